@@ -1,0 +1,15 @@
+"""The errors hesse raises that Python and PyTorch have no name for; each message is one sentence, then a remedy."""
+
+from __future__ import annotations
+
+
+class StalePointError(RuntimeError):
+    """A product was asked of an operator whose point has changed since it was made.
+
+    Raised when an input, parameter, buffer or captured tensor was modified in place. Its message names the
+    tensor. The remedy is ``operator.at(inputs)``, which evaluates the function where it is now.
+    """
+
+
+class ClosedError(RuntimeError):
+    """A product was asked of an operator whose graph was freed by ``close()`` or by leaving its ``with`` block."""

@@ -1,0 +1,153 @@
+"""Evaluate a user's function so that its derivatives can be trusted, whatever surrounds the call.
+
+Around a call there may be ``no_grad``, ``inference_mode``, a torch.func transform or compiled functions.
+Each of them makes plain autograd raise or, worse, return zeros without a word; ``differentiate`` is the one
+place where they are dealt with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from hesse import trees
+
+
+def differentiate(
+    body: Callable[[tuple[Tensor, ...]], Any], leaves: Sequence[Tensor], create_graph: bool
+) -> Any:
+    """``body(tracked)``, where ``tracked`` are the leaves as autograd can follow them to their derivatives.
+
+    With ``create_graph`` the tracked leaves stay connected to those of ``leaves`` that require gradients.
+    Inside a torch.func transform they are always connected: what is differentiated from outside does not ask.
+    """
+    if inside_transform():
+        return _at_transform_level(body, leaves)
+    with ordinary_autograd():
+        return body(tuple([track(leaf, create_graph) for leaf in leaves]))
+
+
+def track(leaf: Tensor, create_graph: bool) -> Tensor:
+    """A new tensor object that requires gradients and shares the leaf's memory.
+
+    Always a new object, so that a tensor both given and captured by the function counts as a variable where
+    it was given and as a constant where it was captured.
+    """
+    if leaf.is_inference():
+        leaf = leaf.clone()
+    if create_graph and leaf.requires_grad:
+        # Sparse tensors have no views.
+        return leaf.clone() if leaf.is_sparse else leaf.view_as(leaf)
+    return leaf.detach().requires_grad_()
+
+
+def constant(vector: Tensor, create_graph: bool) -> Tensor:
+    """The vector as a new tensor object: connected to ``vector`` with ``create_graph``, cut off without."""
+    if vector.is_inference():
+        vector = vector.clone()
+    if create_graph and vector.requires_grad:
+        return vector.clone() if vector.is_sparse else vector.view_as(vector)
+    return vector.detach()
+
+
+def zeros_variable_like(tensor: Tensor) -> Tensor:
+    """Zeros like ``tensor`` that autograd follows: what the double-backward trick differentiates by."""
+    if inside_transform():
+        # Factories make untracked tensors inside a transform; a selection from a tracked one is tracked.
+        return torch.where(torch.ones_like(tensor, dtype=torch.bool), torch.zeros_like(tensor), tensor)
+    return torch.zeros_like(tensor, requires_grad=True)
+
+
+def inside_transform() -> bool:
+    """Whether the call stands inside vmap, grad, vjp, jvp or another torch.func transform."""
+    # No public name tells; the test of transforms fails if this one moves.
+    return torch._C._functorch.maybe_current_level() is not None
+
+
+def _at_transform_level(body: Callable[[tuple[Tensor, ...]], Any], leaves: Sequence[Tensor]) -> Any:
+    """Run ``body`` one differentiation level deeper in torch.func, where torch.autograd.grad works.
+
+    ``torch.func.vjp`` only provides the level: it wraps the leaves and unwraps the tensors of the result.
+    """
+    others: list[Any] = []
+
+    def at_level(*tracked: Tensor) -> tuple[Tensor, ...]:
+        results, spec = trees.flatten(body(tracked))
+        others[:] = [spec, [None if isinstance(result, Tensor) else result for result in results]]
+        return tuple([result for result in results if isinstance(result, Tensor)])
+
+    tensors, _ = torch.func.vjp(at_level, *leaves)
+    spec, results = others
+    unwrapped = iter(tensors)
+    return spec.rebuild([next(unwrapped) if result is None else result for result in results])
+
+
+@contextlib.contextmanager
+def ordinary_autograd() -> Iterator[None]:
+    """Gradients on, inference mode off, compiled functions run eagerly: what a double backward needs."""
+    inference = torch.is_inference_mode_enabled()
+    with contextlib.ExitStack() as stack:
+        if inference:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(_NormalTensors())
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(_eager)
+        stack.enter_context(torch.enable_grad())
+        yield
+
+
+class _NormalTensors(TorchFunctionMode):
+    """Give autograd copies of captured inference tensors, which it refuses to save for a backward.
+
+    Entered only under inference mode. In-place operations still see the original, which is theirs to change.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name == "__get__" or (name.endswith("_") and not name.endswith("__")):
+            return func(*args, **(kwargs or {}))
+        args, kwargs = trees.map_tensors(_normal, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+def _normal(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
+class _EagerStance:
+    """Run functions made by torch.compile eagerly: their compiled form has no second derivative.
+
+    The stance is one for the whole process, so entries are counted: a thread that leaves must not switch
+    compilation on again under another thread that is still inside.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._stance: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                stance = torch.compiler.set_stance("force_eager")
+                stance.__enter__()
+                self._stance = stance
+            self._inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._stance.__exit__(None, None, None)
+
+
+_eager = _EagerStance()

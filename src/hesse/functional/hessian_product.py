@@ -1,0 +1,59 @@
+"""What vhp and hvp share: evaluate a scalar function and its gradient, then multiply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from hesse.functional.arguments import Argnums, check_point, check_tangent, evaluate_scalar, without_history
+from hesse.functional.evaluation import constant, differentiate, inside_transform
+from hesse.functional.gradients import Gradients, gradients, require_jacobian, unaliased, zeros_where_none
+
+
+class Multiply(Protocol):
+    """Multiplies a vector by the derivative of ``gradient`` with respect to ``x``."""
+
+    def __call__(
+        self,
+        gradient: Gradients,
+        x: Sequence[Tensor],
+        vector: Sequence[Tensor],
+        *,
+        create_graph: bool,
+        keep_graph: bool,
+        strict: bool,
+    ) -> Gradients: ...
+
+
+def hessian_product(
+    name: str,
+    multiply: Multiply,
+    func: Callable[..., Any],
+    inputs: Any,
+    v: Any,
+    create_graph: bool,
+    strict: bool,
+    has_aux: bool,
+    argnums: Argnums,
+) -> Any:
+    """``(output, product)`` or ``(output, product, aux)``, as the contract of vhp and hvp has them."""
+    point = check_point(name, func, inputs, argnums)
+    entries = check_tangent(name, v, point)
+    keep_graph = create_graph or inside_transform()
+
+    def product_at(x: tuple[Tensor, ...]) -> Any:
+        vector = [constant(entry, keep_graph) for entry in entries]
+        output, aux = evaluate_scalar(name, point, x, strict, has_aux)
+        gradient = gradients((output,), x, create_graph=True)
+        if strict:
+            require_jacobian(gradient)
+        products = multiply(
+            gradient, x, vector, create_graph=create_graph, keep_graph=keep_graph, strict=strict
+        )
+        product = unaliased(zeros_where_none(products, x), vector)
+        return output, point.spec.rebuild(product), aux
+
+    result = without_history(differentiate(product_at, point.leaves, create_graph), keep_graph)
+    return result if has_aux else result[:2]

@@ -1,0 +1,94 @@
+"""``jvp``: the Jacobian of a function times a vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hesse.functional import compiling
+from hesse.functional.arguments import (
+    Argnums,
+    check_point,
+    check_tangent,
+    evaluate,
+    without_history,
+)
+from hesse.functional.evaluation import (
+    constant,
+    differentiate,
+    inside_transform,
+    zeros_variable_like,
+)
+from hesse.functional.gradients import (
+    gradients,
+    require_connection,
+    require_trick,
+    unaliased,
+    zeros_where_none,
+)
+
+
+def jvp(
+    func: Callable[..., Any],
+    inputs: Any,
+    v: Any = None,
+    create_graph: bool = False,
+    strict: bool = False,
+    *,
+    has_aux: bool = False,
+    argnums: Argnums = None,
+) -> Any:
+    r"""Product of the Jacobian of a function with a vector, :math:`J_f(x)\, v`.
+
+    Keeps the contract of ``torch.autograd.functional.jvp``, which differentiates :math:`J^\top w` by
+    :math:`w` (the double-backward trick); ``v`` is checked before ``func`` runs.
+
+    Args:
+        func: takes the inputs, returns a tensor or a structure of tensors.
+        inputs: a floating-point or complex tensor, or a structure of them; an outermost tuple is splatted.
+        v: the vector: structure, shapes and devices of ``inputs``. May be left out when ``inputs`` holds a
+            single element, and is then a one.
+        create_graph: make outputs and product differentiable.
+        strict: raise when some input is not connected to the outputs; otherwise its part is zeros.
+        has_aux: ``func`` returns ``(outputs, aux)``, and ``aux`` is returned as a third result.
+        argnums: which arguments to differentiate by, as an index or a tuple of them, when not all.
+
+    Returns:
+        ``(outputs, product)``, the product structured like the outputs; with ``has_aux`` also ``aux``.
+
+    Raises:
+        TypeError: something in ``inputs``, ``v`` or the outputs is no tensor.
+        RuntimeError: ``v`` does not fit the inputs, or strict mode finds an unconnected input.
+
+    Source:
+        The contract: https://docs.pytorch.org/docs/stable/generated/torch.autograd.functional.jvp.html
+
+    Example:
+        >>> import torch, hesse
+        >>> hesse.functional.jvp(lambda x: x**2, torch.tensor([1.0, 3.0]), torch.tensor([1.0, 1.0]))
+        (tensor([1., 9.]), tensor([2., 6.]))
+    """
+    if torch.compiler.is_compiling():
+        return compiling.jvp(func, inputs, v, create_graph, strict, has_aux, argnums)
+    point = check_point("jvp", func, inputs, argnums)
+    vector = check_tangent("jvp", v, point)
+    keep_graph = create_graph or inside_transform()
+
+    def product_at(x: tuple[Tensor, ...]) -> Any:
+        tangents = [constant(entry, keep_graph) for entry in vector]
+        outputs, outputs_spec, aux = evaluate("jvp", point, x, strict, has_aux)
+        weights = [zeros_variable_like(output) if output.requires_grad else output for output in outputs]
+        transposed = gradients(outputs, x, weights, create_graph=True)
+        if strict:
+            require_trick(transposed)
+        products = gradients(transposed, weights, tangents, create_graph=keep_graph)
+        if strict:
+            require_connection(products, "back_trick", create_graph)
+        product = unaliased(zeros_where_none(products, outputs), tangents)
+        return outputs_spec.rebuild(outputs), outputs_spec.rebuild(product), aux
+
+    result = without_history(differentiate(product_at, point.leaves, create_graph), keep_graph)
+    return result if has_aux else result[:2]

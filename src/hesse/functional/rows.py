@@ -1,0 +1,115 @@
+"""Whole Jacobians: one backward a row, all rows in one batched backward, or all columns in one batched jvp."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from hesse.functional.evaluation import inside_transform
+from hesse.functional.gradients import gradients
+
+Blocks = list[list[Tensor]]
+"""``blocks[i][j]``: derivative of output i by input j, of shape ``output.shape + input.shape``."""
+
+
+def by_rows(outputs: Sequence[Tensor], x: Sequence[Tensor], create_graph: bool, strict: bool) -> Blocks:
+    """One backward for each element of each output."""
+    blocks = []
+    for i, output in enumerate(outputs):
+        _refuse_complex(output)
+        basis = torch.zeros_like(output).reshape(-1)
+        rows: list[list[Tensor]] = [[] for _ in x]
+        for element in range(output.nelement()):
+            basis[element] = 1
+            cotangent = basis.clone().reshape(output.shape)
+            basis[element] = 0
+            row = gradients((output,), x, (cotangent,), create_graph=create_graph, retain_graph=True)
+            for j, (entry, leaf) in enumerate(zip(row, x, strict=True)):
+                if strict:
+                    _require_row(entry, i, j, create_graph)
+                rows[j].append(torch.zeros_like(leaf) if entry is None else entry)
+        blocks.append([_stack(column, output, leaf) for column, leaf in zip(rows, x, strict=True)])
+    return blocks
+
+
+def by_batch(outputs: Sequence[Tensor], x: Sequence[Tensor], create_graph: bool) -> Blocks:
+    """One backward, batched over the standard basis of all outputs together."""
+    numels = [output.nelement() for output in outputs]
+    bases = _standard_basis(outputs, numels)
+    flat = [output.reshape(-1) for output in outputs]
+    batched = gradients(flat, x, bases, create_graph=create_graph, batched=True)
+    columns = [
+        torch.zeros_like(leaf).expand(sum(numels), *leaf.shape) if entry is None else entry
+        for entry, leaf in zip(batched, x, strict=True)
+    ]
+    splits = [column.split(numels, dim=0) for column in columns]
+    return [
+        [split[i].reshape(output.shape + leaf.shape) for split, leaf in zip(splits, x, strict=True)]
+        for i, output in enumerate(outputs)
+    ]
+
+
+def by_columns(function: Callable[[tuple[Tensor, ...]], Sequence[Tensor]], x: Sequence[Tensor]) -> Blocks:
+    """One forward-mode product, batched over the standard basis of all inputs together.
+
+    The dtype of each block is that of the output. torch.func serves here: plain dual numbers cannot be batched.
+    """
+    numels = [leaf.nelement() for leaf in x]
+    primals = tuple(x) if inside_transform() else tuple([leaf.detach() for leaf in x])
+    shapes: list[torch.Size] = []
+
+    def push(*slabs: Tensor) -> tuple[Tensor, ...]:
+        tangents = tuple([slab.reshape(leaf.shape) for slab, leaf in zip(slabs, x, strict=True)])
+        outputs, products = torch.func.jvp(lambda *leaves: tuple(function(leaves)), primals, tangents)
+        shapes[:] = [output.shape for output in outputs]
+        return tuple(products)
+
+    # One evaluation is one draw: every column sees the same random numbers.
+    batched = torch.func.vmap(push, randomness="same")(*_standard_basis(x, numels))
+    return [
+        [
+            column.movedim(0, -1).reshape(shape + leaf.shape)
+            for column, leaf in zip(output.split(numels, dim=0), x, strict=True)
+        ]
+        for output, shape in zip(batched, shapes, strict=True)
+    ]
+
+
+def _standard_basis(tensors: Sequence[Tensor], numels: Sequence[int]) -> list[Tensor]:
+    """The identity of the joint space, cut into one slab of columns for each tensor."""
+    total, start, slabs = sum(numels), 0, []
+    for tensor, numel in zip(tensors, numels, strict=True):
+        slab = tensor.new_zeros(total, numel)
+        slab.diagonal(-start).fill_(1)
+        slabs.append(slab)
+        start += numel
+    return slabs
+
+
+def _stack(rows: list[Tensor], output: Tensor, leaf: Tensor) -> Tensor:
+    if not rows:
+        return leaf.new_zeros(output.shape + leaf.shape)
+    return torch.stack(rows, dim=0).reshape(output.shape + leaf.shape)
+
+
+def _require_row(entry: Tensor | None, i: int, j: int, create_graph: bool) -> None:
+    if entry is None:
+        raise RuntimeError(
+            f"Output {i} of the user-provided function is independent of input {j}. This is not allowed in strict"
+            " mode."
+        )
+    if create_graph and not entry.requires_grad:
+        raise RuntimeError(
+            f"The jacobian of the user-provided function is independent of input {i}. This is not allowed in strict"
+            " mode when create_graph=True."
+        )
+
+
+def _refuse_complex(output: Tensor) -> None:
+    if output.dtype.is_complex:
+        raise RuntimeError(
+            f"A matrix of derivatives needs real outputs but the function returns {output.dtype}. Return"
+            " torch.view_as_real of them."
+        )

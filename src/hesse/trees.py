@@ -1,0 +1,114 @@
+"""Structures (pytrees of tensors): their leaves in flat order, the path of each, and the way back.
+
+A structure is a tensor, or tuples, lists, dicts and dataclasses of structures; flat order is the order of
+leaves. Two structures are alike when their leaves have the same paths, so a dict may come in another order.
+This is the only file that knows PyTorch's pytrees.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+# PyTorch has no public pytree module; torch.func is built on this one, so containers registered there agree.
+import torch.utils._pytree as _pytree
+from torch import Tensor
+
+Key = str | int
+Path = tuple[Key, ...]
+
+
+class Spec(NamedTuple):
+    """A structure without its leaves.
+
+    ``rebuild`` puts leaves, given in flat order, back; ``paths`` names each leaf; ``length`` is the number of
+    entries of an outermost tuple, which is splatted into a function, and None for everything else.
+    """
+
+    rebuild: Callable[[Sequence[Any]], Any]
+    paths: tuple[Path, ...]
+    length: int | None
+
+
+def _first(leaves: Sequence[Any]) -> Any:
+    return leaves[0]
+
+
+LONE = Spec(rebuild=_first, paths=((),), length=None)
+
+
+def flatten(tree: Any) -> tuple[list[Any], Spec]:
+    """The leaves of ``tree`` in flat order, and its spec; whatever is no container counts as a leaf."""
+    if isinstance(tree, Tensor):
+        return [tree], LONE
+    if type(tree) is tuple and all([isinstance(entry, Tensor) for entry in tree]):
+        # The common case of the contract functions, kept off the general and slower path.
+        return list(tree), Spec(tuple, tuple([(i,) for i in range(len(tree))]), len(tree))
+    return _flatten_containers(tree)
+
+
+def _flatten_containers(tree: Any) -> tuple[list[Any], Spec]:
+    pairs, treespec = _pytree.tree_flatten_with_path(tree, is_leaf=_is_unregistered_dataclass)
+    leaves: list[Any] = []
+    paths: list[Path] = []
+    parts: list[tuple[slice, Callable[[Sequence[Any]], Any]]] = []
+    for key_path, node in pairs:
+        inner_leaves, inner = _flatten_dataclass(node) if _is_unregistered_dataclass(node) else ([node], LONE)
+        parts.append((slice(len(leaves), len(leaves) + len(inner_leaves)), inner.rebuild))
+        leaves += inner_leaves
+        outer = tuple([_key(entry) for entry in key_path])
+        paths += [outer + path for path in inner.paths]
+
+    def rebuild(new_leaves: Sequence[Any]) -> Any:
+        return _pytree.tree_unflatten([inner(new_leaves[part]) for part, inner in parts], treespec)
+
+    return leaves, Spec(rebuild, tuple(paths), len(tree) if isinstance(tree, tuple) else None)
+
+
+def _is_unregistered_dataclass(node: Any) -> bool:
+    return (
+        dataclasses.is_dataclass(node)
+        and not isinstance(node, type)
+        and type(node) not in _pytree.SUPPORTED_NODES
+    )
+
+
+def _flatten_dataclass(node: Any) -> tuple[list[Any], Spec]:
+    fields = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
+    leaves, inner = flatten(fields)
+    kind = type(node)
+
+    def rebuild(new_leaves: Sequence[Any]) -> Any:
+        # Not through the constructor: a dataclass may compute or refuse fields in its own __init__.
+        fresh = object.__new__(kind)
+        for name, value in inner.rebuild(new_leaves).items():
+            object.__setattr__(fresh, name, value)
+        return fresh
+
+    return leaves, Spec(rebuild, inner.paths, None)
+
+
+def _key(entry: Any) -> Key:
+    """The plain key or index inside one of pytree's key objects (MappingKey, SequenceKey, GetAttrKey)."""
+    for attribute in ("key", "idx", "name"):
+        if hasattr(entry, attribute):
+            key = getattr(entry, attribute)
+            return key if isinstance(key, str | int) else str(key)
+    return str(entry)
+
+
+def path_name(path: Path) -> str:
+    """``(0, "weight")`` as ``[0]['weight']``, the way a user would index it; empty for a lone tensor."""
+    return "".join([f"[{key!r}]" for key in path])
+
+
+def dotted_name(path: Path, lone: str = "value") -> str:
+    """``(0, "weight")`` as ``0.weight``, for files and tables; ``lone`` for a lone tensor."""
+    return ".".join([str(key) for key in path]) or lone
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """``tree`` with ``function`` applied to its tensors and everything else as it was."""
+    leaves, spec = flatten(tree)
+    return spec.rebuild([function(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves])
