@@ -6,14 +6,16 @@ functions raise or return zeros. Strict mode reads the autograd graph, so it is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hesse import trees
 from hesse.functional.arguments import (
     Argnums,
+    Point,
     check_cotangent,
     check_point,
     check_tangent,
@@ -21,8 +23,10 @@ from hesse.functional.arguments import (
     evaluate_scalar,
     without_history,
 )
+from hesse.trees import Spec
 
 Leaves = tuple[Tensor, ...]
+Pullback = Callable[[Leaves], Any]
 
 
 def vhp(
@@ -34,8 +38,10 @@ def vhp(
     has_aux: bool,
     argnums: Argnums,
 ) -> Any:
-    """:func:`hesse.vhp` inside a compiled region: vjp of the gradient."""
-    return _hessian_product("vhp", func, inputs, v, create_graph, strict, has_aux, argnums, transposed=True)
+    """:func:`hesse.vhp` inside a compiled region: the pullback of the gradient."""
+    point, vector, pull, output, aux = _gradient("vhp", func, inputs, v, strict, has_aux, argnums)
+    product = point.spec.rebuild(pull(vector)[0])
+    return _results((output, product, aux), create_graph, has_aux)
 
 
 def hvp(
@@ -47,35 +53,10 @@ def hvp(
     has_aux: bool,
     argnums: Argnums,
 ) -> Any:
-    """:func:`hesse.hvp` inside a compiled region: vjp of the vjp of the gradient."""
-    return _hessian_product("hvp", func, inputs, v, create_graph, strict, has_aux, argnums, transposed=False)
-
-
-def _hessian_product(
-    name: str,
-    func: Callable[..., Any],
-    inputs: Any,
-    v: Any,
-    create_graph: bool,
-    strict: bool,
-    has_aux: bool,
-    argnums: Argnums,
-    *,
-    transposed: bool,
-) -> Any:
-    refuse_strict(name, strict)
-    point = check_point(name, func, inputs, argnums)
-    vector = tuple(check_tangent(name, v, point))
-
-    def scalar(x: Leaves) -> tuple[Tensor, Any]:
-        output, aux = evaluate_scalar(name, point, x, False, has_aux)
-        return output.reshape(()), (output, aux)
-
-    gradient = torch.func.grad(scalar, has_aux=True)
-    _, pull, (output, aux) = torch.func.vjp(gradient, tuple(point.leaves), has_aux=True)
-    product = pull(vector)[0] if transposed else _forward(pull, vector, vector)
-    result = without_history((output, point.spec.rebuild(product), aux), create_graph)
-    return result if has_aux else result[:2]
+    """:func:`hesse.hvp` inside a compiled region: the pullback of the pullback of the gradient."""
+    point, vector, pull, output, aux = _gradient("hvp", func, inputs, v, strict, has_aux, argnums)
+    product = point.spec.rebuild(_forward(pull, vector, vector))
+    return _results((output, product, aux), create_graph, has_aux)
 
 
 def vjp(
@@ -88,20 +69,10 @@ def vjp(
     argnums: Argnums,
 ) -> Any:
     """:func:`hesse.functional.vjp` inside a compiled region."""
-    refuse_strict("vjp", strict)
-    point = check_point("vjp", func, inputs, argnums)
-    specs = []
-
-    def outputs_at(x: Leaves) -> tuple[Leaves, Any]:
-        outputs, spec, aux = evaluate("vjp", point, x, False, has_aux)
-        specs.append(spec)
-        return tuple(outputs), aux
-
-    outputs, pull, aux = torch.func.vjp(outputs_at, tuple(point.leaves), has_aux=True)
-    cotangents = tuple(check_cotangent("vjp", v, outputs, specs[0]))
+    point, outputs, spec, pull, aux = _outputs("vjp", func, inputs, strict, has_aux, argnums)
+    cotangents = tuple(check_cotangent("vjp", v, outputs, spec))
     product = point.spec.rebuild(pull(cotangents)[0])
-    result = without_history((specs[0].rebuild(outputs), product, aux), create_graph)
-    return result if has_aux else result[:2]
+    return _results((spec.rebuild(outputs), product, aux), create_graph, has_aux)
 
 
 def jvp(
@@ -114,23 +85,62 @@ def jvp(
     argnums: Argnums,
 ) -> Any:
     """:func:`hesse.functional.jvp` inside a compiled region: the double-backward trick."""
-    refuse_strict("jvp", strict)
-    point = check_point("jvp", func, inputs, argnums)
-    vector = tuple(check_tangent("jvp", v, point))
-    specs = []
+    vector = tuple(check_tangent("jvp", v, check_point("jvp", func, inputs, argnums)))
+    _, outputs, spec, pull, aux = _outputs("jvp", func, inputs, strict, has_aux, argnums)
+    product = spec.rebuild(_forward(pull, outputs, vector))
+    return _results((spec.rebuild(outputs), product, aux), create_graph, has_aux)
 
-    def outputs_at(x: Leaves) -> tuple[Leaves, Any]:
-        outputs, spec, aux = evaluate("jvp", point, x, False, has_aux)
+
+def _gradient(
+    name: str, func: Callable[..., Any], inputs: Any, v: Any, strict: bool, has_aux: bool, argnums: Argnums
+) -> tuple[Point, Leaves, Pullback, Tensor, Any]:
+    """The point, the vector, the pullback of the gradient map, the output and the auxiliary output."""
+    _refuse_strict(name, strict)
+    point = check_point(name, func, inputs, argnums)
+    vector = tuple(check_tangent(name, v, point))
+    kept: list[Any] = []
+
+    def scalar(x: Leaves) -> tuple[Tensor, Leaves]:
+        output, aux = evaluate_scalar(name, point, x, False, has_aux)
+        return output.reshape(()), (output, *_keep(aux, kept))
+
+    gradient = torch.func.grad(scalar, has_aux=True)
+    _, pull, (output, *tensors) = torch.func.vjp(gradient, tuple(point.leaves), has_aux=True)
+    return point, vector, pull, output, _give_back(kept, tensors)
+
+
+def _outputs(
+    name: str, func: Callable[..., Any], inputs: Any, strict: bool, has_aux: bool, argnums: Argnums
+) -> tuple[Point, Leaves, Spec, Pullback, Any]:
+    """The point, the outputs and their structure, the pullback of the function and the auxiliary output."""
+    _refuse_strict(name, strict)
+    point = check_point(name, func, inputs, argnums)
+    kept: list[Any] = []
+    specs: list[Spec] = []
+
+    def outputs_at(x: Leaves) -> tuple[Leaves, Leaves]:
+        outputs, spec, aux = evaluate(name, point, x, False, has_aux)
         specs.append(spec)
-        return tuple(outputs), aux
+        return tuple(outputs), _keep(aux, kept)
 
-    outputs, pull, aux = torch.func.vjp(outputs_at, tuple(point.leaves), has_aux=True)
-    product = specs[0].rebuild(_forward(pull, outputs, vector))
-    result = without_history((specs[0].rebuild(outputs), product, aux), create_graph)
-    return result if has_aux else result[:2]
+    outputs, pull, tensors = torch.func.vjp(outputs_at, tuple(point.leaves), has_aux=True)
+    return point, outputs, specs[-1], pull, _give_back(kept, tensors)
 
 
-def _forward(pull: Callable[[Leaves], Any], outputs: Leaves, vector: Leaves) -> Leaves:
+def _keep(aux: Any, kept: list[Any]) -> Leaves:
+    """The tensors of ``aux``, which must leave torch.func as results; ``kept`` holds the rest."""
+    leaves, spec = trees.flatten(aux)
+    kept[:] = [leaves, spec]
+    return tuple([leaf for leaf in leaves if isinstance(leaf, Tensor)])
+
+
+def _give_back(kept: list[Any], tensors: Sequence[Tensor]) -> Any:
+    leaves, spec = kept
+    unwrapped = list(tensors)
+    return spec.rebuild([unwrapped.pop(0) if isinstance(leaf, Tensor) else leaf for leaf in leaves])
+
+
+def _forward(pull: Pullback, outputs: Leaves, vector: Leaves) -> Leaves:
     """J·vector from the pullback w ↦ Jᵀw, which is linear: its own pullback."""
     zeros = tuple([torch.zeros_like(output) for output in outputs])
     _, push = torch.func.vjp(lambda weights: pull(weights)[0], zeros)
@@ -138,8 +148,12 @@ def _forward(pull: Callable[[Leaves], Any], outputs: Leaves, vector: Leaves) -> 
     return product
 
 
-def refuse_strict(name: str, strict: bool) -> None:
-    """Strict mode inside a compiled region, refused."""
+def _results(results: tuple[Any, Any, Any], create_graph: bool, has_aux: bool) -> Any:
+    kept = without_history(results, create_graph)
+    return kept if has_aux else kept[:2]
+
+
+def _refuse_strict(name: str, strict: bool) -> None:
     if strict:
         raise RuntimeError(
             f"{name} was given strict=True inside a region compiled by torch.compile, where there is no autograd"

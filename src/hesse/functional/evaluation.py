@@ -30,6 +30,9 @@ def differentiate(
     """
     if inside_transform():
         return _at_transform_level(body, leaves)
+    if _is_in_compiled_region():
+        # What torch.compile could not trace runs as plain Python, in which it still compiles what is called.
+        return torch.compiler.disable(differentiate)(body, leaves, create_graph)
     with ordinary_autograd():
         return body(tuple([track(leaf, create_graph) for leaf in leaves]))
 
@@ -71,22 +74,30 @@ def inside_transform() -> bool:
     return torch._C._functorch.maybe_current_level() is not None
 
 
+def _is_in_compiled_region() -> bool:
+    """Whether torch.compile is watching this thread, though it is not tracing this very call."""
+    # No public name tells; the test of graph breaks fails if this one moves.
+    return "torch._dynamo" in sys.modules and torch._C._dynamo.eval_frame.get_eval_frame_callback() not in (
+        None,
+        False,
+    )
+
+
 def _at_transform_level(body: Callable[[tuple[Tensor, ...]], Any], leaves: Sequence[Tensor]) -> Any:
     """Run ``body`` one differentiation level deeper in torch.func, where torch.autograd.grad works.
 
     ``torch.func.vjp`` only provides the level: it wraps the leaves and unwraps the tensors of the result.
     """
-    others: list[Any] = []
+    kept: list[Any] = []
 
     def at_level(*tracked: Tensor) -> tuple[Tensor, ...]:
-        results, spec = trees.flatten(body(tracked))
-        others[:] = [spec, [None if isinstance(result, Tensor) else result for result in results]]
-        return tuple([result for result in results if isinstance(result, Tensor)])
+        kept[:] = trees.flatten(body(tracked))
+        return tuple([result for result in kept[0] if isinstance(result, Tensor)])
 
     tensors, _ = torch.func.vjp(at_level, *leaves)
-    spec, results = others
+    results, spec = kept
     unwrapped = iter(tensors)
-    return spec.rebuild([next(unwrapped) if result is None else result for result in results])
+    return spec.rebuild([next(unwrapped) if isinstance(result, Tensor) else result for result in results])
 
 
 @contextlib.contextmanager
@@ -106,21 +117,38 @@ def ordinary_autograd() -> Iterator[None]:
 class _NormalTensors(TorchFunctionMode):
     """Give autograd copies of captured inference tensors, which it refuses to save for a backward.
 
-    Entered only under inference mode. In-place operations still see the original, which is theirs to change.
+    Entered only under inference mode. What an operation changes in place (a buffer, say) is copied back.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        name = getattr(func, "__name__", "")
-        if name == "__get__" or (name.endswith("_") and not name.endswith("__")):
-            return func(*args, **(kwargs or {}))
-        args, kwargs = trees.map_tensors(_normal, (args, kwargs or {}))
-        return func(*args, **kwargs)
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("__get__", "__set__"):
+            return func(*args, **kwargs)
+        copies: list[tuple[Tensor, Tensor, int]] = []
 
+        def normal(tensor: Tensor) -> Tensor:
+            if not tensor.is_inference():
+                return tensor
+            copy = tensor.clone()
+            copies.append((tensor, copy, copy._version))
+            return copy
 
-def _normal(tensor: Tensor) -> Tensor:
-    return tensor.clone() if tensor.is_inference() else tensor
+        args, kwargs = trees.map_tensors(normal, (args, kwargs))
+        result = func(*args, **kwargs)
+        for original, copy, version in copies:
+            # batch_norm updates its buffers without counting a version.
+            if copy._version != version or not torch.equal(copy, original):
+                if copy.requires_grad:
+                    raise RuntimeError(
+                        f"The function changes a captured inference tensor of shape {tuple(original.shape)} in place"
+                        " by what depends on the inputs, which autograd cannot follow. Make that tensor outside"
+                        " torch.inference_mode()."
+                    )
+                with torch.inference_mode():
+                    original.copy_(copy)
+        return result
 
 
 class _EagerStance:

@@ -34,7 +34,8 @@ def hessian(
         inputs: a floating-point or complex tensor, or a structure of them; an outermost tuple is splatted.
         create_graph: make the result differentiable. Not with the forward-mode strategy.
         strict: raise when some input is not connected to the output or its gradient. Not with ``vectorize``.
-        vectorize: all rows (columns, in forward mode) in one batched pass instead of one pass each.
+        vectorize: all rows (columns, in forward mode) in one batched pass instead of one pass each. Inside a
+            torch.func transform, where a batched backward cannot run, rows come one by one all the same.
         outer_jacobian_strategy: ``"reverse-mode"`` or ``"forward-mode"`` for the outer derivative; the
             latter needs ``vectorize=True``.
         has_aux: ``func`` returns ``(output, aux)``, and ``(hessian, aux)`` is returned.
@@ -75,7 +76,7 @@ def hessian(
 
         if outer_jacobian_strategy == "forward-mode":
             blocks = rows.by_columns(lambda duals: differentiate(gradient_at, duals, True), x)
-        elif vectorize:
+        elif vectorize and not inside_transform():
             blocks = rows.by_batch(gradient_at(x), x, keep_graph)
         else:
             blocks = rows.by_rows(gradient_at(x), x, keep_graph, strict)

@@ -33,7 +33,8 @@ def jacobian(
         inputs: a floating-point or complex tensor, or a structure of them; an outermost tuple is splatted.
         create_graph: make the result differentiable. Not with ``strategy="forward-mode"``.
         strict: raise when some input is not connected to an output. Not with ``vectorize=True``.
-        vectorize: all rows (columns, in forward mode) in one batched pass instead of one pass each.
+        vectorize: all rows (columns, in forward mode) in one batched pass instead of one pass each. Inside a
+            torch.func transform, where a batched backward cannot run, rows come one by one all the same.
         strategy: ``"reverse-mode"`` or ``"forward-mode"``; the latter needs ``vectorize=True``.
         has_aux: ``func`` returns ``(outputs, aux)``, and ``(jacobian, aux)`` is returned.
         argnums: which arguments to differentiate by, as an index or a tuple of them, when not all.
@@ -73,7 +74,7 @@ def jacobian(
             (outputs_spec,), aux = specs, None
         else:
             outputs, outputs_spec, aux = evaluate("jacobian", point, x, strict, has_aux)
-            if vectorize:
+            if vectorize and not inside_transform():
                 blocks = rows.by_batch(outputs, x, keep_graph)
             else:
                 blocks = rows.by_rows(outputs, x, keep_graph, strict)
