@@ -1,6 +1,22 @@
 """Exact products with Hessians of any PyTorch program, and the answers people compute them for."""
 
-from hesse import functional
+from hesse import func, functional
+from hesse.errors import ClosedError, StalePointError
 from hesse.functional import hvp, vhp
+from hesse.operators import Hessian, Identity, Jacobian, Operator, as_operator
 
-__all__ = ["functional", "hvp", "vhp"]
+__version__ = "0.1.0"
+
+__all__ = [
+    "ClosedError",
+    "Hessian",
+    "Identity",
+    "Jacobian",
+    "Operator",
+    "StalePointError",
+    "as_operator",
+    "func",
+    "functional",
+    "hvp",
+    "vhp",
+]

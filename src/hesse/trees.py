@@ -67,11 +67,7 @@ def _flatten_containers(tree: Any) -> tuple[list[Any], Spec]:
 
 
 def _is_unregistered_dataclass(node: Any) -> bool:
-    return (
-        dataclasses.is_dataclass(node)
-        and not isinstance(node, type)
-        and type(node) not in _pytree.SUPPORTED_NODES
-    )
+    return dataclasses.is_dataclass(node) and not isinstance(node, type) and type(node) not in _pytree.SUPPORTED_NODES
 
 
 def _flatten_dataclass(node: Any) -> tuple[list[Any], Spec]:
@@ -96,6 +92,13 @@ def _key(entry: Any) -> Key:
             key = getattr(entry, attribute)
             return key if isinstance(key, str | int) else str(key)
     return str(entry)
+
+
+def at_path(tree: Any, path: Path) -> Any:
+    """The part of ``tree`` that a path of keys, indices and field names leads to."""
+    for key in path:
+        tree = getattr(tree, key) if isinstance(key, str) and dataclasses.is_dataclass(tree) else tree[key]
+    return tree
 
 
 def path_name(path: Path) -> str:

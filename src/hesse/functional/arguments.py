@@ -60,9 +60,7 @@ def _chosen(name: str, func: Callable[..., Any], inputs: Any, argnums: int | tup
     def call(tracked: Sequence[Tensor]) -> Any:
         replaced = spec.rebuild(tracked)
         full = list(arguments)
-        for position, value in zip(
-            positions, (replaced,) if isinstance(argnums, int) else replaced, strict=True
-        ):
+        for position, value in zip(positions, (replaced,) if isinstance(argnums, int) else replaced, strict=True):
             full[position] = value
         return func(*full)
 
@@ -87,8 +85,7 @@ def check_cotangent(name: str, v: Any, outputs: Sequence[Tensor], spec: Spec) ->
         return check_vector(name, v, outputs, spec)
     if len(outputs) != 1 or outputs[0].nelement() != 1:
         raise RuntimeError(
-            "The vector v can only be None if the user-provided function returns a single Tensor with a single"
-            " element."
+            "The vector v can only be None if the user-provided function returns a single Tensor with a single element."
         )
     return [torch.ones_like(outputs[0])]
 
@@ -100,9 +97,7 @@ def check_vector(name: str, v: Any, leaves: Sequence[Tensor], spec: Spec) -> lis
     entries = _aligned(entries, v_spec, leaves, spec)
     for path, entry, leaf in zip(spec.paths, entries, leaves, strict=True):
         if entry.size() != leaf.size():
-            raise RuntimeError(
-                f"{_entry(path)}v has invalid size: should be {leaf.size()} but got {entry.size()}."
-            )
+            raise RuntimeError(f"{_entry(path)}v has invalid size: should be {leaf.size()} but got {entry.size()}.")
         if entry.device != leaf.device:
             raise RuntimeError(
                 f"{_entry(path)}v is on the wrong device: should be {leaf.device} but got {entry.device}."
@@ -116,9 +111,7 @@ def check_vector(name: str, v: Any, leaves: Sequence[Tensor], spec: Spec) -> lis
 
 
 def _aligned(entries: list[Tensor], v_spec: Spec, leaves: Sequence[Tensor], spec: Spec) -> list[Tensor]:
-    if v_spec.paths == spec.paths or (
-        len(leaves) == len(entries) == 1 and _is_flat(spec) and _is_flat(v_spec)
-    ):
+    if v_spec.paths == spec.paths or (len(leaves) == len(entries) == 1 and _is_flat(spec) and _is_flat(v_spec)):
         return entries
     if _is_flat(spec) and _is_flat(v_spec):
         if spec.length is None:
@@ -130,9 +123,7 @@ def _aligned(entries: list[Tensor], v_spec: Spec, leaves: Sequence[Tensor], spec
             raise RuntimeError(f"v has an invalid structure: entry {trees.path_name(path)} of it is missing.")
     for path in found:
         if path not in spec.paths:
-            raise RuntimeError(
-                f"v has an invalid structure: it has an entry {trees.path_name(path)} too many."
-            )
+            raise RuntimeError(f"v has an invalid structure: it has an entry {trees.path_name(path)} too many.")
     return [found[path] for path in spec.paths]
 
 
@@ -153,18 +144,14 @@ def evaluate(
     return outputs, spec, aux
 
 
-def evaluate_scalar(
-    name: str, point: Point, x: Sequence[Tensor], strict: bool, has_aux: bool
-) -> tuple[Tensor, Any]:
+def evaluate_scalar(name: str, point: Point, x: Sequence[Tensor], strict: bool, has_aux: bool) -> tuple[Tensor, Any]:
     """The output, a single tensor with a single element, of a function that has a Hessian; and the auxiliary one."""
     outputs, spec, aux = evaluate(name, point, x, strict, has_aux)
     if spec.paths != ((),):
         raise RuntimeError(f"The function given to {name} should return a single Tensor")
     (output,) = outputs
     if output.nelement() != 1:
-        raise RuntimeError(
-            f"The Tensor returned by the function given to {name} should contain a single element"
-        )
+        raise RuntimeError(f"The Tensor returned by the function given to {name} should contain a single element")
     if output.dtype.is_complex:
         raise RuntimeError(
             f"The Tensor returned by the function given to {name} should be real but has dtype {output.dtype}."

@@ -105,7 +105,8 @@ def _gradient(
         return output.reshape(()), (output, *_keep(aux, kept))
 
     gradient = torch.func.grad(scalar, has_aux=True)
-    _, pull, (output, *tensors) = torch.func.vjp(gradient, tuple(point.leaves), has_aux=True)
+    pulled: Any = torch.func.vjp(gradient, tuple(point.leaves), has_aux=True)
+    _, pull, (output, *tensors) = pulled
     return point, vector, pull, output, _give_back(kept, tensors)
 
 
@@ -123,7 +124,8 @@ def _outputs(
         specs.append(spec)
         return tuple(outputs), _keep(aux, kept)
 
-    outputs, pull, tensors = torch.func.vjp(outputs_at, tuple(point.leaves), has_aux=True)
+    pulled: Any = torch.func.vjp(outputs_at, tuple(point.leaves), has_aux=True)
+    outputs, pull, tensors = pulled
     return point, outputs, specs[-1], pull, _give_back(kept, tensors)
 
 
@@ -143,7 +145,7 @@ def _give_back(kept: list[Any], tensors: Sequence[Tensor]) -> Any:
 def _forward(pull: Pullback, outputs: Leaves, vector: Leaves) -> Leaves:
     """J·vector from the pullback w ↦ Jᵀw, which is linear: its own pullback."""
     zeros = tuple([torch.zeros_like(output) for output in outputs])
-    _, push = torch.func.vjp(lambda weights: pull(weights)[0], zeros)
+    push = torch.func.vjp(lambda weights: pull(weights)[0], zeros)[1]
     product: Leaves = push(vector)[0]
     return product
 

@@ -21,18 +21,20 @@ from hesse import trees
 
 
 def differentiate(
-    body: Callable[[tuple[Tensor, ...]], Any], leaves: Sequence[Tensor], create_graph: bool
+    body: Callable[[tuple[Tensor, ...]], Any], leaves: Sequence[Tensor], create_graph: bool, as_transform: bool = False
 ) -> Any:
     """``body(tracked)``, where ``tracked`` are the leaves as autograd can follow them to their derivatives.
 
     With ``create_graph`` the tracked leaves stay connected to those of ``leaves`` that require gradients.
     Inside a torch.func transform they are always connected: what is differentiated from outside does not ask.
+    ``as_transform`` asks for the same outside of one.
     """
-    if inside_transform():
+    if as_transform or inside_transform():
         return _at_transform_level(body, leaves)
     if _is_in_compiled_region():
         # What torch.compile could not trace runs as plain Python, in which it still compiles what is called.
-        return torch.compiler.disable(differentiate)(body, leaves, create_graph)
+        untraced: Any = torch.compiler.disable(differentiate)  # type: ignore[no-untyped-call]  # torch gives no types
+        return untraced(body, leaves, create_graph)
     with ordinary_autograd():
         return body(tuple([track(leaf, create_graph) for leaf in leaves]))
 
@@ -94,7 +96,7 @@ def _at_transform_level(body: Callable[[tuple[Tensor, ...]], Any], leaves: Seque
         kept[:] = trees.flatten(body(tracked))
         return tuple([result for result in kept[0] if isinstance(result, Tensor)])
 
-    tensors, _ = torch.func.vjp(at_level, *leaves)
+    tensors = torch.func.vjp(at_level, *leaves)[0]
     results, spec = kept
     unwrapped = iter(tensors)
     return spec.rebuild([next(unwrapped) if isinstance(result, Tensor) else result for result in results])

@@ -15,8 +15,7 @@ Gradients = tuple[Tensor | None, ...]
 Stage = Literal["back", "back_trick", "double_back", "double_back_trick"]
 
 _NOT_CONNECTED = {
-    "back": "The output of the user-provided function is independent of input {i}."
-    " This is not allowed in strict mode.",
+    "back": "The output of the user-provided function is independent of input {i}. This is not allowed in strict mode.",
     "back_trick": "The gradient with respect to the input is independent of entry {i} in the grad_outputs when"
     " using the double backward trick to compute forward mode gradients. This is not allowed in strict mode.",
     "double_back": "The jacobian of the user-provided function is independent of input {i}."

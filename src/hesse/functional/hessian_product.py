@@ -37,11 +37,15 @@ def hessian_product(
     strict: bool,
     has_aux: bool,
     argnums: Argnums,
+    as_transform: bool = False,
 ) -> Any:
-    """``(output, product)`` or ``(output, product, aux)``, as the contract of vhp and hvp has them."""
+    """``(output, product)`` or ``(output, product, aux)``, as the contract of vhp and hvp has them.
+
+    ``as_transform``: connected and differentiable the way that torch.func's results are.
+    """
     point = check_point(name, func, inputs, argnums)
     entries = check_tangent(name, v, point)
-    keep_graph = create_graph or inside_transform()
+    keep_graph = create_graph or as_transform or inside_transform()
 
     def product_at(x: tuple[Tensor, ...]) -> Any:
         vector = [constant(entry, keep_graph) for entry in entries]
@@ -49,11 +53,9 @@ def hessian_product(
         gradient = gradients((output,), x, create_graph=True)
         if strict:
             require_jacobian(gradient)
-        products = multiply(
-            gradient, x, vector, create_graph=create_graph, keep_graph=keep_graph, strict=strict
-        )
+        products = multiply(gradient, x, vector, create_graph=create_graph, keep_graph=keep_graph, strict=strict)
         product = unaliased(zeros_where_none(products, x), vector)
         return output, point.spec.rebuild(product), aux
 
-    result = without_history(differentiate(product_at, point.leaves, create_graph), keep_graph)
+    result = without_history(differentiate(product_at, point.leaves, create_graph, as_transform), keep_graph)
     return result if has_aux else result[:2]

@@ -65,10 +65,10 @@ def hvp(
     """
     if torch.compiler.is_compiling():
         return compiling.hvp(func, inputs, v, create_graph, strict, has_aux, argnums)
-    return hessian_product("hvp", _multiply, func, inputs, v, create_graph, strict, has_aux, argnums)
+    return hessian_product("hvp", multiply, func, inputs, v, create_graph, strict, has_aux, argnums)
 
 
-def _multiply(
+def multiply(
     gradient: Gradients,
     x: Sequence[Tensor],
     vector: Sequence[Tensor],
@@ -77,6 +77,7 @@ def _multiply(
     keep_graph: bool,
     strict: bool,
 ) -> Gradients:
+    """∂gradient/∂x·v: a backward through the graph of the backward with weights, differentiated by the weights."""
     weights = [zeros_variable_like(leaf) for leaf in x]
     transposed = gradients(gradient, x, weights, create_graph=True)
     if strict:

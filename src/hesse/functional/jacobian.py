@@ -84,14 +84,11 @@ def jacobian(
     return result if has_aux else result[0]
 
 
-def check_modes(
-    name: str, create_graph: bool, strict: bool, vectorize: bool, strategy: str, has_aux: bool
-) -> None:
+def check_modes(name: str, create_graph: bool, strict: bool, vectorize: bool, strategy: str, has_aux: bool) -> None:
     """Refuse the combinations of modes that the contract refuses."""
     if strategy not in ("forward-mode", "reverse-mode"):
         raise AssertionError(
-            f'Expected the strategy given to {name} to be either "forward-mode" or "reverse-mode" but got'
-            f" {strategy!r}."
+            f'Expected the strategy given to {name} to be either "forward-mode" or "reverse-mode" but got {strategy!r}.'
         )
     if strategy == "forward-mode" and create_graph:
         raise NotImplementedError(
@@ -104,9 +101,7 @@ def check_modes(
             " Please either set `strict=False` or use the reverse-mode strategy."
         )
     if strategy == "forward-mode" and not vectorize:
-        raise NotImplementedError(
-            f"{name}: the forward-mode strategy is only implemented for `vectorize=True`."
-        )
+        raise NotImplementedError(f"{name}: the forward-mode strategy is only implemented for `vectorize=True`.")
     if strategy == "forward-mode" and has_aux:
         raise NotImplementedError(
             f"{name}: `has_aux=True` and the forward-mode strategy are not supported together."

@@ -44,7 +44,7 @@ def by_batch(outputs: Sequence[Tensor], x: Sequence[Tensor], create_graph: bool)
         torch.zeros_like(leaf).expand(sum(numels), *leaf.shape) if entry is None else entry
         for entry, leaf in zip(batched, x, strict=True)
     ]
-    splits = [column.split(numels, dim=0) for column in columns]
+    splits = [column.split_with_sizes(numels) for column in columns]
     return [
         [split[i].reshape(output.shape + leaf.shape) for split, leaf in zip(splits, x, strict=True)]
         for i, output in enumerate(outputs)
@@ -62,7 +62,7 @@ def by_columns(function: Callable[[tuple[Tensor, ...]], Sequence[Tensor]], x: Se
 
     def push(*slabs: Tensor) -> tuple[Tensor, ...]:
         tangents = tuple([slab.reshape(leaf.shape) for slab, leaf in zip(slabs, x, strict=True)])
-        outputs, products = torch.func.jvp(lambda *leaves: tuple(function(leaves)), primals, tangents)
+        outputs, products = torch.func.jvp(lambda *leaves: tuple(function(leaves)), primals, tangents)[:2]
         shapes[:] = [output.shape for output in outputs]
         return tuple(products)
 
@@ -71,7 +71,7 @@ def by_columns(function: Callable[[tuple[Tensor, ...]], Sequence[Tensor]], x: Se
     return [
         [
             column.movedim(0, -1).reshape(shape + leaf.shape)
-            for column, leaf in zip(output.split(numels, dim=0), x, strict=True)
+            for column, leaf in zip(output.split_with_sizes(numels), x, strict=True)
         ]
         for output, shape in zip(batched, shapes, strict=True)
     ]
@@ -97,8 +97,7 @@ def _stack(rows: list[Tensor], output: Tensor, leaf: Tensor) -> Tensor:
 def _require_row(entry: Tensor | None, i: int, j: int, create_graph: bool) -> None:
     if entry is None:
         raise RuntimeError(
-            f"Output {i} of the user-provided function is independent of input {j}. This is not allowed in strict"
-            " mode."
+            f"Output {i} of the user-provided function is independent of input {j}. This is not allowed in strict mode."
         )
     if create_graph and not entry.requires_grad:
         raise RuntimeError(

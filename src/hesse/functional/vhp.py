@@ -64,10 +64,10 @@ def vhp(
     """
     if torch.compiler.is_compiling():
         return compiling.vhp(func, inputs, v, create_graph, strict, has_aux, argnums)
-    return hessian_product("vhp", _multiply, func, inputs, v, create_graph, strict, has_aux, argnums)
+    return hessian_product("vhp", multiply, func, inputs, v, create_graph, strict, has_aux, argnums)
 
 
-def _multiply(
+def multiply(
     gradient: Gradients,
     x: Sequence[Tensor],
     vector: Sequence[Tensor],
@@ -76,6 +76,7 @@ def _multiply(
     keep_graph: bool,
     strict: bool,
 ) -> Gradients:
+    """vᵀ·∂gradient/∂x: one backward through the gradient's graph."""
     products = gradients(gradient, x, vector, create_graph=keep_graph)
     if strict:
         require_connection(products, "double_back", create_graph)

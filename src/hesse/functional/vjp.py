@@ -11,8 +11,8 @@ from torch import Tensor
 from hesse.functional import compiling
 from hesse.functional.arguments import (
     Argnums,
-    check_point,
     check_cotangent,
+    check_point,
     evaluate,
     without_history,
 )

@@ -1,0 +1,1 @@
+"""Engines linearize a map at a point once, and replay it for any vector."""

@@ -1,0 +1,110 @@
+"""Many vectors at one point: one by one, or in batched backwards, whichever is measured faster and is right."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Mode = Literal["auto", "loop", "vmap"]
+
+Multiply = Callable[[Tensor], Tensor]
+"""A linear map of rows: one vector of shape (n,) to (m,), or a batch of them (k, n) to (k, m)."""
+
+_TRIAL = 4
+_CHUNK = 16
+# A batched backward sums in another order; what differs by more than rounding is refused.
+_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
+
+
+class Batching:
+    """How rows of vectors are multiplied: ``mode`` as asked for, and for ``"auto"`` what a trial decided.
+
+    The trial multiplies the first rows both ways. Batching is taken when it raises nothing, agrees, and is
+    faster; ``reason`` says which.
+    """
+
+    def __init__(self, mode: Mode = "auto") -> None:
+        if mode not in ("auto", "loop", "vmap"):
+            raise ValueError(f'batching should be "auto", "loop" or "vmap" but is {mode!r}.')
+        self.mode: Mode = mode
+        self.chosen: Literal["loop", "vmap"] | None = None if mode == "auto" else mode
+        self.reason = "not measured yet" if mode == "auto" else "as asked for"
+
+    def inherit(self, earlier: Batching) -> None:
+        """Take over what a trial at another point of the same function decided; a loop needs no further trial.
+
+        A batched backward is tried again, since whether it is right may depend on the point.
+        """
+        if self.mode == "auto" and earlier.chosen == "loop":
+            self.chosen, self.reason = "loop", earlier.reason
+
+    @property
+    def chunk(self) -> int:
+        """How many vectors go through the graph at once."""
+        return _CHUNK if self.chosen == "vmap" else 1
+
+    def multiply(self, multiply: Multiply, rows: Tensor, length: int) -> Tensor:
+        """``multiply`` of each row of ``rows`` (k, n), as (k, ``length``)."""
+        count, start = rows.shape[0], 0
+        products: list[Tensor] = []
+        if self.chosen is None and count >= 2 * _TRIAL:
+            products.append(self._trial(multiply, rows[:_TRIAL]))
+            start = _TRIAL
+        while start < count:
+            stop = min(count, start + self.chunk)
+            # A chunk of one goes the plain way: a batch of one costs more and gives nothing.
+            if stop - start > 1:
+                products.append(multiply(rows[start:stop]))
+            else:
+                products.append(multiply(rows[start]).unsqueeze(0))
+            start = stop
+        if not products:
+            return rows.new_zeros(0, length)
+        return torch.cat(products) if len(products) > 1 else products[0]
+
+    def _trial(self, multiply: Multiply, rows: Tensor) -> Tensor:
+        began = time.perf_counter()
+        singles = torch.stack([multiply(row) for row in rows])
+        _synchronize(singles)
+        between = time.perf_counter()
+        try:
+            batch = multiply(rows)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            self.chosen, self.reason = "loop", f"a batched backward raises: {_first_line(error)}"
+            return singles
+        _synchronize(batch)
+        single_seconds, batch_seconds = between - began, time.perf_counter() - between
+        difference = _relative_difference(batch, singles)
+        if not difference <= _TOLERANCE.get(singles.dtype, 1e-3):
+            self.chosen = "loop"
+            self.reason = f"a batched backward differs from single ones by {difference:.1e} relative"
+        else:
+            self.chosen = "vmap" if batch_seconds < single_seconds else "loop"
+            self.reason = (
+                f"{len(rows)} vectors took {batch_seconds * 1e3:.3g} ms batched, {single_seconds * 1e3:.3g} ms singly"
+            )
+        return singles
+
+
+def _relative_difference(batch: Tensor, singles: Tensor) -> float:
+    if not torch.equal(torch.isfinite(batch), torch.isfinite(singles)):
+        return float("inf")
+    finite = torch.isfinite(singles)
+    scale = torch.where(finite, singles, 0).norm()
+    difference = torch.where(finite, batch - singles, 0).norm()
+    return float(difference / scale) if scale > 0 else float(difference)
+
+
+def _synchronize(tensor: Tensor) -> None:
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0]

@@ -1,0 +1,50 @@
+"""What an engine gives: a map evaluated once at a point, to be multiplied by many vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+Leaves = Sequence[Tensor]
+
+Map = Callable[[tuple[Tensor, ...]], tuple[Leaves, Any]]
+"""A differentiable map of leaves to (leaves, auxiliary output)."""
+
+
+class Selection(NamedTuple):
+    """Which outputs and which inputs of a map take part in a product, by their positions in flat order."""
+
+    outputs: tuple[int, ...]
+    inputs: tuple[int, ...]
+
+
+class Linearization(Protocol):
+    r"""The Jacobian :math:`J` of a map at a point, without the matrix; made by an engine's ``linearize``.
+
+    Attributes:
+        outputs: the map's leaves at the point.
+        aux: what the map returned beside them.
+        engine: the engine's name.
+    """
+
+    outputs: list[Tensor]
+    aux: Any
+    engine: str
+
+    def matvec(self, tangents: Leaves, selection: Selection, *, batched: bool = False) -> list[Tensor]:
+        """J · tangents over the selected inputs, for the selected outputs; ``batched``: one vector a row."""
+        ...
+
+    def rmatvec(self, cotangents: Leaves, selection: Selection, *, batched: bool = False) -> list[Tensor]:
+        """cotangentsᵀ · J over the selected outputs, for the selected inputs."""
+        ...
+
+    def kept_bytes(self) -> int:
+        """Bytes kept alive for the products, the inputs' and captured tensors' own memory included."""
+        ...
+
+    def close(self) -> None:
+        """Free everything kept for products."""
+        ...

@@ -1,0 +1,197 @@
+"""``Hessian``: the Hessian of a scalar function at a point, as an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from hesse import trees
+from hesse.engines import tape
+from hesse.engines.batching import Batching, Mode
+from hesse.engines.guard import Guard, captured
+from hesse.engines.linearization import Selection
+from hesse.functional.arguments import Argnums, Point, check_point, evaluate_scalar
+from hesse.functional.gradients import gradients, zeros_where_none
+from hesse.operators.linearized import Linearized, Options
+from hesse.space import Space
+from hesse.trees import Key
+
+
+class Hessian(Linearized):
+    r"""The Hessian of a scalar function at a point, :math:`H = \nabla^2 f(x)`, as an operator.
+
+    ``func`` runs exactly once, when the operator is made, and draws its random numbers once. Each product is
+    one backward through the gradient's kept graph.
+
+    Args:
+        func: takes the inputs, returns a real tensor with a single element.
+        inputs: a floating-point or complex tensor, or a structure of them (tuples, lists, dicts,
+            dataclasses). An outermost tuple is splatted into ``func``.
+        has_aux: ``func`` returns ``(output, aux)``; ``H.aux`` is the second.
+        argnums: which arguments to differentiate by, as an index or a tuple of them, when not all.
+        create_graph: make value, gradient and products differentiable by the inputs that require gradients,
+            by the vectors and by what ``func`` captures.
+        batching: ``"loop"`` multiplies many vectors one by one, ``"vmap"`` in batched backwards, ``"auto"``
+            measures both at the first eight vectors and takes the faster one that is right.
+
+    Attributes:
+        value: ``func(inputs)``, in its own shape.
+        gradient: structured like the inputs.
+        aux: the auxiliary output, or None.
+        shape: (n, n), where n counts the elements of all leaves, complex ones twice.
+        dtype: real dtype of flat vectors, at least float32.
+        device: device of flat vectors, that of the first leaf.
+        structure: the inputs' structure with, for each leaf, its shape and dtype.
+
+    Raises:
+        TypeError: something in ``inputs`` or the output is no tensor.
+        RuntimeError: ``func`` returns no single element.
+        StalePointError: at a product, when an input or a tensor that ``func`` captures has changed in place.
+
+    Source:
+        Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6 (1994).
+
+    Example:
+        >>> import torch, hesse
+        >>> H = hesse.Hessian(lambda x: (x**3).sum(), torch.tensor([1.0, 2.0]))
+        >>> H.value, H @ torch.tensor([1.0, 10.0])
+        (tensor(9.), tensor([  6., 120.]))
+        >>> H.to_dense()
+        tensor([[ 6.,  0.],
+                [ 0., 12.]])
+    """
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        inputs: Any,
+        *,
+        has_aux: bool = False,
+        argnums: Argnums = None,
+        create_graph: bool = False,
+        batching: Mode = "auto",
+    ) -> None:
+        self._func = func
+        self._options = Options(has_aux, argnums, create_graph, batching)
+        point = check_point("Hessian", func, inputs, argnums)
+
+        def gradient_at(x: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
+            output, aux = evaluate_scalar("Hessian", point, x, False, has_aux)
+            gradient = zeros_where_none(gradients((output,), x, create_graph=True), x)
+            return gradient, (output if create_graph else output.detach(), aux)
+
+        batching_state = Batching(batching)
+        linearization = tape.linearize(gradient_at, point.leaves, create_graph=create_graph)
+        self.value, self.aux = linearization.aux
+        linearization.aux = None
+        self.gradient = point.spec.rebuild(linearization.outputs)
+        everything = tuple(range(len(point.leaves)))
+        space = Space(point.leaves, point.spec, "Hessian")
+        super().__init__(
+            linearization,
+            Guard("Hessian", point_tensors(func, inputs, point)),
+            batching_state,
+            space,
+            space,
+            Selection(everything, everything),
+            symmetric=True,
+        )
+
+    def _forward(self, entries: list[Tensor], batched: bool) -> list[Tensor]:
+        # The Jacobian of a gradient is symmetric, and its transpose costs one backward less.
+        return self._linearization.rmatvec(entries, self._selection, batched=batched)
+
+    @property
+    def structure(self) -> Any:
+        """The inputs' structure with ``(shape, dtype)`` for each leaf."""
+        return self.domain.spec.rebuild([(tuple(leaf.shape), leaf.dtype) for leaf in self.domain.leaves])
+
+    def at(self, inputs: Any) -> Hessian:
+        """The Hessian of the same function at other inputs, or at the same ones as they are now."""
+        options = self._options
+        fresh = Hessian(
+            self._func,
+            inputs,
+            has_aux=options.has_aux,
+            argnums=options.argnums,
+            create_graph=options.create_graph,
+            batching=options.batching,
+        )
+        fresh._batching.inherit(self._batching)
+        return fresh
+
+    def block(self, rows: Key | tuple[Key, ...], columns: Key | tuple[Key, ...] | None = None) -> HessianBlock:
+        """The block of second derivatives by two parts of the inputs.
+
+        Args:
+            rows: the part whose structure the product has: a key of a dict, an index of a tuple or list, a
+                field of a dataclass, or a tuple of them that leads further in.
+            columns: the part whose structure the vector has; the same as ``rows`` when left out.
+
+        Raises:
+            KeyError: there is no such part.
+        """
+        return HessianBlock(self, rows, rows if columns is None else columns)
+
+
+class HessianBlock(Linearized):
+    r"""A block :math:`\partial^2 f / \partial x_r \partial x_c` of a kept Hessian; made by ``H.block``.
+
+    Shares the kept point of its Hessian, and is stale and closed with it.
+
+    Example:
+        >>> import torch, hesse
+        >>> H = hesse.Hessian(lambda x, y: (x * y**2).sum(), (torch.ones(2), torch.ones(2)))
+        >>> H.block(0, 1) @ torch.tensor([1.0, 2.0])
+        tensor([2., 4.])
+    """
+
+    def __init__(self, hessian: Hessian, rows: Key | tuple[Key, ...], columns: Key | tuple[Key, ...]) -> None:
+        targets, range_ = _part(hessian.domain, rows)
+        sources, domain = _part(hessian.domain, columns)
+        # A vector of the columns' part is a cotangent of their gradient; pulled back to the rows' part.
+        super().__init__(
+            hessian._linearization,
+            hessian._guard,
+            Batching(hessian._options.batching),
+            domain,
+            range_,
+            Selection(outputs=sources, inputs=targets),
+            symmetric=targets == sources,
+        )
+
+    def _forward(self, entries: list[Tensor], batched: bool) -> list[Tensor]:
+        return self._linearization.rmatvec(entries, self._selection, batched=batched)
+
+    def _backward(self, entries: list[Tensor], batched: bool) -> list[Tensor]:
+        transposed = Selection(outputs=self._selection.inputs, inputs=self._selection.outputs)
+        return self._linearization.rmatvec(entries, transposed, batched=batched)
+
+    def close(self) -> None:
+        """Nothing of its own to free: the Hessian owns the kept point."""
+
+
+def _part(space: Space, keys: Key | tuple[Key, ...]) -> tuple[tuple[int, ...], Space]:
+    """Positions and space of the leaves below a path of keys."""
+    path = keys if isinstance(keys, tuple) else (keys,)
+    chosen = tuple([i for i, leaf_path in enumerate(space.spec.paths) if leaf_path[: len(path)] == path])
+    if not chosen:
+        known = sorted({str(leaf_path[0]) for leaf_path in space.spec.paths if leaf_path})
+        raise KeyError(f"The Hessian has no block {keys!r}: the inputs have {', '.join(known) or 'no parts'}.")
+    part = trees.at_path(space.spec.rebuild(space.leaves), path)
+    leaves, spec = trees.flatten(part)
+    return chosen, Space(leaves, spec, "Hessian block")
+
+
+def point_tensors(func: Callable[..., Any], inputs: Any, point: Point) -> list[tuple[str, Tensor]]:
+    """Names and tensors of a point: its variables, other arguments, and what the function captures."""
+    named = []
+    for path, leaf in zip(point.spec.paths, point.leaves, strict=True):
+        named.append((f"The input {trees.path_name(path) or 'tensor'}", leaf))
+    arguments, spec = trees.flatten(inputs)
+    for path, argument in zip(spec.paths, arguments, strict=True):
+        if isinstance(argument, Tensor):
+            named.append((f"The input {trees.path_name(path) or 'tensor'}", argument))
+    return [*named, *captured(func)]

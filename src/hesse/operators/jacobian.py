@@ -1,0 +1,99 @@
+"""``Jacobian``: the Jacobian of a function at a point, as an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from hesse.engines import tape
+from hesse.engines.batching import Batching, Mode
+from hesse.engines.guard import Guard
+from hesse.engines.linearization import Selection
+from hesse.functional.arguments import Argnums, check_point, evaluate
+from hesse.operators.hessian import point_tensors
+from hesse.operators.linearized import Linearized, Options
+from hesse.space import Space
+
+
+class Jacobian(Linearized):
+    r"""The Jacobian of a function at a point, :math:`J = \partial f / \partial x`, as an operator.
+
+    ``func`` runs exactly once. ``J.T @ u`` is one backward through its kept graph; ``J @ v`` one backward
+    through the graph of :math:`J^\top w`, made at the first such product (the double-backward trick).
+
+    Args:
+        func: takes the inputs, returns a floating-point or complex tensor, or a structure of them.
+        inputs: a floating-point or complex tensor, or a structure of them; an outermost tuple is splatted.
+        has_aux: ``func`` returns ``(outputs, aux)``; ``J.aux`` is the second.
+        argnums: which arguments to differentiate by, as an index or a tuple of them, when not all.
+        create_graph: make value and products differentiable.
+        batching: ``"loop"``, ``"vmap"`` or ``"auto"``, as for :class:`hesse.Hessian`.
+
+    Attributes:
+        value: ``func(inputs)``, structured as the function returns it.
+        aux: the auxiliary output, or None.
+        shape: (m, n), the elements of the outputs and of the inputs, complex ones twice.
+        dtype, device: of flat vectors.
+
+    Raises:
+        TypeError: something in ``inputs`` or the outputs is no tensor.
+        StalePointError: at a product, when an input or a tensor that ``func`` captures has changed in place.
+
+    Source:
+        The trick: https://j-towns.github.io/2017/06/12/A-new-trick.html
+
+    Example:
+        >>> import torch, hesse
+        >>> J = hesse.Jacobian(lambda x: torch.stack([x.sum(), x.prod()]), torch.tensor([2.0, 3.0]))
+        >>> J @ torch.tensor([1.0, 0.0]), J.T @ torch.tensor([0.0, 1.0])
+        (tensor([1., 3.]), tensor([3., 2.]))
+    """
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        inputs: Any,
+        *,
+        has_aux: bool = False,
+        argnums: Argnums = None,
+        create_graph: bool = False,
+        batching: Mode = "auto",
+    ) -> None:
+        self._func = func
+        self._options = Options(has_aux, argnums, create_graph, batching)
+        point = check_point("Jacobian", func, inputs, argnums)
+
+        def outputs_at(x: tuple[Tensor, ...]) -> tuple[list[Tensor], Any]:
+            outputs, spec, aux = evaluate("Jacobian", point, x, False, has_aux)
+            return outputs, (spec, aux)
+
+        batching_state = Batching(batching)
+        linearization = tape.linearize(outputs_at, point.leaves, create_graph=create_graph)
+        spec, self.aux = linearization.aux
+        linearization.aux = None
+        self.value = spec.rebuild(linearization.outputs)
+        super().__init__(
+            linearization,
+            Guard("Jacobian", point_tensors(func, inputs, point)),
+            batching_state,
+            Space(point.leaves, point.spec, "Jacobian"),
+            Space(linearization.outputs, spec, "Jacobian"),
+            Selection(tuple(range(len(linearization.outputs))), tuple(range(len(point.leaves)))),
+            symmetric=False,
+        )
+
+    def at(self, inputs: Any) -> Jacobian:
+        """The Jacobian of the same function at other inputs, or at the same ones as they are now."""
+        options = self._options
+        fresh = Jacobian(
+            self._func,
+            inputs,
+            has_aux=options.has_aux,
+            argnums=options.argnums,
+            create_graph=options.create_graph,
+            batching=options.batching,
+        )
+        fresh._batching.inherit(self._batching)
+        return fresh

@@ -1,0 +1,141 @@
+"""What operators on a kept point share: one evaluation, many products, and the refusal of a stale point."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Self
+
+from torch import Tensor
+
+from hesse.engines.batching import Batching, Mode
+from hesse.engines.guard import Guard
+from hesse.engines.linearization import Linearization, Selection
+from hesse.functional.arguments import Argnums
+from hesse.operators.operator import Operator
+from hesse.space import Space
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How an operator is made from a function, kept so that ``at`` can make it again."""
+
+    has_aux: bool
+    argnums: Argnums
+    create_graph: bool
+    batching: Mode
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """How an operator makes its products, and why.
+
+    Attributes:
+        engine: "tape".
+        batching: how many vectors are multiplied: "loop", "vmap", or "undecided" before a trial.
+        reason: why, with the figures of the trial.
+        chunk: vectors that go through the kept graph at once.
+        bytes_kept: memory that the kept point keeps alive, in bytes.
+        compile_seconds: time spent on compiling.
+    """
+
+    engine: str
+    batching: str
+    reason: str
+    chunk: int
+    bytes_kept: int
+    compile_seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"engine {self.engine}, keeping {self.bytes_kept / 2**20:.1f} MiB; many vectors: {self.batching}"
+            f" in chunks of {self.chunk} ({self.reason}); compiled in {self.compile_seconds:.1f} s"
+        )
+
+
+class Linearized(Operator):
+    """An operator whose products replay one linearization, or a block of it."""
+
+    domain: Space
+    range: Space
+
+    def __init__(
+        self,
+        linearization: Linearization,
+        guard: Guard,
+        batching: Batching,
+        domain: Space,
+        range_: Space,
+        selection: Selection,
+        *,
+        symmetric: bool,
+    ) -> None:
+        self._linearization = linearization
+        self._guard = guard
+        self._batching = batching
+        self._selection = selection
+        self.domain, self.range = domain, range_
+        self.shape = (range_.size, domain.size)
+        self.dtype, self.device = domain.dtype, domain.device
+        self.symmetric = symmetric
+
+    def matmat(self, V: Tensor) -> Tensor:
+        """A·V for columns (n, k): one replay for each vector or chunk of vectors."""
+        return self._columns(self._forward, V, self.domain, self.range)
+
+    def rmatmat(self, U: Tensor) -> Tensor:
+        """Aᵀ·U for columns (m, k)."""
+        if self.symmetric:
+            return self.matmat(U)
+        return self._columns(self._backward, U, self.range, self.domain)
+
+    def _forward(self, entries: list[Tensor], batched: bool) -> list[Tensor]:
+        return self._linearization.matvec(entries, self._selection, batched=batched)
+
+    def _backward(self, entries: list[Tensor], batched: bool) -> list[Tensor]:
+        return self._linearization.rmatvec(entries, self._selection, batched=batched)
+
+    def _structured(self, entries: list[Tensor], domain: Space, range_: Space) -> list[Tensor]:
+        self._guard.check()
+        return self._forward(entries, False)
+
+    def _columns(
+        self, replay: Callable[[list[Tensor], bool], list[Tensor]], V: Tensor, source: Space, target: Space
+    ) -> Tensor:
+        self._guard.check()
+
+        def multiply(rows: Tensor) -> Tensor:
+            batch = rows.dim() - 1
+            return target.join(replay(source.split(rows), batch == 1), batch)
+
+        # One vector a row: a matrix of columns is the transposed view of that, and no copy.
+        return self._batching.multiply(multiply, V.mT, target.size).mT.to(self.dtype)
+
+    def flatten(self, tree: Any) -> Tensor:
+        """A vector structured like the inputs as a flat one (n,)."""
+        return self.domain.flatten(tree)
+
+    def unflatten(self, vector: Tensor) -> Any:
+        """A flat vector (n,) as one structured like the inputs."""
+        return self.domain.unflatten(vector)
+
+    def explain(self) -> Explanation:
+        """How products are made, and why; ``print`` it."""
+        return Explanation(
+            engine=self._linearization.engine,
+            batching=self._batching.chosen or "undecided",
+            reason=self._batching.reason,
+            chunk=self._batching.chunk,
+            bytes_kept=self._linearization.kept_bytes(),
+            compile_seconds=0.0,
+        )
+
+    def close(self) -> None:
+        """Free the kept graph; products raise from then on."""
+        self._linearization.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

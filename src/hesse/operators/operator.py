@@ -1,0 +1,164 @@
+"""The operator protocol: all that a question (an eigenvalue, a trace, a solve) may know of a matrix."""
+
+from __future__ import annotations
+
+import abc
+import numbers
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hesse.operators import probes
+from hesse.space import Space
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator as ScipyOperator
+
+
+class Operator(abc.ABC):
+    """A linear map of flat vectors, known by its products.
+
+    Attributes:
+        shape: (m, n).
+        dtype: real dtype of flat vectors, at least float32.
+        device: device of flat vectors.
+        symmetric: whether the matrix equals its transpose; then ``rmatmat`` is ``matmat``.
+        positive_semidefinite: whether no eigenvalue is negative, where that is known.
+        domain, range: the structured vectors it takes and gives, where it knows of any.
+    """
+
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    device: torch.device
+    symmetric: bool = False
+    positive_semidefinite: bool = False
+    domain: Space | None = None
+    range: Space | None = None
+
+    @abc.abstractmethod
+    def matmat(self, V: Tensor) -> Tensor:
+        """A·V for a matrix of k columns, (n, k) to (m, k)."""
+
+    def rmatmat(self, U: Tensor) -> Tensor:
+        """Aᵀ·U for a matrix of k columns, (m, k) to (n, k)."""
+        if self.symmetric:
+            return self.matmat(U)
+        raise TypeError(f"{type(self).__name__} has no product with its transpose.")
+
+    def gram(self, U: Tensor, V: Tensor) -> Tensor:
+        """Inner products Uᵀ·V of two blocks of columns."""
+        return U.mT @ V
+
+    def randn(self, k: int, rng: probes.Rng = None) -> Tensor:
+        """k standard normal probe vectors as columns (n, k), keyed by seed, column and element."""
+        return probes.randn(self.shape[1], k, rng, dtype=self.dtype, device=self.device)
+
+    def signs(self, k: int, rng: probes.Rng = None) -> Tensor:
+        """k vectors of random signs as columns (n, k), keyed by seed, column and element."""
+        return probes.signs(self.shape[1], k, rng, dtype=self.dtype, device=self.device)
+
+    def __matmul__(self, v: Any) -> Any:
+        """A·v for a flat vector (n,), a matrix of columns (n, k), or a vector structured like ``domain``."""
+        domain, range_ = self.domain, self.range
+        if domain is not None and range_ is not None and (not isinstance(v, Tensor) or domain.holds(v)):
+            return range_.spec.rebuild(self._structured(domain.check(v), domain, range_))
+        if not isinstance(v, Tensor):
+            raise TypeError(
+                f"{type(self).__name__} multiplies tensors of shape ({self.shape[1]},) or ({self.shape[1]}, k)"
+                f" but got {type(v)}."
+            )
+        return self._flat(v) if v.dim() == 1 else self.matmat(self.check_columns(v))
+
+    def _structured(self, entries: list[Tensor], domain: Space, range_: Space) -> list[Tensor]:
+        return range_.split(self._flat(domain.join(entries)))
+
+    def _flat(self, v: Tensor) -> Tensor:
+        return self.matmat(self.check_columns(v.unsqueeze(-1))).squeeze(-1)
+
+    def check_columns(self, V: Tensor) -> Tensor:
+        """``V`` in the operator's dtype, or one sentence that says why it does not fit."""
+        if V.dim() != 2 or V.shape[0] != self.shape[1]:
+            shape = tuple(V.shape) if V.dim() != 2 or V.shape[1] != 1 else (V.shape[0],)
+            raise ValueError(
+                f"The vector given to {type(self).__name__} should have shape ({self.shape[1]},) or"
+                f" ({self.shape[1]}, k) but has {shape}."
+            )
+        if V.dtype.is_complex:
+            raise TypeError(
+                f"The flat vector given to {type(self).__name__} should be real but has dtype {V.dtype}."
+                " A complex entry counts as its real and imaginary part: use torch.view_as_real, or flatten()."
+            )
+        if V.device != self.device:
+            raise ValueError(
+                f"The vector given to {type(self).__name__} should be on {self.device} but is on {V.device}."
+            )
+        return V.to(self.dtype)
+
+    @property
+    def T(self) -> Operator:
+        """The transpose."""
+        from hesse.operators.algebra import Transpose
+
+        return self if self.symmetric else Transpose(self)
+
+    def shift(self, s: float) -> Operator:
+        """A + s·identity."""
+        from hesse.operators.algebra import Identity, Sum
+
+        return Sum(self, float(s) * Identity(self))
+
+    def __add__(self, other: Any) -> Operator:
+        from hesse.operators.algebra import Sum
+
+        if isinstance(other, numbers.Number) or (isinstance(other, Tensor) and other.dim() == 0):
+            raise TypeError(
+                f"An operator plus the number {other} is ambiguous: in torch it would mean every entry."
+                f" For a multiple of the identity use H.shift({other})."
+            )
+        return Sum(self, other) if isinstance(other, Operator) else NotImplemented
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Operator:
+        from hesse.operators.algebra import Scaled
+
+        if isinstance(other, Operator):
+            return self + Scaled(-1.0, other)
+        total: Operator = self + other
+        return total
+
+    def __mul__(self, factor: Any) -> Operator:
+        from hesse.operators.algebra import Scaled
+
+        if isinstance(factor, Tensor) and factor.dim() == 0:
+            factor = factor.item()
+        return Scaled(float(factor), self) if isinstance(factor, numbers.Real) else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Operator:
+        return self * -1.0
+
+    def to_dense(self) -> Tensor:
+        """The matrix (m, n), one product for each column (each row, where there are fewer)."""
+        m, n = self.shape
+        if m < n and not self.symmetric:
+            return self.T.to_dense().mT
+        # Whole chunks of the identity: rows of products land in the matrix they belong to.
+        rows = torch.empty(n, m, dtype=self.dtype, device=self.device)
+        for start in range(0, n, 64):
+            width = min(64, n - start)
+            basis = torch.zeros(width, n, dtype=self.dtype, device=self.device)
+            basis.diagonal(start).fill_(1)
+            rows[start : start + width] = self.matmat(basis.mT).mT
+        return rows.mT
+
+    def to_scipy(self) -> ScipyOperator:
+        """The operator as SciPy's ``LinearOperator``, for NumPy vectors."""
+        from hesse.operators.scipy import to_scipy
+
+        return to_scipy(self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype}, device={self.device})"
