@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,12 @@ from torch import Tensor
 from torch.testing._internal.logging_tensor import LoggingTensor
 
 from .logging_tensor import LoggedTensor
+
+# The first use of forward mode in a process makes PyTorch compile its own decompositions with the deprecated
+# torch.jit.script, and warn of itself. Once is here.
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
+    torch.func.jvp(torch.sin, (torch.ones(()),), (torch.ones(()),))
 
 
 def _plain(tensor: Tensor, requires_grad: bool = False) -> Tensor:

@@ -22,8 +22,7 @@ def dense_hessian(func: Callable[..., Tensor], inputs: Sequence[Tensor], step: f
 
     def gradient_at(point: Tensor) -> Tensor:
         leaves = [
-            part.reshape(x.shape).clone().requires_grad_()
-            for part, x in zip(point.split(sizes), inputs, strict=True)
+            part.reshape(x.shape).clone().requires_grad_() for part, x in zip(point.split(sizes), inputs, strict=True)
         ]
         gradient = torch.autograd.grad(func(*leaves).sum(), leaves, allow_unused=True, materialize_grads=True)
         return torch.cat([part.reshape(-1) for part in gradient])

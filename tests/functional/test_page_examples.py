@@ -52,9 +52,7 @@ def test_example_4_v_may_be_left_out_for_a_single_element(shape: tuple[int, ...]
 
 def test_not_strict_may_return_what_requires_no_gradients() -> None:
     """Section 1, the table's row create_graph: with strict=False the result may still be cut off."""
-    output, product = hesse.vhp(
-        lambda x: x.detach().pow(2).sum(), torch.rand(3), torch.rand(3), create_graph=True
-    )
+    output, product = hesse.vhp(lambda x: x.detach().pow(2).sum(), torch.rand(3), torch.rand(3), create_graph=True)
     assert not output.requires_grad
     torch.testing.assert_close(product, torch.zeros(3))
 
