@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -102,18 +102,19 @@ def _at_transform_level(body: Callable[[tuple[Tensor, ...]], Any], leaves: Seque
     return spec.rebuild([next(unwrapped) if isinstance(result, Tensor) else result for result in results])
 
 
-@contextlib.contextmanager
-def ordinary_autograd() -> Iterator[None]:
+class ordinary_autograd(contextlib.ExitStack):
     """Gradients on, inference mode off, compiled functions run eagerly: what a double backward needs."""
-    inference = torch.is_inference_mode_enabled()
-    with contextlib.ExitStack() as stack:
-        if inference:
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(_NormalTensors())
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        if torch.is_inference_mode_enabled():
+            self.enter_context(torch.inference_mode(False))
+            self.enter_context(_NormalTensors())
         if "torch._dynamo" in sys.modules:
-            stack.enter_context(_eager)
-        stack.enter_context(torch.enable_grad())
-        yield
+            self.enter_context(_eager)
+        if not torch.is_grad_enabled():
+            self.enter_context(torch.enable_grad())
+        return self
 
 
 class _NormalTensors(TorchFunctionMode):

@@ -54,8 +54,11 @@ def hessian_product(
         if strict:
             require_jacobian(gradient)
         products = multiply(gradient, x, vector, create_graph=create_graph, keep_graph=keep_graph, strict=strict)
-        product = unaliased(zeros_where_none(products, x), vector)
-        return output, point.spec.rebuild(product), aux
+        return output, unaliased(zeros_where_none(products, x), vector), aux
 
-    result = without_history(differentiate(product_at, point.leaves, create_graph, as_transform), keep_graph)
-    return result if has_aux else result[:2]
+    output, product, aux = differentiate(product_at, point.leaves, create_graph, as_transform)
+    if not keep_graph:
+        output, product = output.detach(), [entry.detach() for entry in product]
+    if has_aux:
+        return output, point.spec.rebuild(product), without_history(aux, keep_graph)
+    return output, point.spec.rebuild(product)
