@@ -20,7 +20,7 @@ with warnings.catch_warnings():
 
 
 def _plain(tensor: Tensor, requires_grad: bool = False) -> Tensor:
-    return tensor.detach().requires_grad_(requires_grad)
+    return tensor.detach().requires_grad_() if requires_grad else tensor.detach()
 
 
 def _torch_logged(tensor: Tensor, requires_grad: bool = False) -> Tensor:
