@@ -20,7 +20,7 @@ from torch import Tensor
 from hesse.errors import StalePointError
 
 _DEPTH = 6
-_ENTRIES = 10_000
+_ENTRIES = 1_000
 _SAMPLES_A_DIMENSION = 8
 
 

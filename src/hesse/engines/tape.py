@@ -6,7 +6,7 @@ multiplications of a lone ``vhp``: the evaluation and the first backward are not
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from hesse.engines.linearization import Leaves, Map, Selection
 from hesse.errors import ClosedError, StalePointError
 from hesse.functional.evaluation import constant, inside_transform, ordinary_autograd, track
-from hesse.functional.gradients import gradients, unaliased
+from hesse.functional.gradients import gradients, unaliased, zeros_where_none
 
 
 def linearize(map: Map, point: Leaves, *, create_graph: bool = False) -> Tape:
@@ -40,10 +40,9 @@ class Tape:
         self._create_graph = create_graph
         with ordinary_autograd():
             x = tuple([track(leaf, create_graph) for leaf in point])
-            self._x: Leaves | None = x
-            self._outputs: Leaves | None
-            self._outputs, self.aux = map(x)
-            outputs = self._outputs
+            outputs, self.aux = map(x)
+        self._x: Leaves | None = x
+        self._outputs: Leaves | None = outputs
         self._transposed: tuple[Leaves, Leaves] | None = None
         self.outputs: list[Tensor] = [output if create_graph else output.detach() for output in outputs]
 
@@ -57,20 +56,17 @@ class Tape:
     def matvec(self, tangents: Leaves, selection: Selection, *, batched: bool = False) -> list[Tensor]:
         """J · tangents: one backward through Jᵀw, whose graph is made at the first call (double-backward trick)."""
         x, outputs = self._kept()
-        if self._transposed is None:
-            with ordinary_autograd():
-                weights = [torch.zeros_like(output, requires_grad=True) for output in outputs]
-                self._transposed = (
-                    weights,
-                    _zeros_where_none(gradients(outputs, x, weights, create_graph=True), x),
-                )
-        weights, transposed = self._transposed
+        weights, transposed = self._transposed or self._transpose(x, outputs)
         return self._pull(
-            [transposed[j] for j in selection.inputs],
-            [weights[i] for i in selection.outputs],
-            tangents,
-            batched,
+            [transposed[j] for j in selection.inputs], [weights[i] for i in selection.outputs], tangents, batched
         )
+
+    def _transpose(self, x: Leaves, outputs: Leaves) -> tuple[Leaves, Leaves]:
+        with ordinary_autograd():
+            weights = [torch.zeros_like(output, requires_grad=True) for output in outputs]
+            transposed = zeros_where_none(gradients(outputs, x, weights, create_graph=True), x)
+        self._transposed = weights, transposed
+        return self._transposed
 
     def _pull(self, outputs: Leaves, x: Leaves, vectors: Leaves, batched: bool) -> list[Tensor]:
         if inside_transform():
@@ -127,12 +123,6 @@ class Tape:
     def close(self) -> None:
         """Free the graph."""
         self._x = self._outputs = self._transposed = None
-
-
-def _zeros_where_none(grads: Sequence[Tensor | None], references: Leaves) -> Leaves:
-    return [
-        torch.zeros_like(reference) if grad is None else grad for grad, reference in zip(grads, references, strict=True)
-    ]
 
 
 def _saved_tensors(roots: Leaves) -> Iterator[Tensor]:

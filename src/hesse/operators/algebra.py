@@ -90,6 +90,14 @@ class Transpose(Operator):
         """A·U."""
         return self._operator.matmat(U)
 
+    def multiply_leaves(self, entries: list[Tensor]) -> list[Tensor]:
+        """Aᵀ times a structured vector."""
+        return self._operator.rmultiply_leaves(entries)
+
+    def rmultiply_leaves(self, entries: list[Tensor]) -> list[Tensor]:
+        """A times a structured vector."""
+        return self._operator.multiply_leaves(entries)
+
     @property
     def T(self) -> Operator:
         """The transpose of the transpose: the operator itself."""

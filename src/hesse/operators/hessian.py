@@ -12,7 +12,7 @@ from hesse.engines import tape
 from hesse.engines.batching import Batching, Mode
 from hesse.engines.guard import Guard, captured
 from hesse.engines.linearization import Selection
-from hesse.functional.arguments import Argnums, Point, check_point, evaluate_scalar
+from hesse.functional.arguments import Argnums, Point, check_point, evaluate_scalar, without_history
 from hesse.functional.gradients import gradients, zeros_where_none
 from hesse.operators.linearized import Linearized, Options
 from hesse.space import Space
@@ -80,12 +80,11 @@ class Hessian(Linearized):
         def gradient_at(x: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
             output, aux = evaluate_scalar("Hessian", point, x, False, has_aux)
             gradient = zeros_where_none(gradients((output,), x, create_graph=True), x)
-            return gradient, (output if create_graph else output.detach(), aux)
+            return gradient, without_history((output, aux), create_graph)
 
         batching_state = Batching(batching)
         linearization = tape.linearize(gradient_at, point.leaves, create_graph=create_graph)
         self.value, self.aux = linearization.aux
-        linearization.aux = None
         self.gradient = point.spec.rebuild(linearization.outputs)
         everything = tuple(range(len(point.leaves)))
         space = Space(point.leaves, point.spec, "Hessian")

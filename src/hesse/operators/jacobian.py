@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
+from hesse import trees
 from hesse.engines import tape
 from hesse.engines.batching import Batching, Mode
 from hesse.engines.guard import Guard
 from hesse.engines.linearization import Selection
-from hesse.functional.arguments import Argnums, check_point, evaluate
+from hesse.functional.arguments import Argnums, check_point, evaluate, without_history
 from hesse.operators.hessian import point_tensors
 from hesse.operators.linearized import Linearized, Options
 from hesse.space import Space
@@ -67,12 +68,17 @@ class Jacobian(Linearized):
 
         def outputs_at(x: tuple[Tensor, ...]) -> tuple[list[Tensor], Any]:
             outputs, spec, aux = evaluate("Jacobian", point, x, False, has_aux)
-            return outputs, (spec, aux)
+            for path, output in zip(spec.paths, outputs, strict=True):
+                if not (output.dtype.is_floating_point or output.dtype.is_complex):
+                    raise TypeError(
+                        "The outputs of the function given to Jacobian must be floating-point or complex but"
+                        f" {trees.path_name(path) or 'the Tensor'} has dtype {output.dtype}. Return it as aux."
+                    )
+            return outputs, (spec, without_history(aux, create_graph))
 
         batching_state = Batching(batching)
         linearization = tape.linearize(outputs_at, point.leaves, create_graph=create_graph)
         spec, self.aux = linearization.aux
-        linearization.aux = None
         self.value = spec.rebuild(linearization.outputs)
         super().__init__(
             linearization,

@@ -95,9 +95,15 @@ class Linearized(Operator):
     def _backward(self, entries: list[Tensor], batched: bool) -> list[Tensor]:
         return self._linearization.rmatvec(entries, self._selection, batched=batched)
 
-    def _structured(self, entries: list[Tensor], domain: Space, range_: Space) -> list[Tensor]:
+    def multiply_leaves(self, entries: list[Tensor]) -> list[Tensor]:
+        """A times a structured vector: one replay, and no copy to a flat vector and back."""
         self._guard.check()
         return self._forward(entries, False)
+
+    def rmultiply_leaves(self, entries: list[Tensor]) -> list[Tensor]:
+        """Aᵀ times a structured vector."""
+        self._guard.check()
+        return self._forward(entries, False) if self.symmetric else self._backward(entries, False)
 
     def _columns(
         self, replay: Callable[[list[Tensor], bool], list[Tensor]], V: Tensor, source: Space, target: Space

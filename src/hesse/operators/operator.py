@@ -62,7 +62,7 @@ class Operator(abc.ABC):
         """A·v for a flat vector (n,), a matrix of columns (n, k), or a vector structured like ``domain``."""
         domain, range_ = self.domain, self.range
         if domain is not None and range_ is not None and (not isinstance(v, Tensor) or domain.holds(v)):
-            return range_.spec.rebuild(self._structured(domain.check(v), domain, range_))
+            return range_.spec.rebuild(self.multiply_leaves(domain.check(v)))
         if not isinstance(v, Tensor):
             raise TypeError(
                 f"{type(self).__name__} multiplies tensors of shape ({self.shape[1]},) or ({self.shape[1]}, k)"
@@ -70,8 +70,17 @@ class Operator(abc.ABC):
             )
         return self._flat(v) if v.dim() == 1 else self.matmat(self.check_columns(v))
 
-    def _structured(self, entries: list[Tensor], domain: Space, range_: Space) -> list[Tensor]:
-        return range_.split(self._flat(domain.join(entries)))
+    def multiply_leaves(self, entries: list[Tensor]) -> list[Tensor]:
+        """A times a vector given as the leaves of ``domain``, as the leaves of ``range``."""
+        assert self.domain is not None
+        assert self.range is not None
+        return self.range.split(self._flat(self.domain.join(entries)))
+
+    def rmultiply_leaves(self, entries: list[Tensor]) -> list[Tensor]:
+        """Aᵀ times a vector given as the leaves of ``range``, as the leaves of ``domain``."""
+        assert self.domain is not None
+        assert self.range is not None
+        return self.domain.split(self.rmatmat(self.range.join(entries).unsqueeze(-1)).squeeze(-1))
 
     def _flat(self, v: Tensor) -> Tensor:
         return self.matmat(self.check_columns(v.unsqueeze(-1))).squeeze(-1)
