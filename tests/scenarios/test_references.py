@@ -1,0 +1,39 @@
+"""The references are judged against each other before anything of hesse is judged by them."""
+
+from __future__ import annotations
+
+import pytest
+
+from scenarios.comparison import assert_close
+from scenarios.scenario import Scenario
+from scenarios.table import FAMILIES, SCENARIOS
+from scenarios.unbatchable import UNBATCHABLE
+
+EVERY_SCENARIO = pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS.keys())
+CLOSED_FORMS = [scenario for scenario in SCENARIOS.values() if scenario.build().hessian is not None]
+
+
+def test_there_are_many_scenarios_and_no_name_stands_twice() -> None:
+    found = [entry for family in FAMILIES for entry in vars(family).values() if isinstance(entry, Scenario)]
+    assert len(SCENARIOS) == len(found) >= 45
+    assert UNBATCHABLE.keys() <= SCENARIOS.keys()
+
+
+@pytest.mark.parametrize("scenario", CLOSED_FORMS, ids=[scenario.name for scenario in CLOSED_FORMS])
+def test_a_closed_form_agrees_with_finite_differences(scenario: Scenario) -> None:
+    assert_close(scenario.hessian_by_finite_differences(), scenario.reference.hessian, 1e-9)
+
+
+@EVERY_SCENARIO
+def test_autograds_gradient_agrees_with_differences_of_the_value(scenario: Scenario) -> None:
+    value = abs(float(scenario.reference.value))
+    gradient = scenario.reference.gradient
+    size = max(value, float(gradient.abs().max()))
+    assert_close(scenario.gradient_by_finite_differences(), gradient, 1e-8, size)
+
+
+@EVERY_SCENARIO
+def test_a_reference_is_symmetric(scenario: Scenario) -> None:
+    hessian = scenario.reference.hessian
+    assert hessian.shape == (scenario.reference.n, scenario.reference.n)
+    assert_close(hessian, hessian.T, 1e-7)
