@@ -1,0 +1,115 @@
+"""The choice between single and batched backwards: the faster one that is right, and the loop otherwise."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+import torch
+from torch import Tensor
+
+import hesse
+from hesse.engines.batching import Batching
+
+MATRIX = torch.arange(12.0).reshape(3, 4)
+ROWS = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+
+
+def right(rows: Tensor) -> Tensor:
+    return rows @ MATRIX.mT
+
+
+def slow_singly(rows: Tensor) -> Tensor:
+    if rows.dim() == 1:
+        time.sleep(0.01)
+    return right(rows)
+
+
+def slow_in_batches(rows: Tensor) -> Tensor:
+    if rows.dim() == 2:
+        time.sleep(0.1)
+    return right(rows)
+
+
+def wrong_in_batches(rows: Tensor) -> Tensor:
+    return right(rows) * (1.0 if rows.dim() == 1 else 1.01)
+
+
+def raises_in_batches(rows: Tensor) -> Tensor:
+    if rows.dim() == 2:
+        raise RuntimeError("no batching rule\nand more lines")
+    return slow_singly(rows)
+
+
+def nan_in_batches(rows: Tensor) -> Tensor:
+    return right(rows) * (1.0 if rows.dim() == 1 else float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("multiply", "chosen", "reason"),
+    [
+        (slow_singly, "vmap", "ms batched"),
+        (slow_in_batches, "loop", "ms singly"),
+        (wrong_in_batches, "loop", "differs from single ones by 1.0e-02"),
+        (nan_in_batches, "loop", "differs"),
+        (raises_in_batches, "loop", "a batched backward raises: no batching rule$"),
+    ],
+)
+def test_a_trial_chooses_the_faster_way_that_is_right(multiply, chosen: str, reason: str) -> None:
+    batching = Batching()
+    product = batching.multiply(multiply, ROWS, 3)
+    torch.testing.assert_close(product, right(ROWS))
+    assert batching.chosen == chosen
+    assert re.search(reason, batching.reason)
+    torch.testing.assert_close(batching.multiply(multiply, ROWS, 3), right(ROWS))
+
+
+def test_out_of_memory_is_never_taken_for_unsupported() -> None:
+    def out_of_memory(rows: Tensor) -> Tensor:
+        if rows.dim() == 2:
+            raise torch.OutOfMemoryError("injected")
+        return right(rows)
+
+    batching = Batching()
+    with pytest.raises(torch.OutOfMemoryError):
+        batching.multiply(out_of_memory, ROWS, 3)
+    assert batching.chosen is None
+
+
+def test_few_vectors_are_multiplied_singly_without_a_trial() -> None:
+    batching = Batching()
+    batching.multiply(right, ROWS[:7], 3)
+    assert batching.chosen is None
+
+
+def test_no_vectors_give_an_empty_product() -> None:
+    assert Batching().multiply(right, ROWS[:0], 3).shape == (0, 3)
+
+
+def test_an_unknown_mode_is_named() -> None:
+    with pytest.raises(ValueError, match='"auto", "loop" or "vmap" but is \'fast\''):
+        Batching("fast")  # type: ignore[arg-type]  # the wrong value is the test
+
+
+def test_where_pytorch_cannot_batch_the_loop_is_taken_and_said() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.GroupNorm(2, 4), torch.nn.Tanh()).double()
+    images = torch.randn(2, 1, 5, 5, dtype=torch.float64)
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(model, parameters, (images,)).pow(2).sum()
+
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    H = hesse.Hessian(loss, parameters)
+    dense = H.to_dense()
+    assert H.explain().batching == "loop"
+    assert "batched backward raises" in H.explain().reason
+    order = list(parameters)
+    blocks = torch.func.hessian(loss)(parameters)
+    expected = torch.cat(
+        [torch.cat([blocks[i][j].reshape(parameters[i].numel(), -1) for j in order], dim=1) for i in order]
+    )
+    torch.testing.assert_close(dense, expected)
+    # The loop needs no second trial at another point.
+    assert H.at(parameters).explain().batching == "loop"

@@ -1,0 +1,312 @@
+"""The rules of conduct: a point is a point, randomness is drawn once, and nothing of the user's is changed."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hesse
+
+X = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+Y = torch.tensor([0, 1, 0, 1, 1, 0])
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def network(*layers: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), *layers, nn.Linear(4, 2))
+
+
+def loss_of(model: nn.Module) -> Callable[[Any], Tensor]:
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        return nn.functional.cross_entropy(torch.func.functional_call(model, parameters, (X,)), Y)
+
+    return loss
+
+
+def optimizer_step(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+
+
+def test_a_product_after_an_optimizer_step_is_refused_and_at_means_now() -> None:
+    model = network(nn.Tanh())
+    parameters = dict(model.named_parameters())
+    H = hesse.Hessian(loss_of(model), parameters)
+    v = torch.ones(H.shape[1])
+    H @ v
+    optimizer_step(model)
+    with pytest.raises(hesse.StalePointError, match=r"The input \['0\.weight'\] has changed .* Call at\(inputs\)"):
+        H @ v
+    now = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    torch.testing.assert_close(H.at(parameters) @ v, hesse.Hessian(loss_of(model), now) @ v)
+
+
+def _captured_in_closure() -> tuple[Callable[[Tensor], Tensor], Tensor, str]:
+    matrix = torch.eye(3)
+    return lambda x: (matrix @ x).pow(3).sum(), matrix, "matrix"
+
+
+def _captured_in_partial() -> tuple[Callable[[Tensor], Tensor], Tensor, str]:
+    matrix = torch.eye(3)
+
+    def func(x: Tensor, weight: Tensor) -> Tensor:
+        return (weight @ x).pow(3).sum()
+
+    return functools.partial(func, weight=matrix), matrix, "weight"
+
+
+def _captured_parameter() -> tuple[Callable[[Tensor], Tensor], Tensor, str]:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Softplus())
+    return lambda x: model(x).pow(2).sum(), model[0].bias, r"model\.0\.bias"
+
+
+def _captured_buffer() -> tuple[Callable[[Tensor], Tensor], Tensor, str]:
+    model = nn.BatchNorm1d(3).eval()
+    return lambda x: model(x[None]).pow(3).sum(), model.running_var, r"model\.running_var"
+
+
+def _captured_by_object() -> tuple[Callable[[Tensor], Tensor], Tensor, str]:
+    class Energy:
+        def __init__(self) -> None:
+            self.charges = [torch.ones(3), torch.full((3,), 2.0)]
+
+        def __call__(self, x: Tensor) -> Tensor:
+            return (x**3 * self.charges[1]).sum()
+
+        def method(self, x: Tensor) -> Tensor:
+            return self(x)
+
+    energy = Energy()
+    return energy.method, energy.charges[1], r"charges\.1"
+
+
+GLOBAL = torch.ones(3)
+
+
+def _captured_global() -> tuple[Callable[[Tensor], Tensor], Tensor, str]:
+    return lambda x: (x**3 * GLOBAL).sum(), GLOBAL, "GLOBAL"
+
+
+@pytest.mark.parametrize(
+    "capture",
+    [
+        _captured_in_closure,
+        _captured_in_partial,
+        _captured_parameter,
+        _captured_buffer,
+        _captured_by_object,
+        _captured_global,
+    ],
+)
+@pytest.mark.parametrize("through_data", [False, True], ids=["counted", "through_data"])
+def test_a_changed_captured_tensor_is_named(
+    capture: Callable[[], tuple[Callable[[Tensor], Tensor], Tensor, str]], through_data: bool
+) -> None:
+    func, tensor, name = capture()
+    x = torch.tensor([1.0, 2.0, 3.0])
+    H = hesse.Hessian(func, x)
+    J = hesse.Jacobian(func, x)
+    H @ x
+    with torch.no_grad():
+        (tensor.data if through_data else tensor).add_(1.0)
+    for product in (lambda: H @ x, lambda: H @ torch.eye(3), lambda: H.block(()) @ x, lambda: J @ x):
+        with pytest.raises(hesse.StalePointError, match=f"{name}' has changed in place"):
+            product()
+    H.at(x) @ x
+
+
+def test_a_replaced_storage_is_noticed() -> None:
+    weight = nn.Parameter(torch.ones(3))
+    H = hesse.Hessian(lambda x: (weight * x**3).sum(), torch.ones(3))
+    weight.data = torch.ones(3)
+    with pytest.raises(hesse.StalePointError, match="weight"):
+        H @ torch.ones(3)
+
+
+def test_a_changed_tensor_that_python_cannot_reach_is_refused_all_the_same() -> None:
+    hidden: list[Tensor] = []
+
+    def func(x: Tensor) -> Tensor:
+        hidden.append(x.exp())
+        return (hidden[-1] * x).sum()
+
+    H = hesse.Hessian(func, torch.ones(3))
+    # Taken out of the list, so that no closure leads to it: only the graph holds it.
+    made = hidden.pop()
+    with torch.no_grad():
+        made.detach().mul_(2)
+    with pytest.raises(hesse.StalePointError, match=r"Call at\(inputs\)"):
+        H @ torch.ones(3)
+
+
+def test_nan_that_stays_is_no_change() -> None:
+    data = torch.tensor([float("nan"), 1.0])
+    H = hesse.Hessian(lambda x: (x**2).sum() + 0 * data[1], torch.ones(2))
+    torch.testing.assert_close(H @ torch.ones(2), torch.full((2,), 2.0))
+
+
+def test_a_dropout_network_has_one_fixed_hessian() -> None:
+    model = network(nn.Tanh(), nn.Dropout(0.5)).train()
+    torch.manual_seed(3)
+    H = hesse.Hessian(loss_of(model), dict(model.named_parameters()))
+    before = torch.get_rng_state()
+    v = torch.randn(H.shape[1], generator=torch.Generator().manual_seed(1))
+    first = H @ v
+    torch.testing.assert_close(H @ v, first, rtol=0, atol=0)
+    torch.testing.assert_close(H @ v[:, None].expand(-1, 9), first[:, None].expand(-1, 9))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(3)
+    torch.testing.assert_close(hesse.Hessian(loss_of(model), dict(model.named_parameters())) @ v, first)
+    torch.testing.assert_close(H.to_dense(), H.to_dense().mT)
+
+
+@pytest.mark.parametrize("make", [hesse.vhp, lambda *a: hesse.Hessian(*a[:2])], ids=["vhp", "Hessian"])
+def test_generator_and_buffers_advance_as_one_evaluation_does(make: Callable[..., Any]) -> None:
+    def state(run: Callable[[nn.Module], Any]) -> tuple[Tensor, ...]:
+        model = network(nn.BatchNorm1d(4), nn.Dropout(0.5)).train()
+        torch.manual_seed(5)
+        run(model)
+        return torch.get_rng_state(), model[1].running_mean, model[1].num_batches_tracked
+
+    def ours(model: nn.Module) -> None:
+        parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        make(loss_of(model), parameters, parameters)
+
+    torch.testing.assert_close(state(ours), state(lambda model: model(X)), rtol=0, atol=0)
+
+
+def test_nothing_of_the_users_is_changed() -> None:
+    model = network(nn.BatchNorm1d(4), nn.Dropout(0.5)).train()
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 7.0)
+    model[0].bias.requires_grad_(False)
+    parameters = dict(model.named_parameters())
+    H = hesse.Hessian(loss_of(model), parameters)
+    kept = [parameter.detach().clone() for parameter in model.parameters()]
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    generator = torch.get_rng_state()
+    H @ torch.randn(H.shape[1], 17, generator=torch.Generator().manual_seed(0))
+    H @ parameters
+    H.to_dense()
+    H.explain()
+    H.close()
+    for parameter, before in zip(model.parameters(), kept, strict=True):
+        assert torch.equal(parameter, before)
+        assert torch.equal(parameter.grad, torch.full_like(parameter, 7.0))
+    torch.testing.assert_close(list(model.buffers()), buffers, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert model.training
+    assert [p.requires_grad for p in model.parameters()] == [True, False, True, True, True, True]
+
+
+class Witness(torch.autograd.Function):
+    """Lives in the kept graph, so that a weak reference tells whether the graph is still there."""
+
+    seen: weakref.ref[Any]
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return 3 * ctx.saved_tensors[0] ** 2 * grad
+
+
+def kept_graph(H: hesse.Hessian) -> weakref.ref[Any]:
+    gradient = H._linearization._outputs[0]
+    return weakref.ref(gradient)
+
+
+def made() -> hesse.Hessian:
+    H = hesse.Hessian(lambda x: Witness.apply(x).sum(), torch.ones(4))
+    H @ torch.ones(4)
+    H @ torch.ones(4, 20)
+    H.explain()
+    return H
+
+
+def test_close_frees_the_graph_and_products_raise() -> None:
+    with without_collector():
+        H = made()
+        graph = kept_graph(H)
+        H.close()
+        assert graph() is None
+    for product in (lambda: H @ torch.ones(4), lambda: H @ torch.ones(4, 2), lambda: H.to_dense()):
+        with pytest.raises(hesse.ClosedError, match="closed"):
+            product()
+    assert H.explain().bytes_kept == 0
+    assert H.value.item() == 4.0
+
+
+def test_leaving_with_frees_the_graph() -> None:
+    with without_collector():
+        with made() as H:
+            graph = kept_graph(H)
+            assert graph() is not None
+        assert graph() is None
+
+
+def test_deleting_frees_the_graph_since_there_are_no_cycles() -> None:
+    with without_collector():
+        H = made()
+        graph = kept_graph(H)
+        block, shifted = H.block(()), H.shift(1.0)
+        del H
+        assert graph() is not None
+        del block, shifted
+        assert graph() is None
+
+
+def test_the_auxiliary_output_does_not_keep_the_graph_alive() -> None:
+    with without_collector():
+        H = hesse.Hessian(lambda x: ((y := Witness.apply(x)).sum(), y), torch.ones(4), has_aux=True)
+        graph = kept_graph(H)
+        aux = H.aux
+        del H
+        assert graph() is None
+        assert aux.shape == (4,)
+
+
+def test_an_exception_of_the_function_passes_through_unchanged() -> None:
+    class Mine(Exception):
+        pass
+
+    def func(x: Tensor) -> Tensor:
+        raise Mine("as it was")
+
+    with pytest.raises(Mine, match=r"^as it was$"):
+        hesse.Hessian(func, torch.ones(2))
+
+
+def test_a_function_without_a_hessian_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="given to Hessian should contain a single element"):
+        hesse.Hessian(lambda x: x, torch.ones(2))
+    with pytest.raises(RuntimeError, match="given to Hessian should return a single Tensor"):
+        hesse.Hessian(lambda x: (x.sum(), x.sum()), torch.ones(2))
+    with pytest.raises(RuntimeError, match="should be real"):
+        hesse.Hessian(lambda x: x.sum(), torch.ones(2, dtype=torch.complex64))
+    with pytest.raises(RuntimeError, match="must be floating-point or complex"):
+        hesse.Hessian(lambda x: x.sum(), torch.ones(2, dtype=torch.int64))
+    with pytest.raises(TypeError, match="outputs of the function given to Jacobian must be floating-point"):
+        hesse.Jacobian(lambda x: x.argmax(), torch.ones(2))
