@@ -57,9 +57,10 @@ def constant(vector: Tensor, create_graph: bool) -> Tensor:
     """The vector as a new tensor object: connected to ``vector`` with ``create_graph``, cut off without."""
     if vector.is_inference():
         vector = vector.clone()
-    if create_graph and vector.requires_grad:
-        return vector.clone() if vector.is_sparse else vector.view_as(vector)
-    return vector.detach()
+    if not create_graph:
+        return vector.detach()
+    # Not detached even when it requires no gradients: forward mode carries its tangents without saying so.
+    return vector.clone() if vector.is_sparse else vector.view_as(vector)
 
 
 def zeros_variable_like(tensor: Tensor) -> Tensor:
@@ -154,31 +155,63 @@ class _NormalTensors(TorchFunctionMode):
         return result
 
 
+_INSIDE = "hesse.inside"
+"""Key of the count of products this thread is inside of, in the storage PyTorch hands on to a backward's threads."""
+
+
+def _inside() -> int:
+    return torch._C._get_obj_in_tls(_INSIDE) if torch._C._is_key_in_tls(_INSIDE) else 0
+
+
+class _EagerInside:
+    """What torch.compile reads as its stance: eager for threads inside a product, and the usual one for others."""
+
+    def __init__(self, usual: Any) -> None:
+        self.usual = usual
+
+    @property
+    def stance(self) -> str:
+        return "force_eager" if _inside() else str(self.usual.stance)
+
+    @property
+    def skip_guard_eval_unsafe(self) -> bool:
+        return bool(self.usual.skip_guard_eval_unsafe)
+
+    @property
+    def backend(self) -> Any:
+        return self.usual.backend
+
+
 class _EagerStance:
     """Run functions made by torch.compile eagerly: their compiled form has no second derivative.
 
-    The stance is one for the whole process, so entries are counted: a thread that leaves must not switch
-    compilation on again under another thread that is still inside.
+    ``torch.compiler.set_stance`` would change the stance of the whole process, and a function compiled with
+    ``fullgraph=True`` that another thread happens to call then raises. So the stance set here depends on the
+    thread that reads it; it stays until the last thread has left.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inside = 0
-        self._stance: Any = None
+        self._entries = 0
 
     def __enter__(self) -> None:
+        from torch._dynamo import eval_frame
+
         with self._lock:
-            if self._inside == 0:
-                stance = torch.compiler.set_stance("force_eager")
-                stance.__enter__()
-                self._stance = stance
-            self._inside += 1
+            if not isinstance(eval_frame._stance, _EagerInside):
+                stance: Any = _EagerInside(eval_frame._stance)
+                eval_frame._set_stance(stance)
+            self._entries += 1
+        torch._C._stash_obj_in_tls(_INSIDE, _inside() + 1)
 
     def __exit__(self, *exception: object) -> None:
+        from torch._dynamo import eval_frame
+
+        torch._C._stash_obj_in_tls(_INSIDE, _inside() - 1)
         with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._stance.__exit__(None, None, None)
+            self._entries -= 1
+            if self._entries == 0 and isinstance(eval_frame._stance, _EagerInside):
+                eval_frame._set_stance(eval_frame._stance.usual)
 
 
 _eager = _EagerStance()
