@@ -62,6 +62,8 @@ def _cross_entropy(logits: Tensor) -> Tensor:
     return F.cross_entropy(logits, torch.tensor([0, 2, 1, 1]))
 
 
+# Inductor imports what PyTorch itself has deprecated since.
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @each_product
 @pytest.mark.parametrize(
     "backend",
@@ -130,7 +132,6 @@ def test_products_nested_in_products_leave_compilation_on_afterwards() -> None:
 
 
 def test_one_thread_takes_products_of_a_compiled_function_while_another_calls_one() -> None:
-    """The stance that runs compiled functions eagerly is one for the whole process."""
     product_of, _ = _counting(lambda x: (x**3).sum())
     called, runs = _counting(lambda x: (x.sin() ** 2).sum())
     x, v = torch.rand(3, dtype=DOUBLE), torch.rand(3, dtype=DOUBLE)
@@ -161,6 +162,29 @@ def test_one_thread_takes_products_of_a_compiled_function_while_another_calls_on
     before = runs[0]
     called(x)
     assert runs == [before + 1]
+
+
+def test_a_product_in_one_thread_leaves_compilation_on_in_another() -> None:
+    """A function compiled with fullgraph=True raises where it is made eager from elsewhere while it runs."""
+    func, runs = _counting(lambda x: (x**3).sum())
+    x = torch.rand(3, dtype=DOUBLE)
+    func(x)
+    inside, called = threading.Event(), threading.Event()
+
+    def waits(x: Tensor) -> Tensor:
+        inside.set()
+        assert called.wait(30)
+        return func(x)
+
+    results: list[Tensor] = []
+    product = threading.Thread(target=lambda: results.append(hesse.vhp(waits, x, x)[1]))
+    product.start()
+    assert inside.wait(30)
+    func(x)
+    called.set()
+    product.join(timeout=60)
+    assert runs == [2]
+    assert_values(results[0], 6 * x**2)
 
 
 def test_compilation_stays_off_for_a_product_that_outlasts_one_in_another_thread() -> None:

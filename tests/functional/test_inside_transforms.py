@@ -129,10 +129,18 @@ def test_zeros_stand_for_what_is_not_connected_also_inside_a_transform(name: str
 
 @each_product
 def test_errors_are_the_same_inside_a_transform(name: str) -> None:
+    x, _ = _point()
     with pytest.raises(RuntimeError, match="v has invalid size"):
-        vmap(lambda v: PRODUCTS[name](quartic, torch.rand(3), v)[1])(torch.rand(2, 4))
+        vmap(lambda v: PRODUCTS[name](quartic, x, v)[1])(torch.rand(2, 4))
     with pytest.raises(RuntimeError, match="found that the jacobian of the user-provided function"):
         vmap(lambda v: PRODUCTS[name](lambda x: (3 * x).sum(), v, v, strict=True)[1])(torch.rand(2, 3))
+
+
+def test_inside_jvp_by_the_vector_the_tangents_of_vjp_and_jvp_are_right() -> None:
+    x, v = _point()
+    for product in (functional.vjp, functional.jvp):
+        tangent = jvp(lambda v, product=product: product(torch.exp, x, v)[1], (v,), (torch.ones_like(v),))[1]
+        assert_values(tangent, x.exp())
 
 
 def test_vjp_and_jvp_inside_vmap_and_grad_are_right() -> None:
