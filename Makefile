@@ -1,0 +1,52 @@
+# Everything runs in .venv, which the first target makes; python3 and make are all that must be there.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# One thread in each of two test workers: two cores, and no worker waits for the other's threads.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+
+.PHONY: help demo test test-all exhaustive lint bench tables clean
+
+help:
+	@echo "make demo      products with the Hessian of a network trained on scikit-learn's digits"
+	@echo "make test      the tests, in under ten minutes on two cores"
+	@echo "make test-all  the tests and the exhaustive ones"
+	@echo "make lint      format, lint and types"
+	@echo "make bench     the benchmark against PyTorch and its peers (installs them; about half an hour)"
+	@echo "make tables    write the tables of README and docs from the committed results"
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+.venv/.bench-installed: .venv/.installed benchmarks/requirements.txt benchmarks/requirements-nodeps.txt
+	$(PIP) --requirement benchmarks/requirements.txt
+	$(PIP) --no-deps --requirement benchmarks/requirements-nodeps.txt
+	@touch $@
+
+demo: .venv/.installed
+	@mkdir -p .demo
+	$(BIN)/hesse vhp examples/digits.py --products 20 --compare --out .demo/product.safetensors
+
+test: .venv/.installed
+	$(PYTEST) -m "not exhaustive"
+
+exhaustive: .venv/.installed
+	$(PYTEST) -m exhaustive
+
+test-all: test exhaustive
+
+lint: .venv/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/.bench-installed
+	$(BIN)/hesse bench
+
+tables: .venv/.installed
+	$(BIN)/python -m benchmarks.table
+
+clean:
+	rm -rf .venv .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
