@@ -4,6 +4,7 @@ from hesse import func, functional
 from hesse.errors import ClosedError, StalePointError
 from hesse.functional import hvp, vhp
 from hesse.operators import Hessian, Identity, Jacobian, Operator, as_operator
+from hesse.problem import Problem
 
 __version__ = "0.1.0"
 
@@ -13,6 +14,7 @@ __all__ = [
     "Identity",
     "Jacobian",
     "Operator",
+    "Problem",
     "StalePointError",
     "as_operator",
     "func",
