@@ -32,7 +32,8 @@ def assert_product(actual: Tensor, matrix: Tensor, vector: Tensor, tolerance: fl
 
 def assert_structured_like(actual: Any, inputs: Any) -> None:
     """The same containers, shapes and dtypes."""
-    assert type(actual) is type(inputs) or isinstance(actual, Tensor) and isinstance(inputs, Tensor)
+    # A parameter goes in, a plain tensor comes out.
+    assert type(actual) is (Tensor if isinstance(inputs, Tensor) else type(inputs))
     for result, leaf in zip(leaves_of(actual), leaves_of(inputs), strict=True):
         assert (result.shape, result.dtype) == (leaf.shape, leaf.dtype)
 

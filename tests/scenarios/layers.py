@@ -35,6 +35,13 @@ def group_norm() -> Case:
 
 
 @scenario
+def group_norm_of_square_groups() -> Case:
+    # As many channels in a group as places: sizes at which a transposition by mistake goes unnoticed.
+    weights = draw(2, 4, 2)
+    return Case(lambda x: (weights * torch.sin(F.group_norm(x, 2))).sum(), draw(2, 4, 2))
+
+
+@scenario
 def instance_norm() -> Case:
     weights = draw(2, 3, 4)
     return Case(lambda x: (weights * torch.sin(F.instance_norm(x))).sum(), draw(2, 3, 4))

@@ -67,7 +67,7 @@ class Scenario:
         x = flat(case.inputs)
         func, inputs = case.func, case.inputs
         exact = case.hessian is not None
-        hessian = case.hessian if exact else self.hessian_by_finite_differences()
+        hessian = case.hessian if exact else self.differenced_hessian
         single = any(leaf.dtype in (torch.float32, torch.complex64) for leaf in leaves_of(inputs))
         return Reference(
             value=finite_differences.value_at(func, inputs, x, self.seed)[0],
@@ -76,14 +76,16 @@ class Scenario:
             tolerance=2e-5 if single else 1e-11 if exact else 1e-8,
         )
 
-    def hessian_by_finite_differences(self) -> Tensor:
+    @functools.cached_property
+    def differenced_hessian(self) -> Tensor:
         """The dense Hessian from differences of the eager gradient, also where there is a closed form."""
         case = self.build()
         return finite_differences.jacobian(
             lambda x: finite_differences.gradient_at(case.func, case.inputs, x, self.seed), flat(case.inputs)
         )
 
-    def gradient_by_finite_differences(self) -> Tensor:
+    @functools.cached_property
+    def differenced_gradient(self) -> Tensor:
         """The gradient from differences of the value: independent of autograd."""
         case = self.build()
         return finite_differences.jacobian(

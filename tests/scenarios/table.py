@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import pytest
+
 from scenarios import (
     autograd_features,
     closed_forms,
@@ -14,6 +18,7 @@ from scenarios import (
     sequences,
     structures,
 )
+from scenarios.flat import leaves_of
 from scenarios.scenario import Scenario
 
 FAMILIES = (
@@ -32,3 +37,16 @@ FAMILIES = (
 SCENARIOS: dict[str, Scenario] = {
     found.name: found for family in FAMILIES for found in vars(family).values() if isinstance(found, Scenario)
 }
+
+EVERY_SCENARIO = pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS.keys())
+"""Decorator of a test with an argument ``scenario``: run it on the whole table."""
+
+
+def names(scenarios: Iterable[Scenario]) -> list[str]:
+    """What the tests on a part of the table are called."""
+    return [scenario.name for scenario in scenarios]
+
+
+def has_complex_inputs(scenario: Scenario) -> bool:
+    """Whether some leaf is complex: its Hessian is then a matrix of real and imaginary parts."""
+    return any(leaf.is_complex() for leaf in leaves_of(scenario.build().inputs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,15 +18,28 @@ from scenarios.comparison import (
 )
 from scenarios.flat import flat, leaves_of, unflat
 from scenarios.scenario import Scenario
-from scenarios.table import SCENARIOS
-from scenarios.unbatchable import UNBATCHABLE
-
-EVERY_SCENARIO = pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS.keys())
+from scenarios.table import EVERY_SCENARIO, SCENARIOS, has_complex_inputs, names
+from scenarios.trick import NOT_A_NUMBER
+from scenarios.unbatchable import UNBATCHABLE, WRONG_WITHOUT_A_WORD
 
 
 @EVERY_SCENARIO
-@pytest.mark.parametrize("product", [hesse.vhp, hesse.hvp], ids=["vhp", "hvp"])
-def test_a_product_is_right(scenario: Scenario, product: Any) -> None:
+def test_vhp_is_right(scenario: Scenario) -> None:
+    _require_products(scenario, hesse.vhp)
+
+
+@EVERY_SCENARIO
+def test_hvp_is_right(scenario: Scenario) -> None:
+    if scenario.name in NOT_A_NUMBER:
+        # As PyTorch's own. A release that gives a number moves the scenario out of this list.
+        case = scenario.build()
+        _, result = hesse.hvp(case.func, case.inputs, unflat(torch.ones(scenario.reference.n), case.inputs))
+        assert flat(result).isnan().all()
+        return
+    _require_products(scenario, hesse.hvp)
+
+
+def _require_products(scenario: Scenario, product: Callable[..., tuple[Tensor, Any]]) -> None:
     reference = scenario.reference
     for vector in random_vectors(reference.n, 2):
         # Built anew for each product: a function that draws has to draw the same again.
@@ -36,27 +50,43 @@ def test_a_product_is_right(scenario: Scenario, product: Any) -> None:
         assert_product(flat(result), reference.hessian, vector, reference.tolerance)
 
 
-@EVERY_SCENARIO
-@pytest.mark.parametrize("vectorize", [False, True], ids=["row by row", "in a batch"])
-def test_the_whole_hessian_is_right(scenario: Scenario, vectorize: bool) -> None:
+REAL = [scenario for scenario in SCENARIOS.values() if not has_complex_inputs(scenario)]
+COMPLEX = [scenario for scenario in SCENARIOS.values() if has_complex_inputs(scenario)]
+
+
+@pytest.mark.parametrize("scenario", REAL, ids=names(REAL))
+def test_the_whole_hessian_is_right_row_by_row(scenario: Scenario) -> None:
     case = scenario.build()
-    leaves = leaves_of(case.inputs)
-    if any(leaf.is_complex() for leaf in leaves):
-        with pytest.raises(RuntimeError, match="needs real outputs"):
-            hesse.functional.hessian(case.func, case.inputs, vectorize=vectorize)
-        return
-    if vectorize and scenario.name in UNBATCHABLE:
+    blocks = hesse.functional.hessian(case.func, case.inputs)
+    assert_close(_dense(blocks, leaves_of(case.inputs)), scenario.reference.hessian, scenario.reference.tolerance)
+
+
+@pytest.mark.parametrize("scenario", REAL, ids=names(REAL))
+def test_the_whole_hessian_is_right_in_a_batch(scenario: Scenario, request: pytest.FixtureRequest) -> None:
+    if scenario.name in WRONG_WITHOUT_A_WORD:
+        request.applymarker(pytest.mark.xfail(strict=True, reason=UNBATCHABLE[scenario.name]))
+    case = scenario.build()
+    if scenario.name in UNBATCHABLE:
         with pytest.raises(RuntimeError):
             hesse.functional.hessian(case.func, case.inputs, vectorize=True)
         return
-    blocks = hesse.functional.hessian(case.func, case.inputs, vectorize=vectorize)
-    assert_close(_dense(blocks, leaves), scenario.reference.hessian, scenario.reference.tolerance)
+    blocks = hesse.functional.hessian(case.func, case.inputs, vectorize=True)
+    assert_close(_dense(blocks, leaves_of(case.inputs)), scenario.reference.hessian, scenario.reference.tolerance)
+
+
+@pytest.mark.parametrize("scenario", COMPLEX, ids=names(COMPLEX))
+def test_the_hessian_of_complex_inputs_is_refused_row_by_row(scenario: Scenario) -> None:
+    case = scenario.build()
+    with pytest.raises(RuntimeError, match="needs real outputs"):
+        hesse.functional.hessian(case.func, case.inputs)
 
 
 def _dense(blocks: Any, leaves: list[Tensor]) -> Tensor:
     """The blocks, a structure of structures, as one matrix in flat order."""
     parts = iter(leaves_of(blocks))
-    rows = [
-        torch.cat([next(parts).double().reshape(row.numel(), column.numel()) for column in leaves], 1) for row in leaves
-    ]
-    return torch.cat(rows)
+    return torch.cat(
+        [
+            torch.cat([next(parts).double().reshape(row.numel(), column.numel()) for column in leaves], 1)
+            for row in leaves
+        ]
+    )

@@ -6,22 +6,26 @@ import pytest
 
 from scenarios.comparison import assert_close
 from scenarios.scenario import Scenario
-from scenarios.table import FAMILIES, SCENARIOS
-from scenarios.unbatchable import UNBATCHABLE
+from scenarios.table import EVERY_SCENARIO, FAMILIES, SCENARIOS, names
+from scenarios.trick import NOT_A_NUMBER
+from scenarios.unbatchable import UNBATCHABLE, WRONG_WITHOUT_A_WORD
 
-EVERY_SCENARIO = pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS.keys())
 CLOSED_FORMS = [scenario for scenario in SCENARIOS.values() if scenario.build().hessian is not None]
 
 
 def test_there_are_many_scenarios_and_no_name_stands_twice() -> None:
     found = [entry for family in FAMILIES for entry in vars(family).values() if isinstance(entry, Scenario)]
     assert len(SCENARIOS) == len(found) >= 45
-    assert UNBATCHABLE.keys() <= SCENARIOS.keys()
 
 
-@pytest.mark.parametrize("scenario", CLOSED_FORMS, ids=[scenario.name for scenario in CLOSED_FORMS])
+def test_the_lists_of_exceptions_name_scenarios() -> None:
+    assert set(WRONG_WITHOUT_A_WORD) <= UNBATCHABLE.keys() <= SCENARIOS.keys()
+    assert NOT_A_NUMBER.keys() <= SCENARIOS.keys()
+
+
+@pytest.mark.parametrize("scenario", CLOSED_FORMS, ids=names(CLOSED_FORMS))
 def test_a_closed_form_agrees_with_finite_differences(scenario: Scenario) -> None:
-    assert_close(scenario.hessian_by_finite_differences(), scenario.reference.hessian, 1e-9)
+    assert_close(scenario.differenced_hessian, scenario.reference.hessian, 1e-9)
 
 
 @EVERY_SCENARIO
@@ -29,7 +33,7 @@ def test_autograds_gradient_agrees_with_differences_of_the_value(scenario: Scena
     value = abs(float(scenario.reference.value))
     gradient = scenario.reference.gradient
     size = max(value, float(gradient.abs().max()))
-    assert_close(scenario.gradient_by_finite_differences(), gradient, 1e-8, size)
+    assert_close(scenario.differenced_gradient, gradient, 1e-8, size)
 
 
 @EVERY_SCENARIO
