@@ -7,13 +7,13 @@ multiplications of a lone ``vhp``: the evaluation and the first backward are not
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from hesse.engines.linearization import Leaves, Map, Selection
 from hesse.errors import ClosedError, StalePointError
+from hesse.functional import graph
 from hesse.functional.evaluation import constant, inside_transform, ordinary_autograd, track
 from hesse.functional.gradients import gradients, unaliased, zeros_where_none
 
@@ -127,14 +127,7 @@ class Tape:
 
 def _saved_tensors(roots: Leaves) -> Iterator[Tensor]:
     """Every tensor that the graph above ``roots`` saved, without unpacking: a checkpoint would be recomputed."""
-    stack: list[Any] = [root.grad_fn for root in roots if root.grad_fn is not None]
-    seen = set(stack)
-    while stack:
-        node = stack.pop()
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                stack.append(following)
+    for node in graph.nodes(roots):
         for name in dir(node):
             if name.startswith("_raw_saved_"):
                 saved = getattr(node, name)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hesse import trees
+from hesse.functional.evaluation import compiler_is_loaded, refuse_compiled
 from hesse.functional.gradients import require_outputs
 from hesse.trees import Path, Spec
 
@@ -136,9 +137,12 @@ def evaluate(
     name: str, point: Point, x: Sequence[Tensor], strict: bool, has_aux: bool
 ) -> tuple[list[Tensor], Spec, Any]:
     """The outputs of the function at ``x`` as leaves, their structure, and the auxiliary output."""
+    compiler_was_loaded = compiler_is_loaded()
     returned, aux = _split_aux(name, point.call(x), has_aux)
     outputs, spec = trees.flatten(returned)
     _check_tensors(outputs, spec, "outputs of the user-provided function", name)
+    if not compiler_was_loaded and compiler_is_loaded():
+        refuse_compiled(name, outputs)
     if strict:
         require_outputs(outputs)
     return outputs, spec, aux

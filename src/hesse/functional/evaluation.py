@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from hesse import trees
+from hesse.functional import graph
 
 
 def differentiate(
@@ -77,10 +78,27 @@ def inside_transform() -> bool:
     return torch._C._functorch.maybe_current_level() is not None
 
 
+def compiler_is_loaded() -> bool:
+    """Whether a function made by torch.compile can exist; loading the compiler only to say no takes a second."""
+    return "torch._dynamo" in sys.modules
+
+
+def refuse_compiled(name: str, outputs: Sequence[Tensor]) -> None:
+    """Refuse outputs of a compiled function, whose second derivative would be zero or an error deep inside.
+
+    Needed only where a function loads the compiler while it runs: until then there was nothing to run eagerly.
+    """
+    if any("CompiledFunction" in node.name() for node in graph.nodes(outputs)):
+        raise RuntimeError(
+            f"The function given to {name} called torch.compile for the first time in this process, too late to be run"
+            " eagerly, and a compiled function has no second derivative. Call torch.compile before, or call again."
+        )
+
+
 def _is_in_compiled_region() -> bool:
     """Whether torch.compile is watching this thread, though it is not tracing this very call."""
     # No public name tells; the test of graph breaks fails if this one moves.
-    return "torch._dynamo" in sys.modules and torch._C._dynamo.eval_frame.get_eval_frame_callback() not in (
+    return compiler_is_loaded() and torch._C._dynamo.eval_frame.get_eval_frame_callback() not in (
         None,
         False,
     )
@@ -111,7 +129,7 @@ class ordinary_autograd(contextlib.ExitStack):
         if torch.is_inference_mode_enabled():
             self.enter_context(torch.inference_mode(False))
             self.enter_context(_NormalTensors())
-        if "torch._dynamo" in sys.modules:
+        if compiler_is_loaded():
             self.enter_context(_eager)
         if not torch.is_grad_enabled():
             self.enter_context(torch.enable_grad())

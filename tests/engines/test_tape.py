@@ -1,0 +1,52 @@
+"""The tape keeps one evaluation, and can say how much memory that is."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+import hesse
+
+
+def kept(func, x: Tensor) -> int:
+    return hesse.Hessian(func, x).explain().bytes_kept
+
+
+def test_bytes_kept_count_each_storage_once() -> None:
+    x = torch.ones(1000)
+    # x itself, x² and what the derivative of the square keeps: a few vectors, each of 4000 bytes.
+    assert 4000 <= kept(lambda x: (x**3).sum(), x) <= 6 * 4000
+    assert kept(lambda x: (3 * x).sum(), x) < 4000
+    deep = kept(lambda x: x.sin().cos().sin().cos().sum(), x)
+    shallow = kept(lambda x: x.sin().sum(), x)
+    assert deep > shallow > 0
+
+
+def test_bytes_kept_do_not_recompute_a_checkpoint() -> None:
+    calls = []
+
+    def block(x: Tensor) -> Tensor:
+        calls.append(1)
+        return x.sin().exp()
+
+    H = hesse.Hessian(lambda x: checkpoint(block, x, use_reentrant=False).sum(), torch.ones(10))
+    count = len(calls)
+    assert H.explain().bytes_kept >= 0
+    assert len(calls) == count
+
+
+def test_products_through_a_checkpoint_are_exact() -> None:
+    x = torch.linspace(0, 1, 5, dtype=torch.float64)
+    H = hesse.Hessian(lambda x: checkpoint(lambda x: (x.sin() * x).exp(), x, use_reentrant=False).prod(), x)
+    dense = torch.func.hessian(lambda x: (x.sin() * x).exp().prod())(x)
+    torch.testing.assert_close(H.to_dense(), dense)
+    torch.testing.assert_close(H @ x, dense @ x)
+
+
+def test_explain_reads_as_one_line() -> None:
+    H = hesse.Hessian(lambda x: (x**3).sum(), torch.ones(4))
+    assert str(H.explain()).startswith("engine tape, keeping 0.0 MiB; many vectors: undecided")
+    H @ torch.eye(4).repeat(1, 3)
+    assert H.explain().batching in ("loop", "vmap")
+    assert "ms" in H.explain().reason
