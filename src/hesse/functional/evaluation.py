@@ -32,7 +32,7 @@ def differentiate(
     """
     if as_transform or inside_transform():
         return _at_transform_level(body, leaves)
-    if _is_in_compiled_region():
+    if torch.compiler.is_compiling() or _is_in_compiled_region():
         # What torch.compile could not trace runs as plain Python, in which it still compiles what is called.
         untraced: Any = torch.compiler.disable(differentiate)  # type: ignore[no-untyped-call]  # torch gives no types
         return untraced(body, leaves, create_graph)
