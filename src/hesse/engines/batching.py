@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -49,22 +49,29 @@ class Batching:
 
     def multiply(self, multiply: Multiply, rows: Tensor, length: int) -> Tensor:
         """``multiply`` of each row of ``rows`` (k, n), as (k, ``length``)."""
+        products: Tensor | None = None
+        start = 0
+        for piece in self._pieces(multiply, rows):
+            if piece.requires_grad:
+                # Writing into one matrix would make the graph of every product pass through the others' copies.
+                return torch.cat([piece, *self._pieces(multiply, rows[piece.shape[0] :])])
+            if products is None:
+                products = piece.new_empty(rows.shape[0], length)
+            products[start : start + piece.shape[0]] = piece
+            start += piece.shape[0]
+        return rows.new_zeros(0, length) if products is None else products
+
+    def _pieces(self, multiply: Multiply, rows: Tensor) -> Iterator[Tensor]:
+        """Products of consecutive rows, as many at a time as go through the graph at once."""
         count, start = rows.shape[0], 0
-        products: list[Tensor] = []
         if self.chosen is None and count >= 2 * _TRIAL:
-            products.append(self._trial(multiply, rows[:_TRIAL]))
+            yield self._trial(multiply, rows[:_TRIAL])
             start = _TRIAL
         while start < count:
-            stop = min(count, start + self.chunk)
+            chunk = rows[start : start + self.chunk]
             # A chunk of one goes the plain way: a batch of one costs more and gives nothing.
-            if stop - start > 1:
-                products.append(multiply(rows[start:stop]))
-            else:
-                products.append(multiply(rows[start]).unsqueeze(0))
-            start = stop
-        if not products:
-            return rows.new_zeros(0, length)
-        return torch.cat(products) if len(products) > 1 else products[0]
+            yield multiply(chunk) if len(chunk) > 1 else multiply(chunk[0]).unsqueeze(0)
+            start += len(chunk)
 
     def _trial(self, multiply: Multiply, rows: Tensor) -> Tensor:
         began = time.perf_counter()
