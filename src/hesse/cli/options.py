@@ -54,4 +54,6 @@ def to_device(name: str | None) -> torch.device | None:
     # PyTorch has no one error for this: an assertion when built without CUDA, others for names and drivers.
     except Exception as error:
         raise CommandError(f"--device {name} cannot be used: {sentence(error)}") from error
+    if device.type == "meta":
+        raise CommandError("--device meta cannot be used: its tensors hold no numbers.")
     return device

@@ -28,7 +28,10 @@ def check(path: Path) -> None:
 def write(path: Path, entries: dict[str, Tensor]) -> None:
     """Write tensors as safetensors; an older file stays as it was unless the new one is complete."""
     with _explained(path), _beside(path) as temporary:
+        # The writer may put a file of its own there, closed to others.
+        mode = temporary.stat().st_mode & 0o777
         safetensors.torch.save_file(entries, temporary)
+        os.chmod(temporary, mode)
         _sync(temporary)
         target = path.resolve()
         os.replace(temporary, target)
