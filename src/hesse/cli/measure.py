@@ -62,6 +62,7 @@ class Measurement:
 
 def measure(problem: Problem, first: Any, count: int, rng: Any, compare: bool) -> Measurement:
     """Make the operator and multiply ``count`` vectors: ``first`` (None for a random one), then random ones."""
+    _load_pytorch()
     with attributed():
         clock = _Clock()
         hessian = Hessian(problem.func, problem.inputs)
@@ -84,6 +85,12 @@ def measure(problem: Problem, first: Any, count: int, rng: Any, compare: bool) -
                     measurement.difference = _difference(hessian, product, theirs)
         assert measurement is not None
         return measurement
+
+
+def _load_pytorch() -> None:
+    """The first vector pulled through any graph makes PyTorch import for a second, which is no product's time."""
+    x = torch.ones(1, requires_grad=True)
+    torch.autograd.grad(x * 1, x, torch.ones(1))
 
 
 def _vectors(hessian: Hessian, first: Any, count: int, rng: Any) -> Iterator[Any]:
