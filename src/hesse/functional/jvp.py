@@ -80,14 +80,17 @@ def jvp(
     def product_at(x: tuple[Tensor, ...]) -> Any:
         tangents = [constant(entry, keep_graph) for entry in vector]
         outputs, outputs_spec, aux = evaluate("jvp", point, x, strict, has_aux)
-        weights = [zeros_variable_like(output) if output.requires_grad else output for output in outputs]
-        transposed = gradients(outputs, x, weights, create_graph=True)
+        tracked = [output for output in outputs if output.requires_grad]
+        weights = [zeros_variable_like(output) for output in tracked]
+        transposed = gradients(tracked, x, weights, create_graph=True)
         if strict:
             require_trick(transposed)
         products = gradients(transposed, weights, tangents, create_graph=keep_graph)
         if strict:
             require_connection(products, "back_trick", create_graph)
-        product = unaliased(zeros_where_none(products, outputs), tangents)
+        remaining = iter(products)
+        aligned = tuple([next(remaining) if output.requires_grad else None for output in outputs])
+        product = unaliased(zeros_where_none(aligned, outputs), tangents)
         return outputs_spec.rebuild(outputs), outputs_spec.rebuild(product), aux
 
     result = without_history(differentiate(product_at, point.leaves, create_graph), keep_graph)

@@ -37,6 +37,8 @@ def by_rows(outputs: Sequence[Tensor], x: Sequence[Tensor], create_graph: bool, 
 def by_batch(outputs: Sequence[Tensor], x: Sequence[Tensor], create_graph: bool) -> Blocks:
     """One backward, batched over the standard basis of all outputs together."""
     numels = [output.nelement() for output in outputs]
+    if sum(numels) == 0:
+        return by_rows(outputs, x, create_graph, strict=False)  # A batch may not be empty.
     bases = _standard_basis(outputs, numels)
     flat = [output.reshape(-1) for output in outputs]
     batched = gradients(flat, x, bases, create_graph=create_graph, batched=True)
@@ -57,6 +59,8 @@ def by_columns(function: Callable[[tuple[Tensor, ...]], Sequence[Tensor]], x: Se
     The dtype of each block is that of the output. torch.func serves here: plain dual numbers cannot be batched.
     """
     numels = [leaf.nelement() for leaf in x]
+    if sum(numels) == 0:
+        return [[output.new_zeros(output.shape + leaf.shape) for leaf in x] for output in function(tuple(x))]
     primals = tuple(x) if inside_transform() else tuple([leaf.detach() for leaf in x])
     shapes: list[torch.Size] = []
 
