@@ -88,6 +88,12 @@ def test_item_13_jvp_is_structured_like_the_outputs_and_its_v_like_the_inputs(wr
     assert_values(product, (torch.tensor([5.0, 6.0]), torch.stack((x[0] + y[0], 2 * x[1]))))
 
 
+def test_item_13_jvp_has_zeros_for_outputs_that_require_no_gradients(wrap: Wrap) -> None:
+    x, v = torch.rand(3), torch.rand(3)
+    product = hesse.functional.jvp(lambda x: (x.detach(), x.exp(), x.argsort(), x.sin()), wrap(x), wrap(v))[1]
+    assert_values(product, (torch.zeros(3), x.exp() * v, torch.zeros(3, dtype=torch.int64), x.cos() * v))
+
+
 @each_product
 def test_item_13_a_zero_dim_input_may_be_expanded(name: str, wrap: Wrap) -> None:
     x = torch.rand(())
