@@ -51,6 +51,6 @@ def problem(device=None, dtype=None):
 if __name__ == "__main__":
     digits = problem()
     H = hesse.Hessian(digits.func, digits.inputs)
-    v = H.gradient
+    g = H.flatten(H.gradient)
     print(f"loss {H.value:.4f}, {H.shape[1]} parameters")
-    print(f"curvature along the gradient: {H.flatten(v) @ H.flatten(H @ v) / (H.flatten(v) @ H.flatten(v)):.4f}")
+    print(f"curvature along the gradient: {g @ (H @ g) / (g @ g):.4f}")

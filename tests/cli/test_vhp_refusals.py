@@ -211,7 +211,16 @@ def test_an_interruption_is_exit_code_130(write_problem, hesse_command):
     assert result.output == ""
 
 
-def test_a_comparison_that_pytorch_cannot_make_is_one_sentence(write_problem, hesse_command):
+def test_a_comparison_that_pytorch_cannot_make_is_one_sentence(write_problem, hesse_command, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("not here")
+
+    monkeypatch.setattr(torch.autograd.functional, "vhp", refuse)
+    result = hesse_command("vhp", write_problem(), "--compare")
+    check_refused(result, "--compare: torch.autograd.functional.vhp fails on this problem: RuntimeError: not here")
+
+
+def test_a_function_that_fails_in_the_comparison_is_their_traceback(write_problem, hesse_command):
     source = """
         import hesse, torch
 
@@ -227,4 +236,6 @@ def test_a_comparison_that_pytorch_cannot_make_is_one_sentence(write_problem, he
             return hesse.Problem(func=func, inputs=torch.ones(2))
     """
     assert hesse_command("vhp", write_problem(source)).exit_code == 0
-    check_refused(hesse_command("vhp", write_problem(source), "--compare"), "--compare", "only once")
+    result = hesse_command("vhp", write_problem(source), "--compare")
+    assert result.exit_code == 1
+    assert result.stderr.endswith("ValueError: only once\n")

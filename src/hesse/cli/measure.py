@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hesse import trees
-from hesse.cli.failures import CommandError, attributed, sentence
+from hesse.cli.failures import CommandError, UserError, attributed, sentence
 from hesse.functional.arguments import check_point
 from hesse.operators import Hessian
 from hesse.problem import Problem
@@ -110,6 +110,8 @@ def _pytorch(problem: Problem, vector: Any) -> Any:
         _, product = torch.autograd.functional.vhp(  # type: ignore[no-untyped-call]
             call, tuple(point.leaves), tuple(entries)
         )
+    except UserError:
+        raise
     except Exception as error:
         raise CommandError(
             f"--compare: torch.autograd.functional.vhp fails on this problem: {type(error).__name__}: {sentence(error)}"
