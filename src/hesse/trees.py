@@ -49,7 +49,11 @@ def flatten(tree: Any) -> tuple[list[Any], Spec]:
 
 
 def _flatten_containers(tree: Any) -> tuple[list[Any], Spec]:
-    pairs, treespec = _pytree.tree_flatten_with_path(tree, is_leaf=_is_unregistered_dataclass)
+    try:
+        pairs, treespec = _pytree.tree_flatten_with_path(tree, is_leaf=_is_unregistered_dataclass)
+    except ValueError:  # a container was registered with PyTorch without names for its entries, as it may be
+        pairs = _numbered(tree)
+        treespec = _pytree.tree_structure(tree, is_leaf=_is_unregistered_dataclass)
     leaves: list[Any] = []
     paths: list[Path] = []
     parts: list[tuple[slice, Callable[[Sequence[Any]], Any]]] = []
@@ -64,6 +68,22 @@ def _flatten_containers(tree: Any) -> tuple[list[Any], Spec]:
         return _pytree.tree_unflatten([inner(new_leaves[part]) for part, inner in parts], treespec)
 
     return leaves, Spec(rebuild, tuple(paths), len(tree) if isinstance(tree, tuple) else None)
+
+
+def _numbered(tree: Any, above: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, ...], Any]]:
+    """Leaves with their key paths, taken level by level; entries without names are numbered."""
+
+    def is_below(node: Any) -> bool:
+        return node is not tree
+
+    try:
+        level = _pytree.tree_flatten_with_path(tree, is_leaf=is_below)[0]
+    except ValueError:
+        children = _pytree.tree_leaves(tree, is_leaf=is_below)
+        level = [((_pytree.SequenceKey(i),), child) for i, child in enumerate(children)]
+    if len(level) == 1 and level[0][1] is tree:
+        return [(above, tree)]
+    return [pair for path, child in level for pair in _numbered(child, above + path)]
 
 
 def _is_unregistered_dataclass(node: Any) -> bool:
