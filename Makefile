@@ -27,7 +27,7 @@ help:
 
 demo: .venv/.installed
 	@mkdir -p .demo
-	$(BIN)/hesse vhp examples/digits.py --products 20 --compare --out .demo/product.safetensors
+	$(BIN)/hesse vhp examples/digits.py --products 100 --compare --out .demo/product.safetensors
 
 test: .venv/.installed
 	$(PYTEST) -m "not exhaustive"

@@ -32,6 +32,14 @@ def slow_in_batches(rows: Tensor) -> Tensor:
     return right(rows)
 
 
+def slow_in_large_batches(rows: Tensor) -> Tensor:
+    if rows.dim() == 1:
+        time.sleep(0.01)
+    elif len(rows) > 4:
+        time.sleep(0.3)
+    return right(rows)
+
+
 def wrong_in_batches(rows: Tensor) -> Tensor:
     return right(rows) * (1.0 if rows.dim() == 1 else 1.01)
 
@@ -49,8 +57,9 @@ def nan_in_batches(rows: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("multiply", "chosen", "reason"),
     [
-        (slow_singly, "vmap", "ms batched"),
-        (slow_in_batches, "loop", "ms singly"),
+        (slow_singly, "vmap", "ms in a batch of 16"),
+        (slow_in_batches, "loop", "ms in a batch of 4"),
+        (slow_in_large_batches, "loop", "ms in a batch of 16"),
         (wrong_in_batches, "loop", "differs from single ones by 1.0e-02"),
         (nan_in_batches, "loop", "differs"),
         (raises_in_batches, "loop", "a batched backward raises: no batching rule$"),
@@ -63,6 +72,19 @@ def test_a_trial_chooses_the_faster_way_that_is_right(multiply, chosen: str, rea
     assert batching.chosen == chosen
     assert re.search(reason, batching.reason)
     torch.testing.assert_close(batching.multiply(multiply, ROWS, 3), right(ROWS))
+
+
+def test_zeros_among_the_users_vectors_do_not_hide_a_wrong_batch() -> None:
+    rows = torch.eye(4).repeat(5, 1) * torch.tensor([1.0, 0.0, 0.0, 0.0])
+
+    def wrong_in_the_last(rows: Tensor) -> Tensor:
+        weights = torch.tensor([1.0, 1.0, 1.0, 1.0 if rows.dim() == 1 else 2.0])
+        return right(rows * weights)
+
+    batching = Batching()
+    batching.multiply(wrong_in_the_last, rows, 3)
+    assert batching.chosen == "loop"
+    assert "differs" in batching.reason
 
 
 def test_out_of_memory_is_never_taken_for_unsupported() -> None:
@@ -79,7 +101,7 @@ def test_out_of_memory_is_never_taken_for_unsupported() -> None:
 
 def test_few_vectors_are_multiplied_singly_without_a_trial() -> None:
     batching = Batching()
-    batching.multiply(right, ROWS[:7], 3)
+    batching.multiply(right, ROWS[:15], 3)
     assert batching.chosen is None
 
 

@@ -16,6 +16,8 @@ Multiply = Callable[[Tensor], Tensor]
 
 _TRIAL = 4
 _CHUNK = 16
+# A batch that gains less than this is not worth the memory it takes.
+_GAIN = 1.05
 # A batched backward sums in another order; what differs by more than rounding is refused.
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
 
@@ -23,8 +25,9 @@ _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
 class Batching:
     """How rows of vectors are multiplied: ``mode`` as asked for, and for ``"auto"`` what a trial decided.
 
-    The trial multiplies the first rows both ways. Batching is taken when it raises nothing, agrees, and is
-    faster; ``reason`` says which.
+    The trial multiplies a few random vectors both ways; the user's own may be mostly zeros. Batching is taken
+    when it raises nothing, agrees, and is faster, and kept when the first whole chunk is faster too; ``reason``
+    says which.
     """
 
     def __init__(self, mode: Mode = "auto") -> None:
@@ -33,6 +36,8 @@ class Batching:
         self.mode: Mode = mode
         self.chosen: Literal["loop", "vmap"] | None = None if mode == "auto" else mode
         self.reason = "not measured yet" if mode == "auto" else "as asked for"
+        # Seconds a vector singly, while the first whole chunk is still to be measured against it.
+        self._single_seconds: float | None = None
 
     def inherit(self, earlier: Batching) -> None:
         """Take over what a trial at another point of the same function decided; a loop needs no further trial.
@@ -64,39 +69,59 @@ class Batching:
     def _pieces(self, multiply: Multiply, rows: Tensor) -> Iterator[Tensor]:
         """Products of consecutive rows, as many at a time as go through the graph at once."""
         count, start = rows.shape[0], 0
-        if self.chosen is None and count >= 2 * _TRIAL:
-            yield self._trial(multiply, rows[:_TRIAL])
-            start = _TRIAL
+        if self.chosen is None and count >= _CHUNK:
+            self._try(multiply, rows)
         while start < count:
             chunk = rows[start : start + self.chunk]
-            # A chunk of one goes the plain way: a batch of one costs more and gives nothing.
-            yield multiply(chunk) if len(chunk) > 1 else multiply(chunk[0]).unsqueeze(0)
+            if len(chunk) == _CHUNK and self._single_seconds is not None:
+                yield self._confirm(multiply, chunk, self._single_seconds)
+            else:
+                # A chunk of one goes the plain way: a batch of one costs more and gives nothing.
+                yield multiply(chunk) if len(chunk) > 1 else multiply(chunk[0]).unsqueeze(0)
             start += len(chunk)
 
-    def _trial(self, multiply: Multiply, rows: Tensor) -> Tensor:
-        began = time.perf_counter()
-        singles = torch.stack([multiply(row) for row in rows])
-        _synchronize(singles)
-        between = time.perf_counter()
+    def _try(self, multiply: Multiply, rows: Tensor) -> None:
+        generator = torch.Generator(rows.device).manual_seed(0)
+        trial = torch.randn(_TRIAL, rows.shape[1], dtype=rows.dtype, device=rows.device, generator=generator)
+        timed = [_timed(multiply, row) for row in trial]
+        singles = torch.stack([product for product, _ in timed])
+        # The fastest: the first product of a process pays for what PyTorch loads at it.
+        single = min(seconds for _, seconds in timed)
         try:
-            batch = multiply(rows)
+            batch, seconds = _timed(multiply, trial)
+            if _TRIAL * single < seconds < 4 * _TRIAL * single:
+                seconds = min(seconds, _timed(multiply, trial)[1])
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             self.chosen, self.reason = "loop", f"a batched backward raises: {_first_line(error)}"
-            return singles
-        _synchronize(batch)
-        single_seconds, batch_seconds = between - began, time.perf_counter() - between
+            return
         difference = _relative_difference(batch, singles)
         if not difference <= _TOLERANCE.get(singles.dtype, 1e-3):
             self.chosen = "loop"
             self.reason = f"a batched backward differs from single ones by {difference:.1e} relative"
-        else:
-            self.chosen = "vmap" if batch_seconds < single_seconds else "loop"
-            self.reason = (
-                f"{len(rows)} vectors took {batch_seconds * 1e3:.3g} ms batched, {single_seconds * 1e3:.3g} ms singly"
-            )
-        return singles
+            return
+        self._decide(single, seconds / _TRIAL, _TRIAL)
+
+    def _confirm(self, multiply: Multiply, chunk: Tensor, single: float) -> Tensor:
+        """The first whole chunk, which may be slower a vector than the small batch of the trial was."""
+        product, seconds = _timed(multiply, chunk)
+        self._decide(single, seconds / len(chunk), len(chunk))
+        self._single_seconds = None
+        return product
+
+    def _decide(self, single: float, batched: float, count: int) -> None:
+        self.chosen = "vmap" if _GAIN * batched < single else "loop"
+        self._single_seconds = single
+        self.reason = f"a vector took {batched * 1e3:.3g} ms in a batch of {count}, {single * 1e3:.3g} ms singly"
+
+
+def _timed(multiply: Multiply, rows: Tensor) -> tuple[Tensor, float]:
+    _synchronize(rows)
+    began = time.perf_counter()
+    product = multiply(rows)
+    _synchronize(product)
+    return product, time.perf_counter() - began
 
 
 def _relative_difference(batch: Tensor, singles: Tensor) -> float:

@@ -34,7 +34,7 @@ class Hessian(Linearized):
         create_graph: make value, gradient and products differentiable by the inputs that require gradients,
             by the vectors and by what ``func`` captures.
         batching: ``"loop"`` multiplies many vectors one by one, ``"vmap"`` in batched backwards, ``"auto"``
-            measures both at the first eight vectors and takes the faster one that is right.
+            measures both when sixteen vectors or more come, and takes the faster one that is right.
 
     Attributes:
         value: ``func(inputs)``, in its own shape.
