@@ -1,0 +1,1 @@
+"""PyTorch's own database of operators: a product through each of them."""
