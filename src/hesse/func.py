@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hesse.functional import compiling
+from hesse.functional.arguments import Flags
 from hesse.functional.hessian_product import hessian_product
 from hesse.functional.vhp import multiply
 
@@ -49,12 +50,11 @@ def hvp(func: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: b
             )
         *arguments, v = arguments_and_v
         inputs = tuple(arguments)
+        flags = Flags(create_graph=torch.compiler.is_compiling(), strict=False, has_aux=has_aux, argnums=argnums)
         if torch.compiler.is_compiling():
-            results = compiling.vhp(func, inputs, v, create_graph=True, strict=False, has_aux=has_aux, argnums=argnums)
+            results = compiling.vhp(func, inputs, v, flags)
         else:
-            results = hessian_product(
-                "hvp", multiply, func, inputs, v, False, False, has_aux, argnums, as_transform=True
-            )
+            results = hessian_product("hvp", multiply, func, inputs, v, flags, as_transform=True)
         return results[1:] if has_aux else results[1]
 
     return product

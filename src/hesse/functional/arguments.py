@@ -19,6 +19,15 @@ from hesse.trees import Path, Spec
 Argnums = int | tuple[int, ...] | None
 
 
+class Flags(NamedTuple):
+    """The flags that vhp, hvp, vjp and jvp share."""
+
+    create_graph: bool
+    strict: bool
+    has_aux: bool
+    argnums: Argnums
+
+
 class Point(NamedTuple):
     """Where a function is differentiated: its variable leaves, their structure, and how to call it there.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hesse import trees
 from hesse.functional.arguments import (
-    Argnums,
+    Flags,
     Point,
     check_cotangent,
     check_point,
@@ -29,79 +29,47 @@ Leaves = tuple[Tensor, ...]
 Pullback = Callable[[Leaves], Any]
 
 
-def vhp(
-    func: Callable[..., Any],
-    inputs: Any,
-    v: Any,
-    create_graph: bool,
-    strict: bool,
-    has_aux: bool,
-    argnums: Argnums,
-) -> Any:
+def vhp(func: Callable[..., Any], inputs: Any, v: Any, flags: Flags) -> Any:
     """:func:`hesse.vhp` inside a compiled region: the pullback of the gradient."""
-    point, vector, pull, output, aux = _gradient("vhp", func, inputs, v, strict, has_aux, argnums)
+    point, vector, pull, output, aux = _gradient("vhp", func, inputs, v, flags)
     product = point.spec.rebuild(pull(vector)[0])
-    return _results((output, product, aux), create_graph, has_aux)
+    return _results((output, product, aux), flags)
 
 
-def hvp(
-    func: Callable[..., Any],
-    inputs: Any,
-    v: Any,
-    create_graph: bool,
-    strict: bool,
-    has_aux: bool,
-    argnums: Argnums,
-) -> Any:
+def hvp(func: Callable[..., Any], inputs: Any, v: Any, flags: Flags) -> Any:
     """:func:`hesse.hvp` inside a compiled region: the pullback of the pullback of the gradient."""
-    point, vector, pull, output, aux = _gradient("hvp", func, inputs, v, strict, has_aux, argnums)
+    point, vector, pull, output, aux = _gradient("hvp", func, inputs, v, flags)
     product = point.spec.rebuild(_forward(pull, vector, vector))
-    return _results((output, product, aux), create_graph, has_aux)
+    return _results((output, product, aux), flags)
 
 
-def vjp(
-    func: Callable[..., Any],
-    inputs: Any,
-    v: Any,
-    create_graph: bool,
-    strict: bool,
-    has_aux: bool,
-    argnums: Argnums,
-) -> Any:
+def vjp(func: Callable[..., Any], inputs: Any, v: Any, flags: Flags) -> Any:
     """:func:`hesse.functional.vjp` inside a compiled region."""
-    point, outputs, spec, pull, aux = _outputs("vjp", func, inputs, strict, has_aux, argnums)
+    point, outputs, spec, pull, aux = _outputs("vjp", func, inputs, flags)
     cotangents = tuple(check_cotangent("vjp", v, outputs, spec))
     product = point.spec.rebuild(pull(cotangents)[0])
-    return _results((spec.rebuild(outputs), product, aux), create_graph, has_aux)
+    return _results((spec.rebuild(outputs), product, aux), flags)
 
 
-def jvp(
-    func: Callable[..., Any],
-    inputs: Any,
-    v: Any,
-    create_graph: bool,
-    strict: bool,
-    has_aux: bool,
-    argnums: Argnums,
-) -> Any:
+def jvp(func: Callable[..., Any], inputs: Any, v: Any, flags: Flags) -> Any:
     """:func:`hesse.functional.jvp` inside a compiled region: the double-backward trick."""
-    vector = tuple(check_tangent("jvp", v, check_point("jvp", func, inputs, argnums)))
-    _, outputs, spec, pull, aux = _outputs("jvp", func, inputs, strict, has_aux, argnums)
+    vector = tuple(check_tangent("jvp", v, check_point("jvp", func, inputs, flags.argnums)))
+    _, outputs, spec, pull, aux = _outputs("jvp", func, inputs, flags)
     product = spec.rebuild(_forward(pull, outputs, vector))
-    return _results((spec.rebuild(outputs), product, aux), create_graph, has_aux)
+    return _results((spec.rebuild(outputs), product, aux), flags)
 
 
 def _gradient(
-    name: str, func: Callable[..., Any], inputs: Any, v: Any, strict: bool, has_aux: bool, argnums: Argnums
+    name: str, func: Callable[..., Any], inputs: Any, v: Any, flags: Flags
 ) -> tuple[Point, Leaves, Pullback, Tensor, Any]:
     """The point, the vector, the pullback of the gradient map, the output and the auxiliary output."""
-    _refuse_strict(name, strict)
-    point = check_point(name, func, inputs, argnums)
+    _refuse_strict(name, flags.strict)
+    point = check_point(name, func, inputs, flags.argnums)
     vector = tuple(check_tangent(name, v, point))
     kept: list[Any] = []
 
     def scalar(x: Leaves) -> tuple[Tensor, Leaves]:
-        output, aux = evaluate_scalar(name, point, x, False, has_aux)
+        output, aux = evaluate_scalar(name, point, x, False, flags.has_aux)
         return output.reshape(()), (output, *_keep(aux, kept))
 
     gradient = torch.func.grad(scalar, has_aux=True)
@@ -111,16 +79,16 @@ def _gradient(
 
 
 def _outputs(
-    name: str, func: Callable[..., Any], inputs: Any, strict: bool, has_aux: bool, argnums: Argnums
+    name: str, func: Callable[..., Any], inputs: Any, flags: Flags
 ) -> tuple[Point, Leaves, Spec, Pullback, Any]:
     """The point, the outputs and their structure, the pullback of the function and the auxiliary output."""
-    _refuse_strict(name, strict)
-    point = check_point(name, func, inputs, argnums)
+    _refuse_strict(name, flags.strict)
+    point = check_point(name, func, inputs, flags.argnums)
     kept: list[Any] = []
     specs: list[Spec] = []
 
     def outputs_at(x: Leaves) -> tuple[Leaves, Leaves]:
-        outputs, spec, aux = evaluate(name, point, x, False, has_aux)
+        outputs, spec, aux = evaluate(name, point, x, False, flags.has_aux)
         specs.append(spec)
         return tuple(outputs), _keep(aux, kept)
 
@@ -150,9 +118,9 @@ def _forward(pull: Pullback, outputs: Leaves, vector: Leaves) -> Leaves:
     return product
 
 
-def _results(results: tuple[Any, Any, Any], create_graph: bool, has_aux: bool) -> Any:
-    kept = without_history(results, create_graph)
-    return kept if has_aux else kept[:2]
+def _results(results: tuple[Any, Any, Any], flags: Flags) -> Any:
+    kept = without_history(results, flags.create_graph)
+    return kept if flags.has_aux else kept[:2]
 
 
 def _refuse_strict(name: str, strict: bool) -> None:

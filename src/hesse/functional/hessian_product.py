@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from hesse.functional.arguments import Argnums, check_point, check_tangent, evaluate_scalar, without_history
+from hesse.functional.arguments import Flags, check_point, check_tangent, evaluate_scalar, without_history
 from hesse.functional.evaluation import constant, differentiate, inside_transform
 from hesse.functional.gradients import Gradients, gradients, require_jacobian, unaliased, zeros_where_none
 
@@ -20,10 +20,8 @@ class Multiply(Protocol):
         gradient: Gradients,
         x: Sequence[Tensor],
         vector: Sequence[Tensor],
-        *,
-        create_graph: bool,
+        flags: Flags,
         keep_graph: bool,
-        strict: bool,
     ) -> Gradients: ...
 
 
@@ -33,32 +31,29 @@ def hessian_product(
     func: Callable[..., Any],
     inputs: Any,
     v: Any,
-    create_graph: bool,
-    strict: bool,
-    has_aux: bool,
-    argnums: Argnums,
+    flags: Flags,
     as_transform: bool = False,
 ) -> Any:
     """``(output, product)`` or ``(output, product, aux)``, as the contract of vhp and hvp has them.
 
     ``as_transform``: connected and differentiable the way that torch.func's results are.
     """
-    point = check_point(name, func, inputs, argnums)
+    point = check_point(name, func, inputs, flags.argnums)
     entries = check_tangent(name, v, point)
-    keep_graph = create_graph or as_transform or inside_transform()
+    keep_graph = flags.create_graph or as_transform or inside_transform()
 
     def product_at(x: tuple[Tensor, ...]) -> Any:
         vector = [constant(entry, keep_graph) for entry in entries]
-        output, aux = evaluate_scalar(name, point, x, strict, has_aux)
+        output, aux = evaluate_scalar(name, point, x, flags.strict, flags.has_aux)
         gradient = gradients((output,), x, create_graph=True)
-        if strict:
+        if flags.strict:
             require_jacobian(gradient)
-        products = multiply(gradient, x, vector, create_graph=create_graph, keep_graph=keep_graph, strict=strict)
+        products = multiply(gradient, x, vector, flags, keep_graph)
         return output, unaliased(zeros_where_none(products, x), vector), aux
 
-    output, product, aux = differentiate(product_at, point.leaves, create_graph, as_transform)
+    output, product, aux = differentiate(product_at, point.leaves, flags.create_graph, as_transform)
     if not keep_graph:
         output, product = output.detach(), [entry.detach() for entry in product]
-    if has_aux:
+    if flags.has_aux:
         return output, point.spec.rebuild(product), without_history(aux, keep_graph)
     return output, point.spec.rebuild(product)

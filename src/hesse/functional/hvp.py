@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hesse.functional import compiling
-from hesse.functional.arguments import Argnums
+from hesse.functional.arguments import Argnums, Flags
 from hesse.functional.evaluation import zeros_variable_like
 from hesse.functional.gradients import Gradients, gradients, require_connection, require_hessian
 from hesse.functional.hessian_product import hessian_product
@@ -63,26 +63,25 @@ def hvp(
         >>> hesse.hvp(lambda x: x.prod() ** 2, x, v)
         (tensor(4.), tensor([88., 28.]))
     """
+    flags = Flags(create_graph, strict, has_aux, argnums)
     if torch.compiler.is_compiling():
-        return compiling.hvp(func, inputs, v, create_graph, strict, has_aux, argnums)
-    return hessian_product("hvp", multiply, func, inputs, v, create_graph, strict, has_aux, argnums)
+        return compiling.hvp(func, inputs, v, flags)
+    return hessian_product("hvp", multiply, func, inputs, v, flags)
 
 
 def multiply(
     gradient: Gradients,
     x: Sequence[Tensor],
     vector: Sequence[Tensor],
-    *,
-    create_graph: bool,
+    flags: Flags,
     keep_graph: bool,
-    strict: bool,
 ) -> Gradients:
     """∂gradient/∂x·v: a backward through the graph of the backward with weights, differentiated by the weights."""
     weights = [zeros_variable_like(leaf) for leaf in x]
     transposed = gradients(gradient, x, weights, create_graph=True)
-    if strict:
+    if flags.strict:
         require_hessian(transposed)
     products = gradients(transposed, weights, vector, create_graph=keep_graph)
-    if strict:
-        require_connection(products, "double_back_trick", create_graph)
+    if flags.strict:
+        require_connection(products, "double_back_trick", flags.create_graph)
     return products

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hesse.functional import compiling
-from hesse.functional.arguments import Argnums
+from hesse.functional.arguments import Argnums, Flags
 from hesse.functional.gradients import Gradients, gradients, require_connection
 from hesse.functional.hessian_product import hessian_product
 
@@ -62,22 +62,21 @@ def vhp(
         >>> hesse.vhp(lambda x: (x**3).sum(), x, v)
         (tensor(9.), tensor([  6., 120.]))
     """
+    flags = Flags(create_graph, strict, has_aux, argnums)
     if torch.compiler.is_compiling():
-        return compiling.vhp(func, inputs, v, create_graph, strict, has_aux, argnums)
-    return hessian_product("vhp", multiply, func, inputs, v, create_graph, strict, has_aux, argnums)
+        return compiling.vhp(func, inputs, v, flags)
+    return hessian_product("vhp", multiply, func, inputs, v, flags)
 
 
 def multiply(
     gradient: Gradients,
     x: Sequence[Tensor],
     vector: Sequence[Tensor],
-    *,
-    create_graph: bool,
+    flags: Flags,
     keep_graph: bool,
-    strict: bool,
 ) -> Gradients:
     """vᵀ·∂gradient/∂x: one backward through the gradient's graph."""
     products = gradients(gradient, x, vector, create_graph=keep_graph)
-    if strict:
-        require_connection(products, "double_back", create_graph)
+    if flags.strict:
+        require_connection(products, "double_back", flags.create_graph)
     return products

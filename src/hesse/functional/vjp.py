@@ -11,6 +11,7 @@ from torch import Tensor
 from hesse.functional import compiling
 from hesse.functional.arguments import (
     Argnums,
+    Flags,
     check_cotangent,
     check_point,
     evaluate,
@@ -59,8 +60,9 @@ def vjp(
         >>> hesse.functional.vjp(lambda x: x**2, torch.tensor([1.0, 3.0]), torch.tensor([1.0, 1.0]))
         (tensor([1., 9.]), tensor([2., 6.]))
     """
+    flags = Flags(create_graph, strict, has_aux, argnums)
     if torch.compiler.is_compiling():
-        return compiling.vjp(func, inputs, v, create_graph, strict, has_aux, argnums)
+        return compiling.vjp(func, inputs, v, flags)
     point = check_point("vjp", func, inputs, argnums)
     keep_graph = create_graph or inside_transform()
 
