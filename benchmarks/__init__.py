@@ -1,0 +1,1 @@
+"""Benchmarks of hesse beside its peers; `python -m benchmarks.run --help` says how to run them."""

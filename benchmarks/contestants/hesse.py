@@ -1,0 +1,44 @@
+"""hesse. An engine of its own is one more line at the end of this file."""
+
+from typing import Any
+
+from torch import Tensor
+
+from benchmarks.contestants.base import Contestant, Prepared, flat_leaves
+from benchmarks.workloads.base import Workload
+
+
+def lay_out(workload: Workload) -> tuple[Any, Tensor]:
+    """The first vector structured like the inputs, and all as the columns of a matrix."""
+    return workload.vector(), workload.rows.T
+
+
+def contestant(name: str, **options: Any) -> Contestant:
+    """hesse with the options of `hesse.Hessian`; without any, a lone call is `hesse.vhp`.
+
+    With options a lone call is the operator moved to a point, which compiled programs survive.
+    """
+
+    def prepare(workload: Workload, vectors: tuple[Any, Tensor]) -> Prepared:
+        import hesse
+
+        vector, columns = vectors
+        kept = hesse.Hessian(workload.func, workload.inputs, **options)
+
+        def lone() -> Any:
+            if options:
+                return kept.at(workload.inputs) @ vector
+            return hesse.vhp(workload.func, workload.inputs, vector)[1]
+
+        return Prepared(
+            lone=lone,
+            one=lambda: kept @ vector,
+            many=lambda: kept @ columns,
+            flat=lambda answer: flat_leaves(workload.leaves_of(answer)),
+            flat_many=lambda answer: answer.T,
+        )
+
+    return Contestant(name, "hesse", lay_out, prepare)
+
+
+CONTESTANTS = (contestant("hesse"),)

@@ -1,0 +1,74 @@
+"""Writes the tables of README.md and docs/benchmarks.md from the results files.
+
+    python -m benchmarks.table           replace the tables
+    python -m benchmarks.table --check   exit with 1 where one is stale
+
+A page says where a table goes by a pair of comments, `<!-- benchmark:begin cpu/one -->` and
+`<!-- benchmark:end cpu/one -->`: the results file, and one of the views in views.py.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import results_file, views
+from benchmarks.processes import REPOSITORY
+
+PAGES = (REPOSITORY / "README.md", REPOSITORY / "docs" / "benchmarks.md")
+MARKED = re.compile(
+    r"(?P<begin><!-- benchmark:begin (?P<name>[\w./-]+) -->\n).*?"
+    r"(?P<end><!-- benchmark:end (?P=name) -->)",
+    re.DOTALL,
+)
+MARKER = re.compile(r"<!-- benchmark:(?:begin|end) ")
+
+
+def render(results: dict[str, Any], view: str) -> str:
+    """One view of the results in Markdown; the view "all" is every one under its own heading."""
+    if view != "all":
+        return views.VIEWS[view](results)
+    return "\n\n".join(f"### {views.HEADINGS[name]}\n\n{render(results, name)}" for name in views.VIEWS)
+
+
+def replace_tables(text: str, folder: Path = results_file.FOLDER) -> str:
+    """The text of a page with each marked table rendered anew."""
+
+    def replacement(match: re.Match[str]) -> str:
+        file, _, view = match["name"].partition("/")
+        results = results_file.read(folder / f"{file}.json")
+        return f"{match['begin']}{render(results, view or 'all')}\n{match['end']}"
+
+    replaced, count = MARKED.subn(replacement, text)
+    if len(MARKER.findall(text)) != 2 * count:
+        raise ValueError("A benchmark marker lacks its partner; each begin needs an end of the same name.")
+    return replaced
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    pages: Sequence[Path] = PAGES,
+    folder: Path = results_file.FOLDER,
+) -> int:
+    parser = argparse.ArgumentParser(prog="table", description="Write the tables from the results files.")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if one is stale")
+    check = parser.parse_args(arguments).check
+    stale = []
+    for page in pages:
+        if not page.exists():
+            continue
+        text = page.read_text(encoding="utf-8")
+        replaced = replace_tables(text, folder)
+        if replaced != text:
+            stale.append(page.name)
+            if not check:
+                page.write_text(replaced, encoding="utf-8")
+    if stale:
+        print(f"{'stale' if check else 'written'}: {', '.join(stale)}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
