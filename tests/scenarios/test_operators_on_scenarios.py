@@ -141,7 +141,8 @@ NOT_REFUSED = [
 def test_the_jacobian_of_the_gradient_is_the_hessian(scenario: Scenario, batching: Any) -> None:
     case, reference = scenario.build(), scenario.reference
     J = hesse.Jacobian(gradient_map(case), case.inputs, batching=batching)
-    columns = random_vectors(reference.n, 10).T
+    # Enough of them that "auto" tries batching.
+    columns = random_vectors(reference.n, 20).T
     # First the other way, so that what "auto" decides for one way is not taken for granted for the other.
     pushed = J @ columns.to(J.dtype)
     assert_product(J.T @ columns.to(J.dtype), reference.hessian.T, columns, reference.tolerance)

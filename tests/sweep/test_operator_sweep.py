@@ -34,6 +34,7 @@ pytestmark = [
         r"`nn\.functional\.upsample_(bilinear|nearest)` is deprecated",
         r"Using torch\.cross without specifying the dim arg is deprecated",
         r"A window was not provided",
+        r"stft with return_complex=False is deprecated",
         r"dropout2d. Received a 3D input",
         r"index_reduce\(\) is in beta",
         r"ComplexHalf support is experimental",
@@ -133,8 +134,7 @@ def test_the_whole_database_is_counted(capsys: pytest.CaptureFixture[str]) -> No
     assert (len(OPERATORS), named, len(JUDGED)) == (540, 10, 515)
 
 
-@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", sorted(OPERATORS))
 def test_further_samples_stand_as_pytorchs_double_backward(name: str) -> None:
-    for case in itertools.islice(cases_of(OPERATORS[name]), 1, 8):
+    for case in itertools.islice(cases_of(OPERATORS[name]), 1, 4):
         assert compare(case).startswith(("right", "refused by both"))
