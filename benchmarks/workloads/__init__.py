@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks.workloads import cnn, gpt, lennard_jones, logistic, lstm, mlp, resnet, rosenbrock
+from benchmarks.workloads import cnn, cubic, gpt, lennard_jones, logistic, lstm, mlp, resnet, rosenbrock
 from benchmarks.workloads.base import Workload
 
 BUILDERS = {
@@ -16,6 +16,7 @@ BUILDERS = {
     "resnet": resnet.build,
     "gpt": gpt.build,
     "lstm": lstm.build,
+    "cubic": cubic.build,
 }
 
 

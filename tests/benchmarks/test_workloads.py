@@ -10,7 +10,7 @@ from benchmarks.workloads.mlp import perceptron
 
 from benchmarks import workloads
 
-PLAIN = ["rosenbrock", "lennard-jones-pairs", "lennard-jones-all"]
+PLAIN = ["cubic", "rosenbrock", "lennard-jones-pairs", "lennard-jones-all"]
 
 
 @pytest.mark.parametrize("name", workloads.BUILDERS)
