@@ -9,9 +9,6 @@ UNBATCHABLE = {
     "group_norm": "the backward of native_group_norm_backward puts the batch in the wrong place",
     "convolution_followed_by_group_norm": "as group_norm",
     "group_norm_of_square_groups": "as group_norm, but with sizes at which the misplaced batch fits: PyTorch's"
-    " batched numbers are wrong without a word",
+    " batched numbers are wrong without a word, and only a comparison with single ones shows it",
     "checkpointed_block_with_dropout": "vmap refuses to draw, and a checkpoint draws its mask again",
 }
-
-WRONG_WITHOUT_A_WORD = ("group_norm_of_square_groups",)
-"""Those of them where PyTorch raises nothing."""

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hesse.functional.agreement import relative_difference, tolerance
+
 Mode = Literal["auto", "loop", "vmap"]
 
 Multiply = Callable[[Tensor], Tensor]
@@ -18,8 +20,6 @@ _TRIAL = 4
 _CHUNK = 16
 # A batch that gains less than this is not worth the memory it takes.
 _GAIN = 1.05
-# A batched backward sums in another order; what differs by more than rounding is refused.
-_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
 
 
 class Batching:
@@ -36,6 +36,7 @@ class Batching:
         self.mode: Mode = mode
         self.chosen: Literal["loop", "vmap"] | None = None if mode == "auto" else mode
         self.reason = "not measured yet" if mode == "auto" else "as asked for"
+        self._tried = False
         # Seconds a vector singly, while the first whole chunk is still to be measured against it.
         self._single_seconds: float | None = None
 
@@ -45,7 +46,7 @@ class Batching:
         A batched backward is tried again, since whether it is right may depend on the point.
         """
         if self.mode == "auto" and earlier.chosen == "loop":
-            self.chosen, self.reason = "loop", earlier.reason
+            self.chosen, self.reason, self._tried = "loop", earlier.reason, True
 
     @property
     def chunk(self) -> int:
@@ -69,7 +70,7 @@ class Batching:
     def _pieces(self, multiply: Multiply, rows: Tensor) -> Iterator[Tensor]:
         """Products of consecutive rows, as many at a time as go through the graph at once."""
         count, start = rows.shape[0], 0
-        if self.chosen is None and count >= _CHUNK:
+        if not self._tried and (count >= _CHUNK if self.mode == "auto" else self.mode == "vmap" and count > 1):
             self._try(multiply, rows)
         while start < count:
             chunk = rows[start : start + self.chunk]
@@ -94,14 +95,22 @@ class Batching:
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            self.chosen, self.reason = "loop", f"a batched backward raises: {_first_line(error)}"
+            self._refuse(f"a batched backward raises: {_first_line(error)}", error)
             return
-        difference = _relative_difference(batch, singles)
-        if not difference <= _TOLERANCE.get(singles.dtype, 1e-3):
-            self.chosen = "loop"
-            self.reason = f"a batched backward differs from single ones by {difference:.1e} relative"
+        difference = relative_difference(batch, singles)
+        if not difference <= tolerance(singles.dtype):
+            self._refuse(f"a batched backward differs from single ones by {difference:.1e} relative")
             return
-        self._decide(single, seconds / _TRIAL, _TRIAL)
+        self._tried = True
+        if self.mode == "auto":
+            self._decide(single, seconds / _TRIAL, _TRIAL)
+
+    def _refuse(self, reason: str, error: RuntimeError | None = None) -> None:
+        if self.mode == "vmap":
+            raise RuntimeError(
+                f'batching="vmap" was asked for, but {reason}. Use batching="auto" or "loop".'
+            ) from error
+        self.chosen, self.reason, self._tried = "loop", reason, True
 
     def _confirm(self, multiply: Multiply, chunk: Tensor, single: float) -> Tensor:
         """The first whole chunk, which may be slower a vector than the small batch of the trial was."""
@@ -122,15 +131,6 @@ def _timed(multiply: Multiply, rows: Tensor) -> tuple[Tensor, float]:
     product = multiply(rows)
     _synchronize(product)
     return product, time.perf_counter() - began
-
-
-def _relative_difference(batch: Tensor, singles: Tensor) -> float:
-    if not torch.equal(torch.isfinite(batch), torch.isfinite(singles)):
-        return float("inf")
-    finite = torch.isfinite(singles)
-    scale = torch.where(finite, singles, 0).norm()
-    difference = torch.where(finite, batch - singles, 0).norm()
-    return float(difference / scale) if scale > 0 else float(difference)
 
 
 def _synchronize(tensor: Tensor) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from hesse.functional.agreement import relative_difference, tolerance
 from hesse.functional.evaluation import inside_transform
-from hesse.functional.gradients import gradients
+from hesse.functional.gradients import Gradients, gradients
 
 Blocks = list[list[Tensor]]
 """``blocks[i][j]``: derivative of output i by input j, of shape ``output.shape + input.shape``."""
@@ -41,7 +42,8 @@ def by_batch(outputs: Sequence[Tensor], x: Sequence[Tensor], create_graph: bool)
         return by_rows(outputs, x, create_graph, strict=False)  # A batch may not be empty.
     bases = _standard_basis(outputs, numels)
     flat = [output.reshape(-1) for output in outputs]
-    batched = gradients(flat, x, bases, create_graph=create_graph, batched=True)
+    batched = gradients(flat, x, bases, create_graph=create_graph, retain_graph=True, batched=True)
+    _check_batch(flat, x, batched)
     columns = [
         torch.zeros_like(leaf).expand(sum(numels), *leaf.shape) if entry is None else entry
         for entry, leaf in zip(batched, x, strict=True)
@@ -51,6 +53,30 @@ def by_batch(outputs: Sequence[Tensor], x: Sequence[Tensor], create_graph: bool)
         [split[i].reshape(output.shape + leaf.shape) for split, leaf in zip(splits, x, strict=True)]
         for i, output in enumerate(outputs)
     ]
+
+
+def _check_batch(flat: Sequence[Tensor], x: Sequence[Tensor], batched: Gradients) -> None:
+    """Compare a random combination of the rows with one plain backward of the same combination."""
+    generator = torch.Generator().manual_seed(0)
+    weights = [
+        torch.randn(output.shape, dtype=output.dtype.to_real(), generator=generator).to(output.device, output.dtype)
+        for output in flat
+    ]
+    single = gradients(flat, x, weights, retain_graph=True)
+    combined, expected = [], []
+    for rows, leaf in zip(batched, single, strict=True):
+        if rows is not None and leaf is not None:
+            combination = torch.cat([weight.to(rows.device, rows.dtype) for weight in weights])
+            combined.append(torch.tensordot(combination, rows.detach(), dims=1).reshape(-1).to(flat[0].device))
+            expected.append(leaf.reshape(-1).to(flat[0].device))
+    # All inputs together: the derivative by one of them may be nothing but rounding.
+    if combined:
+        difference = relative_difference(torch.cat(combined), torch.cat(expected))
+        if not difference <= 10 * max(tolerance(leaf.dtype) for leaf in x):
+            raise RuntimeError(
+                f"The rows of a batched backward differ from a single backward by {difference:.1e} relative: PyTorch"
+                " cannot batch this function. Call with vectorize=False."
+            )
 
 
 def by_columns(function: Callable[[tuple[Tensor, ...]], Sequence[Tensor]], x: Sequence[Tensor]) -> Blocks:

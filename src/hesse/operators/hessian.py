@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hesse import trees
 from hesse.engines import tape
-from hesse.engines.batching import Batching, Mode
+from hesse.engines.batching import Mode
 from hesse.engines.guard import Guard, captured
 from hesse.engines.linearization import Selection
 from hesse.functional.arguments import Argnums, Point, check_point, evaluate_scalar, without_history
@@ -82,7 +82,6 @@ class Hessian(Linearized):
             gradient = zeros_where_none(gradients((output,), x, create_graph=True), x)
             return gradient, without_history((output, aux), create_graph)
 
-        batching_state = Batching(batching)
         linearization = tape.linearize(gradient_at, point.leaves, create_graph=create_graph)
         self.value, self.aux = linearization.aux
         self.gradient = point.spec.rebuild(linearization.outputs)
@@ -91,7 +90,7 @@ class Hessian(Linearized):
         super().__init__(
             linearization,
             Guard("Hessian", point_tensors(func, inputs, point)),
-            batching_state,
+            batching,
             space,
             space,
             Selection(everything, everything),
@@ -110,16 +109,14 @@ class Hessian(Linearized):
     def at(self, inputs: Any) -> Hessian:
         """The Hessian of the same function at other inputs, or at the same ones as they are now."""
         options = self._options
-        fresh = Hessian(
+        return Hessian(
             self._func,
             inputs,
             has_aux=options.has_aux,
             argnums=options.argnums,
             create_graph=options.create_graph,
             batching=options.batching,
-        )
-        fresh._batching.inherit(self._batching)
-        return fresh
+        )._inherit(self)
 
     def block(self, rows: Key | tuple[Key, ...], columns: Key | tuple[Key, ...] | None = None) -> HessianBlock:
         """The block of second derivatives by two parts of the inputs.
@@ -154,7 +151,7 @@ class HessianBlock(Linearized):
         super().__init__(
             hessian._linearization,
             hessian._guard,
-            Batching(hessian._options.batching),
+            hessian._options.batching,
             domain,
             range_,
             Selection(outputs=sources, inputs=targets),

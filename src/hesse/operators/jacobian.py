@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hesse import trees
 from hesse.engines import tape
-from hesse.engines.batching import Batching, Mode
+from hesse.engines.batching import Mode
 from hesse.engines.guard import Guard
 from hesse.engines.linearization import Selection
 from hesse.functional.arguments import Argnums, check_point, evaluate, without_history
@@ -76,14 +76,13 @@ class Jacobian(Linearized):
                     )
             return outputs, (spec, without_history(aux, create_graph))
 
-        batching_state = Batching(batching)
         linearization = tape.linearize(outputs_at, point.leaves, create_graph=create_graph)
         spec, self.aux = linearization.aux
         self.value = spec.rebuild(linearization.outputs)
         super().__init__(
             linearization,
             Guard("Jacobian", point_tensors(func, inputs, point)),
-            batching_state,
+            batching,
             Space(point.leaves, point.spec, "Jacobian"),
             Space(linearization.outputs, spec, "Jacobian"),
             Selection(tuple(range(len(linearization.outputs))), tuple(range(len(point.leaves)))),
@@ -93,13 +92,11 @@ class Jacobian(Linearized):
     def at(self, inputs: Any) -> Jacobian:
         """The Jacobian of the same function at other inputs, or at the same ones as they are now."""
         options = self._options
-        fresh = Jacobian(
+        return Jacobian(
             self._func,
             inputs,
             has_aux=options.has_aux,
             argnums=options.argnums,
             create_graph=options.create_graph,
             batching=options.batching,
-        )
-        fresh._batching.inherit(self._batching)
-        return fresh
+        )._inherit(self)

@@ -63,7 +63,7 @@ class Linearized(Operator):
         self,
         linearization: Linearization,
         guard: Guard,
-        batching: Batching,
+        batching: Mode,
         domain: Space,
         range_: Space,
         selection: Selection,
@@ -72,7 +72,9 @@ class Linearized(Operator):
     ) -> None:
         self._linearization = linearization
         self._guard = guard
-        self._batching = batching
+        # One for each direction: J and its transpose are different programs, and one may batch where the other fails.
+        self._batching = Batching(batching)
+        self._transposed_batching = Batching(batching)
         self._selection = selection
         self.domain, self.range = domain, range_
         self.shape = (range_.size, domain.size)
@@ -81,13 +83,13 @@ class Linearized(Operator):
 
     def matmat(self, V: Tensor) -> Tensor:
         """A·V for columns (n, k): one replay for each vector or chunk of vectors."""
-        return self._columns(self._forward, V, self.domain, self.range)
+        return self._columns(self._forward, self._batching, V, self.domain, self.range)
 
     def rmatmat(self, U: Tensor) -> Tensor:
         """Aᵀ·U for columns (m, k)."""
         if self.symmetric:
             return self.matmat(U)
-        return self._columns(self._backward, U, self.range, self.domain)
+        return self._columns(self._backward, self._transposed_batching, U, self.range, self.domain)
 
     def _forward(self, entries: list[Tensor], batched: bool) -> list[Tensor]:
         return self._linearization.matvec(entries, self._selection, batched=batched)
@@ -106,7 +108,12 @@ class Linearized(Operator):
         return self._forward(entries, False) if self.symmetric else self._backward(entries, False)
 
     def _columns(
-        self, replay: Callable[[list[Tensor], bool], list[Tensor]], V: Tensor, source: Space, target: Space
+        self,
+        replay: Callable[[list[Tensor], bool], list[Tensor]],
+        batching: Batching,
+        V: Tensor,
+        source: Space,
+        target: Space,
     ) -> Tensor:
         self._guard.check()
 
@@ -115,7 +122,13 @@ class Linearized(Operator):
             return target.join(replay(source.split(rows), batch == 1), batch)
 
         # One vector a row: a matrix of columns is the transposed view of that, and no copy.
-        return self._batching.multiply(multiply, V.mT, target.size).mT.to(self.dtype)
+        return batching.multiply(multiply, V.mT, target.size).mT.to(self.dtype)
+
+    def _inherit(self, earlier: Linearized) -> Self:
+        """Take over what trials at another point of the same function decided."""
+        self._batching.inherit(earlier._batching)
+        self._transposed_batching.inherit(earlier._transposed_batching)
+        return self
 
     def flatten(self, tree: Any) -> Tensor:
         """A vector structured like the inputs as a flat one (n,)."""
