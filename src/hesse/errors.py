@@ -8,6 +8,9 @@ class StalePointError(RuntimeError):
 
     Raised when an input, parameter, buffer or captured tensor was modified in place. Its message names the
     tensor. The remedy is ``operator.at(inputs)``, which evaluates the function where it is now.
+
+    Writes through ``.data`` or NumPy count no version; they are noticed in tensors of up to 4096 elements, and in
+    larger ones when they change one of the elements that are sampled along each dimension.
     """
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hesse.functional.arguments import check_vector
-from hesse.trees import Spec
+from hesse.trees import Spec, path_name
 
 
 class Space:
@@ -46,10 +46,11 @@ class Space:
             return False
         (leaf,) = self.leaves
         # A float32 vector for a bfloat16 input is flat: rounding it to the input's dtype would lose its digits.
-        return v.shape == leaf.shape and (v.dim() != 1 or v.dtype == leaf.dtype or v.dtype != self.dtype)
+        return v.shape == leaf.shape and (v.dim() != 1 or leaf.dtype in (v.dtype, self.dtype) or leaf.dtype.is_complex)
 
     def split(self, rows: Tensor) -> list[Tensor]:
         """Flat vectors in the last dimension as leaves, any dimensions before it kept: (…, n) to (…, *shape)."""
+        self._require_strided()
         batch = rows.shape[:-1]
         return [
             self._leaf(part, leaf, batch)
@@ -64,6 +65,7 @@ class Space:
 
     def join(self, leaves: Sequence[Tensor], batch: int = 0) -> Tensor:
         """The inverse of ``split`` for leaves with ``batch`` dimensions in front."""
+        self._require_strided()
         parts = [
             (torch.view_as_real(leaf) if leaf.dtype.is_complex else leaf)
             .to(self.device, self.dtype)
@@ -72,14 +74,22 @@ class Space:
         ]
         return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
 
+    def _require_strided(self) -> None:
+        for path, leaf in zip(self.spec.paths, self.leaves, strict=True):
+            if leaf.layout != torch.strided:
+                place = path_name(path) or "the Tensor"
+                raise TypeError(
+                    f"Flat vectors of the {self.name} need dense tensors but {place} has layout {leaf.layout}."
+                    " Multiply structured vectors instead."
+                )
+
     def flatten(self, tree: Any) -> Tensor:
         """A structured vector as a flat one, of shape (n,), dtype ``self.dtype``."""
         return self.join(self.check(tree))
 
     def unflatten(self, vector: Tensor) -> Any:
         """A flat vector of shape (n,) as a structured one, in the dtypes of the leaves."""
-        if vector.shape != (self.size,):
-            raise ValueError(
-                f"The vector given to unflatten should have shape ({self.size},) but has {tuple(vector.shape)}."
-            )
+        if not isinstance(vector, Tensor) or vector.shape != (self.size,):
+            found = tuple(vector.shape) if isinstance(vector, Tensor) else type(vector)
+            raise ValueError(f"The vector given to unflatten should have shape ({self.size},) but has {found}.")
         return self.spec.rebuild(self.split(vector))

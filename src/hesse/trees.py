@@ -7,15 +7,16 @@ This is the only file that knows PyTorch's pytrees.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 # PyTorch has no public pytree module; torch.func is built on this one, so containers registered there agree.
 import torch.utils._pytree as _pytree
 from torch import Tensor
 
-Key = str | int
+Key = Hashable
 Path = tuple[Key, ...]
 
 
@@ -93,11 +94,10 @@ def _is_unregistered_dataclass(node: Any) -> bool:
 def _flatten_dataclass(node: Any) -> tuple[list[Any], Spec]:
     fields = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
     leaves, inner = flatten(fields)
-    kind = type(node)
 
     def rebuild(new_leaves: Sequence[Any]) -> Any:
         # Not through the constructor: a dataclass may compute or refuse fields in its own __init__.
-        fresh = object.__new__(kind)
+        fresh = copy.copy(node)
         for name, value in inner.rebuild(new_leaves).items():
             object.__setattr__(fresh, name, value)
         return fresh
@@ -109,15 +109,16 @@ def _key(entry: Any) -> Key:
     """The plain key or index inside one of pytree's key objects (MappingKey, SequenceKey, GetAttrKey)."""
     for attribute in ("key", "idx", "name"):
         if hasattr(entry, attribute):
-            key = getattr(entry, attribute)
-            return key if isinstance(key, str | int) else str(key)
+            key: Key = getattr(entry, attribute)
+            return key
     return str(entry)
 
 
 def at_path(tree: Any, path: Path) -> Any:
     """The part of ``tree`` that a path of keys, indices and field names leads to."""
     for key in path:
-        tree = getattr(tree, key) if isinstance(key, str) and dataclasses.is_dataclass(tree) else tree[key]
+        has_fields = dataclasses.is_dataclass(tree) or isinstance(tree, tuple)
+        tree = getattr(tree, key) if has_fields and isinstance(key, str) else tree[key]
     return tree
 
 

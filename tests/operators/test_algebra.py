@@ -49,8 +49,33 @@ def test_a_number_plus_an_operator_is_refused_and_names_shift() -> None:
     for wrong in (lambda: H + 1e-3, lambda: 1e-3 + H, lambda: H - 1e-3, lambda: H + torch.tensor(1.0)):
         with pytest.raises(TypeError, match=r"H\.shift\("):
             wrong()
-    with pytest.raises(TypeError, match="unsupported operand"):
-        H + "matrix"
+    with pytest.raises(TypeError, match=r"H\.shift\(-0\.001\)"):
+        H - 1e-3
+    for wrong in (lambda: H + "matrix", lambda: H + SYMMETRIC, lambda: SYMMETRIC - H):
+        with pytest.raises(TypeError, match=r"is not defined\. Wrap a matrix with hesse\.as_operator"):
+            wrong()
+
+
+def test_operators_sum_and_multiply_from_the_left() -> None:
+    H, J = hessian_of(SYMMETRIC), hesse.as_operator(WIDE)
+    torch.testing.assert_close(sum([H, H]) @ V, 2 * SYMMETRIC @ V)
+    torch.testing.assert_close(torch.ones(3, dtype=DOUBLE) @ J, WIDE.sum(0))
+    torch.testing.assert_close(torch.ones(2, 3, dtype=DOUBLE) @ J, torch.ones(2, 3, dtype=DOUBLE) @ WIDE)
+
+
+def test_a_wrapped_matrix_that_changed_is_refused() -> None:
+    matrix = torch.eye(2)
+    operator = hesse.as_operator(matrix)
+    matrix[0, 1] = 5
+    with pytest.raises(hesse.StalePointError, match="The matrix has changed"):
+        operator @ torch.ones(2)
+
+
+def test_complex_numpy_vectors_and_empty_ones() -> None:
+    scipy_operator = hessian_of(SYMMETRIC).to_scipy()
+    with pytest.raises(TypeError, match="The operator is real"):
+        scipy_operator @ np.ones(4, dtype=complex)
+    assert scipy_operator.matmat(np.zeros((4, 0))).shape == (4, 0)
 
 
 def test_operators_of_different_shape_do_not_add() -> None:

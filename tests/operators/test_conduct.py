@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -310,3 +311,73 @@ def test_a_function_without_a_hessian_is_refused() -> None:
         hesse.Hessian(lambda x: x.sum(), torch.ones(2, dtype=torch.int64))
     with pytest.raises(TypeError, match="outputs of the function given to Jacobian must be floating-point"):
         hesse.Jacobian(lambda x: x.argmax(), torch.ones(2))
+
+
+def test_a_write_to_one_element_through_data_or_numpy_is_noticed_in_small_tensors() -> None:
+    array = np.ones(40, dtype=np.float32)
+    for tensor, write in [
+        (t := torch.ones(100), lambda t=t: t.data.__setitem__(1, 7.0)),
+        (torch.from_numpy(array), lambda: array.__setitem__(1, 7.0)),
+    ]:
+        H = hesse.Hessian(lambda x, tensor=tensor: ((x * tensor) ** 2).sum(), torch.ones(tensor.shape))
+        write()
+        with pytest.raises(hesse.StalePointError, match="tensor"):
+            H @ torch.ones(tensor.shape)
+
+
+def test_values_gradients_and_products_of_different_inputs_share_no_memory() -> None:
+    x = torch.ones(2)
+    H = hesse.Hessian(lambda x, y: ((x + y) ** 2).sum(), (x, x.clone()))
+    H.gradient[0].zero_()
+    torch.testing.assert_close(H.gradient[1], torch.full((2,), 4.0))
+    first, second = H @ (x, x)
+    first.zero_()
+    torch.testing.assert_close(second, torch.full((2,), 4.0))
+    expanded = hesse.vhp(lambda x: x.sum() ** 2, x, x)[1]
+    torch.testing.assert_close(expanded.add_(1), torch.full((2,), 5.0))
+
+
+def test_a_graph_freed_by_the_users_own_backward_is_named() -> None:
+    x = torch.ones(3, requires_grad=True)
+    H = hesse.Hessian(lambda x: (x**3).sum(), x, create_graph=True)
+    H.gradient.sum().backward()
+    with pytest.raises(RuntimeError, match="retain_graph=True"):
+        H @ x
+
+
+def test_columns_are_differentiable_under_no_grad_when_asked_for() -> None:
+    x = torch.ones(3, requires_grad=True)
+    H = hesse.Hessian(lambda x: (x**3).sum(), x, create_graph=True)
+    with torch.no_grad():
+        assert (H @ torch.ones(3)).requires_grad
+        assert (H @ torch.ones(3, 2)).requires_grad
+        assert (H @ torch.ones(3, 20)).requires_grad
+
+
+# PyTorch's compiler looks at .grad of whatever it finds, and warns of itself.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_operators_run_eagerly_in_a_compiled_region() -> None:
+    x = torch.tensor([1.0, 2.0])
+
+    def product(x: Tensor, v: Tensor) -> Tensor:
+        return hesse.Hessian(lambda x: (x**3).sum(), x) @ v
+
+    H = hesse.Hessian(lambda x: (x**3).sum(), x)
+    for compiled in (torch.compile(product, backend="eager"), torch.compile(lambda x, v: H @ v, backend="eager")):
+        torch.testing.assert_close(compiled(x, torch.ones(2)), 6 * x)
+
+
+def test_what_has_no_elements_to_compare_is_no_obstacle() -> None:
+    lazy, meta = nn.LazyLinear(2), torch.ones(3, device="meta")
+
+    def func(x: Tensor) -> Tensor:
+        return (x**3).sum() + 0 * (len(list(lazy.parameters())) + meta.dim())
+
+    torch.testing.assert_close(hesse.Hessian(func, torch.ones(2)) @ torch.ones(2), torch.full((2,), 6.0))
+
+
+def test_flat_vectors_of_a_sparse_input_are_refused() -> None:
+    x = torch.eye(2).to_sparse()
+    H = hesse.Hessian(lambda x: (x.to_dense() ** 3).sum(), x)
+    with pytest.raises(TypeError, match=r"need dense tensors but the Tensor has layout torch\.sparse_coo"):
+        H.to_dense()

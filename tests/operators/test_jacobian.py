@@ -79,3 +79,21 @@ def test_products_are_differentiable_on_request() -> None:
 
     torch.testing.assert_close(product(x, v), x.cos())
     assert torch.autograd.gradcheck(product, (x, v))
+
+
+def test_a_wider_output_is_not_rounded_to_the_inputs_dtype() -> None:
+    x = torch.tensor([1.1, 2.3])
+    J = hesse.Jacobian(lambda x: x.double() ** 3, x)
+    assert J.dtype == J.T.dtype == DOUBLE
+    expected = torch.diag(3 * x.double() ** 2)
+    torch.testing.assert_close(J @ torch.eye(2, dtype=DOUBLE), expected, rtol=1e-7, atol=1e-7)
+    assert (J @ torch.ones(2, 1)).dtype == DOUBLE
+
+
+def test_a_complex_or_forward_matrix_that_would_lose_a_part_is_refused() -> None:
+    z = torch.tensor([1 + 2j, 3 - 1j])
+    for options in ({}, {"vectorize": True}):
+        with pytest.raises(RuntimeError, match="needs real outputs"):
+            hesse.functional.jacobian(lambda z: z * z, z, **options)
+    with pytest.raises(RuntimeError, match="needs real inputs"):
+        hesse.functional.jacobian(lambda z: z.abs() ** 2, z, vectorize=True, strategy="forward-mode")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from hesse.functional.agreement import relative_difference, tolerance
+from hesse.functional.agreement import disagreement
 
 Mode = Literal["auto", "loop", "vmap"]
 
@@ -26,8 +26,8 @@ class Batching:
     """How rows of vectors are multiplied: ``mode`` as asked for, and for ``"auto"`` what a trial decided.
 
     The trial multiplies a few random vectors both ways; the user's own may be mostly zeros. Batching is taken
-    when it raises nothing, agrees, and is faster, and kept when the first whole chunk is faster too; ``reason``
-    says which.
+    when it raises nothing, agrees leaf by leaf, and is faster; the first batch of every further size is compared
+    with a single product, and the first whole chunk must be faster too. ``reason`` says which.
     """
 
     def __init__(self, mode: Mode = "auto") -> None:
@@ -36,9 +36,9 @@ class Batching:
         self.mode: Mode = mode
         self.chosen: Literal["loop", "vmap"] | None = None if mode == "auto" else mode
         self.reason = "not measured yet" if mode == "auto" else "as asked for"
-        self._tried = False
-        # Seconds a vector singly, while the first whole chunk is still to be measured against it.
-        self._single_seconds: float | None = None
+        # Sizes of batches that were compared with single products.
+        self._right_sizes: set[int] = set()
+        self._single_seconds = 0.0
 
     def inherit(self, earlier: Batching) -> None:
         """Take over what a trial at another point of the same function decided; a loop needs no further trial.
@@ -46,83 +46,108 @@ class Batching:
         A batched backward is tried again, since whether it is right may depend on the point.
         """
         if self.mode == "auto" and earlier.chosen == "loop":
-            self.chosen, self.reason, self._tried = "loop", earlier.reason, True
+            self.chosen, self.reason = "loop", earlier.reason
 
     @property
     def chunk(self) -> int:
         """How many vectors go through the graph at once."""
         return _CHUNK if self.chosen == "vmap" else 1
 
-    def multiply(self, multiply: Multiply, rows: Tensor, length: int) -> Tensor:
-        """``multiply`` of each row of ``rows`` (k, n), as (k, ``length``)."""
+    def multiply(self, multiply: Multiply, rows: Tensor, lengths: Sequence[int]) -> Tensor:
+        """``multiply`` of each row of ``rows`` (k, n), as (k, m), where ``lengths`` are those of m's leaves."""
+        length = sum(lengths)
         products: Tensor | None = None
         start = 0
-        for piece in self._pieces(multiply, rows):
+        for piece in self._pieces(multiply, rows, lengths):
             if piece.requires_grad:
                 # Writing into one matrix would make the graph of every product pass through the others' copies.
-                return torch.cat([piece, *self._pieces(multiply, rows[piece.shape[0] :])])
+                return torch.cat([piece, *self._pieces(multiply, rows[piece.shape[0] :], lengths)])
             if products is None:
                 products = piece.new_empty(rows.shape[0], length)
             products[start : start + piece.shape[0]] = piece
             start += piece.shape[0]
         return rows.new_zeros(0, length) if products is None else products
 
-    def _pieces(self, multiply: Multiply, rows: Tensor) -> Iterator[Tensor]:
+    def _pieces(self, multiply: Multiply, rows: Tensor, lengths: Sequence[int]) -> Iterator[Tensor]:
         """Products of consecutive rows, as many at a time as go through the graph at once."""
         count, start = rows.shape[0], 0
-        if not self._tried and (count >= _CHUNK if self.mode == "auto" else self.mode == "vmap" and count > 1):
-            self._try(multiply, rows)
+        if self.chosen is None and count >= _CHUNK:
+            self._try(multiply, rows, lengths)
         while start < count:
             chunk = rows[start : start + self.chunk]
-            if len(chunk) == _CHUNK and self._single_seconds is not None:
-                yield self._confirm(multiply, chunk, self._single_seconds)
+            # A chunk of one goes the plain way: a batch of one costs more and gives nothing.
+            if len(chunk) == 1:
+                yield multiply(chunk[0]).unsqueeze(0)
+            elif len(chunk) in self._right_sizes:
+                yield multiply(chunk)
             else:
-                # A chunk of one goes the plain way: a batch of one costs more and gives nothing.
-                yield multiply(chunk) if len(chunk) > 1 else multiply(chunk[0]).unsqueeze(0)
+                yield self._first_of_its_size(multiply, chunk, lengths)
             start += len(chunk)
 
-    def _try(self, multiply: Multiply, rows: Tensor) -> None:
-        generator = torch.Generator(rows.device).manual_seed(0)
-        trial = torch.randn(_TRIAL, rows.shape[1], dtype=rows.dtype, device=rows.device, generator=generator)
+    def _try(self, multiply: Multiply, rows: Tensor, lengths: Sequence[int]) -> None:
+        """Multiply random vectors singly and batched, and take the faster way if they agree."""
+        trial = torch.randn(_TRIAL, rows.shape[1], dtype=rows.dtype, device=rows.device, generator=_generator(rows))
         timed = [_timed(multiply, row) for row in trial]
-        singles = torch.stack([product for product, _ in timed])
         # The fastest: the first product of a process pays for what PyTorch loads at it.
-        single = min(seconds for _, seconds in timed)
-        try:
-            batch, seconds = _timed(multiply, trial)
-            if _TRIAL * single < seconds < 4 * _TRIAL * single:
-                seconds = min(seconds, _timed(multiply, trial)[1])
-        except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            self._refuse(f"a batched backward raises: {_first_line(error)}", error)
+        self._single_seconds = min(seconds for _, seconds in timed)
+        batch, seconds = self._batched(multiply, trial)
+        if batch is None:
             return
-        difference = relative_difference(batch, singles)
-        if not difference <= tolerance(singles.dtype):
-            self._refuse(f"a batched backward differs from single ones by {difference:.1e} relative")
-            return
-        self._tried = True
-        if self.mode == "auto":
-            self._decide(single, seconds / _TRIAL, _TRIAL)
+        if 1 < seconds / (_TRIAL * self._single_seconds) < 4:
+            seconds = min(seconds, _timed(multiply, trial)[1])
+        self._judge(batch, torch.stack([product for product, _ in timed]), lengths)
+        self._decide(seconds, _TRIAL)
 
-    def _refuse(self, reason: str, error: RuntimeError | None = None) -> None:
+    def _first_of_its_size(self, multiply: Multiply, chunk: Tensor, lengths: Sequence[int]) -> Tensor:
+        """A batch of a size not seen yet, compared with the single product of a random combination of its rows.
+
+        A batch that stands in the wrong place may fit by chance at one size and not at another.
+        """
+        weights = torch.randn(len(chunk), dtype=chunk.dtype, device=chunk.device, generator=_generator(chunk))
+        single = multiply(weights @ chunk)
+        batch, seconds = self._batched(multiply, chunk)
+        if batch is not None:
+            self._judge((weights.to(batch.dtype) @ batch).unsqueeze(0), single.unsqueeze(0), lengths)
+            if len(chunk) == _CHUNK:
+                self._decide(seconds, len(chunk))
+        if batch is None or self.chosen == "loop":
+            return torch.stack([multiply(row) for row in chunk])
+        self._right_sizes.add(len(chunk))
+        return batch
+
+    def _batched(self, multiply: Multiply, rows: Tensor) -> tuple[Tensor | None, float]:
+        try:
+            return _timed(multiply, rows)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            # Whatever a backward of the user's own raises on a batch, it is the batch that it cannot do.
+            self._refuse(f"a batched backward raises: {_first_line(error)}", error)
+            return None, 0.0
+
+    def _judge(self, batch: Tensor, singles: Tensor, lengths: Sequence[int]) -> None:
+        parts = (list(product.detach().split_with_sizes(list(lengths), dim=-1)) for product in (batch, singles))
+        times = disagreement(*parts)
+        if times > 1:
+            self._refuse(f"a batched backward differs from single ones by {times:.1e} times what rounding allows")
+
+    def _decide(self, seconds: float, count: int) -> None:
+        if self.mode == "auto" and self.chosen != "loop":
+            single, batched = self._single_seconds, seconds / count
+            self.chosen = "vmap" if _GAIN * batched < single else "loop"
+            self.reason = f"a vector took {batched * 1e3:.3g} ms in a batch of {count}, {single * 1e3:.3g} ms singly"
+
+    def _refuse(self, reason: str, error: Exception | None = None) -> None:
         if self.mode == "vmap":
             raise RuntimeError(
                 f'batching="vmap" was asked for, but {reason}. Use batching="auto" or "loop".'
             ) from error
-        self.chosen, self.reason, self._tried = "loop", reason, True
+        self.chosen, self.reason = "loop", reason
 
-    def _confirm(self, multiply: Multiply, chunk: Tensor, single: float) -> Tensor:
-        """The first whole chunk, which may be slower a vector than the small batch of the trial was."""
-        product, seconds = _timed(multiply, chunk)
-        self._decide(single, seconds / len(chunk), len(chunk))
-        self._single_seconds = None
-        return product
 
-    def _decide(self, single: float, batched: float, count: int) -> None:
-        self.chosen = "vmap" if _GAIN * batched < single else "loop"
-        self._single_seconds = single
-        self.reason = f"a vector took {batched * 1e3:.3g} ms in a batch of {count}, {single * 1e3:.3g} ms singly"
+def _generator(tensor: Tensor) -> torch.Generator:
+    """Draws of our own: a product must not advance the user's generator."""
+    return torch.Generator(tensor.device).manual_seed(0)
 
 
 def _timed(multiply: Multiply, rows: Tensor) -> tuple[Tensor, float]:

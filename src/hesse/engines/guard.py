@@ -10,17 +10,22 @@ from __future__ import annotations
 import contextlib
 import dis
 import functools
+import itertools
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from hesse import trees
 from hesse.errors import StalePointError
+from hesse.functional.arguments import Point
 
 _DEPTH = 6
 _ENTRIES = 1_000
+# A tensor of at most this many elements is compared whole, a larger one by some along each dimension.
+_WHOLE = 4096
 _SAMPLES_A_DIMENSION = 8
 
 
@@ -32,9 +37,15 @@ class Guard:
         self._states: list[_State] = []
         seen = set()
         for name, tensor in named:
-            if id(tensor) not in seen and not tensor.is_inference():
+            # A lazy module's parameters are no tensors yet.
+            lazy = torch.nn.parameter.is_lazy(tensor)
+            if id(tensor) not in seen and not lazy and not tensor.is_inference():
                 seen.add(id(tensor))
                 self._states.append(_state(name, tensor))
+
+    def clear(self) -> None:
+        """Forget the tensors, which are kept alive until then."""
+        self._states = []
 
     def check(self) -> None:
         """Raise :class:`~hesse.errors.StalePointError` if a tensor has changed."""
@@ -68,9 +79,13 @@ def _state(name: str, tensor: Tensor) -> _State:
 
 
 def _sample(tensor: Tensor) -> Tensor | None:
-    """A view of at most a few elements along each dimension; None where views are not to be had."""
+    """A view of a small tensor, or of a few elements along each dimension; None where views are not to be had."""
     if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.layout != torch.strided:
         return None
+    if tensor.is_meta or tensor.is_nested or tensor.dtype == torch.complex32:
+        return None
+    if tensor.numel() <= _WHOLE:
+        return tensor.detach()
     steps = [slice(None, None, max(1, size // _SAMPLES_A_DIMENSION)) for size in tensor.shape]
     return tensor.detach()[tuple(steps)]
 
@@ -85,6 +100,16 @@ def _address(tensor: Tensor) -> int | None:
         return tensor.data_ptr()
     except RuntimeError:  # sparse tensors and wrapper subclasses
         return None
+
+
+def tensors_of(func: Callable[..., Any], inputs: Any, point: Point) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of a point: its variables, other arguments, and what the function captures."""
+    arguments, spec = trees.flatten(inputs)
+    for paths, tensors in ((point.spec.paths, point.leaves), (spec.paths, arguments)):
+        for path, tensor in zip(paths, tensors, strict=True):
+            if isinstance(tensor, Tensor):
+                yield f"The input {trees.path_name(path) or 'tensor'}", tensor
+    yield from captured(func)
 
 
 def captured(func: Callable[..., Any]) -> Iterator[tuple[str, Tensor]]:
@@ -120,10 +145,10 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
             for key, attribute in vars(module).items():
                 if not key.startswith("_"):
                     yield f"{path}.{key}" if path else key, attribute
-    elif isinstance(value, Mapping):
-        yield from ((str(key), entry) for key, entry in list(value.items()))
+    elif isinstance(value, dict):
+        yield from ((str(key), entry) for key, entry in list(itertools.islice(value.items(), _ENTRIES)))
     elif isinstance(value, list | tuple | set | frozenset):
-        yield from ((str(i), entry) for i, entry in enumerate(value) if i < _ENTRIES)
+        yield from ((str(i), entry) for i, entry in enumerate(itertools.islice(value, _ENTRIES)))
     else:
         yield from list(getattr(value, "__dict__", {}).items())
         yield from (

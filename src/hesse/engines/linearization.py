@@ -27,8 +27,10 @@ class Linearization(Protocol):
         outputs: the map's leaves at the point.
         aux: what the map returned beside them.
         engine: the engine's name.
+        create_graph: whether products are differentiable.
     """
 
+    create_graph: bool
     outputs: list[Tensor]
     aux: Any
     engine: str

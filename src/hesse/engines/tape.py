@@ -14,7 +14,7 @@ from torch import Tensor
 from hesse.engines.linearization import Leaves, Map, Selection
 from hesse.errors import ClosedError, StalePointError
 from hesse.functional import graph
-from hesse.functional.evaluation import constant, inside_transform, ordinary_autograd, track
+from hesse.functional.evaluation import constant, inside_transform, ordinary_autograd, track, untraced
 from hesse.functional.gradients import gradients, unaliased, zeros_where_none
 
 
@@ -23,12 +23,13 @@ def linearize(map: Map, point: Leaves, *, create_graph: bool = False) -> Tape:
 
     With ``create_graph`` values and products stay connected to ``point`` and to what the map captures.
     """
-    if inside_transform() or torch.compiler.is_compiling():
+    if inside_transform():
         raise RuntimeError(
-            "An operator keeps an autograd graph, which cannot be made inside a torch.func transform or a compiled"
-            " region. Call hesse.vhp there, or make the operator outside."
+            "An operator keeps an autograd graph, which cannot be made inside a torch.func transform. Call hesse.vhp"
+            " there, or make the operator outside."
         )
-    return Tape(map, point, create_graph)
+    tape: Tape = untraced(Tape)(map, point, create_graph)
+    return tape
 
 
 class Tape:
@@ -37,14 +38,14 @@ class Tape:
     engine = "tape"
 
     def __init__(self, map: Map, point: Leaves, create_graph: bool) -> None:
-        self._create_graph = create_graph
+        self.create_graph = create_graph
         with ordinary_autograd():
             x = tuple([track(leaf, create_graph) for leaf in point])
             outputs, self.aux = map(x)
         self._x: Leaves | None = x
         self._outputs: Leaves | None = outputs
         self._transposed: tuple[Leaves, Leaves] | None = None
-        self.outputs: list[Tensor] = [output if create_graph else output.detach() for output in outputs]
+        self.outputs = list(unaliased([output if create_graph else output.detach() for output in outputs]))
 
     def rmatvec(self, cotangents: Leaves, selection: Selection, *, batched: bool = False) -> list[Tensor]:
         """cotangentsᵀ · J: one backward through the kept graph."""
@@ -56,7 +57,7 @@ class Tape:
     def matvec(self, tangents: Leaves, selection: Selection, *, batched: bool = False) -> list[Tensor]:
         """J · tangents: one backward through Jᵀw, whose graph is made at the first call (double-backward trick)."""
         x, outputs = self._kept()
-        weights, transposed = self._transposed or self._transpose(x, outputs)
+        weights, transposed = self._transposed or untraced(self._transpose)(x, outputs)
         return self._pull(
             [transposed[j] for j in selection.inputs], [weights[i] for i in selection.outputs], tangents, batched
         )
@@ -74,15 +75,19 @@ class Tape:
                 "A product of a kept point cannot run inside a torch.func transform. Multiply a matrix of columns"
                 " at once, or call hesse.vhp there."
             )
+        products: list[Tensor] = untraced(self._replay)(outputs, x, vectors, batched)
+        return products
+
+    def _replay(self, outputs: Leaves, x: Leaves, vectors: Leaves, batched: bool) -> list[Tensor]:
         with ordinary_autograd():
-            cotangents = [constant(vector, self._create_graph) for vector in vectors]
+            cotangents = [constant(vector, self.create_graph) for vector in vectors]
             try:
                 products = gradients(
                     outputs,
                     x,
                     cotangents,
                     retain_graph=True,
-                    create_graph=self._create_graph,
+                    create_graph=self.create_graph,
                     batched=batched,
                 )
             except RuntimeError as error:
@@ -91,13 +96,18 @@ class Tape:
                         "A tensor that the function used has changed in place since this operator was made, so its"
                         " point is gone. Call at(inputs) for the operator at the present values."
                     ) from error
+                if "backward through the graph a second time" in str(error):
+                    raise RuntimeError(
+                        "The graph that this operator keeps was freed by a backward from its value, gradient or"
+                        " products. Call that backward with retain_graph=True."
+                    ) from error
                 raise
             batch = cotangents[0].shape[:1] if batched else ()
             filled = [
                 leaf.new_zeros((*batch, *leaf.shape)) if product is None else product
                 for product, leaf in zip(products, x, strict=True)
             ]
-            return [product if self._create_graph else product.detach() for product in unaliased(filled, cotangents)]
+            return [product if self.create_graph else product.detach() for product in unaliased(filled, cotangents)]
 
     def _kept(self) -> tuple[Leaves, Leaves]:
         if self._x is None or self._outputs is None:

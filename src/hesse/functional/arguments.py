@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hesse import trees
-from hesse.functional.evaluation import compiler_is_loaded, refuse_compiled
+from hesse.functional.evaluation import compiler_is_loaded, inside_transform, refuse_compiled
 from hesse.functional.gradients import require_outputs
 from hesse.trees import Path, Spec
 
@@ -124,6 +124,8 @@ def _aligned(entries: list[Tensor], v_spec: Spec, leaves: Sequence[Tensor], spec
     if v_spec.paths == spec.paths or (len(leaves) == len(entries) == 1 and _is_flat(spec) and _is_flat(v_spec)):
         return entries
     if _is_flat(spec) and _is_flat(v_spec):
+        if len(entries) == len(leaves):  # a named tuple and a plain one
+            return entries
         if spec.length is None:
             raise RuntimeError("The given v should contain a single Tensor.")
         raise RuntimeError(f"v is a tuple of invalid length: should be {len(leaves)} but got {len(entries)}.")
@@ -146,12 +148,11 @@ def evaluate(
     name: str, point: Point, x: Sequence[Tensor], strict: bool, has_aux: bool
 ) -> tuple[list[Tensor], Spec, Any]:
     """The outputs of the function at ``x`` as leaves, their structure, and the auxiliary output."""
-    compiler_was_loaded = compiler_is_loaded()
     returned, aux = _split_aux(name, point.call(x), has_aux)
     outputs, spec = trees.flatten(returned)
     _check_tensors(outputs, spec, "outputs of the user-provided function", name)
-    if not compiler_was_loaded and compiler_is_loaded():
-        refuse_compiled(name, outputs)
+    if compiler_is_loaded() and not (torch.compiler.is_compiling() or inside_transform()):
+        refuse_compiled(name, outputs, x)
     if strict:
         require_outputs(outputs)
     return outputs, spec, aux

@@ -46,14 +46,14 @@ def hvp(func: Callable[..., Any], inputs: Any, v: Any, flags: Flags) -> Any:
 def vjp(func: Callable[..., Any], inputs: Any, v: Any, flags: Flags) -> Any:
     """:func:`hesse.functional.vjp` inside a compiled region."""
     point, outputs, spec, pull, aux = _outputs("vjp", func, inputs, flags)
-    cotangents = tuple(check_cotangent("vjp", v, outputs, spec))
+    cotangents = _fresh(check_cotangent("vjp", v, outputs, spec))
     product = point.spec.rebuild(pull(cotangents)[0])
     return _results((spec.rebuild(outputs), product, aux), flags)
 
 
 def jvp(func: Callable[..., Any], inputs: Any, v: Any, flags: Flags) -> Any:
     """:func:`hesse.functional.jvp` inside a compiled region: the double-backward trick."""
-    vector = tuple(check_tangent("jvp", v, check_point("jvp", func, inputs, flags.argnums)))
+    vector = _fresh(check_tangent("jvp", v, check_point("jvp", func, inputs, flags.argnums)))
     _, outputs, spec, pull, aux = _outputs("jvp", func, inputs, flags)
     product = spec.rebuild(_forward(pull, outputs, vector))
     return _results((spec.rebuild(outputs), product, aux), flags)
@@ -65,7 +65,7 @@ def _gradient(
     """The point, the vector, the pullback of the gradient map, the output and the auxiliary output."""
     _refuse_strict(name, flags.strict)
     point = check_point(name, func, inputs, flags.argnums)
-    vector = tuple(check_tangent(name, v, point))
+    vector = _fresh(check_tangent(name, v, point))
     kept: list[Any] = []
 
     def scalar(x: Leaves) -> tuple[Tensor, Leaves]:
@@ -95,6 +95,11 @@ def _outputs(
     pulled: Any = torch.func.vjp(outputs_at, tuple(point.leaves), has_aux=True)
     outputs, pull, tensors = pulled
     return point, outputs, specs[-1], pull, _give_back(kept, tensors)
+
+
+def _fresh(entries: Sequence[Tensor]) -> Leaves:
+    """Copies of the vector: a pullback may hand its argument through, and a result must not be the user's vector."""
+    return tuple([entry.clone() for entry in entries])
 
 
 def _keep(aux: Any, kept: list[Any]) -> Leaves:

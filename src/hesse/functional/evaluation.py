@@ -32,10 +32,12 @@ def differentiate(
     """
     if as_transform or inside_transform():
         return _at_transform_level(body, leaves)
-    if torch.compiler.is_compiling() or _is_in_compiled_region():
-        # What torch.compile could not trace runs as plain Python, in which it still compiles what is called.
-        untraced: Any = torch.compiler.disable(differentiate)  # type: ignore[no-untyped-call]  # torch gives no types
-        return untraced(body, leaves, create_graph)
+    return untraced(_with_ordinary_autograd)(body, leaves, create_graph)
+
+
+def _with_ordinary_autograd(
+    body: Callable[[tuple[Tensor, ...]], Any], leaves: Sequence[Tensor], create_graph: bool
+) -> Any:
     with ordinary_autograd():
         return body(tuple([track(leaf, create_graph) for leaf in leaves]))
 
@@ -83,16 +85,29 @@ def compiler_is_loaded() -> bool:
     return "torch._dynamo" in sys.modules
 
 
-def refuse_compiled(name: str, outputs: Sequence[Tensor]) -> None:
-    """Refuse outputs of a compiled function, whose second derivative would be zero or an error deep inside.
+def refuse_compiled(name: str, outputs: Sequence[Tensor], x: Sequence[Tensor]) -> None:
+    """Refuse outputs that a compiled function made of ``x``: their second derivative would be zero, or an error.
 
-    Needed only where a function loads the compiler while it runs: until then there was nothing to run eagerly.
+    Compiled functions run eagerly here, unless the function loads the compiler or sets its stance itself.
     """
-    if any("CompiledFunction" in node.name() for node in graph.nodes(outputs)):
+    compiled = [node for node in graph.nodes(outputs) if "CompiledFunction" in node.name()]
+    if not compiled:
+        return
+    variables = {torch.autograd.graph.get_gradient_edge(leaf).node for leaf in x}
+    if not variables.isdisjoint(graph.nodes(compiled)):
         raise RuntimeError(
-            f"The function given to {name} called torch.compile for the first time in this process, too late to be run"
-            " eagerly, and a compiled function has no second derivative. Call torch.compile before, or call again."
+            f"The function given to {name} ran a function compiled by torch.compile, which has no second derivative,"
+            " in a way that could not be run eagerly: it called torch.compile for the first time in this process, or"
+            " set the compiler's stance. Call torch.compile before, and leave the stance alone."
         )
+
+
+def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` out of torch.compile's sight: what it could not trace it runs, and compiles what that calls."""
+    if torch.compiler.is_compiling() or _is_in_compiled_region():
+        disabled: Callable[..., Any] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]  # no types there
+        return disabled
+    return function
 
 
 def _is_in_compiled_region() -> bool:
@@ -125,21 +140,24 @@ class ordinary_autograd(contextlib.ExitStack):
     """Gradients on, inference mode off, compiled functions run eagerly: what a double backward needs."""
 
     def __enter__(self) -> Self:
-        super().__enter__()
-        if torch.is_inference_mode_enabled():
-            self.enter_context(torch.inference_mode(False))
-            self.enter_context(_NormalTensors())
-        if compiler_is_loaded():
-            self.enter_context(_eager)
-        if not torch.is_grad_enabled():
-            self.enter_context(torch.enable_grad())
+        # Into a stack of its own first: what was entered is left again when the next one fails.
+        with contextlib.ExitStack() as entered:
+            if torch.is_inference_mode_enabled():
+                entered.enter_context(torch.inference_mode(False))
+                entered.enter_context(_NormalTensors())
+            if compiler_is_loaded():
+                entered.enter_context(_eager)
+            if not torch.is_grad_enabled():
+                entered.enter_context(torch.enable_grad())
+            self.push(entered.pop_all())
         return self
 
 
 class _NormalTensors(TorchFunctionMode):
     """Give autograd copies of captured inference tensors, which it refuses to save for a backward.
 
-    Entered only under inference mode. What an operation changes in place (a buffer, say) is copied back.
+    Entered only under inference mode. Operations on inference tensors alone stay in inference mode, so that views
+    are views and writes arrive; what a mixed operation changes in place (batch_norm its buffers) is copied back.
     """
 
     def __torch_function__(
@@ -148,6 +166,11 @@ class _NormalTensors(TorchFunctionMode):
         kwargs = kwargs or {}
         if getattr(func, "__name__", "") in ("__get__", "__set__"):
             return func(*args, **kwargs)
+        tensors = [entry for entry in trees.flatten((args, kwargs))[0] if isinstance(entry, Tensor)]
+        # A clone is how an inference tensor becomes a normal one.
+        if tensors and func is not Tensor.clone and all(tensor.is_inference() for tensor in tensors):
+            with torch.inference_mode():
+                return func(*args, **kwargs)
         copies: list[tuple[Tensor, Tensor, int]] = []
 
         def normal(tensor: Tensor) -> Tensor:

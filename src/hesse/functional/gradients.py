@@ -69,10 +69,22 @@ def zeros_where_none(grads: Gradients, references: Sequence[Tensor]) -> tuple[Te
     )
 
 
-def unaliased(results: Sequence[Tensor], vectors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The results, copied where autograd handed the user's own vector through: what is ours they may change."""
+def unaliased(results: Sequence[Tensor], vectors: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
+    """The results, each with memory of its own: a user may change one in place, and nothing else changes.
+
+    Autograd may hand a vector through, give two inputs one gradient, or expand a single number.
+    """
     taken = {storage for vector in vectors if (storage := _storage(vector)) is not None}
-    return tuple([result.clone() if _storage(result) in taken else result for result in results])
+    owned = []
+    for result in results:
+        storage = _storage(result)
+        if storage is not None and (storage in taken or 0 in result.stride()):
+            result = result.clone()
+            storage = _storage(result)
+        if storage is not None:
+            taken.add(storage)
+        owned.append(result)
+    return tuple(owned)
 
 
 def _storage(tensor: Tensor) -> int | None:

@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 
-def nodes(roots: Iterable[Tensor]) -> Iterator[Node]:
-    """Every node that a backward from ``roots`` can reach, once."""
-    stack = [root.grad_fn for root in roots if root.grad_fn is not None]
+def nodes(roots: Iterable[Tensor | Node]) -> Iterator[Node]:
+    """Every node that a backward from ``roots``, tensors or nodes, can reach, once."""
+    starts = [root.grad_fn if isinstance(root, Tensor) else root for root in roots]
+    stack = [start for start in starts if start is not None]
     seen = set(stack)
     while stack:
         node = stack.pop()

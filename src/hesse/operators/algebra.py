@@ -79,8 +79,8 @@ class Transpose(Operator):
     def __init__(self, operator: Operator) -> None:
         self._operator = operator
         self.shape = (operator.shape[1], operator.shape[0])
-        self.dtype, self.device = operator.dtype, operator.device
         self.domain, self.range = operator.range, operator.domain
+        self.dtype, self.device = operator.dtype, operator.device if self.domain is None else self.domain.device
 
     def matmat(self, V: Tensor) -> Tensor:
         """Aᵀ·V."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hesse.engines.guard import Guard
 from hesse.operators.operator import Operator
 
 
@@ -28,6 +29,7 @@ class Dense(Operator):
                 "A matrix as an operator should be a real floating-point tensor of two dimensions but has shape"
                 f" {tuple(matrix.shape)} and dtype {matrix.dtype}."
             )
+        self._guard = Guard("operator", [("The matrix", matrix)])
         self._matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
         self.shape = (matrix.shape[0], matrix.shape[1])
         self.dtype, self.device = self._matrix.dtype, matrix.device
@@ -35,10 +37,12 @@ class Dense(Operator):
 
     def matmat(self, V: Tensor) -> Tensor:
         """A·V."""
+        self._guard.check()
         return self._matrix @ V
 
     def rmatmat(self, U: Tensor) -> Tensor:
         """Aᵀ·U."""
+        self._guard.check()
         return self._matrix.mT @ U
 
     def to_dense(self) -> Tensor:
@@ -59,6 +63,7 @@ def as_operator(A: Any) -> Operator:
 
     Raises:
         TypeError: ``A`` is none of these.
+        ValueError: ``A`` is a tensor, but no real matrix of two dimensions.
 
     Example:
         >>> import numpy, hesse

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,9 @@ from torch import Tensor
 from hesse import trees
 from hesse.engines import tape
 from hesse.engines.batching import Mode
-from hesse.engines.guard import Guard, captured
+from hesse.engines.guard import Guard, tensors_of
 from hesse.engines.linearization import Selection
-from hesse.functional.arguments import Argnums, Point, check_point, evaluate_scalar, without_history
+from hesse.functional.arguments import Argnums, check_point, evaluate_scalar, without_history
 from hesse.functional.gradients import gradients, zeros_where_none
 from hesse.operators.linearized import Linearized, Options
 from hesse.space import Space
@@ -89,7 +90,7 @@ class Hessian(Linearized):
         space = Space(point.leaves, point.spec, "Hessian")
         super().__init__(
             linearization,
-            Guard("Hessian", point_tensors(func, inputs, point)),
+            Guard("Hessian", tensors_of(func, inputs, point)),
             batching,
             space,
             space,
@@ -108,15 +109,7 @@ class Hessian(Linearized):
 
     def at(self, inputs: Any) -> Hessian:
         """The Hessian of the same function at other inputs, or at the same ones as they are now."""
-        options = self._options
-        return Hessian(
-            self._func,
-            inputs,
-            has_aux=options.has_aux,
-            argnums=options.argnums,
-            create_graph=options.create_graph,
-            batching=options.batching,
-        )._inherit(self)
+        return Hessian(self._func, inputs, **dataclasses.asdict(self._options))._inherit(self)
 
     def block(self, rows: Key | tuple[Key, ...], columns: Key | tuple[Key, ...] | None = None) -> HessianBlock:
         """The block of second derivatives by two parts of the inputs.
@@ -179,15 +172,3 @@ def _part(space: Space, keys: Key | tuple[Key, ...]) -> tuple[tuple[int, ...], S
     part = trees.at_path(space.spec.rebuild(space.leaves), path)
     leaves, spec = trees.flatten(part)
     return chosen, Space(leaves, spec, "Hessian block")
-
-
-def point_tensors(func: Callable[..., Any], inputs: Any, point: Point) -> list[tuple[str, Tensor]]:
-    """Names and tensors of a point: its variables, other arguments, and what the function captures."""
-    named = []
-    for path, leaf in zip(point.spec.paths, point.leaves, strict=True):
-        named.append((f"The input {trees.path_name(path) or 'tensor'}", leaf))
-    arguments, spec = trees.flatten(inputs)
-    for path, argument in zip(spec.paths, arguments, strict=True):
-        if isinstance(argument, Tensor):
-            named.append((f"The input {trees.path_name(path) or 'tensor'}", argument))
-    return [*named, *captured(func)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,9 @@ from torch import Tensor
 from hesse import trees
 from hesse.engines import tape
 from hesse.engines.batching import Mode
-from hesse.engines.guard import Guard
+from hesse.engines.guard import Guard, tensors_of
 from hesse.engines.linearization import Selection
 from hesse.functional.arguments import Argnums, check_point, evaluate, without_history
-from hesse.operators.hessian import point_tensors
 from hesse.operators.linearized import Linearized, Options
 from hesse.space import Space
 
@@ -81,7 +81,7 @@ class Jacobian(Linearized):
         self.value = spec.rebuild(linearization.outputs)
         super().__init__(
             linearization,
-            Guard("Jacobian", point_tensors(func, inputs, point)),
+            Guard("Jacobian", tensors_of(func, inputs, point)),
             batching,
             Space(point.leaves, point.spec, "Jacobian"),
             Space(linearization.outputs, spec, "Jacobian"),
@@ -91,12 +91,4 @@ class Jacobian(Linearized):
 
     def at(self, inputs: Any) -> Jacobian:
         """The Jacobian of the same function at other inputs, or at the same ones as they are now."""
-        options = self._options
-        return Jacobian(
-            self._func,
-            inputs,
-            has_aux=options.has_aux,
-            argnums=options.argnums,
-            create_graph=options.create_graph,
-            batching=options.batching,
-        )._inherit(self)
+        return Jacobian(self._func, inputs, **dataclasses.asdict(self._options))._inherit(self)

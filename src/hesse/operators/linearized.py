@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from hesse.engines.batching import Batching, Mode
@@ -36,7 +37,6 @@ class Explanation:
         reason: why, with the figures of the trial.
         chunk: vectors that go through the kept graph at once.
         bytes_kept: memory that the kept point keeps alive, in bytes.
-        compile_seconds: time spent on compiling.
     """
 
     engine: str
@@ -44,12 +44,11 @@ class Explanation:
     reason: str
     chunk: int
     bytes_kept: int
-    compile_seconds: float
 
     def __str__(self) -> str:
         return (
             f"engine {self.engine}, keeping {self.bytes_kept / 2**20:.1f} MiB; many vectors: {self.batching}"
-            f" in chunks of {self.chunk} ({self.reason}); compiled in {self.compile_seconds:.1f} s"
+            f" in chunks of {self.chunk} ({self.reason})"
         )
 
 
@@ -78,7 +77,7 @@ class Linearized(Operator):
         self._selection = selection
         self.domain, self.range = domain, range_
         self.shape = (range_.size, domain.size)
-        self.dtype, self.device = domain.dtype, domain.device
+        self.dtype, self.device = torch.promote_types(domain.dtype, range_.dtype), domain.device
         self.symmetric = symmetric
 
     def matmat(self, V: Tensor) -> Tensor:
@@ -122,7 +121,8 @@ class Linearized(Operator):
             return target.join(replay(source.split(rows), batch == 1), batch)
 
         # One vector a row: a matrix of columns is the transposed view of that, and no copy.
-        return batching.multiply(multiply, V.mT, target.size).mT.to(self.dtype)
+        with torch.set_grad_enabled(torch.is_grad_enabled() or self._linearization.create_graph):
+            return batching.multiply(multiply, V.mT, target.lengths).mT.to(self.dtype)
 
     def _inherit(self, earlier: Linearized) -> Self:
         """Take over what trials at another point of the same function decided."""
@@ -146,12 +146,12 @@ class Linearized(Operator):
             reason=self._batching.reason,
             chunk=self._batching.chunk,
             bytes_kept=self._linearization.kept_bytes(),
-            compile_seconds=0.0,
         )
 
     def close(self) -> None:
         """Free the kept graph; products raise from then on."""
         self._linearization.close()
+        self._guard.clear()
 
     def __enter__(self) -> Self:
         return self

@@ -120,22 +120,27 @@ class Operator(abc.ABC):
     def __add__(self, other: Any) -> Operator:
         from hesse.operators.algebra import Sum
 
-        if isinstance(other, numbers.Number) or (isinstance(other, Tensor) and other.dim() == 0):
-            raise TypeError(
-                f"An operator plus the number {other} is ambiguous: in torch it would mean every entry."
-                f" For a multiple of the identity use H.shift({other})."
-            )
-        return Sum(self, other) if isinstance(other, Operator) else NotImplemented
+        _require_operator(other, "+")
+        return Sum(self, other)
 
-    __radd__ = __add__
+    def __radd__(self, other: Any) -> Operator:
+        # sum() begins with the integer zero.
+        return self if type(other) is int and other == 0 else self + other
 
     def __sub__(self, other: Any) -> Operator:
         from hesse.operators.algebra import Scaled
 
-        if isinstance(other, Operator):
-            return self + Scaled(-1.0, other)
-        total: Operator = self + other
+        _require_operator(other, "-")
+        return self + Scaled(-1.0, other)
+
+    def __rsub__(self, other: Any) -> Operator:
+        total: Operator = -self + other
         return total
+
+    def __rmatmul__(self, u: Any) -> Tensor:
+        """u·A for a flat vector (m,) or a matrix of rows (k, m)."""
+        product: Tensor = (self.T @ u.mT).mT if u.dim() == 2 else self.T @ u
+        return product
 
     def __mul__(self, factor: Any) -> Operator:
         from hesse.operators.algebra import Scaled
@@ -171,3 +176,14 @@ class Operator(abc.ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype}, device={self.device})"
+
+
+def _require_operator(other: Any, sign: str) -> None:
+    if isinstance(other, Operator):
+        return
+    if isinstance(other, numbers.Number) or (isinstance(other, Tensor) and other.dim() == 0):
+        raise TypeError(
+            f"An operator {sign} the number {other} is ambiguous: in torch it would mean every entry. For a multiple of"
+            f" the identity use H.shift({sign if sign == '-' else ''}{other})."
+        )
+    raise TypeError(f"An operator {sign} {type(other)} is not defined. Wrap a matrix with hesse.as_operator.")

@@ -57,9 +57,11 @@ def to_scipy(operator: Operator) -> scipy.sparse.linalg.LinearOperator:
     numpy_dtype = torch.empty(0, dtype=operator.dtype).numpy().dtype
 
     def apply(product: Any, V: Any) -> Any:
+        if np.iscomplexobj(V):
+            raise TypeError(f"The operator is real but the vector has dtype {V.dtype}. Multiply its parts one by one.")
         columns = torch.from_numpy(np.ascontiguousarray(V)).to(device=operator.device, dtype=operator.dtype)
-        result = product(columns.reshape(columns.shape[0], -1))
-        return result.detach().cpu().numpy().reshape(-1, *V.shape[1:])
+        result = product(columns if columns.dim() == 2 else columns.unsqueeze(-1))
+        return result.detach().cpu().numpy().reshape(result.shape[0], *V.shape[1:])
 
     return scipy.sparse.linalg.LinearOperator(
         operator.shape,
