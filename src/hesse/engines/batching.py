@@ -30,12 +30,14 @@ class Batching:
     with a single product, and the first whole chunk must be faster too. ``reason`` says which.
     """
 
-    def __init__(self, mode: Mode = "auto") -> None:
+    def __init__(self, mode: Mode = "auto", precision: torch.dtype = torch.float32) -> None:
         if mode not in ("auto", "loop", "vmap"):
             raise ValueError(f'batching should be "auto", "loop" or "vmap" but is {mode!r}.')
         self.mode: Mode = mode
         self.chosen: Literal["loop", "vmap"] | None = None if mode == "auto" else mode
         self.reason = "not measured yet" if mode == "auto" else "as asked for"
+        # The dtype that rounds most on the way, which says how far a batch may differ.
+        self._precision = precision
         # Sizes of batches that were compared with single products.
         self._right_sizes: set[int] = set()
         self._single_seconds = 0.0
@@ -127,7 +129,7 @@ class Batching:
 
     def _judge(self, batch: Tensor, singles: Tensor, lengths: Sequence[int]) -> None:
         parts = (list(product.detach().split_with_sizes(list(lengths), dim=-1)) for product in (batch, singles))
-        times = disagreement(*parts)
+        times = disagreement(*parts, precision=self._precision)
         if times > 1:
             self._refuse(f"a batched backward differs from single ones by {times:.1e} times what rounding allows")
 

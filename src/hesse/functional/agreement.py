@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,10 +12,15 @@ _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}
 _DEFAULT_ROUNDING = 5e-2
 
 
-def disagreement(batched: Sequence[Tensor], singles: Sequence[Tensor]) -> float:
-    """The largest difference of a leaf over what rounding allows it; above 1 the batch is wrong.
+def coarsest(tensors: Iterable[Tensor]) -> torch.dtype:
+    """The real dtype of these tensors that rounds most."""
+    return max((tensor.dtype.to_real() for tensor in tensors), key=lambda dtype: torch.finfo(dtype).eps)
 
-    Allowed are a share of the leaf's own norm, by dtype, and a hundred roundings of the norm of all leaves: a
+
+def disagreement(batched: Sequence[Tensor], singles: Sequence[Tensor], *, precision: torch.dtype) -> float:
+    """The largest difference of a leaf over what rounding in ``precision`` allows it; above 1 the batch is wrong.
+
+    Allowed are a share of the leaf's own norm, and a hundred roundings of the norm of all leaves: a
     derivative that vanishes is nothing but rounding.
     """
     norms = [float(_finite(single).norm()) for single in singles]
@@ -24,8 +29,7 @@ def disagreement(batched: Sequence[Tensor], singles: Sequence[Tensor]) -> float:
     for batch, single, norm in zip(batched, singles, norms, strict=True):
         if not torch.equal(torch.isfinite(batch), torch.isfinite(single)):
             return float("inf")
-        dtype = single.dtype.to_real()
-        allowed = _ROUNDING.get(dtype, _DEFAULT_ROUNDING) * norm + 100 * torch.finfo(dtype).eps * total
+        allowed = _ROUNDING.get(precision, _DEFAULT_ROUNDING) * norm + 100 * torch.finfo(precision).eps * total
         difference = float((_finite(batch) - _finite(single)).norm())
         if difference > 0:
             worst = max(worst, difference / allowed if allowed > 0 else float("inf"))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from hesse.functional.agreement import disagreement
+from hesse.functional.agreement import coarsest, disagreement
 from hesse.functional.evaluation import inside_transform
 from hesse.functional.gradients import Gradients, gradients
 
@@ -71,7 +71,7 @@ def _check_batch(flat: Sequence[Tensor], x: Sequence[Tensor], batched: Gradients
         if rows is not None and leaf is not None
     ]
     # A combination sums many rows, each with its own rounding.
-    if pairs and disagreement(*zip(*pairs, strict=True)) > 10:
+    if pairs and disagreement(*zip(*pairs, strict=True), precision=coarsest([*flat, *x])) > 10:
         raise RuntimeError(
             "The rows of a batched backward differ from a single backward: PyTorch cannot batch this function, and"
             " does not say so. Call with vectorize=False."
@@ -83,6 +83,12 @@ def by_columns(function: Callable[[tuple[Tensor, ...]], Sequence[Tensor]], x: Se
 
     The dtype of each block is that of the output. torch.func serves here: plain dual numbers cannot be batched.
     """
+    for leaf in x:
+        if leaf.dtype.is_complex:
+            raise RuntimeError(
+                f"A matrix of derivatives in forward mode needs real inputs but one has dtype {leaf.dtype}: one column"
+                " cannot hold the derivatives by both parts. Use the reverse mode."
+            )
     numels = [leaf.nelement() for leaf in x]
     if sum(numels) == 0:
         return [[output.new_zeros(output.shape + leaf.shape) for leaf in x] for output in function(tuple(x))]

@@ -12,6 +12,7 @@ from torch import Tensor
 from hesse.engines.batching import Batching, Mode
 from hesse.engines.guard import Guard
 from hesse.engines.linearization import Linearization, Selection
+from hesse.functional.agreement import coarsest
 from hesse.functional.arguments import Argnums
 from hesse.operators.operator import Operator
 from hesse.space import Space
@@ -72,8 +73,9 @@ class Linearized(Operator):
         self._linearization = linearization
         self._guard = guard
         # One for each direction: J and its transpose are different programs, and one may batch where the other fails.
-        self._batching = Batching(batching)
-        self._transposed_batching = Batching(batching)
+        precision = coarsest([*domain.leaves, *range_.leaves])
+        self._batching = Batching(batching, precision)
+        self._transposed_batching = Batching(batching, precision)
         self._selection = selection
         self.domain, self.range = domain, range_
         self.shape = (range_.size, domain.size)
