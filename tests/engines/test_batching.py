@@ -16,6 +16,27 @@ MATRIX = torch.arange(12.0).reshape(3, 4)
 ROWS = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials are made as soon as one chunk has come."""
+    monkeypatch.setattr("hesse.engines.batching._PATIENCE", 16)
+
+
+def test_a_trial_waits_until_it_is_little_beside_the_products_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hesse.engines.batching._PATIENCE", 64)
+    batching = Batching()
+    for _ in range(3):
+        torch.testing.assert_close(batching.multiply(right, ROWS, [3]), right(ROWS))
+        assert batching.chosen is None
+    torch.testing.assert_close(batching.multiply(right, ROWS, [3]), right(ROWS))
+    assert batching.chosen is not None
+    later = Batching()
+    later.inherit(batching)
+    later.chosen = None
+    later.multiply(right, ROWS, [3])
+    assert later.chosen is not None
+
+
 def right(rows: Tensor) -> Tensor:
     return rows @ MATRIX.mT
 

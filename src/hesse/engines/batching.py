@@ -18,6 +18,8 @@ Multiply = Callable[[Tensor], Tensor]
 
 _TRIAL = 4
 _CHUNK = 16
+# A trial costs about ten products, so as many vectors must have come that it is little beside them.
+_PATIENCE = 64
 # A batch that gains less than this is not worth the memory it takes.
 _GAIN = 1.05
 
@@ -41,12 +43,15 @@ class Batching:
         # Sizes of batches that were compared with single products.
         self._right_sizes: set[int] = set()
         self._single_seconds = 0.0
+        # Vectors that have come so far.
+        self._seen = 0
 
     def inherit(self, earlier: Batching) -> None:
         """Take over what a trial at another point of the same function decided; a loop needs no further trial.
 
         A batched backward is tried again, since whether it is right may depend on the point.
         """
+        self._seen = earlier._seen
         if self.mode == "auto" and earlier.chosen == "loop":
             self.chosen, self.reason = "loop", earlier.reason
 
@@ -58,6 +63,7 @@ class Batching:
     def multiply(self, multiply: Multiply, rows: Tensor, lengths: Sequence[int]) -> Tensor:
         """``multiply`` of each row of ``rows`` (k, n), as (k, m), where ``lengths`` are those of m's leaves."""
         length = sum(lengths)
+        self._seen += rows.shape[0]
         products: Tensor | None = None
         start = 0
         for piece in self._pieces(multiply, rows, lengths):
@@ -73,7 +79,7 @@ class Batching:
     def _pieces(self, multiply: Multiply, rows: Tensor, lengths: Sequence[int]) -> Iterator[Tensor]:
         """Products of consecutive rows, as many at a time as go through the graph at once."""
         count, start = rows.shape[0], 0
-        if self.chosen is None and count >= _CHUNK:
+        if self.chosen is None and count >= _CHUNK and self._seen >= _PATIENCE:
             self._try(multiply, rows, lengths)
         while start < count:
             chunk = rows[start : start + self.chunk]
