@@ -46,6 +46,12 @@ def flatten(tree: Any) -> tuple[list[Any], Spec]:
     if type(tree) is tuple and all([isinstance(entry, Tensor) for entry in tree]):
         # The common case of the contract functions, kept off the general and slower path.
         return list(tree), Spec(tuple, tuple([(i,) for i in range(len(tree))]), len(tree))
+    if type(tree) is dict and all([isinstance(entry, Tensor) for entry in tree.values()]):
+        # The parameters of a network, as they come with every product.
+        keys = list(tree)
+        return list(tree.values()), Spec(
+            lambda leaves: dict(zip(keys, leaves, strict=True)), tuple([(key,) for key in keys]), None
+        )
     return _flatten_containers(tree)
 
 
