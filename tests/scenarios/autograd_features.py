@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
-from scenarios.networks import parameters_of
-from scenarios.scenario import Case, draw, scenario
+from .networks import parameters_of
+from .scenario import Case, draw, scenario
 
 
 @scenario

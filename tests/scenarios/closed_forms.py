@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scenarios.scenario import Case, draw, positive, scenario
+from .scenario import Case, draw, positive, scenario
 
 
 @scenario

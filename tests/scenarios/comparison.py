@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scenarios.flat import leaves_of
+from .flat import leaves_of
 
 FLOOR = 1e-3
 """Size below which a reference counts as this large: zero Hessians are compared absolutely."""

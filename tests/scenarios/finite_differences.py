@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scenarios.flat import flat, leaves_of, rebuilt, unflat
+from .flat import flat, leaves_of, rebuilt, unflat
 
 STEP = 1e-3
 

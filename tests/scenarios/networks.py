@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scenarios.scenario import Case, draw, scenario
+from .scenario import Case, draw, scenario
 
 
 def parameters_of(model: nn.Module) -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scenarios import finite_differences
-from scenarios.flat import flat, leaves_of
+from . import finite_differences
+from .flat import flat, leaves_of
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scenarios.scenario import Case, draw, positive, scenario
+from .scenario import Case, draw, positive, scenario
 
 
 def _cluster() -> Tensor:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scenarios.networks import by_parameters
-from scenarios.scenario import Case, draw, scenario
+from .networks import by_parameters
+from .scenario import Case, draw, scenario
 
 
 @scenario

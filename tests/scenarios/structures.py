@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scenarios.scenario import Case, draw, positive, scenario
+from .scenario import Case, draw, positive, scenario
 
 
 @scenario

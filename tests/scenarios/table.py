@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from scenarios import (
+from . import (
     autograd_features,
     closed_forms,
     complex_numbers,
@@ -18,8 +18,8 @@ from scenarios import (
     sequences,
     structures,
 )
-from scenarios.flat import leaves_of
-from scenarios.scenario import Scenario
+from .flat import leaves_of
+from .scenario import Scenario
 
 FAMILIES = (
     closed_forms,

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 import hesse
-from scenarios.comparison import (
+
+from .comparison import (
     assert_close,
     assert_product,
     assert_structured_like,
     random_vectors,
 )
-from scenarios.flat import flat, leaves_of, unflat
-from scenarios.scenario import Scenario
-from scenarios.table import EVERY_SCENARIO, SCENARIOS, has_complex_inputs, names
-from scenarios.trick import NOT_A_NUMBER
-from scenarios.unbatchable import UNBATCHABLE
+from .flat import flat, leaves_of, unflat
+from .scenario import Scenario
+from .table import EVERY_SCENARIO, SCENARIOS, has_complex_inputs, names
+from .trick import NOT_A_NUMBER
+from .unbatchable import UNBATCHABLE
 
 
 @EVERY_SCENARIO

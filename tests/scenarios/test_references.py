@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from scenarios.comparison import assert_close
-from scenarios.scenario import Scenario
-from scenarios.table import EVERY_SCENARIO, FAMILIES, SCENARIOS, names
-from scenarios.trick import NOT_A_NUMBER
-from scenarios.unbatchable import UNBATCHABLE
+from .comparison import assert_close
+from .scenario import Scenario
+from .table import EVERY_SCENARIO, FAMILIES, SCENARIOS, names
+from .trick import NOT_A_NUMBER
+from .unbatchable import UNBATCHABLE
 
 CLOSED_FORMS = [scenario for scenario in SCENARIOS.values() if scenario.build().hessian is not None]
 

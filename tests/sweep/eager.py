@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sweep.sweep import Case
+from .sweep import Case
 
 STEPS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 """Steps tried in turn: samples of the database lie at values, and near singularities, of every size."""

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 import hesse
-from sweep.eager import Product, distance_to_finite_differences, double_backward
-from sweep.exceptions import NOT_JUDGED, REFUSED, REFUSED_WITHOUT_A_NAME, WRONG_IN_PYTORCH
-from sweep.sweep import Case, cases_of, operators
+
+from .eager import Product, distance_to_finite_differences, double_backward
+from .exceptions import NOT_JUDGED, REFUSED, REFUSED_WITHOUT_A_NAME, WRONG_IN_PYTORCH
+from .sweep import Case, cases_of, operators
 
 OPERATORS = operators()
 ANSWERED = sorted(OPERATORS.keys() - REFUSED.keys() - REFUSED_WITHOUT_A_NAME.keys())
