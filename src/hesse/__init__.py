@@ -1,24 +1,36 @@
 """Exact products with Hessians of any PyTorch program, and the answers people compute them for."""
 
 from hesse import func, functional
-from hesse.errors import ClosedError, StalePointError
+from hesse.eigen import Eigenpairs, eigsh
+from hesse.errors import ClosedError, ConvergenceWarning, NonFiniteProductError, StalePointError
+from hesse.estimate import SpectralDensity, TraceEstimate, spectral_density, trace
 from hesse.functional import hvp, vhp
 from hesse.operators import Hessian, Identity, Jacobian, Operator, as_operator
 from hesse.problem import Problem
+from hesse.products import Progress
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ClosedError",
+    "ConvergenceWarning",
+    "Eigenpairs",
     "Hessian",
     "Identity",
     "Jacobian",
+    "NonFiniteProductError",
     "Operator",
     "Problem",
+    "Progress",
+    "SpectralDensity",
     "StalePointError",
+    "TraceEstimate",
     "as_operator",
+    "eigsh",
     "func",
     "functional",
     "hvp",
+    "spectral_density",
+    "trace",
     "vhp",
 ]

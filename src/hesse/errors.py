@@ -1,4 +1,7 @@
-"""The errors hesse raises that Python and PyTorch have no name for; each message is one sentence, then a remedy."""
+"""The errors and warnings of hesse that Python and PyTorch have no name for.
+
+Each message is one sentence, then a remedy.
+"""
 
 from __future__ import annotations
 
@@ -16,3 +19,11 @@ class StalePointError(RuntimeError):
 
 class ClosedError(RuntimeError):
     """A product was asked of an operator whose graph was freed by ``close()`` or by leaving its ``with`` block."""
+
+
+class NonFiniteProductError(RuntimeError):
+    """A product that a question asked for holds infinities or NaNs, so nothing can be concluded from it."""
+
+
+class ConvergenceWarning(UserWarning):
+    """A question made all its products before its answer was as good as asked for; its ``converged`` is false."""

@@ -33,7 +33,7 @@ def test_a_failed_write_leaves_the_old_file_in_place(owner, name, failure, monke
     target.write_bytes(b"the old one")
     monkeypatch.setattr(owner, name, failure)
     with pytest.raises(CommandError, match=r"^Cannot write p\.safetensors: .*\.$"):
-        output.write(target, ENTRIES)
+        output.write_tensors(target, ENTRIES)
     assert target.read_bytes() == b"the old one"
     assert os.listdir() == ["p.safetensors"]
 
@@ -55,7 +55,7 @@ def test_an_older_file_is_replaced_with_its_permissions_and_through_its_link():
     real.chmod(0o640)
     link.symlink_to(real)
     output.check(link)
-    output.write(link, ENTRIES)
+    output.write_tensors(link, ENTRIES)
     assert link.is_symlink()
     assert real.stat().st_mode & 0o777 == 0o640
     assert torch.equal(safetensors.torch.load_file(real)["value"], ENTRIES["value"])
@@ -64,7 +64,7 @@ def test_an_older_file_is_replaced_with_its_permissions_and_through_its_link():
 
 def test_a_new_file_has_the_permissions_of_any_new_file():
     Path("other").touch()
-    output.write(Path("p.safetensors"), ENTRIES)
+    output.write_tensors(Path("p.safetensors"), ENTRIES)
     assert Path("p.safetensors").stat().st_mode == Path("other").stat().st_mode
 
 

@@ -8,18 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from .refusals import check_refused
+
 MODULE = "import hesse, torch\n"
-
-
-def check_refused(result, *parts: str) -> None:
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("hesse: ")
-    assert lines[0].endswith(".")
-    for part in parts:
-        assert part in lines[0]
+# What the commands share they refuse alike.
+BOTH = pytest.mark.parametrize("command", ["vhp", "spectrum"])
 
 
 @pytest.mark.parametrize(
@@ -58,13 +51,15 @@ def check_refused(result, *parts: str) -> None:
         ),
     ],
 )
-def test_a_file_that_holds_no_problem_is_one_sentence(source, parts, write_problem, hesse_command):
-    check_refused(hesse_command("vhp", write_problem(source)), *parts)
+@BOTH
+def test_a_file_that_holds_no_problem_is_one_sentence(source, parts, command, write_problem, hesse_command):
+    check_refused(hesse_command(command, write_problem(source)), *parts)
 
 
-def test_a_missing_problem_file_is_one_sentence(hesse_command, tmp_path):
-    check_refused(hesse_command("vhp", "missing.py"), "problem file missing.py does not exist")
-    check_refused(hesse_command("vhp", tmp_path), "cannot be read", "directory")
+@BOTH
+def test_a_missing_problem_file_is_one_sentence(command, hesse_command, tmp_path):
+    check_refused(hesse_command(command, "missing.py"), "problem file missing.py does not exist")
+    check_refused(hesse_command(command, tmp_path), "cannot be read", "directory")
 
 
 PAIR = MODULE + (
@@ -107,13 +102,15 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(write_probl
     assert list(Path("folder").iterdir()) == []
 
 
-def test_inputs_that_share_a_name_cannot_be_written_but_multiplied(write_problem, hesse_command):
+@BOTH
+def test_inputs_that_share_a_name_cannot_be_written_but_multiplied(command, write_problem, hesse_command):
     path = write_problem(
         MODULE + "def problem():\n    return hesse.Problem(func=lambda p: (p['a.b'] * p['a']['b']).sum(),"
         " inputs={'a.b': torch.ones(1), 'a': {'b': torch.ones(1)}})\n"
     )
-    check_refused(hesse_command("vhp", path, "--out", "p.safetensors"), "2 of them would be called 'a.b'")
-    assert hesse_command("vhp", path).exit_code == 0
+    check_refused(hesse_command(command, path, "--out", "p"), "2 of them would be called 'a.b'")
+    assert hesse_command(command, path).exit_code == 0
+    assert not Path("p").exists()
 
 
 def test_a_device_that_is_not_there_is_one_sentence(write_problem, hesse_command):
@@ -157,9 +154,10 @@ FAILING_PROBLEM = """
 """
 
 
+@BOTH
 @pytest.mark.parametrize("source", [FAILING, FAILING_BACKWARD, FAILING_PROBLEM])
-def test_a_failure_in_their_code_is_their_traceback(source, write_problem, hesse_command):
-    result = hesse_command("vhp", write_problem(source), "--out", "p.safetensors")
+def test_a_failure_in_their_code_is_their_traceback(source, command, write_problem, hesse_command):
+    result = hesse_command(command, write_problem(source), "--out", "p.safetensors")
     assert result.exit_code == 1
     assert result.stdout == ""
     assert result.stderr.startswith("Traceback (most recent call last):\n")
@@ -201,12 +199,13 @@ def test_a_failure_after_a_cast_hints_at_captured_tensors(write_problem, hesse_c
     assert hesse_command("vhp", path).exit_code == 0
 
 
-def test_an_interruption_is_exit_code_130(write_problem, hesse_command):
+@BOTH
+def test_an_interruption_is_exit_code_130(command, write_problem, hesse_command):
     source = MODULE + (
         "def func(x):\n    raise KeyboardInterrupt\n"
         "def problem():\n    return hesse.Problem(func=func, inputs=torch.ones(2))\n"
     )
-    result = hesse_command("vhp", write_problem(source))
+    result = hesse_command(command, write_problem(source))
     assert result.exit_code == 130
     assert result.output == ""
 

@@ -9,11 +9,13 @@ import typer
 
 import hesse
 from hesse.cli.bench import bench
+from hesse.cli.spectrum import spectrum
 from hesse.cli.vhp import vhp
 
 # An error of hesse's own prints as Python prints it; those of users are reported by hesse.cli.failures.
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.command()(vhp)
+app.command()(spectrum)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
 
 
@@ -41,6 +43,8 @@ def describe(
     Then:
 
       hesse vhp problem.py
+
+      hesse spectrum problem.py --out report
     """
 
 

@@ -25,12 +25,42 @@ def check(path: Path) -> None:
         pass
 
 
-def write(path: Path, entries: dict[str, Tensor]) -> None:
-    """Write tensors as safetensors; an older file stays as it was unless the new one is complete."""
+@contextlib.contextmanager
+def folder(path: Path) -> Iterator[None]:
+    """A directory for results, made if need be; gone again if nothing was written there."""
+    made = not path.exists()
+    if path.exists() and not path.is_dir():
+        raise CommandError(f"Cannot write to {path}: it is no directory.")
+    with _explained(path):
+        path.mkdir(exist_ok=True)
+    try:
+        with _explained(path), _beside(path / "result"):
+            pass
+        yield
+    finally:
+        if made and path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def write_tensors(path: Path, entries: dict[str, Tensor]) -> None:
+    """Write tensors as safetensors, whole or not at all."""
+    with _whole(path) as temporary:
+        safetensors.torch.save_file(entries, temporary)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
+    with _whole(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A file to fill, which then takes the place of ``path``; an older one stays unless the new one is complete."""
     with _explained(path), _beside(path) as temporary:
         # The writer may put a file of its own there, closed to others.
         mode = temporary.stat().st_mode & 0o777
-        safetensors.torch.save_file(entries, temporary)
+        yield temporary
         os.chmod(temporary, mode)
         _sync(temporary)
         target = path.resolve()

@@ -73,7 +73,7 @@ def vhp(
             console.print()
             console.print(_comparison(measurement))
         if out is not None:
-            output.write(out, entries.to_entries(measurement.product))
+            output.write_tensors(out, entries.to_entries(measurement.product))
             console.print(f"\nwrote {out}", highlight=False, markup=False, soft_wrap=True)
 
 

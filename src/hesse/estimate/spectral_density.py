@@ -1,0 +1,209 @@
+"""``spectral_density``: how the eigenvalues are spread, by stochastic Lanczos quadrature."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hesse.eigen.basis import Basis
+from hesse.estimate import student
+from hesse.operators.probes import Rng
+from hesse.products import Callback, Products
+
+# Krylov bases of probes that go side by side take up to that much memory.
+BASIS_BYTES = 2**30
+# A vector whose new part is that small, in units of eps·‖A‖, lies in the basis: it is rounding.
+BREAKDOWN = 10
+GRID_POINTS_PER_SIGMA = 8
+MOST_GRID_POINTS = 100_000
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SpectralDensity:
+    r"""The density of eigenvalues, :math:`\rho(t) = \frac1n \sum_i \delta(t - \lambda_i)`, smoothed by a Gaussian.
+
+    Attributes:
+        grid: points t, shape (g,), float64 on the CPU: eight for each sigma, at most 100,000.
+        density: ρ smoothed, at the points; its integral is 1.
+        low, high: a band that covers the smoothed density of the quadrature with probability ``confidence``, point by
+            point; from Student's t over the probes.
+        sigma: standard deviation of the Gaussian.
+        nodes, weights: shape (probes, steps): each row is a quadrature of ρ by one probe; its weights sum to 1, and a
+            row that ended early is filled with weights of zero.
+        confidence: as asked for.
+        converged: whether every probe went as far as asked for, or to the end of its Krylov space.
+        num_products: products made.
+    """
+
+    grid: Tensor
+    density: Tensor
+    low: Tensor
+    high: Tensor
+    sigma: float
+    nodes: Tensor
+    weights: Tensor
+    confidence: float
+    converged: bool
+    num_products: int
+
+    def moment(self, power: int) -> tuple[float, tuple[float, float]]:
+        r"""The moment :math:`\frac1n \sum_i \lambda_i^p`, not smoothed, and the interval that covers it.
+
+        Args:
+            power: p ≥ 0; exact but for the sampling for p < 2·steps.
+
+        Example:
+            >>> import torch, hesse
+            >>> rho = hesse.spectral_density(torch.diag(torch.tensor([1.0, 2.0, 3.0])), rng=0)
+            >>> round(rho.moment(2)[0], 4)
+            4.6667
+        """
+        mean, low, high = _band((self.weights * self.nodes**power).sum(dim=1, keepdim=True), self.confidence)
+        return float(mean), (float(low), float(high))
+
+
+def spectral_density(
+    A: Any,
+    *,
+    num_probes: int = 10,
+    num_steps: int = 80,
+    sigma: float | None = None,
+    confidence: float = 0.95,
+    rng: Rng = None,
+    callback: Callback | None = None,
+    progress: bool = False,
+) -> SpectralDensity:
+    r"""The density of the eigenvalues of a symmetric operator, smoothed, with a band.
+
+    Stochastic Lanczos quadrature: for random signs z, m steps of Lanczos with full reorthogonalization give a Gauss
+    quadrature of :math:`z^\top f(A) z / n` with m nodes, whose mean over z is :math:`\mathrm{tr} f(A) / n`.
+
+    Args:
+        A: a symmetric operator of shape (n, n), or what ``hesse.as_operator`` takes for one.
+        num_probes: how many random vectors, at least 2.
+        num_steps: products with each.
+        sigma: standard deviation of the smoothing Gaussian; a hundredth of the spectrum's width if not given.
+        confidence: of the band, between 0 and 1.
+        rng: seed or NumPy generator of the signs.
+        callback: given a ``hesse.Progress`` as it goes on; a true answer stops it.
+        progress: whether to show a bar on standard error.
+
+    Returns:
+        ``SpectralDensity``: the density on a grid with a band, its quadrature, and its moments.
+
+    Raises:
+        ValueError: the operator is not square or not symmetric, or a number is out of range.
+        NonFiniteProductError: a product holds infinities or NaNs.
+
+    Source: Ubaru, Chen and Saad, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature", SIAM J. Matrix
+    Anal. Appl. 38 (2017) 1075–1099; Ghorbani, Krishnan and Xiao, "An investigation into neural net optimization via
+    Hessian eigenvalue density", ICML 2019.
+
+    Example:
+        >>> import torch, hesse
+        >>> H = hesse.Hessian(lambda x: (x**4).sum() / 12, torch.linspace(1, 2, 50))
+        >>> rho = hesse.spectral_density(H, rng=0)
+        >>> round(float(torch.trapezoid(rho.density, rho.grid)), 6)
+        1.0
+    """
+    for name, value, least in (("num_probes", num_probes, 2), ("num_steps", num_steps, 1)):
+        if value < least:
+            raise ValueError(f"{name} given to spectral_density should be at least {least} but is {value}.")
+    if sigma is not None and not sigma > 0:
+        raise ValueError(f"sigma given to spectral_density should be greater than 0 but is {sigma}.")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence given to spectral_density should be between 0 and 1 but is {confidence}.")
+    with Products(
+        A, "spectral_density", max_products=num_probes * num_steps, callback=callback, progress=progress
+    ) as products:
+        products.require_symmetric()
+        if products.size == 0:
+            raise ValueError("spectral_density needs an operator of size at least 1 but got one of shape (0, 0).")
+        steps = min(num_steps, products.size)
+        vector_bytes = products.size * products.operator.dtype.itemsize
+        at_once = max(1, BASIS_BYTES // (steps * vector_bytes))
+        generator = np.random.default_rng(rng)
+        probes: list[_Probe] = []
+        while len(probes) < num_probes and products.left:
+            signs = products.operator.signs(min(at_once, num_probes - len(probes)), generator)
+            probes += _side_by_side(products, signs, steps, num_probes, len(probes))
+        converged = len(probes) == num_probes and all(probe.ended for probe in probes)
+        return _density(probes, steps, sigma, confidence, converged, products.count)
+
+
+class _Probe:
+    """Lanczos from one vector."""
+
+    def __init__(self, products: Products, start: Tensor, steps: int) -> None:
+        self.basis = Basis(products, steps, keep_products=False)
+        self.vector = start / products.norm(start)
+        self.ended = False
+        self._eps = torch.finfo(products.operator.dtype).eps
+        self._norm = 0.0
+
+    def step(self, image: Tensor) -> None:
+        """Go on by the product of ``vector``."""
+        remainder, beta = self.basis.take(self.vector, image)
+        self._norm = max(self._norm, float(self.basis.matrix[-1].abs().max()), beta)
+        self.ended = self.basis.size == self.basis.capacity or beta <= BREAKDOWN * self._eps * self._norm
+        if not self.ended:
+            self.vector = remainder / beta
+
+    def quadrature(self) -> tuple[Tensor, Tensor]:
+        """Nodes and weights: Ritz values, and squares of the Ritz vectors' parts along the start."""
+        values, coordinates = torch.linalg.eigh(self.basis.matrix)
+        return values, coordinates[0] ** 2
+
+
+def _side_by_side(products: Products, starts: Tensor, steps: int, num_probes: int, done: int) -> list[_Probe]:
+    probes = [_Probe(products, start, steps) for start in starts.split(1, dim=1)]
+    running = probes
+    while running and products.left:
+        images = products.multiply(torch.cat([probe.vector for probe in running], dim=1))
+        for probe, image in zip(running, images.split(1, dim=1), strict=True):
+            probe.step(image)
+        running = [probe for probe in running if not probe.ended]
+        ended = done + sum(probe.ended for probe in probes)
+        products.report(f"{ended} of {num_probes} probes done")
+    return probes
+
+
+def _density(
+    probes: list[_Probe], steps: int, sigma: float | None, confidence: float, converged: bool, num_products: int
+) -> SpectralDensity:
+    nodes = torch.zeros(len(probes), steps, dtype=torch.float64)
+    weights = torch.zeros(len(probes), steps, dtype=torch.float64)
+    for row, probe in enumerate(probes):
+        values, shares = probe.quadrature()
+        nodes[row, : len(values)], weights[row, : len(values)] = values, shares
+    found = nodes[weights > 0]
+    left, right = float(found.min()), float(found.max())
+    if sigma is None:
+        sigma = 0.01 * ((right - left) or abs(right) or 1.0)
+    left, right = left - 6 * sigma, right + 6 * sigma
+    points = min(math.ceil((right - left) / sigma * GRID_POINTS_PER_SIGMA), MOST_GRID_POINTS)
+    grid = torch.linspace(left, right, points, dtype=torch.float64)
+    curves = torch.stack([_smoothed(grid, *row, sigma) for row in zip(nodes, weights, strict=True)])
+    density, low, high = _band(curves, confidence)
+    return SpectralDensity(
+        grid, density, low.clamp(min=0), high, sigma, nodes, weights, confidence, converged, num_products
+    )
+
+
+def _smoothed(grid: Tensor, nodes: Tensor, weights: Tensor, sigma: float) -> Tensor:
+    bells = torch.exp(-0.5 * ((grid[:, None] - nodes) / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
+    return bells @ weights
+
+
+def _band(samples: Tensor, confidence: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean over the first dimension, and the t interval around it; boundless for a lone sample."""
+    mean = samples.mean(dim=0)
+    if len(samples) < 2:
+        return mean, torch.full_like(mean, -math.inf), torch.full_like(mean, math.inf)
+    half = student.quantile(confidence, len(samples)) * torch.from_numpy(student.standard_error(samples.numpy()))
+    return mean, mean - half, mean + half

@@ -1,0 +1,1 @@
+"""What commands found, as JSON, tensors, a picture and a page."""

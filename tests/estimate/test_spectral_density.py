@@ -1,0 +1,128 @@
+"""``spectral_density`` against spectra known in advance: mass, moments, the smoothed density, breakdown, refusals."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import hesse
+from hesse.operators.dense import Dense
+
+from ..known_matrices import with_eigenvalues
+
+SPREAD = np.concatenate([np.linspace(-1, 1, 180), 1.5 ** np.arange(1, 11)])
+
+
+def smoothed(values, grid, sigma):
+    bells = np.exp(-0.5 * ((grid[:, None] - values) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
+    return bells.mean(axis=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_mass_is_one_and_moments_are_within_their_interval(dtype):
+    rho = hesse.spectral_density(with_eigenvalues(SPREAD, dtype), num_steps=30, confidence=0.999, rng=0)
+    assert rho.converged
+    assert rho.num_products == 300
+    assert np.isclose(np.trapezoid(rho.density, rho.grid), 1, atol=1e-6)
+    assert torch.allclose(rho.weights.sum(dim=1), torch.ones(10, dtype=torch.float64))
+    for power in range(7):
+        estimate, (low, high) = rho.moment(power)
+        truth = (SPREAD**power).mean()
+        rounding = 1e-5 * (abs(SPREAD) ** power).mean()
+        assert low - rounding <= truth <= high + rounding
+        assert low <= estimate <= high
+    assert rho.moment(0)[0] == pytest.approx(1)
+
+
+def test_the_density_is_the_smoothed_spectrum_within_its_band():
+    # The band is about the mean of probes; with as many steps as the width of the Gaussian asks for, it covers.
+    rho = hesse.spectral_density(
+        with_eigenvalues(SPREAD), num_probes=40, num_steps=120, sigma=1.0, confidence=0.99, rng=0
+    )
+    truth = smoothed(SPREAD, rho.grid.numpy(), 1.0)
+    inside = (rho.low.numpy() - 1e-6 <= truth) & (truth <= rho.high.numpy() + 1e-6)
+    assert inside.mean() >= 0.95
+    assert np.abs(rho.density.numpy() - truth).max() <= 0.05 * truth.max()
+
+
+def test_the_band_covers_point_by_point_as_often_as_it_says():
+    A = with_eigenvalues(np.linspace(-1, 1, 120))
+    hits = []
+    for seed in range(60):
+        rho = hesse.spectral_density(A, num_probes=10, num_steps=40, sigma=0.2, confidence=0.9, rng=seed)
+        place = int((rho.grid - 0.3).abs().argmin())
+        truth = smoothed(np.linspace(-1, 1, 120), rho.grid[place : place + 1].numpy(), 0.2)[0]
+        hits.append(rho.low[place] <= truth <= rho.high[place])
+    assert np.mean(hits) >= 0.8
+
+
+def test_few_distinct_eigenvalues_end_a_probe_early_and_exactly():
+    values = np.array([1.0] * 30 + [2.0] * 20)
+    rho = hesse.spectral_density(with_eigenvalues(values), rng=0, num_probes=3)
+    assert rho.converged
+    assert rho.num_products == 6
+    for nodes, weights in zip(rho.nodes, rho.weights, strict=True):
+        assert np.allclose(nodes[weights > 0], [1, 2])
+        assert weights.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("matrix", [torch.zeros(4, 4), 3 * torch.eye(5), torch.tensor([[2.0]])], ids=str)
+def test_a_spectrum_that_is_one_point_has_a_density_around_it(matrix):
+    rho = hesse.spectral_density(matrix, rng=0)
+    assert np.trapezoid(rho.density, rho.grid) == pytest.approx(1, abs=1e-6)
+    assert rho.moment(1)[0] == pytest.approx(float(matrix[0, 0]))
+
+
+def test_probes_that_do_not_fit_side_by_side_go_one_by_one(monkeypatch):
+    widths = []
+
+    class Watched(Dense):
+        def matmat(self, V):
+            widths.append(V.shape[1])
+            return super().matmat(V)
+
+    A = Watched(with_eigenvalues(SPREAD))
+    together = hesse.spectral_density(A, num_probes=3, num_steps=10, rng=0)
+    assert set(widths) == {3}
+    widths.clear()
+    # The function has the name of its module.
+    monkeypatch.setattr(sys.modules["hesse.estimate.spectral_density"], "BASIS_BYTES", 1)
+    apart = hesse.spectral_density(A, num_probes=3, num_steps=10, rng=0)
+    assert set(widths) == {1}
+    assert apart.nodes.shape == together.nodes.shape
+    # Different probes, the same spectrum.
+    assert apart.moment(1)[0] == pytest.approx(together.moment(1)[0], rel=0.5)
+
+
+def test_a_callback_stops_it_with_what_is_known():
+    rho = hesse.spectral_density(
+        with_eigenvalues(SPREAD), num_probes=4, num_steps=20, rng=0, callback=lambda p: p.num_products >= 20
+    )
+    assert not rho.converged
+    assert rho.num_products == 20
+    assert np.trapezoid(rho.density, rho.grid) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"num_probes": 1}, "num_probes given to spectral_density should be at least 2 but is 1."),
+        ({"num_steps": 0}, "num_steps given to spectral_density should be at least 1 but is 0."),
+        ({"sigma": 0.0}, "sigma given to spectral_density should be greater than 0 but is 0.0."),
+        ({"confidence": 0.0}, "confidence given to spectral_density should be between 0 and 1 but is 0.0."),
+    ],
+)
+def test_what_makes_no_sense_is_one_sentence(words, message):
+    with pytest.raises(ValueError) as caught:
+        hesse.spectral_density(torch.eye(4), **words)
+    assert str(caught.value) == message
+
+
+def test_operators_that_have_no_real_spectrum_are_refused():
+    with pytest.raises(ValueError, match="spectral_density needs a symmetric operator"):
+        hesse.spectral_density(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
+    with pytest.raises(ValueError, match="size at least 1"):
+        hesse.spectral_density(torch.empty(0, 0))

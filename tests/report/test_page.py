@@ -1,0 +1,109 @@
+"""The page: self-contained, safe against names, and in a browser without errors at every width and appearance."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hesse.report import page
+
+from .spectra import spectrum
+
+
+def test_the_page_needs_nothing_else():
+    text = page.render(spectrum())
+    links = re.findall(r'(?:src|srcset|href)="([^"]*)"', text)
+    assert len(links) == 5
+    assert all(link.startswith("data:") for link in links)
+    assert "http" not in re.sub(r'"data:[^"]*"', "", text)
+    assert "<script" not in text
+
+
+def test_names_are_escaped():
+    assert "<b>" not in page.render(spectrum(name="<b>bold</b>.py"))
+
+
+def test_what_has_not_converged_is_marked():
+    text = page.render(spectrum(max_products=16))
+    assert "eigenvalues have converged within 16 products" in text
+    assert 'class="open"' in text
+    assert "or less: not converged" in text
+    assert 'class="open"' not in page.render(spectrum())
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    found = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if None in found:
+        assert not os.environ.get("HESSE_REQUIRE_BROWSER"), "chromium and chromedriver must be installed"
+        pytest.skip("needs chromium and chromedriver, which only CI must have")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = found[0]
+    for flag in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=found[1]))
+    yield driver
+    driver.quit()
+
+
+def _show(browser, path: Path, width: int, appearance: str) -> None:
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
+    )
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": appearance}]}
+    )
+    browser.get(path.as_uri())
+
+
+@pytest.mark.parametrize("appearance", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 800, 1400])
+@pytest.mark.parametrize("products", [16, 300])
+def test_a_browser_shows_it(browser, tmp_path, width, appearance, products):
+    path = tmp_path / "index.html"
+    path.write_text(page.render(spectrum(max_products=products, name="a/rather/long/path/to/the/problem_file.py")))
+    _show(browser, path, width, appearance)
+    assert browser.get_log("browser") == []
+    (picture,) = browser.find_elements("css selector", "img")
+    assert browser.execute_script("return arguments[0].complete && arguments[0].naturalWidth", picture) > 100
+    # The picture made for that width and appearance was taken.
+    taken = browser.execute_script("return arguments[0].currentSrc", picture)
+    sources = browser.find_elements("css selector", "source")
+    expected = {
+        (True, "dark"): sources[0].get_attribute("srcset"),
+        (True, "light"): sources[1].get_attribute("srcset"),
+        (False, "dark"): sources[2].get_attribute("srcset"),
+        (False, "light"): picture.get_attribute("src"),
+    }[width <= 640, appearance]
+    assert taken == expected
+    # Nothing sticks out to the right.
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert paper == ("rgb(255, 255, 255)" if appearance == "light" else "rgb(20, 24, 29)")
+
+
+def test_a_missing_picture_would_be_noticed(browser, tmp_path):
+    path = tmp_path / "index.html"
+    path.write_text(re.sub(r'src(set)?="data:[^"]*"', r'src\1="missing.svg"', page.render(spectrum())))
+    _show(browser, path, 800, "light")
+    (picture,) = browser.find_elements("css selector", "img")
+    assert browser.execute_script("return arguments[0].naturalWidth", picture) == 0
+    assert browser.get_log("browser")
