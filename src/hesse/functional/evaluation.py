@@ -19,6 +19,8 @@ from torch.overrides import TorchFunctionMode
 
 from hesse import trees
 from hesse.functional import graph
+from hesse.rules import scope
+from hesse.rules.scope import inside_transform as inside_transform
 
 
 def differentiate(
@@ -74,12 +76,6 @@ def zeros_variable_like(tensor: Tensor) -> Tensor:
     return torch.zeros_like(tensor, requires_grad=True)
 
 
-def inside_transform() -> bool:
-    """Whether the call stands inside vmap, grad, vjp, jvp or another torch.func transform."""
-    # No public name tells; the test of transforms fails if this one moves.
-    return torch._C._functorch.maybe_current_level() is not None
-
-
 def compiler_is_loaded() -> bool:
     """Whether a function made by torch.compile can exist; loading the compiler only to say no takes a second."""
     return "torch._dynamo" in sys.modules
@@ -130,18 +126,23 @@ def _at_transform_level(body: Callable[[tuple[Tensor, ...]], Any], leaves: Seque
         kept[:] = trees.flatten(body(tracked))
         return tuple([result for result in kept[0] if isinstance(result, Tensor)])
 
-    tensors = torch.func.vjp(at_level, *leaves)[0]
+    held = scope.put(True)
+    try:
+        tensors = torch.func.vjp(at_level, *leaves)[0]
+    finally:
+        scope.put(held)
     results, spec = kept
     unwrapped = iter(tensors)
     return spec.rebuild([next(unwrapped) if isinstance(result, Tensor) else result for result in results])
 
 
 class ordinary_autograd:
-    """Gradients on, inference mode off, compiled functions run eagerly: what a double backward needs."""
+    """Gradients on, inference mode off, compiled functions run eagerly, rules in force: for double backwards."""
 
     def __enter__(self) -> None:
         # Not an ExitStack, which takes longer than all else that a small product does beside its arithmetic.
         self._entered: list[contextlib.AbstractContextManager[Any]] = []
+        self._rules_held = scope.put(True)
         try:
             if torch.is_inference_mode_enabled():
                 self._enter(torch.inference_mode(False))
@@ -161,6 +162,7 @@ class ordinary_autograd:
     def __exit__(self, *exception: Any) -> None:
         while self._entered:
             self._entered.pop().__exit__(*exception)
+        scope.put(self._rules_held)
 
 
 class _NormalTensors(TorchFunctionMode):

@@ -1,0 +1,10 @@
+"""Second derivatives that PyTorch lacks; importing this installs them, and they hold where ``scope.put`` says so.
+
+One rule a file. See "How to write a rule" in docs/architecture.md.
+"""
+
+from hesse.rules import hardsigmoid
+from hesse.rules.rule import RULES
+from hesse.rules.scope import inside_transform
+
+__all__ = ["RULES", "hardsigmoid", "inside_transform"]

@@ -1,0 +1,54 @@
+"""Where rules hold: on this thread, and on the threads of its backwards, while a product is made.
+
+PyTorch's dispatcher asks, at each operator, for the kernel of the highest *dispatch key* in a set that belongs to
+the thread. Rules are kernels at a key that is in that set only inside of hesse, so nothing outside can reach them:
+neither another thread nor a transform, and not after an exception either, since the set is put back. Autograd hands
+the set on to the threads that run a backward. All operators without a rule pass the key over, at no cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+# PyTorch keeps no dispatch key for other libraries. This one is reserved, used by nothing that is shipped, and the
+# highest but for those of tracers: above the transforms of torch.func, so that a rule meets an operator before they
+# do, as a torch.autograd.Function that is called by the user would. A second library that took it would raise here.
+_KEY_NAME = "TESTING_ONLY_GenericMode"
+_KEY = torch._C._dispatch_key_parse(_KEY_NAME)
+
+# Guards of dispatch keys are private too, and ten times slower than the two functions they call.
+_is_included = torch._C._dispatch_tls_is_dispatch_key_included
+_set_included = torch._C._dispatch_tls_set_dispatch_key_included
+
+_everything = torch.library.Library("_", "IMPL")  # type: ignore[no-untyped-call]  # no types there
+_everything.fallback(torch.library.fallthrough_kernel, _KEY_NAME)  # type: ignore[no-untyped-call]  # no types there
+_aten = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]  # no types there
+
+
+def inside_transform() -> bool:
+    """Whether the call stands inside vmap, grad, vjp, jvp or another torch.func transform."""
+    # No public name tells; the test of transforms fails if this one moves.
+    return torch._C._functorch.maybe_current_level() is not None
+
+
+def put(here: bool) -> bool:
+    """Say whether rules hold on this thread; what was said before is returned, to be put back."""
+    before = _is_included(_KEY)
+    _set_included(_KEY, here)
+    return before
+
+
+def intercept(name: str, kernel: Callable[..., Any]) -> None:
+    """Call ``kernel`` for the operator ``name`` wherever rules hold. The kernel itself runs where they do not."""
+
+    def outside(*args: Any, **kwargs: Any) -> Any:
+        held = put(False)
+        try:
+            return kernel(*args, **kwargs)
+        finally:
+            put(held)
+
+    _aten.impl(name.removeprefix("aten::"), outside, _KEY_NAME)  # type: ignore[no-untyped-call]  # no types there

@@ -1,0 +1,1 @@
+"""Rules for operators that PyTorch cannot differentiate, each against an independent reference."""

@@ -1,0 +1,73 @@
+"""What every rule has to pass: a function through its operator, multiplied in every way that hesse has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck
+from torch.utils.checkpoint import checkpoint
+
+import hesse
+from hesse import functional
+from tests.functional.references import assert_values, dense_hessian, dense_product
+
+Function = Callable[..., Tensor]
+
+
+def refusal(func: Function, inputs: Sequence[Tensor]) -> str:
+    """What PyTorch says of a second derivative; empty when it has one, so that a rule is not needed any longer."""
+    x = [leaf.detach().requires_grad_() for leaf in inputs]
+    gradient = torch.autograd.grad(func(*x), x, create_graph=True, allow_unused=True)
+    try:
+        torch.autograd.grad([(entry**2).sum() for entry in gradient if entry is not None and entry.requires_grad], x)
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
+def vectors_like(inputs: Sequence[Tensor], seed: int = 1) -> tuple[Tensor, ...]:
+    """A vector to multiply by."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple([torch.randn(leaf.shape, dtype=leaf.dtype, generator=generator) for leaf in inputs])
+
+
+def assert_right(func: Function, inputs: tuple[Tensor, ...], rtol: float = 1e-6, atol: float = 1e-8) -> None:
+    """Products of every kind agree with differences of the gradient, in float64; third derivatives with theirs."""
+    close = {"rtol": rtol, "atol": atol}
+    v = vectors_like(inputs)
+    expected = dense_product(func, inputs, v)
+    for product in (hesse.vhp, hesse.hvp):
+        assert_values(product(func, inputs, v)[1], expected, **close)
+    recomputed = lambda *x: checkpoint(func, *x, use_reentrant=False)  # noqa: E731
+    assert_values(hesse.vhp(recomputed, inputs, v)[1], expected, **close)
+
+    H = hesse.Hessian(func, inputs)
+    assert_values(H @ v, expected, **close)
+    assert_values(H @ v, expected, **close)
+    dense = dense_hessian(func, inputs)
+    for batching in ("loop", "vmap"):
+        assert_values(hesse.Hessian(func, inputs, batching=batching).to_dense(), dense, **close)
+    assert_values(hesse.Hessian(recomputed, inputs).to_dense(), dense, **close)
+
+    few = tuple([torch.stack([entry, 2 * entry]) for entry in v])
+    rows = torch.func.vmap(lambda *v: hesse.vhp(func, inputs, v)[1])(*few)
+    assert_values(rows, tuple([torch.stack([entry, 2 * entry]) for entry in expected]), **close)
+    jacobian = functional.jacobian(lambda *x: torch.func.grad(func, argnums=0)(*x), inputs)[0]
+    n = inputs[0].numel()
+    assert_values(jacobian.reshape(n, n), dense[:n, :n], **close)
+
+
+def assert_thrice_differentiable(func: Function, inputs: tuple[Tensor, ...]) -> None:
+    """The product with create_graph=True is differentiable by the point and by the vector."""
+    x = tuple([leaf.detach().requires_grad_() for leaf in inputs])
+    v = tuple([entry.requires_grad_() for entry in vectors_like(inputs)])
+
+    def product(*leaves: Tensor) -> tuple[Tensor, ...]:
+        return hesse.vhp(func, leaves[: len(x)], leaves[len(x) :], create_graph=True)[1]
+
+    assert gradcheck(product, (*x, *v), fast_mode=True)
+    kept = hesse.vhp(func, x, v, create_graph=True)[1]
+    inside = torch.func.grad(lambda *x: sum([entry.sum() for entry in hesse.vhp(func, x, v)[1]]))(*x)
+    assert_values(torch.autograd.grad([entry.sum() for entry in kept], x)[0], inside)
