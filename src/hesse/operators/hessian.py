@@ -11,9 +11,10 @@ from torch import Tensor
 from hesse import trees
 from hesse.engines import tape
 from hesse.engines.batching import Mode
-from hesse.engines.guard import Guard, tensors_of
+from hesse.engines.guard import Guard
 from hesse.engines.linearization import Selection
 from hesse.functional.arguments import Argnums, check_point, evaluate_scalar, without_history
+from hesse.functional.captured import tensors_of
 from hesse.functional.gradients import gradients, zeros_where_none
 from hesse.operators.linearized import Linearized, Options
 from hesse.space import Space

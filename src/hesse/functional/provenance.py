@@ -1,0 +1,156 @@
+"""Which operator failed in a derivative, and which line of the user's code called it."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import itertools
+import re
+import sysconfig
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from hesse.functional.preserving import preserved
+
+
+class Frame(NamedTuple):
+    """One call in progress: ``File "file", line line, in function``, and the code there where it can be read."""
+
+    file: str
+    line: int
+    function: str
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+class Failure(NamedTuple):
+    """Where a derivative failed.
+
+    Attributes:
+        operator: the operator without a derivative as the error names it (``aten::_cdist_backward``); else that
+            whose backward failed (``exp``, or the name of a custom autograd.Function).
+        node: name of the forward operator's node in the autograd graph, such as ``CdistBackward0``.
+        frames: the user's calls in progress when the forward operator was called, innermost first: those that
+            belong neither to PyTorch nor to hesse nor to Python's own library.
+        error: what the evaluation raised.
+    """
+
+    operator: str
+    node: str
+    frames: tuple[Frame, ...]
+    error: Exception
+
+    @property
+    def frame(self) -> Frame | None:
+        """The user's innermost line, where there is one."""
+        return self.frames[0] if self.frames else None
+
+
+_PACKAGES = Path(torch.__file__).parent, Path(__file__).parents[1]
+_locating: contextvars.ContextVar[bool] = contextvars.ContextVar("_locating", default=False)
+
+
+def locate(compute: Callable[[], object], func: Callable[..., Any], inputs: Any) -> Failure | None:
+    """Run again what failed in a backward, and tell where the operator that failed was called.
+
+    ``compute`` evaluates ``func`` and differentiates it, as often as it takes to fail. It runs once more here, in
+    PyTorch's anomaly mode, which is slow and keeps for each operator the stack of the call; so this is only for the
+    way of an error. Generators, tensors and modules are put back (:func:`~hesse.functional.preserving.preserved`);
+    what ``func`` prints, it prints again. The mode holds for the whole process: other threads are slower meanwhile,
+    and warnings that they give are lost.
+
+    Args:
+        compute: takes nothing; raises what is to be explained.
+        func: the user's function.
+        inputs: the point that ``compute`` evaluates it at.
+
+    Returns:
+        Where it failed; None if it did not fail this time, or not in a backward.
+
+    Source:
+        https://docs.pytorch.org/docs/stable/autograd.html#anomaly-detection
+
+    Example:
+        >>> import torch
+        >>> def func(x):
+        ...     return torch.cdist(x, x + 1).sum()
+        >>> x = torch.eye(2)
+        >>> failure = locate(lambda: torch.autograd.functional.vhp(func, x, x), func, x)
+        >>> failure.node, failure.frame.line
+        ('CdistBackward0', 2)
+    """
+    # A compute that explains its own failure would come back here without end.
+    if _locating.get() or torch.compiler.is_compiling():
+        return None
+    token = _locating.set(True)
+    try:
+        with (
+            preserved(func, inputs),
+            warnings.catch_warnings(record=True) as told,
+            torch.autograd.set_detect_anomaly(True, check_nan=False),
+        ):
+            warnings.simplefilter("always")
+            try:
+                compute()
+            except Exception as error:
+                return _failure(error, [str(warning.message) for warning in told])
+            return None
+    finally:
+        _locating.reset(token)
+
+
+# The node that failed, then the node whose backward made it, and so on back to the forward operator.
+_STORY = re.compile(r"\s*(?:Error detected in|Previous calculation was induced by) (?P<node>\S+)\. Traceback")
+_FRAME = re.compile(
+    r'^  File "(?P<file>.*)", line (?P<line>\d+), in (?P<function>.*)\n(?:    (?P<code>.*)\n)?', re.MULTILINE
+)
+_NOT_IMPLEMENTED = re.compile(r"derivative for '?(?P<operator>[\w:.]+)'? is not implemented")
+
+
+def _failure(error: Exception, told: list[str]) -> Failure | None:
+    chain = [(match["node"], message) for message in told if (match := _STORY.match(message))]
+    if not chain:
+        return None
+    node, story = chain[-1]
+    return Failure(_operator(error, node), node, _users_frames(story), error)
+
+
+def _users_frames(story: str) -> tuple[Frame, ...]:
+    """The user's frames of a stack, innermost first; those inside ``func`` alone, where there are any."""
+    stack = [
+        Frame(match["file"], int(match["line"]), match["function"], match["code"] or "")
+        for match in _FRAME.finditer(story)
+    ]
+    inner = list(itertools.takewhile(lambda frame: frame[0::2] != (__file__, "locate"), reversed(stack)))
+    return tuple(filter(_is_of_user, inner)) or tuple(filter(_is_of_user, reversed(stack)))
+
+
+def _is_of_user(frame: Frame) -> bool:
+    return is_users(frame.file)
+
+
+def _operator(error: Exception, node: str) -> str:
+    missing = _NOT_IMPLEMENTED.search(str(error))
+    if missing is None:
+        return re.sub(r"Backward\d*$", "", node)
+    operator = missing["operator"]
+    return operator if "::" in operator else f"aten::{operator}"
+
+
+@functools.cache
+def is_users(file: str) -> bool:
+    """Whether a file of Python code is neither PyTorch's nor hesse's nor of Python's own library."""
+    if file.startswith(("<frozen ", "<eval_with_key>")):  # the interpreter's own modules, and torch.fx's programs
+        return False
+    path = Path(file)
+    if any(map(path.is_relative_to, _PACKAGES)):
+        return False
+    library = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
+    installed = [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
+    return not any(map(path.is_relative_to, library)) or any(map(path.is_relative_to, installed))
