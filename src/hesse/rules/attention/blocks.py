@@ -1,0 +1,243 @@
+r"""The second derivative of attention in blocks of rows: memory grows with the length, not with its square.
+
+The gradients of attention, :math:`(\bar Q, \bar K, \bar V)`, are those of :math:`\varphi = \langle G, O \rangle`, so
+their derivative is the Hessian of :math:`\varphi`, which is symmetric: to pull cotangents back through the gradient is
+to take the *tangent* of output and gradients along them. With the names of ``formula`` and a dot for tangents:
+
+.. math::
+    \dot S &= \sigma (\dot Q K^\top + Q \dot K^\top), \quad
+    \dot P = P \circ (\dot S - \mathrm{rowsum}(P \circ \dot S)), \quad
+    \dot O = \dot P V + P \dot V \\
+    \dot{\bar P} &= G \dot V^\top + \dot G V^\top, \quad
+    \dot D = \mathrm{rowsum}(G \circ \dot O + \dot G \circ O), \quad
+    \dot{\bar S} = \dot P \circ (\bar P - D) + P \circ (\dot{\bar P} - \dot D) \\
+    \dot{\bar Q} &= \sigma (\dot{\bar S} K + \bar S \dot K), \quad
+    \dot{\bar K} = \sigma (\dot{\bar S}^\top Q + \bar S^\top \dot Q), \quad
+    \dot{\bar V} = \dot P^\top G + P^\top \dot G
+
+P is made anew from the softmax's statistics that the forward kept, :math:`P = \exp(S - \ell)`. A block is some rows of
+the scores over all keys that they see, so that no sum over a row needs a pass of its own: twelve products of a block
+with a matrix, where blocks of columns would take fifteen. Above the diagonal of causal attention nothing is made.
+
+Source: Dao et al., "FlashAttention" (2022), for the statistics and the first derivative; Pearlmutter, "Fast exact
+multiplication by the Hessian" (1994), for tangents of gradients. The formulas are derived here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hesse.rules.attention.formula import precise, scale_of
+
+# Scores in a block: five of them in a core's cache on a CPU, enough work for a launch elsewhere.
+_ELEMENTS_CPU, _ELEMENTS = 2**17, 2**24
+# Fewer rows make products too thin.
+_ROWS = 64
+
+
+class Kept(NamedTuple):
+    """What the forward kept, and the cotangent of its output; shapes as in ``formula.gradient``.
+
+    ``statistics``, of shape (B, H, L), is the logarithm of the sum of each row's exponentials.
+    """
+
+    cotangent: Tensor
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    output: Tensor
+    statistics: Tensor
+    mask: Tensor | None
+    is_causal: bool
+    scale: float | None
+
+
+class Directions(NamedTuple):
+    """Tangents of cotangent, query, key and value; None for zero."""
+
+    cotangent: Tensor | None
+    query: Tensor | None
+    key: Tensor | None
+    value: Tensor | None
+
+
+class Tangents(NamedTuple):
+    """Tangents of the output and of the three gradients."""
+
+    output: Tensor
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+def tangents(kept: Kept, directions: Directions, *, only_output: bool = False) -> Tangents:
+    """The tangents of output and gradients along ``directions``; with ``only_output`` the others stay zero."""
+    point = _layout(kept, directions)
+    shape, keys = point.queries.shape[:4], point.keys.shape[-2]
+    result = Tangents(
+        torch.zeros_like(point.cotangent),
+        point.queries.new_zeros((*shape, point.size)),
+        point.keys.new_zeros((*point.keys.shape[:-1], point.size)),
+        torch.zeros_like(point.value),
+    )
+    elements = _ELEMENTS_CPU if point.queries.device.type == "cpu" else _ELEMENTS
+    buffers: list[Tensor] = []
+    for block in _blocks(tuple(shape), keys, kept.is_causal, elements):
+        scores = block.shape
+        if not buffers or buffers[0].numel() < math.prod(scores):
+            buffers = [point.queries.new_empty(scores) for _ in range(5)]
+        work = [buffer.view(-1)[: math.prod(scores)].view(scores) for buffer in buffers]
+        _add_block(point, block, work, result, kept.is_causal, only_output)
+    return Tangents(
+        *[
+            tangent.view(tensor.shape).to(tensor.dtype)
+            for tangent, tensor in zip(result, (kept.output, kept.query, kept.key, kept.value), strict=True)
+        ]
+    )
+
+
+class _Block(NamedTuple):
+    """Some rows of the scores of some heads, over the first ``seen`` keys.
+
+    Tensors with a row for each query have shape (B, H', H / H', L, ·), those with one for each key (B, H', T, ·):
+    each head of keys comes with the heads of queries that it serves.
+    """
+
+    batches: slice
+    heads: slice
+    member: int
+    rows: slice
+    seen: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        count = (self.batches.stop - self.batches.start) * (self.heads.stop - self.heads.start)
+        return count, self.rows.stop - self.rows.start, self.seen
+
+    def queries(self, tensor: Tensor) -> Tensor:
+        """The block's part of a tensor with a row for each query, (heads, rows, ·); a view of a contiguous one."""
+        return tensor[self.batches, self.heads, self.member, self.rows].flatten(0, 1)
+
+    def keys(self, tensor: Tensor) -> Tensor:
+        """The block's part of a tensor with a row for each key, (heads, seen, ·); a view of a contiguous one."""
+        return tensor[self.batches, self.heads, : self.seen].flatten(0, 1)
+
+
+def _blocks(shape: tuple[int, ...], keys: int, is_causal: bool, elements: int) -> Iterator[_Block]:
+    """Blocks of about ``elements`` scores, or of the fewest rows, that cover queries of ``shape`` (B, H', H / H', L).
+
+    A block is of heads of one batch or of whole batches, so that its part of a contiguous tensor is a view.
+    """
+    batch, heads, shared, length = shape
+    rows = min(length, max(elements // max(keys, 1), _ROWS))
+    together = max(elements // max(rows * keys, 1), 1)
+    for batches in _slices(batch, max(together // max(heads, 1), 1)):
+        for some_heads in _slices(heads, min(together, heads)):
+            for member in range(shared):
+                for some_rows in _slices(length, rows):
+                    seen = min(some_rows.stop, keys) if is_causal else keys
+                    yield _Block(batches, some_heads, member, some_rows, seen)
+
+
+def _slices(length: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, length)) for start in range(0, length, max(step, 1))]
+
+
+class _Point(NamedTuple):
+    """The tensors of a point and its directions as blocks want them.
+
+    ``queries`` are (Q̇, Q), times the scale, and ``keys`` are (K, K̇), side by side: both terms of Ṡ are one product.
+    """
+
+    size: int
+    factor: float
+    queries: Tensor
+    keys: Tensor
+    value: Tensor
+    value_tangent: Tensor
+    output: Tensor
+    cotangent: Tensor
+    cotangent_tangent: Tensor | None
+    statistics: Tensor
+    means: Tensor
+    mask: Tensor | None
+
+
+def _layout(kept: Kept, directions: Directions) -> _Point:
+    shared = kept.query.shape[1] // kept.key.shape[1]
+    dtype, factor = precise(kept.query.dtype), scale_of(kept.query, kept.scale)
+
+    def by_row(tensor: Tensor) -> Tensor:
+        return tensor.to(dtype).contiguous().unflatten(1, (-1, shared))
+
+    def along(direction: Tensor | None, tensor: Tensor) -> Tensor:
+        return tensor.new_zeros(tensor.shape, dtype=dtype) if direction is None else direction.to(dtype)
+
+    output, cotangent = by_row(kept.output), by_row(kept.cotangent)
+    statistics = by_row(kept.statistics.unsqueeze(-1))
+    mask = None if kept.mask is None else kept.mask.expand(*kept.query.shape[:3], kept.key.shape[2])
+    return _Point(
+        size=kept.query.shape[-1],
+        factor=factor,
+        queries=by_row(torch.cat([along(directions.query, kept.query), kept.query.to(dtype)], -1) * factor),
+        keys=torch.cat([kept.key.to(dtype), along(directions.key, kept.key)], -1),
+        value=kept.value.to(dtype).contiguous(),
+        value_tangent=along(directions.value, kept.value).contiguous(),
+        output=output,
+        cotangent=cotangent,
+        cotangent_tangent=None if directions.cotangent is None else by_row(directions.cotangent),
+        # Of a row that sees no key some kernels keep no number; exp(S - inf) is the zero that its weights have to be.
+        statistics=statistics.masked_fill(~statistics.isfinite(), torch.inf),
+        means=(cotangent * output).sum(-1, keepdim=True),
+        mask=None if mask is None else mask.unflatten(1, (-1, shared)),
+    )
+
+
+def _add_block(
+    point: _Point, block: _Block, work: list[Tensor], result: Tangents, is_causal: bool, only_output: bool
+) -> None:
+    """Write, for the queries, and add, for the keys, what a block gives; ``work`` is memory for five of its kind."""
+    weights, weights_tangent, by_weights, by_weights_tangent, by_scores = work
+    size, queries, keys = point.size, block.queries(point.queries), block.keys(point.keys)
+    query_tangent, query = queries[..., :size], queries[..., size:]
+    key, key_tangent = keys[..., :size], keys[..., size:]
+    value, value_tangent = block.keys(point.value), block.keys(point.value_tangent)
+
+    torch.baddbmm(block.queries(point.statistics), query, key.mT, beta=-1, out=weights)
+    if point.mask is not None:
+        weights.add_(block.queries(point.mask)[..., : block.seen])
+    weights.exp_()
+    if is_causal:
+        weights[..., block.rows.start :].tril_()
+    scores_tangent = torch.bmm(queries, keys.mT, out=by_weights)
+    torch.mul(weights, scores_tangent, out=weights_tangent)
+    weights_tangent.addcmul_(weights, weights_tangent.sum(-1, keepdim=True), value=-1)
+    output_tangent = block.queries(result.output)
+    torch.bmm(weights_tangent, value, out=output_tangent).baddbmm_(weights, value_tangent)
+    if only_output:
+        return
+
+    cotangent = block.queries(point.cotangent)
+    means_tangent = (cotangent * output_tangent).sum(-1, keepdim=True)
+    by_value = block.keys(result.value).baddbmm_(weights_tangent.mT, cotangent)
+    if point.cotangent_tangent is not None:
+        cotangent_tangent = block.queries(point.cotangent_tangent)
+        means_tangent += (cotangent_tangent * block.queries(point.output)).sum(-1, keepdim=True)
+        by_value.baddbmm_(weights.mT, cotangent_tangent)
+    # Both gradients by P less their means over a row.
+    torch.baddbmm(block.queries(point.means), cotangent, value.mT, beta=-1, out=by_weights)
+    torch.baddbmm(means_tangent, cotangent, value_tangent.mT, beta=-1, out=by_weights_tangent)
+    if point.cotangent_tangent is not None:
+        by_weights_tangent.baddbmm_(cotangent_tangent, value.mT)
+    torch.mul(weights, by_weights, out=by_scores)
+    by_scores_tangent = by_weights.mul_(weights_tangent).addcmul_(weights, by_weights_tangent)
+
+    by_query = block.queries(result.query)
+    torch.bmm(by_scores_tangent, key, out=by_query).baddbmm_(by_scores, key_tangent).mul_(point.factor)
+    # The scale is in the queries.
+    block.keys(result.key).baddbmm_(by_scores_tangent.mT, query).baddbmm_(by_scores.mT, query_tangent)
