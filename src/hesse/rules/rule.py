@@ -8,43 +8,69 @@ fused kernels, and only the derivative is the rule's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hesse.rules.arguments import call, leaves_of, nested, save, saved
+from hesse.rules.batches import one_by_one
+from hesse.rules.engine import wanted
 from hesse.rules.pullback import Outputs, pullback
 from hesse.rules.scope import inside_transform, intercept
 
 Rewrite = Callable[..., Tensor | Outputs]
 """The operator, arguments and results alike, in operations that PyTorch differentiates as often as one likes."""
 
-Derivative = Callable[[Sequence[Any], Sequence[bool], Outputs], Sequence[Tensor | None]]
-"""``derivative(arguments, needed, cotangents)``: cotangentsᵀ · ∂operator/∂arguments, an entry for each argument.
+Derivative = Callable[[Sequence[Any], Sequence[bool], Outputs], Outputs]
+"""``derivative(arguments, wanted, cotangents)``: cotangentsᵀ · ∂operator/∂arguments, an entry for each argument.
 
-An entry may be None where ``needed`` says that it is not wanted, and where it is zero; a cotangent is None where it
-is zero. Entries of a list of tensors count singly, one after the other.
+``wanted`` says which entries are; an entry that is not, or that is zero, may be None, and so may a cotangent that is
+zero. Entries of a list of tensors count singly, one after the other.
 """
 
-RULES: set[str] = set()
-"""The operators with a rule, by full name."""
+Tangent = Callable[[Sequence[Any], Outputs], Outputs]
+"""``tangent(arguments, directions)``: ∂operator/∂arguments · directions, an entry for each result of the operator."""
 
 
-def rule(name: str, derivative: Derivative | None = None) -> Callable[[Rewrite], Rewrite]:
+@dataclass(frozen=True)
+class Faster:
+    """Faster ways to a rewrite's first derivative; what they compute need not be differentiable.
+
+    ``tangent`` is also the derivative of ``derivative`` by its cotangents, which ``hvp`` asks for.
+    """
+
+    derivative: Derivative
+    tangent: Tangent
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An operator, and its derivative: as a rewrite, and perhaps in faster ways besides."""
+
+    operator: torch._ops.OpOverload
+    rewrite: Rewrite
+    faster: Faster | None
+
+
+RULES: dict[str, Rule] = {}
+"""The rules, by the full names of their operators."""
+
+
+def rule(name: str, faster: Faster | None = None) -> Callable[[Rewrite], Rewrite]:
     """Decorator of a rewrite of the operator ``name``, "aten::name" or "aten::name.overload".
 
     The rewrite takes every argument of the operator's schema, in order and by position, and returns what the
     operator returns (anything in place of a result that the arguments switch off). It is called for derivatives only.
-
-    ``derivative`` is a faster way to what the rewrite's own derivative is. It need not be differentiable: where it
-    has to be, the rewrite serves.
+    Where no differentiable result is asked for, ``faster`` serves in its stead.
     """
 
     def register(rewrite: Rewrite) -> Rewrite:
         operator = _overload(name)
         if operator is not None:
-            RULES.add(name)
-            intercept(name, _kernel(operator, rewrite, derivative))
+            RULES[name] = Rule(operator, rewrite, faster)
+            intercept(name, _kernel(RULES[name]))
         return rewrite
 
     return register
@@ -57,86 +83,144 @@ def _overload(name: str) -> torch._ops.OpOverload | None:
     return found
 
 
-def _kernel(operator: torch._ops.OpOverload, rewrite: Rewrite, derivative: Derivative | None) -> Callable[..., Any]:
+def _kernel(rule: Rule) -> Callable[..., Any]:
     """What is called in the operator's place: the operator, with a derivative."""
-    parameters = operator._schema.arguments
-    function: Any = _function(operator, rewrite, derivative)
+    # A class of its own, so that its node in the graph has the operator's name.
+    function: Any = type(rule.operator._opname, (_Operator,), {})
+    several = len(rule.operator._schema.returns) > 1
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
-            return operator(*args, **kwargs)
-        arguments = list(args)
-        for parameter in parameters[len(args) :]:
-            # The dispatcher leaves out arguments that have their default values.
-            given = parameter.name in kwargs
-            arguments.append(kwargs[parameter.name] if given else parameter.default_value)
-        leaves, lengths = _flat(arguments)
-        return function.apply(lengths, *leaves)
+            return rule.operator(*args, **kwargs)
+        leaves = leaves_of(rule.operator, args, kwargs)
+        results = one_by_one(lambda *entries: function.apply(rule, leaves.lengths, *entries), leaves.entries)
+        return results if several else results[0]
 
     return kernel
 
 
-def _function(
-    operator: torch._ops.OpOverload, rewrite: Rewrite, derivative: Derivative | None
-) -> type[torch.autograd.Function]:
-    names = [parameter.name for parameter in operator._schema.arguments]
-    positional = sum([not parameter.kwarg_only for parameter in operator._schema.arguments])
+Lengths = tuple[int | None, ...]
 
-    def forward(lengths: Lengths, *leaves: Any) -> Any:
-        arguments = _nested(leaves, lengths)
-        named = zip(names[positional:], arguments[positional:], strict=True)
-        return operator(*arguments[:positional], **dict(named))
 
+class _Operator(torch.autograd.Function):
+    """The operator, with the rule's derivative."""
+
+    # PyTorch batches what these methods do where a transform asks for it.
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(rule: Rule, lengths: Lengths, *leaves: Any) -> tuple[Any, ...]:
+        results = call(rule.operator, nested(leaves, lengths))
+        return results if isinstance(results, tuple) else (results,)
+
+    @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.set_materialize_grads(False)
-        ctx.lengths, *leaves = inputs
-        ctx.leaves = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        ctx.places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        ctx.save_for_backward(*[leaves[place] for place in ctx.places])
+        ctx.rule, ctx.lengths, *leaves = inputs
+        save(ctx, leaves)
 
+    @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        leaves = list(ctx.leaves)
-        for place, tensor in zip(ctx.places, ctx.saved_tensors, strict=True):
-            leaves[place] = tensor
-        needed = ctx.needs_input_grad[1:]
-        if derivative is not None and not torch.is_grad_enabled() and not inside_transform():
-            arguments = _nested(leaves, ctx.lengths)
-            return None, *derivative(arguments, needed, cotangents)
-        places = [place for place in ctx.places if needed[place]]
-        found = pullback(lambda *leaves: rewrite(*_nested(leaves, ctx.lengths)), leaves, places, cotangents)
-        grads: list[Tensor | None] = [None] * len(leaves)
-        for place, grad in zip(places, found, strict=True):
-            grads[place] = grad
-        return None, *grads
+        rule, lengths, leaves = ctx.rule, ctx.lengths, saved(ctx)
+        count, faster, transformed = len(leaves), rule.faster, inside_transform()
+        follow = tuple(ctx.needs_input_grad[2:]) if transformed else _wanted(ctx, count)
 
-    members = {
-        # PyTorch batches what these do where a transform asks for it.
-        "generate_vmap_rule": True,
-        "forward": staticmethod(forward),
-        "setup_context": staticmethod(setup_context),
-        "backward": staticmethod(backward),
-    }
-    return type(operator._opname, (torch.autograd.Function,), members)
+        def derivative(*entries: Any) -> Outputs:
+            leaves, cotangents = entries[:count], entries[count:]
+            if faster is None or (transformed and torch.is_grad_enabled()):
+                return _by_rewrite(rule.rewrite, lengths, follow, leaves, cotangents)
+            if not transformed and not torch.is_grad_enabled():
+                return faster.derivative(nested(leaves, lengths), follow, cotangents)
+            function: Any = _Derivative
+            found: Outputs = function.apply(rule.rewrite, faster, lengths, follow, *entries)
+            return _placed(found, [place for place, is_wanted in enumerate(follow) if is_wanted], count)
+
+        return None, None, *one_by_one(derivative, [*leaves, *cotangents])
 
 
-Lengths = tuple[int | None, ...]
-"""For each argument the number of its tensors if it is a list of them, else None."""
+class _Derivative(torch.autograd.Function):
+    """The faster derivative with one of its own: by cotangents it is the tangent, by anything else the rewrite's.
+
+    The entries are the operator's leaves and then the cotangents; the results those of the leaves that are followed.
+    """
+
+    @staticmethod
+    def forward(
+        rewrite: Rewrite, faster: Faster, lengths: Lengths, follow: Sequence[bool], *entries: Any
+    ) -> tuple[Tensor, ...]:
+        leaves, cotangents = entries[: len(follow)], entries[len(follow) :]
+        found = faster.derivative(nested(leaves, lengths), follow, cotangents)
+        return tuple(
+            [
+                torch.zeros_like(leaf) if entry is None else entry
+                for entry, leaf, is_wanted in zip(found, leaves, follow, strict=True)
+                if is_wanted
+            ]
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.rewrite, ctx.faster, ctx.lengths, ctx.follow, *entries = inputs
+        save(ctx, entries)
+
+    @staticmethod
+    def backward(ctx: Any, *directions: Tensor | None) -> tuple[Tensor | None, ...]:
+        entries, lengths, count = saved(ctx), ctx.lengths, len(ctx.follow)
+        leaves_followed = [place for place, is_wanted in enumerate(ctx.follow) if is_wanted]
+        transformed = inside_transform()
+        follow = ctx.needs_input_grad[4:] if transformed else _wanted(ctx, len(entries))
+        places = [place for place, is_wanted in enumerate(follow) if is_wanted]
+
+        def derivative(*entries: Any) -> Outputs:
+            found = _by_rewrite(ctx.rewrite, lengths, ctx.follow, entries[:count], entries[count:])
+            return [found[place] for place in leaves_followed]
+
+        def second_derivative(*everything: Any) -> Outputs:
+            entries, directions = everything[: len(follow)], everything[len(follow) :]
+            if transformed or torch.is_grad_enabled() or any(follow[:count]):
+                return _placed(pullback(derivative, entries, places, directions), places, len(entries))
+            along = _placed(directions, leaves_followed, count)
+            return [*[None] * count, *ctx.faster.tangent(nested(entries[:count], lengths), along)]
+
+        return *[None] * 4, *one_by_one(second_derivative, [*entries, *directions])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        """One by one: a batch of what has been made to fit into memory need not fit."""
+        function: Any = _Derivative
+        samples = [
+            function.apply(
+                *inputs[:4],
+                *[
+                    entry if dim is None else entry.select(dim, sample)
+                    for entry, dim in zip(inputs[4:], in_dims[4:], strict=True)
+                ],
+            )
+            for sample in range(info.batch_size)
+        ]
+        results = tuple([torch.stack(entries) for entries in zip(*samples, strict=True)])
+        return results, (0,) * len(results)
 
 
-def _flat(arguments: Sequence[Any]) -> tuple[list[Any], Lengths]:
-    """The arguments with lists of tensors spread out: autograd follows no tensor in a list."""
-    leaves: list[Any] = []
-    lengths: list[int | None] = []
-    for argument in arguments:
-        if isinstance(argument, list) and any(isinstance(entry, Tensor) for entry in argument):
-            leaves += argument
-            lengths.append(len(argument))
-        else:
-            leaves.append(argument)
-            lengths.append(None)
-    return leaves, tuple(lengths)
+def _by_rewrite(
+    rewrite: Rewrite, lengths: Lengths, follow: Sequence[bool], leaves: Sequence[Any], cotangents: Outputs
+) -> list[Tensor | None]:
+    """cotangentsᵀ · ∂rewrite/∂leaves, an entry for each leaf, None for those not followed."""
+    places = [place for place, is_wanted in enumerate(follow) if is_wanted]
+    found = pullback(lambda *leaves: rewrite(*nested(leaves, lengths)), leaves, places, cotangents)
+    return _placed(found, places, len(leaves))
 
 
-def _nested(leaves: Sequence[Any], lengths: Lengths) -> list[Any]:
-    remaining = iter(leaves)
-    return [next(remaining) if length is None else [next(remaining) for _ in range(length)] for length in lengths]
+def _placed(found: Sequence[Tensor | None], places: Sequence[int], count: int) -> list[Tensor | None]:
+    """What was found, in its places among ``count`` entries."""
+    entries: list[Tensor | None] = [None] * count
+    for place, entry in zip(places, found, strict=True):
+        entries[place] = entry
+    return entries
+
+
+def _wanted(ctx: Any, count: int) -> tuple[bool, ...]:
+    """For each of the entries that :func:`save` kept, whether the engine follows its gradient."""
+    follow = dict(zip(ctx.places, wanted(ctx), strict=True))
+    return tuple([follow.get(place, False) for place in range(count)])

@@ -82,8 +82,9 @@ def tangents(kept: Kept, directions: Directions, *, only_output: bool = False) -
     result = Tangents(
         torch.zeros_like(point.cotangent),
         point.queries.new_zeros((*shape, point.size)),
-        point.keys.new_zeros((*point.keys.shape[:-1], point.size)),
-        torch.zeros_like(point.value),
+        # Transposed in memory: adding to them is a fifth faster so.
+        torch.zeros_like(point.keys[..., : point.size].mT, memory_format=torch.contiguous_format).mT,
+        torch.zeros_like(point.value.mT, memory_format=torch.contiguous_format).mT,
     )
     elements = _ELEMENTS_CPU if point.queries.device.type == "cpu" else _ELEMENTS
     buffers: list[Tensor] = []
@@ -95,7 +96,7 @@ def tangents(kept: Kept, directions: Directions, *, only_output: bool = False) -
         _add_block(point, block, work, result, kept.is_causal, only_output)
     return Tangents(
         *[
-            tangent.view(tensor.shape).to(tensor.dtype)
+            tangent.reshape(tensor.shape).to(tensor.dtype)
             for tangent, tensor in zip(result, (kept.output, kept.query, kept.key, kept.value), strict=True)
         ]
     )
@@ -135,6 +136,9 @@ def _blocks(shape: tuple[int, ...], keys: int, is_causal: bool, elements: int) -
     """
     batch, heads, shared, length = shape
     rows = min(length, max(elements // max(keys, 1), _ROWS))
+    if is_causal:
+        # The finer the blocks, the less of them lies above the diagonal.
+        rows = min(rows, max(length // 8, _ROWS))
     together = max(elements // max(rows * keys, 1), 1)
     for batches in _slices(batch, max(together // max(heads, 1), 1)):
         for some_heads in _slices(heads, min(together, heads)):
@@ -173,7 +177,7 @@ def _layout(kept: Kept, directions: Directions) -> _Point:
     dtype, factor = precise(kept.query.dtype), scale_of(kept.query, kept.scale)
 
     def by_row(tensor: Tensor) -> Tensor:
-        return tensor.to(dtype).contiguous().unflatten(1, (-1, shared))
+        return _unflatten(tensor.to(dtype).contiguous(), shared)
 
     def along(direction: Tensor | None, tensor: Tensor) -> Tensor:
         return tensor.new_zeros(tensor.shape, dtype=dtype) if direction is None else direction.to(dtype)
@@ -194,8 +198,14 @@ def _layout(kept: Kept, directions: Directions) -> _Point:
         # Of a row that sees no key some kernels keep no number; exp(S - inf) is the zero that its weights have to be.
         statistics=statistics.masked_fill(~statistics.isfinite(), torch.inf),
         means=(cotangent * output).sum(-1, keepdim=True),
-        mask=None if mask is None else mask.unflatten(1, (-1, shared)),
+        mask=None if mask is None else _unflatten(mask, shared),
     )
+
+
+def _unflatten(tensor: Tensor, shared: int) -> Tensor:
+    """(B, H, L, ·) as (B, H', H / H', L, ·)."""
+    batch, heads, *rest = tensor.shape
+    return tensor.view(batch, heads // shared, shared, *rest)
 
 
 def _add_block(
@@ -224,11 +234,11 @@ def _add_block(
 
     cotangent = block.queries(point.cotangent)
     means_tangent = (cotangent * output_tangent).sum(-1, keepdim=True)
-    by_value = block.keys(result.value).baddbmm_(weights_tangent.mT, cotangent)
+    by_value = block.keys(result.value).mT.baddbmm_(cotangent.mT, weights_tangent)
     if point.cotangent_tangent is not None:
         cotangent_tangent = block.queries(point.cotangent_tangent)
         means_tangent += (cotangent_tangent * block.queries(point.output)).sum(-1, keepdim=True)
-        by_value.baddbmm_(weights.mT, cotangent_tangent)
+        by_value.baddbmm_(cotangent_tangent.mT, weights)
     # Both gradients by P less their means over a row.
     torch.baddbmm(block.queries(point.means), cotangent, value.mT, beta=-1, out=by_weights)
     torch.baddbmm(means_tangent, cotangent, value_tangent.mT, beta=-1, out=by_weights_tangent)
@@ -240,4 +250,5 @@ def _add_block(
     by_query = block.queries(result.query)
     torch.bmm(by_scores_tangent, key, out=by_query).baddbmm_(by_scores, key_tangent).mul_(point.factor)
     # The scale is in the queries.
-    block.keys(result.key).baddbmm_(by_scores_tangent.mT, query).baddbmm_(by_scores.mT, query_tangent)
+    by_key = block.keys(result.key).mT
+    by_key.baddbmm_(query.mT, by_scores_tangent).baddbmm_(query_tangent.mT, by_scores)

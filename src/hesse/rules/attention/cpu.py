@@ -10,18 +10,26 @@ from torch import Tensor
 from hesse.rules.attention import formula
 from hesse.rules.attention.blocks import Directions, Kept, tangents
 from hesse.rules.pullback import Outputs
-from hesse.rules.rule import rule
+from hesse.rules.rule import Faster, rule
 
 
-def derivative(arguments: Sequence[Any], needed: Sequence[bool], cotangents: Outputs) -> list[Tensor | None]:
-    """The cotangents pulled back to cotangent, query, key and value."""
+def _kept(arguments: Sequence[Any]) -> Kept:
     cotangent, query, key, value, output, statistics, _, is_causal, mask, scale = arguments
-    kept = Kept(cotangent, query, key, value, output, statistics, mask, is_causal, scale)
-    found = tangents(kept, Directions(None, *cotangents), only_output=not any(needed[1:4]))
+    return Kept(cotangent, query, key, value, output, statistics, mask, is_causal, scale)
+
+
+def derivative(arguments: Sequence[Any], wanted: Sequence[bool], cotangents: Outputs) -> Outputs:
+    """The cotangents pulled back to cotangent, query, key and value."""
+    found = tangents(_kept(arguments), Directions(None, *cotangents), only_output=not any(wanted[1:4]))
     return [*found, *[None] * 6]
 
 
-@rule("aten::_scaled_dot_product_flash_attention_for_cpu_backward", derivative)
+def tangent(arguments: Sequence[Any], directions: Outputs) -> Outputs:
+    """The tangents of the gradients by query, key and value."""
+    return tangents(_kept(arguments), Directions(*directions[:4]))[1:]
+
+
+@rule("aten::_scaled_dot_product_flash_attention_for_cpu_backward", Faster(derivative, tangent))
 def flash_attention_for_cpu_backward(
     cotangent: Tensor,
     query: Tensor,

@@ -64,10 +64,16 @@ def gradient(
     by_mask = None if mask is None else by_scores.sum_to_size(mask.shape).to(mask.dtype)
     return (
         by_query.to(dtypes[0]),
-        by_key.unflatten(1, (-1, shared)).sum(2).to(dtypes[1]),
-        by_value.unflatten(1, (-1, shared)).sum(2).to(dtypes[2]),
+        _summed(by_key, shared).to(dtypes[1]),
+        _summed(by_value, shared).to(dtypes[2]),
         by_mask,
     )
+
+
+def _summed(tensor: Tensor, shared: int) -> Tensor:
+    """Over the heads of queries that share a head of keys."""
+    batch, heads, *rest = tensor.shape
+    return tensor.reshape(batch, heads // shared, shared, *rest).sum(2)
 
 
 def _above_diagonal(scores: Tensor) -> Tensor:

@@ -1,0 +1,57 @@
+"""Batched backwards (``is_grads_batched``): what a rule does is done for one vector of the batch after another.
+
+PyTorch batches them with an older vmap than torch.func's. That one knows few operators, and a torch.autograd.Function
+inside of it loses its connection to the graph without a word; so the batch is taken apart before, and laid together
+after. It also needs no more memory than one vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# None of these has a public name: the key that is in a thread's set inside of a batched backward, the depth of
+# batches, and the ways into and out of a batch.
+_BATCHED = torch._C._dispatch_key_parse("VmapMode")
+_is_included = torch._C._dispatch_tls_is_dispatch_key_included
+
+
+def one_by_one(function: Callable[..., Sequence[Tensor | None]], entries: Sequence[Any]) -> Sequence[Tensor | None]:
+    """``function(*entries)``, which gets no tensor that stands for a batch."""
+    if not _is_included(_BATCHED):
+        return function(*entries)
+    for level in range(_depth(), 0, -1):
+        batches = [_batch(entry, level) for entry in entries]
+        sizes = [len(batch) for batch in batches if batch is not None]
+        if sizes:
+            return _joined([one_by_one(function, _sample(entries, batches, i)) for i in range(sizes[0])], level)
+    return function(*entries)
+
+
+def _depth() -> int:
+    depth = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    return depth
+
+
+def _batch(entry: Any, level: int) -> Tensor | None:
+    """The whole batch, one sample a row, that an entry stands for at that level; None if it stands for none."""
+    if not isinstance(entry, Tensor):
+        return None
+    # A tensor that is no batch is expanded to the size that is given, here to nothing.
+    batch: Tensor = torch._remove_batch_dim(entry, level, 0, 0)
+    return batch if len(batch) else None
+
+
+def _sample(entries: Sequence[Any], batches: Sequence[Tensor | None], i: int) -> list[Any]:
+    return [entry if batch is None else batch[i] for entry, batch in zip(entries, batches, strict=True)]
+
+
+def _joined(samples: Sequence[Sequence[Tensor | None]], level: int) -> list[Tensor | None]:
+    return [
+        None if any(entry is None for entry in entries) else torch._add_batch_dim(torch.stack(entries), 0, level)
+        for entries in zip(*samples, strict=True)
+    ]
