@@ -9,17 +9,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Bar:
-    """One line that shows how many of ``total`` products are made, and what is known by then."""
+    """One line that shows how many of ``total`` products are made, and what is known by then; on terminals only."""
 
     def __init__(self, title: str, total: int) -> None:
+        console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[status]}"),
-            console=Console(stderr=True),
+            console=console,
             transient=True,
+            # Where nobody watches, rich would leave an empty line.
+            disable=not console.is_terminal,
         )
         self._task = self._progress.add_task(title, total=total, status="")
 

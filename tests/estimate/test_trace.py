@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import numpy as np
@@ -58,7 +59,9 @@ def test_small_operators_are_read_off_exactly(n):
 
 def test_a_matrix_without_symmetry_has_a_trace():
     matrix = torch.randn(50, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    low, high = hesse.trace(matrix, atol=3.0, rng=0).interval
+    found = hesse.trace(matrix, atol=8.0, rng=0)
+    low, high = found.interval
+    assert found.converged
     assert low <= float(torch.trace(matrix)) <= high
 
 
@@ -98,9 +101,8 @@ def test_a_callback_stops_it_without_a_warning():
     ],
 )
 def test_what_makes_no_sense_is_one_sentence(words, message):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         hesse.trace(torch.eye(40), **words)
-    assert str(caught.value) == message
 
 
 def test_a_matrix_that_is_not_square_is_refused():

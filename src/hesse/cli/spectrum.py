@@ -118,26 +118,33 @@ class _Study:
     def ask(self, interrupt: Interrupt, tol: float, max_products: int, probes: int, steps: int) -> None:
         """All questions in turn, until the user interrupts."""
         found, H = self.found, self.hessian
-        watched = {"rng": found.seed, "callback": interrupt, "progress": True}
+        ends = (found.num_bottom, found.num_top)
         with warnings.catch_warnings():
             # What has not converged is told with the results.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            found.trace = self._timed("trace", lambda: trace(H, max_products=max_products, **watched))
-            if found.num_top + found.num_bottom and not interrupt.asked:
+            found.trace = self._timed(
+                "trace", lambda: trace(H, max_products=max_products, rng=found.seed, callback=interrupt, progress=True)
+            )
+            if sum(ends) and not interrupt.asked:
                 found.eigenpairs = self._timed(
                     "eigenvalues",
                     lambda: eigsh(
                         H,
-                        (found.num_bottom, found.num_top),
+                        ends,
                         which="BE",
                         tol=tol,
                         max_products=max_products,
-                        **watched,
+                        rng=found.seed,
+                        callback=interrupt,
+                        progress=True,
                     ),
                 )
             if probes and not interrupt.asked:
                 found.density = self._timed(
-                    "density", lambda: spectral_density(H, num_probes=probes, num_steps=steps, **watched)
+                    "density",
+                    lambda: spectral_density(
+                        H, num_probes=probes, num_steps=steps, rng=found.seed, callback=interrupt, progress=True
+                    ),
                 )
         found.interrupted = interrupt.asked
         found.peak_memory = peak_memory(H.device)

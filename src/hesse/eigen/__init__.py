@@ -1,5 +1,6 @@
 """Eigenvalues and eigenvectors, by algorithms that know only the operator protocol."""
 
-from hesse.eigen.eigsh import Eigenpairs, eigsh
+from hesse.eigen.eigenpairs import Eigenpairs
+from hesse.eigen.eigsh import eigsh
 
 __all__ = ["Eigenpairs", "eigsh"]

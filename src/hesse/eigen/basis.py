@@ -7,13 +7,37 @@ from torch import Tensor
 
 from hesse.products import Products
 
+# A vector whose new part is that small, in units of eps·‖A‖, lies in the basis: it is rounding.
+BREAKDOWN = 10
+
+
+def orthogonalize(products: Products, blocks: list[Tensor], vector: Tensor) -> tuple[Tensor, Tensor, float]:
+    """What of a vector (n, 1) is orthogonal to blocks of columns that are orthonormal, and its norm.
+
+    Coefficients are subtracted again until the norm no longer drops: "twice is enough" (Parlett, The Symmetric
+    Eigenvalue Problem, SIAM 1998, section 6.9).
+
+    Returns:
+        The remainder (n, 1), the coefficients of the blocks' columns in float64 on the CPU, the remainder's norm.
+    """
+    total = [torch.zeros(block.shape[1], dtype=torch.float64) for block in blocks]
+    norm = products.norm(vector)
+    while True:
+        for place, block in enumerate(blocks):
+            coefficients = products.operator.gram(block, vector)
+            vector = vector - block @ coefficients
+            total[place] += coefficients.squeeze(-1).double().cpu()
+        before, norm = norm, products.norm(vector)
+        # Where little was taken away, little of the blocks is left in the vector.
+        if not norm < 0.7 * before:
+            return vector, torch.cat(total), norm
+
 
 class Basis:
-    """Orthonormal vectors Q, their products A·Q, and the matrix T = Qᵀ·A·Q.
+    """Orthonormal vectors Q, their products A·Q, the matrix T = Qᵀ·A·Q, and tails P in which A·Q = Q·T + P·C.
 
-    Vectors are rows of one matrix on the operator's device; T is float64 on the CPU. Each new product is
-    orthogonalized against all of Q by two matrix products (classical Gram–Schmidt), again until its norm no longer
-    drops: "twice is enough" (Parlett, The Symmetric Eigenvalue Problem, SIAM 1998, section 6.9).
+    Vectors are rows of one matrix on the operator's device; T is float64 on the CPU. Each new vector is
+    orthogonalized against all of Q by matrix products.
 
     Args:
         products: the question's products.
@@ -23,13 +47,19 @@ class Basis:
 
     def __init__(self, products: Products, capacity: int, *, keep_products: bool) -> None:
         self._products = products
-        self._gram = products.operator.gram
-        like = {"dtype": products.operator.dtype, "device": products.operator.device}
-        self._vectors = torch.empty(capacity, products.size, **like)
-        self._images = torch.empty(capacity if keep_products else 0, products.size, **like)
+        self._operator = products.operator
+        self._vectors = self._rows(capacity)
+        self._images = self._rows(capacity if keep_products else 0)
         self._matrix = torch.zeros(capacity, capacity, dtype=torch.float64)
+        self._tails: list[Tensor] = []
+        self._eps = torch.finfo(self._operator.dtype).eps
         self.capacity = capacity
         self.size = 0
+        # The largest part of a product seen so far: what rounding is measured by.
+        self.norm = 0.0
+
+    def _rows(self, count: int) -> Tensor:
+        return torch.empty(count, self._products.size, dtype=self._operator.dtype, device=self._operator.device)
 
     @property
     def vectors(self) -> Tensor:
@@ -46,47 +76,77 @@ class Basis:
         """T, (size, size), float64."""
         return self._matrix[: self.size, : self.size]
 
-    def append(self, vector: Tensor) -> tuple[Tensor, float]:
-        """Take a unit vector (n, 1) that is orthogonal to the basis; what of its product the basis lacks, and ‖·‖."""
-        return self.take(vector, self._products.multiply(vector))
+    @property
+    def exhausted(self) -> bool:
+        """Whether there is no tail: the basis is an invariant subspace."""
+        return not self._tails
 
-    def take(self, vector: Tensor, image: Tensor) -> tuple[Tensor, float]:
-        """``append`` for a vector whose product is known."""
+    def push(self, vector: Tensor) -> bool:
+        """Take what of a vector (n, 1) is new as the last tail; whether there was something."""
+        remainder, _, norm = self._orthogonalize(vector)
+        if norm <= BREAKDOWN * self._eps * self.norm or norm == 0:
+            return False
+        self._tails.append(remainder / norm)
+        return True
+
+    @property
+    def next(self) -> Tensor:
+        """The first tail, a unit vector (n, 1)."""
+        return self._tails[0]
+
+    def grow(self) -> None:
+        """Take the first tail into the basis, by one product; what is new of the product becomes the last tail."""
+        self.take(self._products.multiply(self.next))
+
+    def take(self, image: Tensor) -> None:
+        """``grow`` where the product (n, 1) of the first tail is known."""
+        vector = self._tails.pop(0)
         place = self.size
         self._vectors[place] = vector.squeeze(-1)
         if self._images.shape[0]:
             self._images[place] = image.squeeze(-1)
         self.size += 1
-        remainder, coefficients, norm = self.orthogonalize(image)
+        remainder, coefficients, norm = self._orthogonalize(image)
         self._matrix[place, : self.size] = coefficients
         self._matrix[: self.size, place] = coefficients
-        return remainder, norm
+        self.norm = max(self.norm, float(coefficients.abs().max()), norm)
+        if norm > BREAKDOWN * self._eps * self.norm:
+            self._tails.append(remainder / norm)
 
-    def orthogonalize(self, vector: Tensor) -> tuple[Tensor, Tensor, float]:
-        """What of a vector (n, 1) is orthogonal to the basis, its coefficients in the basis (size,), and its norm."""
-        total = torch.zeros(self.size, dtype=torch.float64)
-        norm = self._products.norm(vector)
-        while True:
-            coefficients = self._gram(self.vectors, vector)
-            vector = vector - self.vectors @ coefficients
-            total += coefficients.squeeze(-1).double().cpu()
-            before, norm = norm, self._products.norm(vector)
-            # Where little was taken away, little of the basis is left in the vector.
-            if not norm < 0.7 * before:
-                return vector, total, norm
+    def _orthogonalize(self, vector: Tensor) -> tuple[Tensor, Tensor, float]:
+        """What of a vector (n, 1) is orthogonal to basis and tails, its coefficients in the basis, and its norm."""
+        remainder, coefficients, norm = orthogonalize(self._products, [self.vectors, *self._tails], vector)
+        return remainder, coefficients[: self.size], norm
+
+    def couplings(self) -> Tensor:
+        """C = Pᵀ·A·Q, (tails, size), float64: ‖C·y‖ is the residual norm of a Ritz vector Q·y, up to rounding."""
+        if not self._tails:
+            return torch.zeros(0, self.size, dtype=torch.float64)
+        return self._operator.gram(torch.cat(self._tails, dim=1), self.images).double().cpu()
 
     def restart(self, rotation: Tensor, values: Tensor) -> None:
         """Keep the Ritz vectors Q·rotation, (size, kept), whose Ritz values are given; afterwards T is diagonal."""
         kept = rotation.shape[1]
-        turn = rotation.mT.to(self._vectors.device, self._vectors.dtype)
+        turn = self._here(rotation.mT)
         self._vectors[:kept] = turn @ self._vectors[: self.size]
-        if self._images.shape[0]:
-            self._images[:kept] = turn @ self._images[: self.size]
+        self._images[:kept] = turn @ self._images[: self.size]
         self.size = kept
         self._matrix.zero_()
         self.matrix.diagonal().copy_(values)
 
-    def residual_norm(self, coordinates: Tensor, value: float) -> float:
-        """‖A·x − λ·x‖ for x = Q·coordinates, from the products that were kept."""
-        y = coordinates.to(self._vectors.device, self._vectors.dtype).unsqueeze(-1)
-        return self._products.norm(self.images @ y - value * (self.vectors @ y))
+    def ritz_vectors(self, coordinates: Tensor) -> Tensor:
+        """x = Q·y for each column y of the coordinates, as columns (n, any)."""
+        return self.vectors @ self._here(coordinates)
+
+    def residuals(self, coordinates: Tensor, values: Tensor) -> Tensor:
+        """A·x − λ·x for each x = Q·y as columns (n, any), from the products that were kept."""
+        return self.images @ self._here(coordinates) - self.ritz_vectors(coordinates) * self._here(values)
+
+    def residual_norms(self, coordinates: Tensor, values: Tensor) -> Tensor:
+        """‖A·x − λ·x‖ for each x = Q·y, float64."""
+        columns = torch.split(self.residuals(coordinates, values), 1, dim=1)
+        return torch.tensor([self._products.norm(column) for column in columns], dtype=torch.float64)
+
+    def _here(self, small: Tensor) -> Tensor:
+        """A small float64 matrix as the vectors are: in their dtype and on their device."""
+        return small.to(self._vectors.device, self._vectors.dtype)

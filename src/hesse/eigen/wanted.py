@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hesse.eigen.ritz import Ritz
+from hesse.eigen.claim import Claim
 
 _KEYS: dict[str, Callable[[Tensor], Tensor]] = {
     "largest": lambda values: values,
     "smallest": lambda values: -values,
     "magnitude": lambda values: values.abs(),
 }
+# To which sides of the spectrum better values would lie.
+_SIDES = {"largest": (1,), "smallest": (-1,), "magnitude": (1, -1)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,85 +28,65 @@ class End:
     key: str
     count: int
 
-    def order(self, ritz: Ritz) -> Tensor:
-        """Indices of the values, the most wanted first; of equal ones those that are locked."""
-        return (_KEYS[self.key](ritz.values) + ritz.locked * ritz.slack).argsort(descending=True)
+    def order(self, values: Tensor) -> Tensor:
+        """Indices of the values, the most wanted first."""
+        return _KEYS[self.key](values).argsort(descending=True, stable=True)
+
+    def claims(self, values: Tensor, slack: float) -> list[Claim]:
+        """That nothing is missing if the first ``count`` of these are the answer, but for ``slack``."""
+        chosen = values[self.order(values)[: self.count]]
+        threshold = float(_KEYS[self.key](chosen).min()) + slack
+        return [Claim(side, threshold, int((side * chosen > threshold).sum())) for side in _SIDES[self.key]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """The ends of the spectrum that are asked for."""
+    """The ends of the spectrum that are asked for, and whether the answer goes by value whatever they are."""
 
     ends: tuple[End, ...]
+    ascending: bool
 
     @staticmethod
     def parse(k: Any, which: str, n: int) -> Wanted:
         """From the arguments of ``eigsh``, for an operator of size n, or one sentence."""
         if which not in ("LA", "SA", "LM", "BE"):
             raise ValueError(f"which given to eigsh should be 'LA', 'SA', 'LM' or 'BE' but is {which!r}.")
-        parts = k if isinstance(k, tuple) and which == "BE" else (k,)
-        if not all(isinstance(part, numbers.Integral) for part in parts) or len(parts) > 2:
+        parts = k if isinstance(k, tuple) and len(k) == 2 and which == "BE" else (k,)
+        if not all(isinstance(part, numbers.Integral) for part in parts):
             raise ValueError(f"k given to eigsh should be an int, or for which='BE' a pair of ints, but is {k!r}.")
-        k = tuple(int(part) for part in parts)
-        if len(k) == 1:
-            k = (k[0] // 2, k[0] - k[0] // 2)
-        if min(k) < 0 or not 1 <= sum(k) <= n:
-            raise ValueError(f"k given to eigsh should be from 1 to {n}, the operator's size, but is {sum(k)}.")
+        count = int(sum(parts))
+        if min(parts) < 0 or not 1 <= count <= n:
+            raise ValueError(f"k given to eigsh should be from 1 to {n}, the operator's size, but is {k}.")
         if which == "BE":
-            ends = (End("smallest", k[0]), End("largest", k[1]))
+            smallest = int(parts[0]) if len(parts) == 2 else count // 2
+            ends = [End("smallest", smallest), End("largest", count - smallest)]
         else:
-            ends = (End({"LA": "largest", "SA": "smallest", "LM": "magnitude"}[which], sum(k)),)
-        return Wanted(tuple(end for end in ends if end.count))
+            ends = [End({"LA": "largest", "SA": "smallest", "LM": "magnitude"}[which], count)]
+        return Wanted(tuple(end for end in ends if end.count), ascending=which == "BE")
 
     @property
     def count(self) -> int:
         """How many values are asked for."""
         return sum(end.count for end in self.ends)
 
-    def choose(self, ritz: Ritz) -> Tensor:
-        """Indices of the wanted values among those known, as many as there are: the order of the answer."""
-        orders = [end.order(ritz) for end in self.ends]
-        if len(ritz) <= self.count:
-            taken = torch.arange(len(ritz))
-        else:
-            taken = torch.cat([order[: end.count] for order, end in zip(orders, self.ends, strict=True)])
-        if len(self.ends) > 1:
-            return taken[ritz.values[taken].argsort()]
-        return orders[0][torch.isin(orders[0], taken)]
+    def choose(self, values: Tensor) -> list[Tensor]:
+        """For each end the indices of its values, the most wanted first; no index twice, even where values are few."""
+        taken = torch.zeros(len(values), dtype=torch.bool)
+        chosen = []
+        for end in self.ends:
+            order = end.order(values)
+            chosen.append(order[~taken[order]][: end.count])
+            taken[chosen[-1]] = True
+        return chosen
 
-    def best(self, ritz: Ritz, count: int) -> Tensor:
+    def best(self, values: Tensor, count: int) -> Tensor:
         """Indices of the ``count`` values worth keeping, shared between the ends as the wanted ones are."""
-        orders = [end.order(ritz).tolist() for end in self.ends]
+        orders = [end.order(values).tolist() for end in self.ends]
         kept: dict[int, None] = {}
         taken = [0] * len(self.ends)
-        while len(kept) < min(count, len(ritz)):
+        while len(kept) < min(count, len(values)):
             # The end that has had the smallest part of its share so far.
             turn = min(range(len(self.ends)), key=lambda i: taken[i] / self.ends[i].count)
             kept[orders[turn][taken[turn]]] = None
             taken[turn] += 1
         return torch.tensor(list(kept))
-
-    def rivals(self, ritz: Ritz) -> list[int]:
-        """Indices of unwanted values that may become wanted as they converge.
-
-        At an end of the spectrum values are found in order. By magnitude they are not: a value at the other end may
-        still grow past those that have converged.
-        """
-        if self.ends[0].key != "magnitude":
-            return []
-        chosen = self.choose(ritz)
-        least = ritz.values[chosen].abs().min()
-        others = [i for i in ritz.values.argsort().tolist() if i not in set(chosen.tolist())]
-        return [i for i in {*others[:1], *others[-1:]} if ritz.values[i].abs() + ritz.estimates[i] > least]
-
-    def proved(self, ritz: Ritz, converged: Callable[[int], bool]) -> bool:
-        """Whether the run away from the locked values shows that no better ones than those chosen are left.
-
-        Its best value at each end must have converged, and of the wanted ones at most the last may be the run's.
-        """
-        for end in self.ends:
-            order = end.order(ritz)
-            of_run = order[~ritz.locked[order]].tolist()
-            if not of_run or not converged(of_run[0]) or not bool(ritz.locked[order[: end.count - 1]].all()):
-                return False
-        return True

@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 
 from hesse.eigen.basis import Basis
-from hesse.estimate import student
+from hesse.estimate import chi_square, student
 from hesse.operators.probes import Rng
 from hesse.products import Callback, Products
 
 # Krylov bases of probes that go side by side take up to that much memory.
 BASIS_BYTES = 2**30
-# A vector whose new part is that small, in units of eps·‖A‖, lies in the basis: it is rounding.
-BREAKDOWN = 10
 GRID_POINTS_PER_SIGMA = 8
 MOST_GRID_POINTS = 100_000
 
@@ -28,10 +26,10 @@ class SpectralDensity:
     r"""The density of eigenvalues, :math:`\rho(t) = \frac1n \sum_i \delta(t - \lambda_i)`, smoothed by a Gaussian.
 
     Attributes:
-        grid: points t, shape (g,), float64 on the CPU: eight for each sigma, at most 100,000.
+        grid: points t, shape (g,), float64 on the CPU: eight for each sigma.
         density: ρ smoothed, at the points; its integral is 1.
-        low, high: a band that covers the smoothed density of the quadrature with probability ``confidence``, point by
-            point; from Student's t over the probes.
+        low, high: a band that covers the smoothed density with probability ``confidence``, point by point, as far as
+            the steps resolve it; from the spread of the probes.
         sigma: standard deviation of the Gaussian.
         nodes, weights: shape (probes, steps): each row is a quadrature of ρ by one probe; its weights sum to 1, and a
             row that ended early is filled with weights of zero.
@@ -63,8 +61,9 @@ class SpectralDensity:
             >>> round(rho.moment(2)[0], 4)
             4.6667
         """
-        mean, low, high = _band((self.weights * self.nodes**power).sum(dim=1, keepdim=True), self.confidence)
-        return float(mean), (float(low), float(high))
+        samples = (self.weights * self.nodes**power).sum(dim=1, keepdim=True)
+        low, high = _band(samples, self.confidence)
+        return float(samples.mean()), (float(low), float(high))
 
 
 def spectral_density(
@@ -97,7 +96,8 @@ def spectral_density(
         ``SpectralDensity``: the density on a grid with a band, its quadrature, and its moments.
 
     Raises:
-        ValueError: the operator is not square or not symmetric, or a number is out of range.
+        ValueError: the operator is not square or not symmetric, or a number is out of range; also a sigma so small
+            that the grid would have more than 100,000 points.
         NonFiniteProductError: a product holds infinities or NaNs.
 
     Source: Ubaru, Chen and Saad, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature", SIAM J. Matrix
@@ -141,18 +141,12 @@ class _Probe:
 
     def __init__(self, products: Products, start: Tensor, steps: int) -> None:
         self.basis = Basis(products, steps, keep_products=False)
-        self.vector = start / products.norm(start)
-        self.ended = False
-        self._eps = torch.finfo(products.operator.dtype).eps
-        self._norm = 0.0
+        self.basis.push(start)
 
-    def step(self, image: Tensor) -> None:
-        """Go on by the product of ``vector``."""
-        remainder, beta = self.basis.take(self.vector, image)
-        self._norm = max(self._norm, float(self.basis.matrix[-1].abs().max()), beta)
-        self.ended = self.basis.size == self.basis.capacity or beta <= BREAKDOWN * self._eps * self._norm
-        if not self.ended:
-            self.vector = remainder / beta
+    @property
+    def ended(self) -> bool:
+        """Whether it has made its steps, or come to the end of its Krylov space."""
+        return self.basis.size == self.basis.capacity or self.basis.exhausted
 
     def quadrature(self) -> tuple[Tensor, Tensor]:
         """Nodes and weights: Ritz values, and squares of the Ritz vectors' parts along the start."""
@@ -161,12 +155,12 @@ class _Probe:
 
 
 def _side_by_side(products: Products, starts: Tensor, steps: int, num_probes: int, done: int) -> list[_Probe]:
-    probes = [_Probe(products, start, steps) for start in starts.split(1, dim=1)]
+    probes = [_Probe(products, start, steps) for start in torch.split(starts, 1, dim=1)]
     running = probes
     while running and products.left:
-        images = products.multiply(torch.cat([probe.vector for probe in running], dim=1))
-        for probe, image in zip(running, images.split(1, dim=1), strict=True):
-            probe.step(image)
+        images = products.multiply(torch.cat([probe.basis.next for probe in running], dim=1))
+        for probe, image in zip(running, torch.split(images, 1, dim=1), strict=True):
+            probe.basis.take(image)
         running = [probe for probe in running if not probe.ended]
         ended = done + sum(probe.ended for probe in probes)
         products.report(f"{ended} of {num_probes} probes done")
@@ -186,12 +180,18 @@ def _density(
     if sigma is None:
         sigma = 0.01 * ((right - left) or abs(right) or 1.0)
     left, right = left - 6 * sigma, right + 6 * sigma
-    points = min(math.ceil((right - left) / sigma * GRID_POINTS_PER_SIGMA), MOST_GRID_POINTS)
+    points = math.ceil((right - left) / sigma * GRID_POINTS_PER_SIGMA)
+    if points > MOST_GRID_POINTS:
+        least = (right - left) * GRID_POINTS_PER_SIGMA / MOST_GRID_POINTS
+        raise ValueError(
+            f"sigma given to spectral_density should be at least {least:.2g} for a spectrum from {left:.6g} to"
+            f" {right:.6g} but is {sigma}: a grid that shows it would have more than {MOST_GRID_POINTS} points."
+        )
     grid = torch.linspace(left, right, points, dtype=torch.float64)
     curves = torch.stack([_smoothed(grid, *row, sigma) for row in zip(nodes, weights, strict=True)])
-    density, low, high = _band(curves, confidence)
+    low, high = _band(curves, confidence)
     return SpectralDensity(
-        grid, density, low.clamp(min=0), high, sigma, nodes, weights, confidence, converged, num_products
+        grid, curves.mean(dim=0), low, high, sigma, nodes, weights, confidence, converged, num_products
     )
 
 
@@ -200,10 +200,13 @@ def _smoothed(grid: Tensor, nodes: Tensor, weights: Tensor, sigma: float) -> Ten
     return bells @ weights
 
 
-def _band(samples: Tensor, confidence: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean over the first dimension, and the t interval around it; boundless for a lone sample."""
-    mean = samples.mean(dim=0)
+def _band(samples: Tensor, confidence: float) -> tuple[Tensor, Tensor]:
+    """The interval for the mean over the first dimension; boundless for a lone sample."""
     if len(samples) < 2:
-        return mean, torch.full_like(mean, -math.inf), torch.full_like(mean, math.inf)
+        return torch.full_like(samples[0], -math.inf), torch.full_like(samples[0], math.inf)
+    if bool((samples >= 0).all()):
+        low, high = chi_square.interval(samples.numpy(), confidence)
+        return torch.from_numpy(low), torch.from_numpy(high)
+    mean = samples.mean(dim=0)
     half = student.quantile(confidence, len(samples)) * torch.from_numpy(student.standard_error(samples.numpy()))
-    return mean, mean - half, mean + half
+    return mean - half, mean + half

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -38,7 +39,7 @@ _ZERO = 1e-5
 
 def draw(spectrum: Spectrum, colors: Colors = LIGHT, *, narrow: bool = False) -> Figure:
     """The figure: panels side by side, or one above the other where there is little width."""
-    settings = {
+    settings: Any = {
         "font.family": "sans-serif",
         "font.size": 9.5,
         "text.color": colors.ink,

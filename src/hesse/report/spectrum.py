@@ -16,11 +16,12 @@ from hesse.estimate import SpectralDensity, TraceEstimate
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """One eigenvalue: its residual ‖H·x − λ·x‖, and the bound that the residual meets."""
+    """One eigenvalue: its residual ‖H·x − λ·x‖, the bound that it meets, and whether none is missing at its end."""
 
     value: float
     residual: float
     bound: str
+    complete: bool
 
     @property
     def converged(self) -> bool:
@@ -76,8 +77,10 @@ class Spectrum:
         if found is None:
             return []
         return [
-            Pair(float(value), float(residual), bound)
-            for value, residual, bound in zip(found.values, found.residuals, found.bounds, strict=True)
+            Pair(float(value), float(residual), bound, complete)
+            for value, residual, bound, complete in zip(
+                found.values, found.residuals, found.bounds, found.complete, strict=True
+            )
         ]
 
     @property
@@ -100,7 +103,12 @@ class Spectrum:
                 if met < asked:
                     sentences.append(
                         f"{met} of the {asked} {name} eigenvalues have converged within {made} products; the others"
-                        " are bounds from inside: the true ones lie farther out."
+                        " are bounds from inside: the true ones lie farther out. Equal ones may be missing too."
+                    )
+                elif not all(pair.complete for pair in pairs):
+                    sentences.append(
+                        f"The {asked} {name} eigenvalues have converged, but {made} products have not shown that no"
+                        " other belongs between them."
                     )
         if self.density is not None and not self.density.converged:
             sentences.append(f"The density rests on {len(self.density.nodes)} probe vectors, the last cut short.")
@@ -147,7 +155,7 @@ class Spectrum:
 
     def tensors(self) -> dict[str, Tensor]:
         """Eigenvalues and the density; eigenvectors are named like the inputs by whoever knows them."""
-        found = {}
+        found: dict[str, Tensor] = {}
         if self.eigenpairs is not None:
             found |= {"eigenvalues": self.eigenpairs.values, "residuals": self.eigenpairs.residuals}
         if self.density is not None:

@@ -1,0 +1,34 @@
+"""``Eigenpairs``: what ``eigsh`` answers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Eigenpairs:
+    """Approximate eigenvalues and eigenvectors, and how good they are.
+
+    Attributes:
+        values: λ, shape (k,), float64 on the CPU: the best wanted first, for ``"BE"`` ascending.
+        vectors: x as columns, shape (n, k), of norm one, in the operator's dtype and on its device.
+        residuals: ‖A·x − λ·x‖, shape (k,), float64 on the CPU. Some eigenvalue is that close to λ, up to rounding.
+        bounds: for each pair the bound that its residual meets: ``"tol"`` for tol·|λ|, ``"precision"`` for
+            32·eps·‖A‖, or ``"none"``.
+        complete: for each pair whether a look from a fresh random vector has shown that no better eigenvalue is
+            missing at its end of the spectrum.
+        converged: whether every pair that was asked for is there, meets a bound, and none is missing.
+        num_products: products made.
+        num_looking: how many of them were made to look for missing ones.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    residuals: Tensor
+    bounds: tuple[str, ...]
+    complete: tuple[bool, ...]
+    converged: bool
+    num_products: int
+    num_looking: int
