@@ -129,10 +129,12 @@ class _Operator(torch.autograd.Function):
             leaves, cotangents = entries[:count], entries[count:]
             if faster is None or (transformed and torch.is_grad_enabled()):
                 return _by_rewrite(rule.rewrite, lengths, follow, leaves, cotangents)
+            found: Outputs
             if not transformed and not torch.is_grad_enabled():
-                return faster.derivative(nested(leaves, lengths), follow, cotangents)
+                found = faster.derivative(nested(leaves, lengths), follow, cotangents)
+                return found
             function: Any = _Derivative
-            found: Outputs = function.apply(rule.rewrite, faster, lengths, follow, *entries)
+            found = function.apply(rule.rewrite, faster, lengths, follow, *entries)
             return _placed(found, [place for place, is_wanted in enumerate(follow) if is_wanted], count)
 
         return None, None, *one_by_one(derivative, [*leaves, *cotangents])
