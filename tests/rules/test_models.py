@@ -68,7 +68,7 @@ def vit() -> tuple[nn.Module, dict[str, Tensor]]:
 def t5() -> tuple[nn.Module, dict[str, Tensor]]:
     config = transformers.T5Config(
         num_layers=2, num_decoder_layers=2, num_heads=2, d_model=8, d_kv=4, d_ff=12, vocab_size=11,
-        decoder_start_token_id=0, initializer_factor=0.5,
+        decoder_start_token_id=0,
     )  # fmt: skip
     return transformers.T5ForConditionalGeneration(config), {"input_ids": tokens(2, 6), "labels": tokens(2, 5)}
 
@@ -104,7 +104,7 @@ def assert_product_is_right(func: Function, parameters: dict[str, Tensor]) -> No
         wide, narrow = [[(ahead - behind) / 2 for ahead, behind in pair] for pair in pairs]
         differences = [(8 * b - a) / (3 * step) for a, b in zip(wide, narrow, strict=True)]
         distances.append(max(float((a - b).abs().max()) for a, b in zip(product.values(), differences, strict=True)))
-    assert min(distances) <= 1e-4 * size
+    assert min(distances) <= 1e-3 * size
 
 
 def parameters_of(model: nn.Module) -> dict[str, Tensor]:
