@@ -2,7 +2,7 @@
 
 from hesse import func, functional
 from hesse.eigen import Eigenpairs, eigsh
-from hesse.errors import ClosedError, ConvergenceWarning, NonFiniteProductError, StalePointError
+from hesse.errors import ClosedError, ConvergenceWarning, NoDerivativeError, NonFiniteProductError, StalePointError
 from hesse.estimate import SpectralDensity, TraceEstimate, spectral_density, trace
 from hesse.functional import hvp, vhp
 from hesse.operators import Hessian, Identity, Jacobian, Operator, as_operator
@@ -18,6 +18,7 @@ __all__ = [
     "Hessian",
     "Identity",
     "Jacobian",
+    "NoDerivativeError",
     "NonFiniteProductError",
     "Operator",
     "Problem",

@@ -27,3 +27,17 @@ class NonFiniteProductError(RuntimeError):
 
 class ConvergenceWarning(UserWarning):
     """A question made all its products before its answer was as good as asked for; its ``converged`` is false."""
+
+
+class NoDerivativeError(NotImplementedError):
+    """A derivative was needed of an operator that neither PyTorch nor a rule of hesse can differentiate.
+
+    Attributes:
+        operator: its name, such as ``aten::_cdist_backward``.
+        place: where the user's code called what needs it, as ``file:line``; None where that could not be told.
+    """
+
+    def __init__(self, message: str, operator: str, place: str | None) -> None:
+        super().__init__(message)
+        self.operator = operator
+        self.place = place

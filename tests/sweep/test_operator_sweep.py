@@ -67,7 +67,9 @@ def compare(case: Case) -> str:
     theirs = _answer(lambda case: double_backward(case, vector), case)
     ours = _answer(lambda case: hesse.vhp(case.func, case.inputs, vector)[1], case)
     if isinstance(ours, Exception) and isinstance(theirs, Exception):
-        same = type(ours) is type(theirs) and str(ours) == str(theirs)
+        # Ours may say more: who was asked, and by which line of the user's code.
+        cause = ours.__cause__ if isinstance(ours, hesse.NoDerivativeError) else ours
+        same = type(cause) is type(theirs) and str(cause) == str(theirs)
         return f"refused by both: {ours}" if same else f"refused differently: {ours!r} but {theirs!r}"
     if isinstance(theirs, Exception) and "not implemented" in str(theirs):
         distance = distance_to_finite_differences(case, vector, ours, AGREEMENT)

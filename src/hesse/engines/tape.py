@@ -6,7 +6,7 @@ multiplications of a lone ``vhp``: the evaluation and the first backward are not
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -16,19 +16,21 @@ from hesse.errors import ClosedError, StalePointError
 from hesse.functional import graph
 from hesse.functional.evaluation import constant, inside_transform, ordinary_autograd, track, untraced
 from hesse.functional.gradients import gradients, unaliased, zeros_where_none
+from hesse.functional.refusal import explained
 
 
-def linearize(map: Map, point: Leaves, *, create_graph: bool = False) -> Tape:
+def linearize(map: Map, point: Leaves, *, create_graph: bool = False, name: str = "linearize") -> Tape:
     """Evaluate ``map`` once at ``point`` and keep its graph.
 
-    With ``create_graph`` values and products stay connected to ``point`` and to what the map captures.
+    With ``create_graph`` values and products stay connected to ``point`` and to what the map captures. ``name`` is
+    what errors call the entry that the function was given to.
     """
     if inside_transform():
         raise RuntimeError(
             "An operator keeps an autograd graph, which cannot be made inside a torch.func transform. Call hesse.vhp"
             " there, or make the operator outside."
         )
-    tape: Tape = untraced(Tape)(map, point, create_graph)
+    tape: Tape = explained(name, map, point, lambda: untraced(Tape)(map, point, create_graph, name))
     return tape
 
 
@@ -37,8 +39,9 @@ class Tape:
 
     engine = "tape"
 
-    def __init__(self, map: Map, point: Leaves, create_graph: bool) -> None:
+    def __init__(self, map: Map, point: Leaves, create_graph: bool, name: str) -> None:
         self.create_graph = create_graph
+        self._map, self._point, self._name = map, point, name
         with ordinary_autograd():
             x = tuple([track(leaf, create_graph) for leaf in point])
             outputs, self.aux = map(x)
@@ -50,17 +53,29 @@ class Tape:
     def rmatvec(self, cotangents: Leaves, selection: Selection, *, batched: bool = False) -> list[Tensor]:
         """cotangentsᵀ · J: one backward through the kept graph."""
         x, outputs = self._kept()
-        return self._pull(
-            [outputs[i] for i in selection.outputs], [x[j] for j in selection.inputs], cotangents, batched
-        )
+
+        def pull() -> list[Tensor]:
+            chosen = [outputs[i] for i in selection.outputs], [x[j] for j in selection.inputs]
+            return self._pull(*chosen, cotangents, batched)
+
+        return self._explained(pull, lambda tape: tape.rmatvec(cotangents, selection, batched=batched))
 
     def matvec(self, tangents: Leaves, selection: Selection, *, batched: bool = False) -> list[Tensor]:
         """J · tangents: one backward through Jᵀw, whose graph is made at the first call (double-backward trick)."""
         x, outputs = self._kept()
-        weights, transposed = self._transposed or untraced(self._transpose)(x, outputs)
-        return self._pull(
-            [transposed[j] for j in selection.inputs], [weights[i] for i in selection.outputs], tangents, batched
-        )
+
+        def push() -> list[Tensor]:
+            weights, transposed = self._transposed or untraced(self._transpose)(x, outputs)
+            chosen = [transposed[j] for j in selection.inputs], [weights[i] for i in selection.outputs]
+            return self._pull(*chosen, tangents, batched)
+
+        return self._explained(push, lambda tape: tape.matvec(tangents, selection, batched=batched))
+
+    def _explained(self, compute: Callable[[], list[Tensor]], again: Callable[[Tape], object]) -> list[Tensor]:
+        def anew() -> object:
+            return again(Tape(self._map, self._point, self.create_graph, self._name))
+
+        return explained(self._name, self._map, self._point, compute, anew)
 
     def _transpose(self, x: Leaves, outputs: Leaves) -> tuple[Leaves, Leaves]:
         with ordinary_autograd():

@@ -5,11 +5,14 @@ Strict mode tests connection in the graph, not mathematics. The texts are PyTorc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from hesse.errors import NoDerivativeError
 
 Gradients = tuple[Tensor | None, ...]
 Stage = Literal["back", "back_trick", "double_back", "double_back_trick"]
@@ -26,6 +29,17 @@ _NOT_CONNECTED = {
 }
 
 
+_NOT_IMPLEMENTED = re.compile(r"derivative for '?(?:aten::)?(?P<operator>[\w.]+)'? is not implemented")
+
+
+class MissingDerivative(NotImplementedError):
+    """A backward of hesse's own came to an operator without a derivative; on its way to be told in full."""
+
+    def __init__(self, operator: str) -> None:
+        super().__init__(operator)
+        self.operator = operator
+
+
 def gradients(
     outputs: Sequence[Tensor | None],
     inputs: Sequence[Tensor],
@@ -37,7 +51,7 @@ def gradients(
 ) -> Gradients:
     """cotangentsᵀ · ∂outputs/∂inputs, with None for an input that no output is connected to.
 
-    Outputs that are None or require no gradients are passed over.
+    Outputs that are None or require no gradients are passed over. Raises :class:`MissingDerivative`.
     """
     if cotangents is None:
         cotangents = [None] * len(outputs)
@@ -48,15 +62,21 @@ def gradients(
     ]
     if not pairs:
         return (None,) * len(inputs)
-    return torch.autograd.grad(
-        [output for output, _ in pairs],
-        inputs,
-        [cotangent for _, cotangent in pairs],
-        allow_unused=True,
-        create_graph=create_graph,
-        retain_graph=retain_graph,
-        is_grads_batched=batched,
-    )
+    try:
+        return torch.autograd.grad(
+            [output for output, _ in pairs],
+            inputs,
+            [cotangent for _, cotangent in pairs],
+            allow_unused=True,
+            create_graph=create_graph,
+            retain_graph=retain_graph,
+            is_grads_batched=batched,
+        )
+    except RuntimeError as error:
+        missing = _NOT_IMPLEMENTED.search(str(error))
+        if missing is None or isinstance(error, NoDerivativeError):
+            raise
+        raise MissingDerivative(f"aten::{missing['operator']}") from error
 
 
 def zeros_where_none(grads: Gradients, references: Sequence[Tensor]) -> tuple[Tensor, ...]:

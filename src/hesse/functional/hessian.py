@@ -12,6 +12,7 @@ from hesse.functional.arguments import Argnums, check_point, evaluate_scalar, wi
 from hesse.functional.evaluation import differentiate, inside_transform
 from hesse.functional.gradients import gradients, require_jacobian, zeros_where_none
 from hesse.functional.jacobian import check_modes
+from hesse.functional.refusal import explained
 
 
 def hessian(
@@ -82,5 +83,6 @@ def hessian(
             blocks = rows.by_rows(gradient_at(x), x, keep_graph, strict)
         return point.spec.rebuild([point.spec.rebuild(block) for block in blocks]), kept[0]
 
-    result = without_history(differentiate(hessian_at, point.leaves, create_graph), keep_graph)
+    computed = explained("hessian", func, inputs, lambda: differentiate(hessian_at, point.leaves, create_graph))
+    result = without_history(computed, keep_graph)
     return result if has_aux else result[0]

@@ -10,6 +10,7 @@ from torch import Tensor
 from hesse.functional.arguments import Flags, check_point, check_tangent, evaluate_scalar, without_history
 from hesse.functional.evaluation import constant, differentiate, inside_transform
 from hesse.functional.gradients import Gradients, gradients, require_jacobian, unaliased, zeros_where_none
+from hesse.functional.refusal import explained
 
 
 class Multiply(Protocol):
@@ -51,7 +52,9 @@ def hessian_product(
         products = multiply(gradient, x, vector, flags, keep_graph)
         return output, unaliased(zeros_where_none(products, x), vector), aux
 
-    output, product, aux = differentiate(product_at, point.leaves, flags.create_graph, as_transform)
+    output, product, aux = explained(
+        name, func, inputs, lambda: differentiate(product_at, point.leaves, flags.create_graph, as_transform)
+    )
     if not keep_graph:
         output, product = output.detach(), [entry.detach() for entry in product]
     if flags.has_aux:

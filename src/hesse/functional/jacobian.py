@@ -10,6 +10,7 @@ from torch import Tensor
 from hesse.functional import compiling, rows
 from hesse.functional.arguments import Argnums, check_point, evaluate, without_history
 from hesse.functional.evaluation import differentiate, inside_transform
+from hesse.functional.refusal import explained
 from hesse.trees import Spec
 
 
@@ -80,7 +81,8 @@ def jacobian(
                 blocks = rows.by_rows(outputs, x, keep_graph, strict)
         return outputs_spec.rebuild([point.spec.rebuild(block) for block in blocks]), aux
 
-    result = without_history(differentiate(jacobian_at, point.leaves, create_graph), keep_graph)
+    computed = explained("jacobian", func, inputs, lambda: differentiate(jacobian_at, point.leaves, create_graph))
+    result = without_history(computed, keep_graph)
     return result if has_aux else result[0]
 
 

@@ -30,6 +30,7 @@ from hesse.functional.gradients import (
     unaliased,
     zeros_where_none,
 )
+from hesse.functional.refusal import explained
 
 
 def jvp(
@@ -95,5 +96,6 @@ def jvp(
         product = unaliased(zeros_where_none(aligned, outputs), tangents)
         return outputs_spec.rebuild(outputs), outputs_spec.rebuild(product), aux
 
-    result = without_history(differentiate(product_at, point.leaves, create_graph), keep_graph)
+    computed = explained("jvp", func, inputs, lambda: differentiate(product_at, point.leaves, create_graph))
+    result = without_history(computed, keep_graph)
     return result if has_aux else result[:2]

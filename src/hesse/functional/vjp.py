@@ -19,6 +19,7 @@ from hesse.functional.arguments import (
 )
 from hesse.functional.evaluation import constant, differentiate, inside_transform
 from hesse.functional.gradients import gradients, require_connection, unaliased, zeros_where_none
+from hesse.functional.refusal import explained
 
 
 def vjp(
@@ -76,5 +77,6 @@ def vjp(
         product = unaliased(zeros_where_none(products, x), cotangents)
         return outputs_spec.rebuild(outputs), point.spec.rebuild(product), aux
 
-    result = without_history(differentiate(product_at, point.leaves, create_graph), keep_graph)
+    computed = explained("vjp", func, inputs, lambda: differentiate(product_at, point.leaves, create_graph))
+    result = without_history(computed, keep_graph)
     return result if has_aux else result[:2]

@@ -84,7 +84,7 @@ class Hessian(Linearized):
             gradient = zeros_where_none(gradients((output,), x, create_graph=True), x)
             return gradient, without_history((output, aux), create_graph)
 
-        linearization = tape.linearize(gradient_at, point.leaves, create_graph=create_graph)
+        linearization = tape.linearize(gradient_at, point.leaves, create_graph=create_graph, name="Hessian")
         self.value, self.aux = linearization.aux
         self.gradient = point.spec.rebuild(linearization.outputs)
         everything = tuple(range(len(point.leaves)))

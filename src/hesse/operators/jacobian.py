@@ -77,7 +77,7 @@ class Jacobian(Linearized):
                     )
             return outputs, (spec, without_history(aux, create_graph))
 
-        linearization = tape.linearize(outputs_at, point.leaves, create_graph=create_graph)
+        linearization = tape.linearize(outputs_at, point.leaves, create_graph=create_graph, name="Jacobian")
         spec, self.aux = linearization.aux
         self.value = spec.rebuild(linearization.outputs)
         super().__init__(

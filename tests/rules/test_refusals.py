@@ -1,0 +1,112 @@
+"""An operator that neither PyTorch nor a rule can differentiate: one sentence names it, its line, and the remedy."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import hesse
+from hesse import functional
+from hesse.rules import RULES
+
+OPERATOR = "aten::_fake_quantize_learnable_per_tensor_affine_backward"
+"""A step function with a made-up gradient: nobody will want its second derivative."""
+
+SCALE, ZERO = torch.tensor([0.1]), torch.tensor([0.0])
+
+
+def steps(x: Tensor) -> Tensor:
+    return torch._fake_quantize_learnable_per_tensor_affine(x, SCALE, ZERO, -128, 127, 1.0)
+
+
+def func(x: Tensor) -> Tensor:
+    return (steps(x) ** 2).sum()
+
+
+LINE = f"{__file__}:{inspect.getsourcelines(steps)[1] + 1}"
+
+
+def second_derivatives(x: Tensor) -> dict[str, Callable[[], object]]:
+    return {
+        "vhp": lambda: hesse.vhp(func, x, x),
+        "hvp": lambda: hesse.hvp(func, x, x),
+        "hessian": lambda: functional.hessian(func, x),
+        "jvp": lambda: functional.jvp(lambda x: steps(x * x), x, x),
+        "Hessian": lambda: hesse.Hessian(func, x) @ x,
+        "Jacobian": lambda: hesse.Jacobian(steps, x) @ x,
+    }
+
+
+@pytest.mark.parametrize("name", second_derivatives(torch.ones(1)))
+def test_the_error_names_the_operator_the_line_and_the_remedy(name: str) -> None:
+    assert OPERATOR not in RULES
+    with pytest.raises(hesse.NoDerivativeError) as caught:
+        second_derivatives(torch.linspace(0.2, 0.9, 3))[name]()
+    assert str(caught.value) == (
+        f"The function given to {name} cannot be differentiated at {LINE}, in `return"
+        " torch._fake_quantize_learnable_per_tensor_affine(x, SCALE, ZERO, -128, 127, 1.0)`: derivative for"
+        f" {OPERATOR} is not implemented, neither by PyTorch nor as a rule of hesse. Write that in other operations,"
+        ' or give the operator a rule (docs/architecture.md, "How to write a rule").'
+    )
+    assert (caught.value.operator, caught.value.place) == (OPERATOR, LINE)
+
+
+def test_the_error_is_of_pytorchs_kind_and_keeps_pytorchs_own() -> None:
+    x = torch.linspace(0.2, 0.9, 3)
+    with pytest.raises(RuntimeError, match=f"derivative for {OPERATOR} is not implemented") as theirs:
+        torch.autograd.functional.vhp(func, x, x)
+    with pytest.raises(NotImplementedError) as ours:
+        hesse.vhp(func, x, x)
+    assert str(ours.value.__cause__) == str(theirs.value)
+
+
+def test_what_the_function_itself_raises_passes_through() -> None:
+    """Its own double backward is its own affair."""
+
+    def fails(x: Tensor) -> Tensor:
+        gradient = torch.autograd.grad(func(x), x, create_graph=True)[0]
+        return torch.autograd.grad(gradient.sum(), x, create_graph=True)[0].sum()
+
+    with pytest.raises(RuntimeError) as caught:
+        hesse.vhp(fails, torch.linspace(0.2, 0.9, 3), torch.ones(3))
+    assert str(caught.value) == f"derivative for {OPERATOR} is not implemented"
+    assert not isinstance(caught.value, hesse.NoDerivativeError)
+
+
+def test_a_product_inside_the_function_is_named_for_itself() -> None:
+    def nested(x: Tensor) -> Tensor:
+        return hesse.hvp(func, x, x, create_graph=True)[1].sum()
+
+    with pytest.raises(hesse.NoDerivativeError, match="The function given to hvp cannot be differentiated at"):
+        hesse.vhp(nested, torch.linspace(0.2, 0.9, 3), torch.ones(3))
+
+
+def test_inside_a_transform_the_error_names_the_operator() -> None:
+    with pytest.raises(hesse.NoDerivativeError, match=f"cannot be differentiated: derivative for {OPERATOR}"):
+        torch.func.vmap(lambda v: hesse.vhp(func, torch.linspace(0.2, 0.9, 3), v)[1])(torch.eye(3))
+
+
+def test_the_search_for_the_line_draws_no_random_numbers_and_changes_no_buffer() -> None:
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Dropout())
+    x = torch.rand(4, 3)
+
+    def draws(x: Tensor) -> Tensor:
+        return func(model(x))
+
+    def state() -> list[Tensor]:
+        return [torch.get_rng_state(), *[buffer.clone() for buffer in model.buffers()]]
+
+    torch.manual_seed(0)
+    before = [buffer.clone() for buffer in model.buffers()]
+    draws(x)
+    once = state()
+    for buffer, value in zip(model.buffers(), before, strict=True):
+        buffer.copy_(value)
+    torch.manual_seed(0)
+    with pytest.raises(hesse.NoDerivativeError):
+        hesse.vhp(draws, x, x)
+    assert all(torch.equal(a, b) for a, b in zip(state(), once, strict=True))
