@@ -1,6 +1,7 @@
 """Exact products with Hessians of any PyTorch program, and the answers people compute them for."""
 
 from hesse import func, functional
+from hesse.checking import Check, Finding, check
 from hesse.eigen import Eigenpairs, eigsh
 from hesse.errors import ClosedError, ConvergenceWarning, NoDerivativeError, NonFiniteProductError, StalePointError
 from hesse.estimate import SpectralDensity, TraceEstimate, spectral_density, trace
@@ -12,9 +13,11 @@ from hesse.products import Progress
 __version__ = "0.1.0"
 
 __all__ = [
+    "Check",
     "ClosedError",
     "ConvergenceWarning",
     "Eigenpairs",
+    "Finding",
     "Hessian",
     "Identity",
     "Jacobian",
@@ -27,6 +30,7 @@ __all__ = [
     "StalePointError",
     "TraceEstimate",
     "as_operator",
+    "check",
     "eigsh",
     "func",
     "functional",

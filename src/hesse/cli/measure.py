@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from hesse import trees
 from hesse.cli.failures import CommandError, UserError, attributed, sentence
+from hesse.clock import Clock
 from hesse.functional.arguments import check_point
 from hesse.operators import Hessian
 from hesse.problem import Problem
@@ -64,13 +64,13 @@ def measure(problem: Problem, first: Any, count: int, rng: Any, compare: bool) -
     """Make the operator and multiply ``count`` vectors: ``first`` (None for a random one), then random ones."""
     _load_pytorch()
     with attributed():
-        clock = _Clock()
+        clock = Clock()
         hessian = Hessian(problem.func, problem.inputs)
         evaluation_seconds = clock.lap(hessian.device)
         vectors = _vectors(hessian, first, count, rng)
         measurement: Measurement | None = None
         for vector in vectors:
-            clock = _Clock()
+            clock = Clock()
             product = hessian @ vector
             seconds = clock.lap(hessian.device)
             if measurement is None:
@@ -78,7 +78,7 @@ def measure(problem: Problem, first: Any, count: int, rng: Any, compare: bool) -
             measurement.seconds.append(seconds)
             if compare:
                 # In turns, so that whatever else the machine does meanwhile is shared by both.
-                clock = _Clock()
+                clock = Clock()
                 theirs = _pytorch(problem, vector)
                 measurement.peer_seconds.append(clock.lap(hessian.device))
                 if len(measurement.peer_seconds) == 1:
@@ -138,14 +138,3 @@ def curvature(measurement: Measurement) -> tuple[float, float]:
 def gradient_norm(measurement: Measurement) -> float:
     """The Euclidean norm of the gradient."""
     return float(torch.linalg.vector_norm(_double(measurement.hessian, measurement.hessian.gradient)))
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-
-    def lap(self, device: torch.device) -> float:
-        """Seconds since it was made, once the device has finished."""
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
-        return time.perf_counter() - self._start

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextvars
 import functools
 import itertools
+import linecache
 import re
+import sys
 import sysconfig
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
+from torch.autograd.graph import Node
 
 from hesse.functional.preserving import preserved
 
@@ -33,8 +37,8 @@ class Failure(NamedTuple):
     """Where a derivative failed.
 
     Attributes:
-        operator: the operator without a derivative as the error names it (``aten::_cdist_backward``); else that
-            whose backward failed (``exp``, or the name of a custom autograd.Function).
+        operator: the operator that has no derivative, with its namespace (``aten::_cdist_backward``); where that is not
+            what is wrong, the one whose backward failed (``Exp``, or the name of a custom autograd.Function).
         node: name of the forward operator's node in the autograd graph, such as ``CdistBackward0``.
         frames: the user's calls in progress when the forward operator was called, innermost first: those that
             belong neither to PyTorch nor to hesse nor to Python's own library.
@@ -52,7 +56,10 @@ class Failure(NamedTuple):
         return self.frames[0] if self.frames else None
 
 
-_PACKAGES = Path(torch.__file__).parent, Path(__file__).parents[1]
+_TORCH = Path(torch.__file__).parent
+_HESSE = Path(__file__).parents[1]
+APPLY = vars(torch.autograd.Function)["apply"].__func__.__code__
+"""The code of ``autograd.Function.apply``, by which its calls are recognized."""
 _locating: contextvars.ContextVar[bool] = contextvars.ContextVar("_locating", default=False)
 
 
@@ -110,7 +117,10 @@ _STORY = re.compile(r"\s*(?:Error detected in|Previous calculation was induced b
 _FRAME = re.compile(
     r'^  File "(?P<file>.*)", line (?P<line>\d+), in (?P<function>.*)\n(?:    (?P<code>.*)\n)?', re.MULTILINE
 )
-_NOT_IMPLEMENTED = re.compile(r"derivative for '?(?P<operator>[\w:.]+)'? is not implemented")
+_NO_DERIVATIVE = re.compile(
+    r"derivative for '?(?P<aten>[\w:.]+)'? is not implemented"
+    r"|Trying to backward through (?P<custom>[\w.]+) but no autograd"
+)
 
 
 def _failure(error: Exception, told: list[str]) -> Failure | None:
@@ -127,20 +137,54 @@ def _users_frames(story: str) -> tuple[Frame, ...]:
         Frame(match["file"], int(match["line"]), match["function"], match["code"] or "")
         for match in _FRAME.finditer(story)
     ]
-    inner = list(itertools.takewhile(lambda frame: frame[0::2] != (__file__, "locate"), reversed(stack)))
-    return tuple(filter(_is_of_user, inner)) or tuple(filter(_is_of_user, reversed(stack)))
+    inside = itertools.dropwhile(lambda frame: not _is_hesses(frame.file), stack)
+    found = [frame for frame in inside if is_users(frame.file)] or [frame for frame in stack if is_users(frame.file)]
+    return tuple(reversed(found))
 
 
-def _is_of_user(frame: Frame) -> bool:
-    return is_users(frame.file)
+def origin(node: Node) -> Node:
+    """The forward operator's node that a node comes from by backwards, all made in anomaly mode; or itself."""
+    # Declared as a method, though it is a property.
+    kept: Any = node.metadata
+    while "parent_" in kept:
+        node = kept["parent_"]
+        kept = node.metadata
+    return node
+
+
+def frames_of(node: Node) -> tuple[Frame, ...]:
+    """The user's calls in progress when an operator was called, innermost first; none if not in anomaly mode."""
+    kept: Any = node.metadata
+    return _users_frames("".join(kept.get("traceback_", ())))
+
+
+def calling_frame() -> tuple[Frame | None, bool]:
+    """The user's innermost call in progress, and whether the forward of a custom autograd.Function is."""
+    frame: FrameType | None = sys._getframe(1)
+    found, custom, left = None, False, False
+    while frame is not None:
+        code = frame.f_code
+        if _is_hesses(code.co_filename):
+            if left:
+                break
+        else:
+            left = True
+            if found is None and is_users(code.co_filename):
+                line = linecache.getline(code.co_filename, frame.f_lineno).strip()
+                found = Frame(code.co_filename, frame.f_lineno, code.co_name, line)
+            custom = custom or code is APPLY
+        frame = frame.f_back
+    return found, custom
 
 
 def _operator(error: Exception, node: str) -> str:
-    missing = _NOT_IMPLEMENTED.search(str(error))
+    missing = _NO_DERIVATIVE.search(str(error))
     if missing is None:
         return re.sub(r"Backward\d*$", "", node)
-    operator = missing["operator"]
-    return operator if "::" in operator else f"aten::{operator}"
+    if missing["custom"]:
+        namespace, name, *_ = missing["custom"].split(".")
+        return f"{namespace}::{name}"
+    return missing["aten"] if "::" in missing["aten"] else f"aten::{missing['aten']}"
 
 
 @functools.cache
@@ -149,8 +193,13 @@ def is_users(file: str) -> bool:
     if file.startswith(("<frozen ", "<eval_with_key>")):  # the interpreter's own modules, and torch.fx's programs
         return False
     path = Path(file)
-    if any(map(path.is_relative_to, _PACKAGES)):
+    if path.is_relative_to(_TORCH) or _is_hesses(file):
         return False
     library = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
     installed = [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
     return not any(map(path.is_relative_to, library)) or any(map(path.is_relative_to, installed))
+
+
+@functools.cache
+def _is_hesses(file: str) -> bool:
+    return Path(file).is_relative_to(_HESSE)

@@ -1,0 +1,211 @@
+"""``check``: look at a function before anything large is started with its Hessian."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Callable
+from functools import partial
+from operator import matmul
+from typing import Any, NoReturn, TypeVar
+
+import torch
+from torch import Tensor
+
+from hesse import trees
+from hesse.checking import causes
+from hesse.checking.comparing import compare
+from hesse.checking.differences import scaled
+from hesse.checking.finding import Finding
+from hesse.checking.observing import Observation, observe
+from hesse.checking.repeating import repeat
+from hesse.checking.result import Check
+from hesse.checking.subject import Leaves, Subject, inner, norm
+from hesse.clock import Clock
+from hesse.functional.arguments import Argnums
+from hesse.functional.provenance import is_users, locate
+from hesse.operators import Hessian
+from hesse.operators.probes import Rng
+
+Result = TypeVar("Result")
+
+
+def check(
+    func: Callable[..., Any],
+    inputs: Any,
+    *,
+    has_aux: bool = False,
+    argnums: Argnums = None,
+    rng: Rng = None,
+) -> Check:
+    r"""Whether products with the Hessian of a function can be had, can be trusted, and what they would cost.
+
+    Evaluates the function some twenty times and makes a few products :math:`Hv`; asks whether two evaluations agree bit
+    for bit, whether the function can be differentiated twice, whether :math:`g^\top v` and :math:`Hv` agree with
+    differences of the value and of the gradient along random directions (in double precision where the function lets
+    itself be evaluated so), whether :math:`u^\top H v = v^\top H u`, and how long it takes. What is wrong is named with
+    the operator and the line of the user's code that are guilty, as far as they can be traced.
+
+    Inputs, captured tensors, their ``.grad``, modules and generators are afterwards as they were. What the function
+    prints, it prints each time.
+
+    Args:
+        func: takes the inputs, returns a real tensor with a single element.
+        inputs: a floating-point or complex tensor, or a structure of them. An outermost tuple is splatted into
+            ``func``.
+        has_aux: ``func`` returns ``(output, aux)``.
+        argnums: which arguments to differentiate by, as an index or a tuple of them, when not all.
+        rng: seed or ``numpy.random.Generator`` of the random directions.
+
+    Returns:
+        A :class:`~hesse.checking.result.Check`; its ``ok`` says whether all is well, and ``print`` shows one screen.
+
+    Raises:
+        TypeError: something in ``inputs`` or the output is no tensor.
+        RuntimeError: ``func`` returns no single element. Whatever ``func`` raises itself passes through.
+
+    Source:
+        Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6 (1994), for the differences.
+
+    Example:
+        >>> import torch, hesse
+        >>> report = hesse.check(lambda x: (x.detach() * x**2).sum(), torch.tensor([1.0, 2.0]))
+        >>> report.ok, report.findings[0].kind, report.findings[0].operator
+        (False, 'cut off', 'Tensor.detach')
+        >>> hesse.check(lambda x: (x**3).sum(), torch.tensor([1.0, 2.0])).ok
+        True
+    """
+    subject = Subject(func, inputs, has_aux, argnums)
+    with subject.preserved():
+        examination = _Examination(subject, rng)
+        with contextlib.suppress(_Ended):
+            examination.run()
+        return examination.result()
+
+
+class _Ended(Exception):
+    """What was found leaves nothing further to find out."""
+
+
+class _Examination:
+    """One question after the other; what one has found may make an end of it."""
+
+    def __init__(self, subject: Subject, rng: Rng) -> None:
+        self._subject, self._rng = subject, rng
+        self._findings: list[Finding] = []
+        self._notes: list[Finding] = []
+        leaves = subject.leaves
+        self._facts: dict[str, Any] = {
+            "variables": sum([leaf.numel() * (2 if leaf.dtype.is_complex else 1) for leaf in leaves]),
+            "dtype": ", ".join(dict.fromkeys([str(leaf.dtype).removeprefix("torch.") for leaf in leaves])),
+            "device": str(leaves[0].device),
+        }
+
+    def result(self) -> Check:
+        return Check(tuple(self._findings), tuple(self._notes), **self._facts)
+
+    def run(self) -> None:
+        observed = self._attempt(lambda: observe(self._subject))
+        if observed.compiled:
+            self._end([causes.compiled(place) for place in observed.compiled])
+        self._evaluate()
+        # What follows starts again from the state in which the operator was made.
+        with self._subject.preserved():
+            directions, products = self._multiply(observed)
+        self._judge(observed, directions, products)
+
+    def _evaluate(self) -> None:
+        repetition = self._attempt(lambda: repeat(self._subject))
+        evaluation = repetition.evaluation
+        self._facts |= {
+            "value": float(evaluation.value),
+            "gradient_norm": norm(evaluation.gradient),
+            "deterministic": repetition.deterministic,
+            "draws": repetition.draws,
+        }
+        self._findings += repetition.findings
+        self._notes += repetition.notes
+        self._evaluation, self._repeatable = evaluation, repetition.repeatable
+        if not evaluation.is_finite:
+            self._end([causes.not_finite(self._subject, evaluation)])
+
+    def _multiply(self, observed: Observation) -> tuple[list[Leaves], list[list[Tensor]]]:
+        clock = Clock()
+        hessian = self._attempt(self._hessian)
+        evaluation_seconds = clock.lap(hessian.device)
+        directions = _directions(hessian, self._rng)
+        products, seconds = [], []
+        for direction in directions:
+            vector = hessian.domain.spec.rebuild(direction)
+            clock = Clock()
+            product = self._attempt(partial(matmul, hessian, vector), partial(self._product, vector))
+            seconds.append(clock.lap(hessian.device))
+            products.append(trees.flatten(product)[0])
+        self._facts |= {
+            "twice_differentiable": True,
+            "rules": tuple(dict.fromkeys([place.operator for place in observed.rules])),
+            "engines": (hessian.explain().engine,),
+            "bytes_kept": hessian.explain().bytes_kept,
+            "evaluation_seconds": evaluation_seconds,
+            # The first one may have to load things, once in a process.
+            "product_seconds": min(seconds),
+        }
+        if not all([bool(entry.isfinite().all()) for product in products for entry in product]):
+            self._end([causes.product_not_finite(self._subject, directions[0])])
+        hessian.close()
+        return directions, products
+
+    def _judge(self, observed: Observation, directions: list[Leaves], products: list[list[Tensor]]) -> None:
+        (u, v, *_), (Hu, Hv, *_) = directions, products
+        size = 0.5 * (norm(Hu) + norm(Hv))
+        asymmetry = abs(inner(u, Hv) - inner(v, Hu)) / size if size else 0.0
+        compared = slice(2, None if self._repeatable else 2)
+        comparison = compare(self._subject, self._evaluation, directions[compared], products[compared])
+        self._facts |= {
+            "asymmetry": asymmetry,
+            "slope": comparison.slope,
+            "curvature": comparison.curvature,
+            "rounding": comparison.rounding,
+        }
+        eps = max([torch.finfo(leaf.dtype).eps for leaf in self._subject.leaves])
+        findings, notes = causes.explain(self._subject, observed, comparison, self._evaluation)
+        if not findings and asymmetry > eps ** (2 / 3):
+            findings = [causes.asymmetric(asymmetry)]
+        if not findings and not size:
+            findings = [causes.zero(observed, self._evaluation)]
+        self._findings += findings
+        self._notes += notes
+
+    def _hessian(self) -> Hessian:
+        subject = self._subject
+        return Hessian(subject.func, subject.inputs, has_aux=subject.has_aux, argnums=subject.argnums)
+
+    def _product(self, vector: Any) -> Any:
+        return self._hessian() @ vector
+
+    def _attempt(self, work: Callable[[], Result], whole: Callable[[], object] | None = None) -> Result:
+        """``work()``, or the end with a finding if a backward fails in it; ``whole`` includes the evaluation."""
+        try:
+            return work()
+        except Exception as error:
+            frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+            # What the user's own code raises is not ours to explain.
+            failure = None if is_users(frames[-1]) else locate(whole or work, self._subject.func, self._subject.inputs)
+            if failure is None:
+                raise
+            self._facts["twice_differentiable"] = False
+            self._end([causes.failed(self._subject, failure)])
+
+    def _end(self, findings: list[Finding]) -> NoReturn:
+        self._findings += findings
+        raise _Ended
+
+
+def _directions(hessian: Hessian, rng: Rng) -> list[Leaves]:
+    """Four random vectors: two standard normal ones, and two whose leaves are as large as those of the point."""
+    leaves = hessian.domain.leaves
+    if any([leaf.layout != torch.strided for leaf in leaves]):
+        # No flat vector can be split into sparse leaves: the point itself is a vector.
+        return [leaves, leaves]
+    normal = [hessian.domain.split(row) for row in hessian.randn(4, rng).mT]
+    return [*normal[:2], *[scaled(direction, leaves) for direction in normal[2:]]]
