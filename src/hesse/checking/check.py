@@ -20,7 +20,7 @@ from hesse.checking.finding import Finding
 from hesse.checking.observing import Observation, observe
 from hesse.checking.repeating import repeat
 from hesse.checking.result import Check
-from hesse.checking.subject import Leaves, Subject, inner, norm
+from hesse.checking.subject import Leaves, Subject, inner, is_finite, norm
 from hesse.clock import Clock
 from hesse.functional.arguments import Argnums
 from hesse.functional.provenance import is_users, locate
@@ -150,31 +150,39 @@ class _Examination:
             # The first one may have to load things, once in a process.
             "product_seconds": min(seconds),
         }
-        if not all([bool(entry.isfinite().all()) for product in products for entry in product]):
-            self._end([causes.product_not_finite(self._subject, directions[0])])
+        for direction, product in zip(directions, products, strict=True):
+            if not is_finite(product):
+                self._end([causes.product_not_finite(self._subject, direction)])
         hessian.close()
         return directions, products
 
     def _judge(self, observed: Observation, directions: list[Leaves], products: list[list[Tensor]]) -> None:
         (u, v, *_), (Hu, Hv, *_) = directions, products
         size = 0.5 * (norm(Hu) + norm(Hv))
-        asymmetry = abs(inner(u, Hv) - inner(v, Hu)) / size if size else 0.0
+        apart = abs(inner(u, Hv) - inner(v, Hu))
         compared = slice(2, None if self._repeatable else 2)
         comparison = compare(self._subject, self._evaluation, directions[compared], products[compared])
         self._facts |= {
-            "asymmetry": asymmetry,
+            "asymmetry": apart / size if size else 0.0,
             "slope": comparison.slope,
             "curvature": comparison.curvature,
             "rounding": comparison.rounding,
         }
-        eps = max([torch.finfo(leaf.dtype).eps for leaf in self._subject.leaves])
         findings, notes = causes.explain(self._subject, observed, comparison, self._evaluation)
-        if not findings and asymmetry > eps ** (2 / 3):
-            findings = [causes.asymmetric(asymmetry)]
+        if not findings and apart > self._rounding_of_symmetry(u, v, size):
+            findings = [causes.asymmetric(apart / size)]
         if not findings and not size:
             findings = [causes.zero(observed, self._evaluation)]
         self._findings += findings
         self._notes += notes
+
+    def _rounding_of_symmetry(self, u: Leaves, v: Leaves, size: float) -> float:
+        """What rounding may make of uᵀHv - vᵀHu: of the products, and where they are no more than rounding, of f."""
+        leaves = self._subject.leaves
+        eps = max([torch.finfo(leaf.dtype).eps for leaf in leaves])
+        point = norm(leaves) or 1.0
+        value = abs(self._facts["value"]) + self._facts["gradient_norm"] * point
+        return float(eps ** (2 / 3) * size + 30 * eps * value * norm(u) * norm(v) / point**2)
 
     def _hessian(self) -> Hessian:
         subject = self._subject

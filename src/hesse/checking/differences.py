@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -89,10 +90,12 @@ class _Comparison:
 
     def add(self, step: float, difference: Leaves, noise: float, scale: float) -> None:
         """Compare with one more; ``noise``: its own error by rounding; ``scale``: what errors are relative to."""
-        self._tried.append(_Tried(step, difference, noise, scale))
-        error, worst = _distance(difference, self._derivative, noise, scale)
-        self._error = min(self._error, error)
-        self.agrees = self.agrees or worst <= self._tolerance
+        tried = _Tried(step, difference, noise, scale)
+        for candidate in [tried, *[_extrapolated(tried, other) for other in self._tried]]:
+            error, worst = _distance(candidate.difference, self._derivative, candidate.noise, scale)
+            self._error = min(self._error, error)
+            self.agrees = self.agrees or worst <= self._tolerance
+        self._tried.append(tried)
 
     def judge(self, precision: torch.dtype) -> Differences:
         """What all steps say together."""
@@ -108,6 +111,14 @@ class _Comparison:
         return "disagrees" if among and min(among) <= self._tolerance else "not smooth"
 
 
+def _extrapolated(one: _Tried, other: _Tried) -> _Tried:
+    """Richardson's extrapolation of two differences to a step of zero: their errors of second order cancel."""
+    fine, coarse = sorted((one, other), key=lambda tried: tried.step)
+    weight = 1 / ((coarse.step / fine.step) ** 2 - 1)
+    pairs = zip(fine.difference, coarse.difference, strict=True)
+    return fine._replace(difference=[a + weight * (a - b) for a, b in pairs])
+
+
 def _distance(a: Leaves, b: Leaves, noise: float, scale: float) -> tuple[float, float]:
     """Relative to the larger, of all leaves together, and of the worst leaf beyond what is noise."""
     apart = [norm([left - right.to(left.device)]) for left, right in zip(a, b, strict=True)]
@@ -119,9 +130,10 @@ def _distance(a: Leaves, b: Leaves, noise: float, scale: float) -> tuple[float, 
 
 
 def scaled(direction: Leaves, x: Leaves) -> list[Tensor]:
-    """A direction in which each leaf moves in proportion to the size of its entries, or by one where they are zero."""
+    """A direction in which each leaf moves in proportion to the size of its entries, or by one where that is zero."""
     sizes = [norm([leaf]) / max(1, leaf.numel()) ** 0.5 for leaf in x]
-    return [along.to(leaf.dtype) * (size or 1.0) for along, leaf, size in zip(direction, x, sizes, strict=True)]
+    sizes = [size if 0 < size < math.inf else 1.0 for size in sizes]
+    return [along.to(leaf.dtype) * size for along, leaf, size in zip(direction, x, sizes, strict=True)]
 
 
 def _moved(x: Leaves, direction: Leaves, step: float) -> list[Tensor]:

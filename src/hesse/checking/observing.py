@@ -15,7 +15,7 @@ from hesse.checking.subject import Subject
 from hesse.functional import graph
 from hesse.functional.evaluation import differentiate
 from hesse.functional.gradients import gradients
-from hesse.functional.provenance import Frame, frames_of, origin
+from hesse.functional.provenance import Frame, frames_of, operator_name, origin
 
 # Beginnings of the names of nodes whose operators have kinks or jumps in their derivatives.
 _KINKED = (
@@ -119,12 +119,11 @@ def _places(nodes: Iterable[Node], wanted: Callable[[Node], bool]) -> list[Place
 def place_of(node: Node) -> Place:
     """The forward operator that a node made in anomaly mode comes from, and the user's line that called it."""
     forward = origin(node)
-    name = forward.name().rsplit("::", 1)[-1]
     frames = frames_of(forward)
     if len(frames) > 1 and _is_compiled(forward):
         # The innermost is the compiled function itself.
         frames = frames[1:]
-    return Place(name.rstrip("0123456789").removesuffix("Backward"), frames[0] if frames else None)
+    return Place(operator_name(forward.name()), frames[0] if frames else None)
 
 
 def _is_compiled(node: Node) -> bool:

@@ -30,7 +30,7 @@ class Evaluation(NamedTuple):
     @property
     def is_finite(self) -> bool:
         """Whether there is no infinity and no NaN in it."""
-        return all([bool(tensor.isfinite().all()) for tensor in (self.value, *self.gradient)])
+        return is_finite([self.value, *self.gradient])
 
 
 class Subject:
@@ -98,6 +98,16 @@ def norm(vector: Leaves) -> float:
     return math.sqrt(inner(vector, vector))
 
 
+def is_finite(vector: Leaves) -> bool:
+    """Whether there is no infinity and no NaN in a structured vector."""
+    return all([bool(_dense(tensor).isfinite().all()) for tensor in vector])
+
+
 def _double(tensor: Tensor) -> Tensor:
-    real = torch.view_as_real(tensor.resolve_conj()) if tensor.dtype.is_complex else tensor
+    dense = _dense(tensor.detach())
+    real = torch.view_as_real(dense.resolve_conj()) if tensor.dtype.is_complex else dense
     return real.to("cpu", torch.float64)
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()

@@ -17,7 +17,7 @@ from hesse.checking.calls import tensors
 from hesse.checking.differences import differences, scaled
 from hesse.checking.doubling import double_leaves
 from hesse.checking.subject import Subject
-from hesse.functional.provenance import APPLY, Frame, calling_frame
+from hesse.functional.provenance import APPLY, Frame, calling_frame, operator_name
 
 
 class Suspect(NamedTuple):
@@ -57,11 +57,16 @@ def suspects(subject: Subject) -> list[Suspect]:
         key = called.operator, called.frame
         if key not in examined:
             examined[key] = None
+            # Calls that the examination itself makes are not the user's.
+            watch = sys.getprofile()
+            sys.setprofile(None)
             examined[key] = _suspect(called)
+            sys.setprofile(watch)
 
     customs: list[_Called] = []
     with _calls_of_custom_functions(customs):
-        subject.evaluate(scope=lambda: _Examined(examine))
+        # A product, since backwards may call custom functions too.
+        subject.product(subject.leaves, subject.leaves, lambda: _Examined(examine))
     for called in customs:
         examine(called)
     found = [suspect for suspect in examined.values() if suspect is not None]
@@ -101,7 +106,7 @@ def _calls_of_custom_functions(calls: list[_Called]) -> Iterator[None]:
         if event == "call" and frame.f_code is APPLY:
             cls = frame.f_locals["cls"]
             args = trees.map_tensors(_copy, frame.f_locals["args"])
-            calls.append(_Called(cls.__name__, calling_frame()[0], cls.apply, args, {}))
+            calls.append(_Called(operator_name(f"{cls.__name__}Backward"), calling_frame()[0], cls.apply, args, {}))
 
     before = sys.getprofile()
     sys.setprofile(watch)

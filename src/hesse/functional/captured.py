@@ -27,6 +27,8 @@ Kind = TypeVar("Kind")
 
 def same(now: Tensor, then: Tensor) -> bool:
     """Whether two tensors hold the same numbers."""
+    if now.layout != torch.strided:
+        now, then = now.to_dense(), then.to_dense()
     # A NaN that stays a NaN is no change.
     return torch.equal(now, then) or bool(((now == then) | ((now != now) & (then != then))).all())
 

@@ -75,7 +75,7 @@ def _values(tensor: Tensor) -> Restore:
 
     def restore() -> None:
         # A write of the same numbers would still count as a change, and make kept operators stale.
-        if tensor.layout != torch.strided or tensor.shape != copy.shape or not same(tensor.detach(), copy):
+        if tensor.shape != copy.shape or not same(tensor.detach(), copy):
             with mode():
                 tensor.data.copy_(copy)
 

@@ -165,7 +165,8 @@ def calling_frame() -> tuple[Frame | None, bool]:
     while frame is not None:
         code = frame.f_code
         if _is_hesses(code.co_filename):
-            if left:
+            # A mode of hesse's stands between the user and PyTorch.
+            if left and code.co_name != "__torch_function__":
                 break
         else:
             left = True
@@ -180,11 +181,17 @@ def calling_frame() -> tuple[Frame | None, bool]:
 def _operator(error: Exception, node: str) -> str:
     missing = _NO_DERIVATIVE.search(str(error))
     if missing is None:
-        return re.sub(r"Backward\d*$", "", node)
+        return operator_name(node)
     if missing["custom"]:
         namespace, name, *_ = missing["custom"].split(".")
         return f"{namespace}::{name}"
     return missing["aten"] if "::" in missing["aten"] else f"aten::{missing['aten']}"
+
+
+def operator_name(node: str) -> str:
+    """What an operator is called, from the name of its node in the autograd graph: ``Exp`` for ``ExpBackward0``."""
+    name = re.sub(r"Backward\d*$", "", node.rsplit("::", 1)[-1])
+    return name.removeprefix("GeneratedBackwardFor_").removesuffix("_default")
 
 
 @functools.cache
