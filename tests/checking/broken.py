@@ -6,28 +6,12 @@ import itertools
 import math
 
 import torch
-from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from ..underivable import cube
 
 MARK = "  # guilty"
 POINT = torch.linspace(0.5, 1.5, 6, dtype=torch.float64).reshape(2, 3)
-
-
-@torch.library.custom_op("hesse_tests::cube", mutates_args=())
-def cube(x: Tensor) -> Tensor:
-    """An operator whose backward is an operator without a derivative, as many of PyTorch's own are."""
-    return x**3
-
-
-@torch.library.custom_op("hesse_tests::cube_backward", mutates_args=())
-def cube_backward(cotangent: Tensor, x: Tensor) -> Tensor:
-    return 3 * x**2 * cotangent
-
-
-cube.register_autograd(
-    lambda ctx, cotangent: cube_backward(cotangent, *ctx.saved_tensors),
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
-)
 
 
 class Cube(torch.autograd.Function):

@@ -12,6 +12,8 @@ from torch.utils.checkpoint import checkpoint
 import hesse
 from hesse.functional.provenance import is_users, locate
 
+from ..underivable import cube
+
 MARK = "# the line"
 
 
@@ -143,15 +145,33 @@ def test_the_callers_of_the_line_follow_from_inside_out():
     assert [frame.line for frame in failure.frames][:2] == [marked_line(Segments.forward), marked_line(func)]
 
 
+def without_a_rule(x):
+    y = x.sin()
+    return cube(y).sum()  # the line
+
+
 def test_the_products_of_hesse_are_explained_too():
     x = torch.eye(3)
     for compute in (
-        lambda: hesse.vhp(lone, x, x),
-        lambda: hesse.hvp(lone, x, x),
-        lambda: hesse.Hessian(lone, x) @ x,
-        lambda: hesse.Jacobian(lone, x) @ x,
+        lambda: hesse.vhp(without_a_rule, x, x),
+        lambda: hesse.hvp(without_a_rule, x, x),
+        lambda: hesse.Hessian(without_a_rule, x) @ x,
+        lambda: hesse.Jacobian(without_a_rule, x) @ x,
     ):
-        assert locate(compute, lone, x).frame.line == marked_line(lone)
+        failure = locate(compute, without_a_rule, x)
+        assert failure.operator == "hesse_tests::cube_backward"
+        assert failure.frame.line == marked_line(without_a_rule)
+
+
+def test_an_operator_is_found_behind_another_error_made_of_it():
+    def compute():
+        try:
+            double_backward(without_a_rule, torch.eye(3))
+        except RuntimeError as error:
+            raise ValueError("one sentence of ours") from error
+
+    failure = locate(compute, without_a_rule, torch.eye(3))
+    assert failure.operator == "hesse_tests::cube_backward"
 
 
 def test_what_does_not_fail_or_not_in_a_backward_is_none():

@@ -178,8 +178,12 @@ def calling_frame() -> tuple[Frame | None, bool]:
     return found, custom
 
 
-def _operator(error: Exception, node: str) -> str:
-    missing = _NO_DERIVATIVE.search(str(error))
+def _operator(error: BaseException, node: str) -> str:
+    said = str(error)
+    while error.__cause__ is not None:
+        error = error.__cause__
+        said = f"{said} {error}"
+    missing = _NO_DERIVATIVE.search(said)
     if missing is None:
         return operator_name(node)
     if missing["custom"]:
