@@ -12,7 +12,8 @@ from .refusals import check_refused
 
 MODULE = "import hesse, torch\n"
 # What the commands share they refuse alike.
-BOTH = pytest.mark.parametrize("command", ["vhp", "spectrum"])
+EVERY = pytest.mark.parametrize("command", ["vhp", "spectrum", "check"])
+WRITING = pytest.mark.parametrize("command", ["vhp", "spectrum"])
 
 
 @pytest.mark.parametrize(
@@ -51,12 +52,12 @@ BOTH = pytest.mark.parametrize("command", ["vhp", "spectrum"])
         ),
     ],
 )
-@BOTH
+@EVERY
 def test_a_file_that_holds_no_problem_is_one_sentence(source, parts, command, write_problem, hesse_command):
     check_refused(hesse_command(command, write_problem(source)), *parts)
 
 
-@BOTH
+@EVERY
 def test_a_missing_problem_file_is_one_sentence(command, hesse_command, tmp_path):
     check_refused(hesse_command(command, "missing.py"), "problem file missing.py does not exist")
     check_refused(hesse_command(command, tmp_path), "cannot be read", "directory")
@@ -102,7 +103,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(write_probl
     assert list(Path("folder").iterdir()) == []
 
 
-@BOTH
+@WRITING
 def test_inputs_that_share_a_name_cannot_be_written_but_multiplied(command, write_problem, hesse_command):
     path = write_problem(
         MODULE + "def problem():\n    return hesse.Problem(func=lambda p: (p['a.b'] * p['a']['b']).sum(),"
@@ -154,10 +155,11 @@ FAILING_PROBLEM = """
 """
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("source", [FAILING, FAILING_BACKWARD, FAILING_PROBLEM])
 def test_a_failure_in_their_code_is_their_traceback(source, command, write_problem, hesse_command):
-    result = hesse_command(command, write_problem(source), "--out", "p.safetensors")
+    out = () if command == "check" else ("--out", "p.safetensors")
+    result = hesse_command(command, write_problem(source), *out)
     assert result.exit_code == 1
     assert result.stdout == ""
     assert result.stderr.startswith("Traceback (most recent call last):\n")
@@ -199,7 +201,7 @@ def test_a_failure_after_a_cast_hints_at_captured_tensors(write_problem, hesse_c
     assert hesse_command("vhp", path).exit_code == 0
 
 
-@BOTH
+@EVERY
 def test_an_interruption_is_exit_code_130(command, write_problem, hesse_command):
     source = MODULE + (
         "def func(x):\n    raise KeyboardInterrupt\n"

@@ -128,7 +128,7 @@ def explain(
         else:
             return _wrong(subject, observed, comparison), []
     if "not smooth" in verdicts and narrow:
-        findings += [_coarse(cut) for cut in narrow[:1]]
+        findings += [_coarse(cut, comparison.rounding) for cut in narrow[:1]]
     elif "not smooth" in verdicts:
         notes.append(_not_smooth(observed))
     if "too coarse" in verdicts:
@@ -136,7 +136,7 @@ def explain(
             found("precision", "Differences in this precision are too coarse to judge the derivatives.", frame=None)
         )
     if comparison.rounding is not None and comparison.rounding > _native_eps(subject) ** (1 / 3):
-        findings += [_coarse(cut) for cut in narrow[:1]] or [_rounded(comparison.rounding)]
+        findings = [_coarse(cut, comparison.rounding) for cut in narrow[:1]] or [_rounded(comparison.rounding)]
     if not findings and any(evaluation.connected) and not all(evaluation.connected):
         notes.append(_unconnected(subject, evaluation))
     return findings, notes
@@ -179,10 +179,11 @@ def _cut_off(cut: Cut, order: str) -> Finding:
     return found("cut off", sentence, cut.remedy(), operator=cut.operator, frame=cut.frame)
 
 
-def _coarse(cut: Cut) -> Finding:
+def _coarse(cut: Cut, rounding: float | None) -> Finding:
+    cost = "Differences do not settle" if rounding is None else f"The product is {rounding:.1e} off"
     return found(
         "precision",
-        f"{cut.sentence()} Derivatives have no more digits than that leaves.",
+        f"{cut.sentence()} {cost}.",
         cut.remedy(),
         operator=cut.operator,
         frame=cut.frame,

@@ -141,11 +141,13 @@ class _Examination:
             product = self._attempt(partial(matmul, hessian, vector), partial(self._product, vector))
             seconds.append(clock.lap(hessian.device))
             products.append(trees.flatten(product)[0])
+        explained = hessian.explain()
         self._facts |= {
             "twice_differentiable": True,
             "rules": tuple(dict.fromkeys([place.operator for place in observed.rules])),
-            "engines": (hessian.explain().engine,),
-            "bytes_kept": hessian.explain().bytes_kept,
+            "engines": (explained.engine,),
+            "data_dependent": _places(observed),
+            "bytes_kept": explained.bytes_kept,
             "evaluation_seconds": evaluation_seconds,
             # The first one may have to load things, once in a process.
             "product_seconds": min(seconds),
@@ -161,7 +163,9 @@ class _Examination:
         size = 0.5 * (norm(Hu) + norm(Hv))
         apart = abs(inner(u, Hv) - inner(v, Hu))
         compared = slice(2, None if self._repeatable else 2)
-        comparison = compare(self._subject, self._evaluation, directions[compared], products[compared])
+        comparison = compare(
+            self._subject, self._evaluation, directions[compared], products[compared], self._facts["bytes_kept"]
+        )
         self._facts |= {
             "asymmetry": apart / size if size else 0.0,
             "slope": comparison.slope,
@@ -207,6 +211,11 @@ class _Examination:
     def _end(self, findings: list[Finding]) -> NoReturn:
         self._findings += findings
         raise _Ended
+
+
+def _places(observed: Observation) -> tuple[str, ...]:
+    frames = [cut.frame for cut in (*observed.branches, *observed.numbers) if cut.frame is not None]
+    return tuple(dict.fromkeys([str(frame) for frame in frames]))
 
 
 def _directions(hessian: Hessian, rng: Rng) -> list[Leaves]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hesse.checking.differences import Differences, differences
 from hesse.checking.doubling import Doubled, double_leaves, doubled
+from hesse.checking.memory import available
 from hesse.checking.subject import Evaluation, Leaves, Subject, norm
 
 
@@ -28,12 +29,21 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    subject: Subject, evaluation: Evaluation, directions: Sequence[Leaves], products: Sequence[Sequence[Tensor]]
+    subject: Subject,
+    evaluation: Evaluation,
+    directions: Sequence[Leaves],
+    products: Sequence[Sequence[Tensor]],
+    bytes_kept: int,
 ) -> Comparison:
-    """Compare value, gradient and products at the point with differences along ``directions``."""
+    """Compare value, gradient and products at the point with differences along ``directions``.
+
+    ``bytes_kept`` is what a product kept in the precision of the inputs: in double precision it takes up to four times
+    as much, and that must be there.
+    """
     slopes, curvatures, roundings = [], [], []
     native = all([leaf.dtype.to_real() == torch.float64 for leaf in subject.leaves])
-    double = None if native else doubled(subject, evaluation)
+    fits = 4 * bytes_kept < available(subject.leaves[0].device)
+    double = doubled(subject, evaluation) if fits and not native else None
     for direction, product in zip(directions, products, strict=True):
         if double is None:
             slope, curvature = differences(subject.evaluate, evaluation, subject.leaves, direction, product)

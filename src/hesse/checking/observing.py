@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
@@ -15,7 +14,7 @@ from hesse.checking.subject import Subject
 from hesse.functional import graph
 from hesse.functional.evaluation import differentiate
 from hesse.functional.gradients import gradients
-from hesse.functional.provenance import Frame, frames_of, operator_name, origin
+from hesse.functional.provenance import Frame, frames_of, lines_kept, operator_name, origin
 
 # Beginnings of the names of nodes whose operators have kinks or jumps in their derivatives.
 _KINKED = (
@@ -83,7 +82,7 @@ def observe(subject: Subject) -> Observation:
         )
 
     observed: Observation
-    with subject.preserved(), torch.autograd.set_detect_anomaly(True, check_nan=False):
+    with subject.preserved(), lines_kept():
         observed = differentiate(graph_of, subject.leaves, False)
     if not observed.compiled:  # torch.compile would try to compile whatever follows values
         with subject.preserved():

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import textwrap
+from typing import Any
+
+import torch
 
 from hesse.checking.differences import Differences
 from hesse.checking.finding import Finding
@@ -30,7 +35,9 @@ class Check:
         rounding: relative distance of a product from the same one in double precision, where it could be had.
         asymmetry: \\|uᵀHv - vᵀHu\\| relative to the length of the products, for standard normal u and v.
         rules: operators that hesse differentiated by rules of its own.
-        engines: engines that may make the products.
+        engines: engines that made the products.
+        data_dependent: lines (``file:line``) where values of tensors decide what Python does, or become its numbers: no
+            program that is captured once can follow them.
         bytes_kept: memory that a Hessian keeps alive for its products.
         evaluation_seconds: for making a Hessian: one evaluation and its gradient.
         product_seconds: for one product.
@@ -52,6 +59,7 @@ class Check:
     asymmetry: float | None = None
     rules: tuple[str, ...] = ()
     engines: tuple[str, ...] = ()
+    data_dependent: tuple[str, ...] = ()
     bytes_kept: int | None = None
     evaluation_seconds: float | None = None
     product_seconds: float | None = None
@@ -67,8 +75,23 @@ class Check:
             return None
         return self.evaluation_seconds + num_products * self.product_seconds
 
+    def to_json(self) -> dict[str, Any]:
+        """Everything as strings, numbers, lists and dicts; an infinity or NaN as a string."""
+        facts: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return {"ok": self.ok, **facts}
+
     def __str__(self) -> str:
         return "\n".join([*_facts(self), "", *_told(self)])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, torch.dtype) or (isinstance(value, float) and not math.isfinite(value)):
+        return str(value).removeprefix("torch.")
+    return value
 
 
 def _facts(check: Check) -> list[str]:
@@ -93,6 +116,9 @@ def _facts(check: Check) -> list[str]:
     if check.twice_differentiable:
         rows.append(("rules of hesse", ", ".join(check.rules) or "none needed"))
         rows.append(("engines", ", ".join(check.engines)))
+    if check.data_dependent:
+        more = f" and {len(check.data_dependent) - 2} more" if len(check.data_dependent) > 2 else ""
+        rows.append(("depends on values", ", ".join(check.data_dependent[:2]) + more))
     if check.bytes_kept is not None:
         rows.append(("kept", memory(check.bytes_kept)))
     if check.evaluation_seconds is not None and check.product_seconds is not None:
@@ -120,5 +146,6 @@ def _told(check: Check) -> list[str]:
     lines = []
     for mark, found in [("✗", finding) for finding in check.findings] + [("·", note) for note in check.notes]:
         lines.append(f"{mark} {found.kind}: {found.place}" if found.place else f"{mark} {found.kind}")
-        lines += [f"    {part}" for part in (found.code, found.sentence, found.remedy) if part]
+        lines += [f"    {found.code}"] * bool(found.code)
+        lines += textwrap.wrap(str(found), 100, initial_indent="    ", subsequent_indent="    ")
     return [*lines, "All is well." if check.ok else f"{len(check.findings)} found."]

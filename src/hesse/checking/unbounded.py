@@ -17,7 +17,7 @@ from hesse.checking.subject import Leaves, Subject
 from hesse.functional import graph
 from hesse.functional.evaluation import differentiate
 from hesse.functional.gradients import gradients
-from hesse.functional.provenance import calling_frame
+from hesse.functional.provenance import calling_frame, lines_kept
 
 
 def first_call(subject: Subject) -> Place | None:
@@ -40,7 +40,7 @@ def first_node(subject: Subject, vector: Leaves | None) -> Place | None:
         made = [entry for entry in gradient if entry is not None]
         return _first_of(graph.nodes(made), lambda: gradients(gradient, x, vector))
 
-    with subject.preserved(), torch.autograd.set_detect_anomaly(True, check_nan=False):
+    with subject.preserved(), lines_kept():
         place: Place | None = differentiate(body, subject.leaves, False)
     return place
 

@@ -9,11 +9,13 @@ import typer
 
 import hesse
 from hesse.cli.bench import bench
+from hesse.cli.check import check
 from hesse.cli.spectrum import spectrum
 from hesse.cli.vhp import vhp
 
 # An error of hesse's own prints as Python prints it; those of users are reported by hesse.cli.failures.
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
+app.command()(check)
 app.command()(vhp)
 app.command()(spectrum)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
@@ -41,6 +43,8 @@ def describe(
           return hesse.Problem(func=lambda x: (x**4).sum(), inputs=torch.ones(3))
 
     Then:
+
+      hesse check problem.py
 
       hesse vhp problem.py
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import itertools
@@ -10,7 +11,7 @@ import re
 import sys
 import sysconfig
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -140,6 +141,14 @@ def _users_frames(story: str) -> tuple[Frame, ...]:
     inside = itertools.dropwhile(lambda frame: not _is_hesses(frame.file), stack)
     found = [frame for frame in inside if is_users(frame.file)] or [frame for frame in stack if is_users(frame.file)]
     return tuple(reversed(found))
+
+
+@contextlib.contextmanager
+def lines_kept() -> Iterator[None]:
+    """Nodes made within it keep the stack of the call, for :func:`frames_of`: anomaly mode, without a word."""
+    with warnings.catch_warnings(), torch.autograd.set_detect_anomaly(True, check_nan=False):
+        warnings.filterwarnings("ignore", message=_STORY.pattern)
+        yield
 
 
 def origin(node: Node) -> Node:
