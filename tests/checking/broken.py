@@ -252,6 +252,15 @@ def norm_at_zero(x):
     return y.norm() * math.pi  # guilty
 
 
+_LABELS = torch.tensor([1, 0])
+_CHUNKS = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=1, allow_retain_graph=True)
+
+
+def wrong_in_pytorch(x):
+    weight = x.sin()
+    return torch.nn.functional.linear_cross_entropy(x, weight, _LABELS, options=_CHUNKS)  # guilty
+
+
 def half(x):
     y = x.half()  # guilty
     return y.exp().double().sum()

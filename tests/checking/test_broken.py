@@ -18,6 +18,7 @@ BROKEN = {
     broken.constant_in_backward: ("wrong", "Constant"),
     broken.wrong_double_backward: ("wrong", "TwiceBackward"),
     broken.wrong_backward: ("wrong", "Wrong"),
+    broken.wrong_in_pytorch: ("wrong", "torch_nn__linear_cross_entropy_batch_chunked"),
     broken.no_grad: ("cut off", "torch.no_grad"),
     broken.no_grad_around_everything: ("cut off", "torch.no_grad"),
     broken.no_grad_decorator: ("cut off", "torch.no_grad"),
