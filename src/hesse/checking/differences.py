@@ -58,14 +58,17 @@ def differences(
     # What rounding alone makes of a difference of values and of gradients, for a step of one.
     size = [abs(float(center.value)), norm(center.gradient)]
     length = _elementwise(center.gradient, direction)
-    for step in [eps ** (1 / 3) * factor for factor in (1, 0.1, 10, 0.01, 100)]:
+    best = eps ** (1 / 3)
+    for step in [best * factor for factor in (1, 0.1, 10, 0.01, 100)]:
         ahead, behind = [evaluate(_moved(x, direction, sign * step)) for sign in (1, -1)]
         if not (ahead.is_finite and behind.is_finite):
             continue
         slope = (ahead.value.double() - behind.value.double()).reshape(()) / (2 * step)
         curvature = [(a - b) / (2 * step) for a, b in zip(ahead.gradient, behind.gradient, strict=True)]
-        first.add(step, [slope.cpu()], 50 * eps * size[0] / step, length)
-        second.add(step, curvature, 50 * eps * size[1] / step, 0.0)
+        # Smaller steps are noisier still, but are not to be believed for that.
+        noise = 50 * eps / max(step, best)
+        first.add(step, [slope.cpu()], noise * size[0], length)
+        second.add(step, curvature, noise * size[1], 0.0)
         if first.agrees and second.agrees:
             break
     return first.judge(precision), second.judge(precision)
