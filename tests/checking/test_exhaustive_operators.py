@@ -27,5 +27,6 @@ def test_no_derivative_is_called_wrong_but_those_that_are():
         case = next(cases_of(operator), None)
         if case is not None:
             report = hesse.check(case.func, case.inputs, rng=0)
-            found |= {name: finding.kind for finding in report.findings if finding.kind in ("wrong", "cut off")}
+            if {finding.kind for finding in report.findings} & {"wrong", "cut off"}:
+                found[name] = report.findings[0].kind
     assert found == dict.fromkeys(WRONG, "wrong")
