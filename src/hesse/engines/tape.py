@@ -15,8 +15,8 @@ from hesse.engines.linearization import Leaves, Map, Selection
 from hesse.errors import ClosedError, StalePointError
 from hesse.functional import graph
 from hesse.functional.evaluation import constant, inside_transform, ordinary_autograd, track, untraced
-from hesse.functional.gradients import gradients, unaliased, zeros_where_none
-from hesse.functional.refusal import explained
+from hesse.functional.gradients import MissingDerivative, gradients, unaliased, zeros_where_none
+from hesse.functional.refusal import no_derivative
 
 
 def linearize(map: Map, point: Leaves, *, create_graph: bool = False, name: str = "linearize") -> Tape:
@@ -30,8 +30,15 @@ def linearize(map: Map, point: Leaves, *, create_graph: bool = False, name: str 
             "An operator keeps an autograd graph, which cannot be made inside a torch.func transform. Call hesse.vhp"
             " there, or make the operator outside."
         )
-    tape: Tape = explained(name, map, point, lambda: untraced(Tape)(map, point, create_graph, name))
-    return tape
+
+    def tape() -> Tape:
+        made: Tape = untraced(Tape)(map, point, create_graph, name)
+        return made
+
+    try:
+        return tape()
+    except MissingDerivative as missing:
+        raise no_derivative(missing, name, map, point, tape) from missing.__cause__
 
 
 class Tape:
@@ -75,7 +82,10 @@ class Tape:
         def anew() -> object:
             return again(Tape(self._map, self._point, self.create_graph, self._name))
 
-        return explained(self._name, self._map, self._point, compute, anew)
+        try:
+            return compute()
+        except MissingDerivative as missing:
+            raise no_derivative(missing, self._name, self._map, self._point, anew) from missing.__cause__
 
     def _transpose(self, x: Leaves, outputs: Leaves) -> tuple[Leaves, Leaves]:
         with ordinary_autograd():

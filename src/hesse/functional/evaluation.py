@@ -130,7 +130,7 @@ def _at_transform_level(body: Callable[[tuple[Tensor, ...]], Any], leaves: Seque
     try:
         tensors = torch.func.vjp(at_level, *leaves)[0]
     finally:
-        scope.put(held)
+        scope.put_back(held)
     results, spec = kept
     unwrapped = iter(tensors)
     return spec.rebuild([next(unwrapped) if isinstance(result, Tensor) else result for result in results])
@@ -162,7 +162,7 @@ class ordinary_autograd:
     def __exit__(self, *exception: Any) -> None:
         while self._entered:
             self._entered.pop().__exit__(*exception)
-        scope.put(self._rules_held)
+        scope.put_back(self._rules_held)
 
 
 class _NormalTensors(TorchFunctionMode):

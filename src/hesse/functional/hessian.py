@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,9 @@ from torch import Tensor
 from hesse.functional import compiling, rows
 from hesse.functional.arguments import Argnums, check_point, evaluate_scalar, without_history
 from hesse.functional.evaluation import differentiate, inside_transform
-from hesse.functional.gradients import gradients, require_jacobian, zeros_where_none
+from hesse.functional.gradients import MissingDerivative, gradients, require_jacobian, zeros_where_none
 from hesse.functional.jacobian import check_modes
-from hesse.functional.refusal import explained
+from hesse.functional.refusal import no_derivative
 
 
 def hessian(
@@ -83,6 +84,9 @@ def hessian(
             blocks = rows.by_rows(gradient_at(x), x, keep_graph, strict)
         return point.spec.rebuild([point.spec.rebuild(block) for block in blocks]), kept[0]
 
-    computed = explained("hessian", func, inputs, lambda: differentiate(hessian_at, point.leaves, create_graph))
-    result = without_history(computed, keep_graph)
+    try:
+        result = without_history(differentiate(hessian_at, point.leaves, create_graph), keep_graph)
+    except MissingDerivative as missing:
+        again = functools.partial(differentiate, hessian_at, point.leaves, create_graph)
+        raise no_derivative(missing, "hessian", func, inputs, again) from missing.__cause__
     return result if has_aux else result[0]

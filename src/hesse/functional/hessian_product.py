@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -9,8 +10,15 @@ from torch import Tensor
 
 from hesse.functional.arguments import Flags, check_point, check_tangent, evaluate_scalar, without_history
 from hesse.functional.evaluation import constant, differentiate, inside_transform
-from hesse.functional.gradients import Gradients, gradients, require_jacobian, unaliased, zeros_where_none
-from hesse.functional.refusal import explained
+from hesse.functional.gradients import (
+    Gradients,
+    MissingDerivative,
+    gradients,
+    require_jacobian,
+    unaliased,
+    zeros_where_none,
+)
+from hesse.functional.refusal import no_derivative
 
 
 class Multiply(Protocol):
@@ -52,9 +60,11 @@ def hessian_product(
         products = multiply(gradient, x, vector, flags, keep_graph)
         return output, unaliased(zeros_where_none(products, x), vector), aux
 
-    output, product, aux = explained(
-        name, func, inputs, lambda: differentiate(product_at, point.leaves, flags.create_graph, as_transform)
-    )
+    try:
+        output, product, aux = differentiate(product_at, point.leaves, flags.create_graph, as_transform)
+    except MissingDerivative as missing:
+        again = functools.partial(differentiate, product_at, point.leaves, flags.create_graph, as_transform)
+        raise no_derivative(missing, name, func, inputs, again) from missing.__cause__
     if not keep_graph:
         output, product = output.detach(), [entry.detach() for entry in product]
     if flags.has_aux:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import Tensor
 from hesse.functional import compiling, rows
 from hesse.functional.arguments import Argnums, check_point, evaluate, without_history
 from hesse.functional.evaluation import differentiate, inside_transform
-from hesse.functional.refusal import explained
+from hesse.functional.gradients import MissingDerivative
+from hesse.functional.refusal import no_derivative
 from hesse.trees import Spec
 
 
@@ -81,8 +83,11 @@ def jacobian(
                 blocks = rows.by_rows(outputs, x, keep_graph, strict)
         return outputs_spec.rebuild([point.spec.rebuild(block) for block in blocks]), aux
 
-    computed = explained("jacobian", func, inputs, lambda: differentiate(jacobian_at, point.leaves, create_graph))
-    result = without_history(computed, keep_graph)
+    try:
+        result = without_history(differentiate(jacobian_at, point.leaves, create_graph), keep_graph)
+    except MissingDerivative as missing:
+        again = functools.partial(differentiate, jacobian_at, point.leaves, create_graph)
+        raise no_derivative(missing, "jacobian", func, inputs, again) from missing.__cause__
     return result if has_aux else result[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,13 +25,14 @@ from hesse.functional.evaluation import (
     zeros_variable_like,
 )
 from hesse.functional.gradients import (
+    MissingDerivative,
     gradients,
     require_connection,
     require_trick,
     unaliased,
     zeros_where_none,
 )
-from hesse.functional.refusal import explained
+from hesse.functional.refusal import no_derivative
 
 
 def jvp(
@@ -96,6 +98,9 @@ def jvp(
         product = unaliased(zeros_where_none(aligned, outputs), tangents)
         return outputs_spec.rebuild(outputs), outputs_spec.rebuild(product), aux
 
-    computed = explained("jvp", func, inputs, lambda: differentiate(product_at, point.leaves, create_graph))
-    result = without_history(computed, keep_graph)
+    try:
+        result = without_history(differentiate(product_at, point.leaves, create_graph), keep_graph)
+    except MissingDerivative as missing:
+        again = functools.partial(differentiate, product_at, point.leaves, create_graph)
+        raise no_derivative(missing, "jvp", func, inputs, again) from missing.__cause__
     return result if has_aux else result[:2]

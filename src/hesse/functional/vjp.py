@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +19,8 @@ from hesse.functional.arguments import (
     without_history,
 )
 from hesse.functional.evaluation import constant, differentiate, inside_transform
-from hesse.functional.gradients import gradients, require_connection, unaliased, zeros_where_none
-from hesse.functional.refusal import explained
+from hesse.functional.gradients import MissingDerivative, gradients, require_connection, unaliased, zeros_where_none
+from hesse.functional.refusal import no_derivative
 
 
 def vjp(
@@ -77,6 +78,9 @@ def vjp(
         product = unaliased(zeros_where_none(products, x), cotangents)
         return outputs_spec.rebuild(outputs), point.spec.rebuild(product), aux
 
-    computed = explained("vjp", func, inputs, lambda: differentiate(product_at, point.leaves, create_graph))
-    result = without_history(computed, keep_graph)
+    try:
+        result = without_history(differentiate(product_at, point.leaves, create_graph), keep_graph)
+    except MissingDerivative as missing:
+        again = functools.partial(differentiate, product_at, point.leaves, create_graph)
+        raise no_derivative(missing, "vjp", func, inputs, again) from missing.__cause__
     return result if has_aux else result[:2]

@@ -8,6 +8,7 @@ the set on to the threads that run a backward. All operators without a rule pass
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -34,11 +35,15 @@ def inside_transform() -> bool:
     return torch._C._functorch.maybe_current_level() is not None
 
 
+put_back = functools.partial(_set_included, _KEY)
+"""``put_back(held)``: say whether rules hold on this thread."""
+
+
 def put(here: bool) -> bool:
-    """Say whether rules hold on this thread; what was said before is returned, to be put back."""
-    before = _is_included(_KEY)
-    _set_included(_KEY, here)
-    return before
+    """Say whether rules hold on this thread; what was said before is returned, for ``put_back``."""
+    held = _is_included(_KEY)
+    put_back(here)
+    return held
 
 
 def intercept(name: str, kernel: Callable[..., Any]) -> None:
@@ -49,6 +54,6 @@ def intercept(name: str, kernel: Callable[..., Any]) -> None:
         try:
             return kernel(*args, **kwargs)
         finally:
-            put(held)
+            put_back(held)
 
     _aten.impl(name.removeprefix("aten::"), outside, _KEY_NAME)  # type: ignore[no-untyped-call]  # no types there
