@@ -23,15 +23,18 @@ from hesse.rules.scope import inside_transform, intercept
 Rewrite = Callable[..., Tensor | Outputs]
 """The operator, arguments and results alike, in operations that PyTorch differentiates as often as one likes."""
 
-Derivative = Callable[[Sequence[Any], Sequence[bool], Outputs], Outputs]
+Derivative = Callable[[Sequence[Any], Sequence[bool], Outputs], Outputs | None]
 """``derivative(arguments, wanted, cotangents)``: cotangentsᵀ · ∂operator/∂arguments, an entry for each argument.
 
 ``wanted`` says which entries are; an entry that is not, or that is zero, may be None, and so may a cotangent that is
-zero. Entries of a list of tensors count singly, one after the other.
+zero. Entries of a list of tensors count singly, one after the other. None for all says that there is no faster way.
 """
 
-Tangent = Callable[[Sequence[Any], Outputs], Outputs]
-"""``tangent(arguments, directions)``: ∂operator/∂arguments · directions, an entry for each result of the operator."""
+Tangent = Callable[[Sequence[Any], Outputs], Outputs | None]
+"""``tangent(arguments, directions)``: ∂operator/∂arguments · directions, an entry for each result of the operator.
+
+None for all says that there is no faster way.
+"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def rule(name: str, faster: Faster | None = None) -> Callable[[Rewrite], Rewrite
     """
 
     def register(rewrite: Rewrite) -> Rewrite:
-        operator = _overload(name)
+        operator = operator_of(name)
         if operator is not None:
             RULES[name] = Rule(operator, rewrite, faster)
             intercept(name, _kernel(RULES[name]))
@@ -76,7 +79,7 @@ def rule(name: str, faster: Faster | None = None) -> Callable[[Rewrite], Rewrite
     return register
 
 
-def _overload(name: str) -> torch._ops.OpOverload | None:
+def operator_of(name: str) -> torch._ops.OpOverload | None:
     """The operator of that name, or None where this release or build of PyTorch has none."""
     packet, _, overload = name.removeprefix("aten::").partition(".")
     found: torch._ops.OpOverload | None = getattr(getattr(torch.ops.aten, packet, None), overload or "default", None)
@@ -129,12 +132,10 @@ class _Operator(torch.autograd.Function):
             leaves, cotangents = entries[:count], entries[count:]
             if faster is None or (transformed and torch.is_grad_enabled()):
                 return _by_rewrite(rule.rewrite, lengths, follow, leaves, cotangents)
-            found: Outputs
             if not transformed and not torch.is_grad_enabled():
-                found = faster.derivative(nested(leaves, lengths), follow, cotangents)
-                return found
+                return _by_faster(rule.rewrite, faster, lengths, follow, leaves, cotangents)
             function: Any = _Derivative
-            found = function.apply(rule.rewrite, faster, lengths, follow, *entries)
+            found: Outputs = function.apply(rule.rewrite, faster, lengths, follow, *entries)
             return _placed(found, [place for place, is_wanted in enumerate(follow) if is_wanted], count)
 
         return None, None, *one_by_one(derivative, [*leaves, *cotangents])
@@ -151,7 +152,7 @@ class _Derivative(torch.autograd.Function):
         rewrite: Rewrite, faster: Faster, lengths: Lengths, follow: Sequence[bool], *entries: Any
     ) -> tuple[Tensor, ...]:
         leaves, cotangents = entries[: len(follow)], entries[len(follow) :]
-        found = faster.derivative(nested(leaves, lengths), follow, cotangents)
+        found = _by_faster(rewrite, faster, lengths, follow, leaves, cotangents)
         return tuple(
             [
                 torch.zeros_like(leaf) if entry is None else entry
@@ -180,10 +181,12 @@ class _Derivative(torch.autograd.Function):
 
         def second_derivative(*everything: Any) -> Outputs:
             entries, directions = everything[: len(follow)], everything[len(follow) :]
-            if transformed or torch.is_grad_enabled() or any(follow[:count]):
-                return _placed(pullback(derivative, entries, places, directions), places, len(entries))
-            along = _placed(directions, leaves_followed, count)
-            return [*[None] * count, *ctx.faster.tangent(nested(entries[:count], lengths), along)]
+            if not (transformed or torch.is_grad_enabled() or any(follow[:count])):
+                along = _placed(directions, leaves_followed, count)
+                by_cotangents = ctx.faster.tangent(nested(entries[:count], lengths), along)
+                if by_cotangents is not None:
+                    return [*[None] * count, *by_cotangents]
+            return _placed(pullback(derivative, entries, places, directions), places, len(entries))
 
         return *[None] * 4, *one_by_one(second_derivative, [*entries, *directions])
 
@@ -203,6 +206,19 @@ class _Derivative(torch.autograd.Function):
         ]
         results = tuple([torch.stack(entries) for entries in zip(*samples, strict=True)])
         return results, (0,) * len(results)
+
+
+def _by_faster(
+    rewrite: Rewrite,
+    faster: Faster,
+    lengths: Lengths,
+    follow: Sequence[bool],
+    leaves: Sequence[Any],
+    cotangents: Outputs,
+) -> Outputs:
+    """cotangentsᵀ · ∂operator/∂leaves by the faster way, or by the rewrite where it says that there is none."""
+    found = faster.derivative(nested(leaves, lengths), follow, cotangents)
+    return _by_rewrite(rewrite, lengths, follow, leaves, cotangents) if found is None else found
 
 
 def _by_rewrite(

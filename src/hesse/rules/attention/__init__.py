@@ -1,5 +1,5 @@
-"""Attention: the gradient written out, its derivative in blocks, and a rule for each of PyTorch's fused kernels."""
+"""Attention: the gradient written out, its derivative in blocks, and rules for PyTorch's fused kernels."""
 
-from hesse.rules.attention import cpu
+from hesse.rules.attention import kernels
 
-__all__ = ["cpu"]
+__all__ = ["kernels"]

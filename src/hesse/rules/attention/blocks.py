@@ -32,7 +32,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hesse.rules.attention.formula import precise, scale_of
+from hesse.rules.attention.formula import above_diagonal, precise, scale_of
 
 # Scores in a block: five of them in a core's cache on a CPU, enough work for a launch elsewhere.
 _ELEMENTS_CPU, _ELEMENTS = 2**17, 2**24
@@ -43,7 +43,7 @@ _ROWS = 64
 class Kept(NamedTuple):
     """What the forward kept, and the cotangent of its output; shapes as in ``formula.gradient``.
 
-    ``statistics``, of shape (B, H, L), is the logarithm of the sum of each row's exponentials.
+    ``statistics``, of shape (B, H, L), is the logarithm of the sum of each row's exponentials; None has it made anew.
     """
 
     cotangent: Tensor
@@ -51,7 +51,7 @@ class Kept(NamedTuple):
     key: Tensor
     value: Tensor
     output: Tensor
-    statistics: Tensor
+    statistics: Tensor | None
     mask: Tensor | None
     is_causal: bool
     scale: float | None
@@ -167,7 +167,7 @@ class _Point(NamedTuple):
     output: Tensor
     cotangent: Tensor
     cotangent_tangent: Tensor | None
-    statistics: Tensor
+    statistics: Tensor | None
     means: Tensor
     mask: Tensor | None
 
@@ -183,7 +183,7 @@ def _layout(kept: Kept, directions: Directions) -> _Point:
         return tensor.new_zeros(tensor.shape, dtype=dtype) if direction is None else direction.to(dtype)
 
     output, cotangent = by_row(kept.output), by_row(kept.cotangent)
-    statistics = by_row(kept.statistics.unsqueeze(-1))
+    statistics = None if kept.statistics is None else by_row(kept.statistics.unsqueeze(-1))
     mask = None if kept.mask is None else kept.mask.expand(*kept.query.shape[:3], kept.key.shape[2])
     return _Point(
         size=kept.query.shape[-1],
@@ -196,7 +196,7 @@ def _layout(kept: Kept, directions: Directions) -> _Point:
         cotangent=cotangent,
         cotangent_tangent=None if directions.cotangent is None else by_row(directions.cotangent),
         # Of a row that sees no key some kernels keep no number; exp(S - inf) is the zero that its weights have to be.
-        statistics=statistics.masked_fill(~statistics.isfinite(), torch.inf),
+        statistics=None if statistics is None else statistics.masked_fill(~statistics.isfinite(), torch.inf),
         means=(cotangent * output).sum(-1, keepdim=True),
         mask=None if mask is None else _unflatten(mask, shared),
     )
@@ -206,6 +206,26 @@ def _unflatten(tensor: Tensor, shared: int) -> Tensor:
     """(B, H, L, ·) as (B, H', H / H', L, ·)."""
     batch, heads, *rest = tensor.shape
     return tensor.view(batch, heads // shared, shared, *rest)
+
+
+def _fill_weights(weights: Tensor, point: _Point, block: _Block, query: Tensor, key: Tensor, is_causal: bool) -> None:
+    """Write the block's P into ``weights``."""
+    if point.statistics is None:
+        torch.bmm(query, key.mT, out=weights)
+    else:
+        torch.baddbmm(block.queries(point.statistics), query, key.mT, beta=-1, out=weights)
+    if point.mask is not None:
+        weights.add_(block.queries(point.mask)[..., : block.seen])
+    diagonal = weights[..., block.rows.start :]
+    if point.statistics is not None:
+        weights.exp_()
+        if is_causal:
+            diagonal.tril_()
+        return
+    if is_causal:
+        diagonal.masked_fill_(above_diagonal(diagonal), -torch.inf)
+    # A row that sees no key has no softmax.
+    weights.copy_(weights.softmax(-1).nan_to_num_(0))
 
 
 def _add_block(
@@ -218,12 +238,7 @@ def _add_block(
     key, key_tangent = keys[..., :size], keys[..., size:]
     value, value_tangent = block.keys(point.value), block.keys(point.value_tangent)
 
-    torch.baddbmm(block.queries(point.statistics), query, key.mT, beta=-1, out=weights)
-    if point.mask is not None:
-        weights.add_(block.queries(point.mask)[..., : block.seen])
-    weights.exp_()
-    if is_causal:
-        weights[..., block.rows.start :].tril_()
+    _fill_weights(weights, point, block, query, key, is_causal)
     scores_tangent = torch.bmm(queries, keys.mT, out=by_weights)
     torch.mul(weights, scores_tangent, out=weights_tangent)
     weights_tangent.addcmul_(weights, weights_tangent.sum(-1, keepdim=True), value=-1)

@@ -53,7 +53,7 @@ def gradient(
     if mask is not None:
         scores = scores + mask
     if is_causal:
-        scores = scores.masked_fill(_above_diagonal(scores), -torch.inf)
+        scores = scores.masked_fill(above_diagonal(scores), -torch.inf)
     dead = scores.detach().isneginf().all(-1, keepdim=True)
     weights = scores.masked_fill(dead, 0).softmax(-1).masked_fill(dead, 0)
     by_weights = cotangent @ values.mT
@@ -76,7 +76,7 @@ def _summed(tensor: Tensor, shared: int) -> Tensor:
     return tensor.reshape(batch, heads // shared, shared, *rest).sum(2)
 
 
-def _above_diagonal(scores: Tensor) -> Tensor:
+def above_diagonal(scores: Tensor) -> Tensor:
     """Where a query would see a key that comes after it, counted from the first of each."""
     rows, columns = scores.shape[-2:]
     return torch.ones(rows, columns, dtype=torch.bool, device=scores.device).triu(1)
