@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 
 from hesse import trees
@@ -32,9 +34,8 @@ def failed(subject: Subject, failure: Failure) -> Finding:
     message = " ".join(str(failure.error).split())
     if "modified by an inplace operation" in message:
         calls = Calls()
-        with subject.preserved(), torch.enable_grad():
-            tracked = tuple([leaf.detach().requires_grad_() for leaf in subject.leaves])
-            subject.output(tracked, lambda: calls)
+        with contextlib.suppress(type(failure.error)):
+            subject.evaluate(scope=lambda: calls)
         change = change_in_place(calls.log, failure.frame)
         return found(
             "changed in place",

@@ -76,11 +76,10 @@ def check(
         True
     """
     subject = Subject(func, inputs, has_aux, argnums)
-    with subject.preserved():
-        examination = _Examination(subject, rng)
-        with contextlib.suppress(_Ended):
-            examination.run()
-        return examination.result()
+    examination = _Examination(subject, rng)
+    with contextlib.suppress(_Ended):
+        examination.run()
+    return examination.result()
 
 
 class _Ended(Exception):
@@ -109,7 +108,6 @@ class _Examination:
         if observed.compiled:
             self._end([causes.compiled(place) for place in observed.compiled])
         self._evaluate()
-        # What follows starts again from the state in which the operator was made.
         with self._subject.preserved():
             directions, products = self._multiply(observed)
         self._judge(observed, directions, products)
@@ -199,6 +197,8 @@ class _Examination:
         """``work()``, or the end with a finding if a backward fails in it; ``whole`` includes the evaluation."""
         try:
             return work()
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
             frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
             # What the user's own code raises is not ours to explain.

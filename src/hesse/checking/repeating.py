@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.parameter import is_lazy
+from torch import Tensor
 
 from hesse.checking.calls import Call, Calls, first_difference
 from hesse.checking.finding import Finding, found
@@ -38,20 +38,15 @@ class Repetition(NamedTuple):
 
 def repeat(subject: Subject) -> Repetition:
     """Evaluate in a row, and again from the state at the beginning."""
-    with subject.preserved():
+    with subject.preserved() as state:
         before = _generators(subject)
-        seen = [
-            (name, tensor, tensor.detach().clone())
-            for name, tensor in captured(subject.func)
-            if tensor.layout == torch.strided and not is_lazy(tensor)
-        ]
         first = subject.advance()
         draws = _generators(subject) != before
-        written = dict.fromkeys([name for name, tensor, copy in seen if not same(tensor.detach(), copy)])
+        written = _names(subject, state.written())
         second = subject.advance()
     again = subject.evaluate()
     if _same_bits(first, second) and _same_bits(first, again):
-        notes = [_writes(list(written))] if written else []
+        notes = [_writes(written)] if written else []
         return Repetition(first, True, True, draws, [], notes)
     source = _source(subject)
     if not _same_bits(first, again):
@@ -102,7 +97,7 @@ def _source(subject: Subject) -> Call | None:
     return first_difference(first.log, second.log)
 
 
-def _writes(names: Iterable[str]) -> Finding:
+def _writes(names: Sequence[str]) -> Finding:
     return found(
         "writes",
         f"Each evaluation changes {_listed(names)}, as that of BatchNorm in training does; the value does not depend on"
@@ -115,11 +110,14 @@ def _by(source: Call | None) -> str:
     return "" if source is None else f", beginning with {source.operator}"
 
 
-def _listed(names: Iterable[str]) -> str:
-    everything = [name.removeprefix("The ") for name in names]
-    shown = everything[:2]
-    more = len(everything) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
+def _names(subject: Subject, tensors: Iterable[Tensor]) -> list[str]:
+    names = {id(tensor): name for name, tensor in captured(subject.func)}
+    return [names.get(id(tensor), "an input").removeprefix("The ") for tensor in tensors]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - 2
+    return ", ".join(names[:2]) + (f" and {more} more" if more > 0 else "")
 
 
 def _generators(subject: Subject) -> list[bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from hesse.functional.arguments import Argnums, check_point, evaluate_scalar
 from hesse.functional.evaluation import differentiate
 from hesse.functional.gradients import gradients, zeros_where_none
-from hesse.functional.preserving import preserved
+from hesse.functional.preserving import State
 
 Scope = Callable[[], AbstractContextManager[object]]
 Leaves = Sequence[Tensor]
@@ -44,18 +44,23 @@ class Subject:
     def __init__(self, func: Callable[..., Any], inputs: Any, has_aux: bool, argnums: Argnums) -> None:
         self.func, self.inputs, self.has_aux, self.argnums = func, inputs, has_aux, argnums
         self.point = check_point("check", func, inputs, argnums)
+        self._state = State(func, inputs)
 
     @property
     def leaves(self) -> list[Tensor]:
         """The variables at the point."""
         return self.point.leaves
 
-    def preserved(self) -> AbstractContextManager[None]:
-        """Whatever evaluations within it change is as it was afterwards."""
-        return preserved(self.func, self.inputs)
+    @contextlib.contextmanager
+    def preserved(self) -> Iterator[State]:
+        """Whatever evaluations within it change is afterwards as it was when the subject was made."""
+        try:
+            yield self._state
+        finally:
+            self._state.restore()
 
     def evaluate(self, leaves: Leaves | None = None, scope: Scope = contextlib.nullcontext) -> Evaluation:
-        """Value and gradient from the state that everything is in now, which is put back afterwards."""
+        """Value and gradient from the state in which the subject was made, which is put back afterwards."""
         with self.preserved():
             return self.advance(leaves, scope)
 

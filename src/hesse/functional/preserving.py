@@ -15,87 +15,105 @@ from torch.nn.parameter import is_lazy
 from hesse import trees
 from hesse.functional.captured import reached, same
 
-Restore = Callable[[], object]
-
 
 @contextlib.contextmanager
 def preserved(func: Callable[..., Any], inputs: Any) -> Iterator[None]:
-    """Within it ``func`` may be evaluated; afterwards everything of the user's that can be found is as it was.
+    """Within it ``func`` may be evaluated; afterwards everything is as it was, as far as :class:`State` goes."""
+    state = State(func, inputs)
+    try:
+        yield
+    finally:
+        state.restore()
+
+
+class State:
+    """Everything that an evaluation may change, as it is when this is made; ``restore()``, once or often, puts it back.
 
     That is: the random generators of PyTorch, NumPy and Python and those that ``func`` captures; the values and the
     ``.grad`` of the inputs and of captured tensors, bit for bit; which tensors a module holds, and its training mode.
-    Costs a copy of those tensors meanwhile. What ``func`` does to other Python objects, files or the screen stays.
+    Keeps a copy of those tensors. What ``func`` does to other Python objects, files or the screen stays.
     """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(_devices()))
-        for restore in _restorers(func, inputs):
-            stack.callback(restore)
-        yield
+
+    def __init__(self, func: Callable[..., Any], inputs: Any) -> None:
+        tensors = [leaf for leaf in trees.flatten(inputs)[0] if isinstance(leaf, Tensor)]
+        tensors += [tensor for _, tensor in reached(func, Tensor) if not is_lazy(tensor)]
+        distinct = list({id(tensor): tensor for tensor in tensors}.values())
+        modules = {id(part): part for _, module in reached(func, torch.nn.Module) for part in module.modules()}
+        self._values = [_Values(tensor) for tensor in distinct]
+        # First which tensors a module holds, and then their values.
+        self._restorers = [
+            *_generators(func),
+            *[_module(module) for module in modules.values()],
+            *[values.restore for values in self._values],
+            *[_grad(tensor) for tensor in distinct if tensor.is_leaf],
+        ]
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for restore in self._restorers:
+            restore()
+
+    def written(self) -> list[Tensor]:
+        """The tensors that hold other numbers now."""
+        return [values.tensor for values in self._values if values.have_changed()]
 
 
-def _devices() -> range:
-    in_use: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # no types there
-    return range(torch.cuda.device_count() if in_use else 0)
-
-
-def _restorers(func: Callable[..., Any], inputs: Any) -> Iterator[Restore]:
+def _generators(func: Callable[..., Any]) -> Iterator[Callable[[], object]]:
+    yield _bound(torch.set_rng_state, torch.get_rng_state())
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # no types there
+        yield _bound(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
     yield _bound(random.setstate, random.getstate())
     yield _bound(np.random.set_state, np.random.get_state())  # noqa: NPY002  # users' code may draw from it
     yield from (_bound(rng.setstate, rng.getstate()) for _, rng in reached(func, random.Random))
     yield from (_bound(rng.set_state, rng.get_state()) for _, rng in reached(func, torch.Generator))
-    yield from (_numpy_generator(rng) for _, rng in reached(func, np.random.Generator))
-    tensors = [leaf for leaf in trees.flatten(inputs)[0] if isinstance(leaf, Tensor)]
-    tensors += [tensor for _, tensor in reached(func, Tensor) if not is_lazy(tensor)]
-    for tensor in {id(tensor): tensor for tensor in tensors}.values():
-        yield _values(tensor)
-        if tensor.is_leaf:
-            yield _grad(tensor)
-    # Last, and so put back first: whatever a module holds again is then given its values.
-    found = {id(part): part for _, module in reached(func, torch.nn.Module) for part in module.modules()}
-    yield from (_module(module) for module in found.values())
+    yield from (_bound(_set_state(rng), rng.bit_generator.state) for _, rng in reached(func, np.random.Generator))
 
 
-def _bound(put_back: Callable[[Any], object], state: Any) -> Restore:
+def _bound(put_back: Callable[[Any], object], state: Any) -> Callable[[], object]:
     return lambda: put_back(state)
 
 
-def _numpy_generator(rng: np.random.Generator) -> Restore:
-    state = rng.bit_generator.state
-
-    def restore() -> None:
+def _set_state(rng: np.random.Generator) -> Callable[[Any], None]:
+    def put_back(state: Any) -> None:
         rng.bit_generator.state = state
 
-    return restore
+    return put_back
 
 
-def _values(tensor: Tensor) -> Restore:
-    mode = torch.inference_mode if tensor.is_inference() else torch.no_grad
-    with mode():
-        copy = tensor.detach().clone()
+class _Values:
+    """The numbers in a tensor."""
 
-    def restore() -> None:
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self._mode = torch.inference_mode if tensor.is_inference() else torch.no_grad
+        with self._mode():
+            self._copy = tensor.detach().clone()
+
+    def have_changed(self) -> bool:
+        now = self.tensor.detach()
+        return now.shape != self._copy.shape or not same(now, self._copy)
+
+    def restore(self) -> None:
         # A write of the same numbers would still count as a change, and make kept operators stale.
-        if tensor.shape != copy.shape or not same(tensor.detach(), copy):
-            with mode():
-                tensor.data.copy_(copy)
-
-    return restore
+        if self.have_changed():
+            with self._mode():
+                self.tensor.data.copy_(self._copy)
 
 
-def _grad(tensor: Tensor) -> Restore:
+def _grad(tensor: Tensor) -> Callable[[], None]:
     grad = tensor.grad
-    values = None if grad is None else _values(grad)
+    values = None if grad is None else _Values(grad)
 
     def restore() -> None:
         if tensor.grad is not grad:
             tensor.grad = grad
         if values is not None:
-            values()
+            values.restore()
 
     return restore
 
 
-def _module(module: torch.nn.Module) -> Restore:
+def _module(module: torch.nn.Module) -> Callable[[], None]:
     training = module.training
     held = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
 
