@@ -140,6 +140,18 @@ def test_buffers_that_an_evaluation_writes_are_a_note():
     assert "running_mean" in note.sentence
 
 
+def test_draws_without_consequences_are_a_note():
+    def func(x):
+        torch.rand(1)
+        return (x**3).sum()
+
+    report = hesse.check(func, torch.tensor([1.0, 2.0]))
+    assert report.ok
+    assert report.draws
+    assert report.deterministic
+    assert [note.kind for note in report.notes] == ["random"]
+
+
 def test_a_detached_value_that_is_not_used_says_nothing():
     logged = []
 

@@ -47,6 +47,7 @@ def repeat(subject: Subject) -> Repetition:
     again = subject.evaluate()
     if _same_bits(first, second) and _same_bits(first, again):
         notes = [_writes(written)] if written else []
+        notes += [_draws()] if draws else []
         return Repetition(first, True, True, draws, [], notes)
     source = _source(subject)
     if not _same_bits(first, again):
@@ -102,6 +103,14 @@ def _writes(names: Sequence[str]) -> Finding:
         "writes",
         f"Each evaluation changes {_listed(names)}, as that of BatchNorm in training does; the value does not depend on"
         " it.",
+        frame=None,
+    )
+
+
+def _draws() -> Finding:
+    return found(
+        "random",
+        "Each evaluation draws random numbers, though two evaluations in a row gave the same value and gradient.",
         frame=None,
     )
 
