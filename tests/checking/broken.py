@@ -252,6 +252,17 @@ def norm_at_zero(x):
     return y.norm() * math.pi  # guilty
 
 
+def hook(x):
+    y = x.sin()
+    y.register_hook(lambda cotangent: 2 * cotangent)  # guilty
+    return (y**2).sum()
+
+
+def through_numpy(x):
+    array = x.detach().numpy()  # guilty
+    return (torch.from_numpy(array**2) * x).sum()
+
+
 _LABELS = torch.tensor([1, 0])
 _CHUNKS = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=1, allow_retain_graph=True)
 

@@ -29,6 +29,8 @@ BROKEN = {
     broken.item: ("cut off", "Tensor.item"),
     broken.rebuilt: ("cut off", "Tensor.tolist"),
     broken.inner_gradient: ("cut off", "torch.autograd.grad"),
+    broken.hook: ("cut off", "Tensor.register_hook"),
+    broken.through_numpy: ("cut off", "Tensor.numpy"),
     broken.random: ("random", "rand"),
     broken.dropout: ("random", "dropout"),
     broken.counting: ("changing", "mul"),

@@ -117,6 +117,7 @@ def test_what_the_function_raises_passes_through():
         (torch.sum, torch.arange(3), RuntimeError, "must be floating-point or complex"),
         (torch.sin, torch.ones(2), RuntimeError, "should contain a single element"),
         (lambda x: "x", torch.ones(2), TypeError, "The outputs of the user-provided function given to check"),
+        (torch.sum, torch.ones(2, device="meta"), RuntimeError, "hold no numbers"),
         (lambda x: x.sum(), torch.ones(2, dtype=torch.complex64), RuntimeError, "should be real"),
     ],
 )

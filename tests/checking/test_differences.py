@@ -114,6 +114,25 @@ def test_in_single_precision_a_product_of_double_size_is_called_wrong():
     assert judged(quartic, quartic_gradient, 2 * quartic_product(x[0], v[0]), x, v)[1].verdict == "disagrees"
 
 
+def test_at_a_minimum_the_slope_agrees_with_its_zero():
+    x, v = [torch.ones(3, dtype=torch.float64)], [torch.tensor([0.3, 1.0, -0.7], dtype=torch.float64)]
+    slope, curvature = judged(
+        lambda x: ((x - 1) ** 2 + (x - 1) ** 3).sum(), lambda x: 2 * (x - 1) + 3 * (x - 1) ** 2, 2 * v[0], x, v
+    )
+    assert slope.verdict == curvature.verdict == "agrees"
+    assert slope.error < 1e-4
+
+
+def test_where_the_curvature_vanishes_differences_that_vanish_with_it_agree():
+    x, v = [torch.zeros(3, dtype=torch.float64)], [torch.tensor([0.3, 1.0, -0.7], dtype=torch.float64)]
+    zero = torch.zeros(3, dtype=torch.float64)
+    verdicts = judged(lambda x: (x**3 + x**4).sum(), lambda x: 3 * x**2 + 4 * x**3, zero, x, v)
+    assert [found.verdict for found in verdicts] == ["agrees", "agrees"]
+    # But not where they do not vanish.
+    wrong = judged(lambda x: (x**2 + x**4).sum(), lambda x: 2 * x + 4 * x**3, zero, x, v)
+    assert wrong[1].verdict == "disagrees"
+
+
 def test_where_all_is_zero_zero_agrees():
     zero = torch.zeros(3, dtype=torch.float64)
     slope, curvature = judged(lambda x: x.sum() * 0, lambda x: zero, zero)

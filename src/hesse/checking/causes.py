@@ -9,7 +9,7 @@ import torch
 from hesse import trees
 from hesse.checking.calls import Calls, change_in_place
 from hesse.checking.comparing import Comparison
-from hesse.checking.cuts import Cut
+from hesse.checking.cuts import CUTTING, Cut
 from hesse.checking.finding import Finding, found
 from hesse.checking.observing import Observation, Place
 from hesse.checking.subject import Evaluation, Leaves, Subject
@@ -47,7 +47,9 @@ def failed(subject: Subject, failure: Failure) -> Finding:
         )
     if "::" in failure.operator:
         sentence = f"PyTorch has no derivative of {failure.operator}, which the gradient of this line calls."
-        remedy = "Write the line with other operations, or give the operator a rule (hesse.rules)."
+        remedy = (
+            'Write that in other operations, or give the operator a rule (docs/architecture.md, "How to write a rule").'
+        )
     else:
         sentence = f"The derivative of {failure.operator} raises {type(failure.error).__name__}: {message}"
         remedy = ""
@@ -148,7 +150,7 @@ def _wrong(subject: Subject, observed: Observation, comparison: Comparison) -> l
     guilty = suspects(subject)
     if guilty:
         return [_suspected(suspect) for suspect in guilty]
-    cuts = [cut for cut in observed.cuts if cut.kind in ("detach", "grad mode", "inner gradient")] or observed.numbers
+    cuts = [cut for cut in observed.cuts if cut.kind in CUTTING] or observed.numbers
     order = "gradient" if comparison.slope is not None and comparison.slope.verdict == "disagrees" else "product"
     if cuts:
         return [_cut_off(cut, order) for cut in cuts]

@@ -13,7 +13,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from hesse import trees
 from hesse.functional.provenance import Frame, calling_frame
 
-Kind = Literal["detach", "grad mode", "inner gradient", "number", "steps", "narrow"]
+Kind = Literal["detach", "grad mode", "inner gradient", "hook", "number", "steps", "narrow"]
+CUTTING: tuple[Kind, ...] = ("detach", "grad mode", "inner gradient", "hook")
+"""Those that make autograd's derivative another one than that of the values."""
 
 _NUMBERS = {"item", "tolist", "numpy", "__float__", "__int__", "__complex__", "__array__", "__index__"}
 # Piecewise constant, with an output of the input's dtype: autograd follows them, to a derivative of zero.
@@ -39,7 +41,9 @@ class Cut(NamedTuple):
             case "inner gradient":
                 return f"{self.operator} is called without create_graph=True, so its result is cut off from the inputs."
             case "number":
-                return f"{self.operator} makes a Python number, which is cut off from the inputs."
+                return f"{self.operator} leaves PyTorch, so what is computed from it is cut off from the inputs."
+            case "hook":
+                return f"{self.operator} may change gradients on their way."
             case "steps":
                 return f"{self.operator} is piecewise constant, so its derivative is zero."
             case "narrow":
@@ -56,6 +60,8 @@ class Cut(NamedTuple):
                 return "Pass create_graph=True."
             case "number":
                 return "Compute with tensors throughout."
+            case "hook":
+                return "Leave it out, unless that is meant."
             case "steps":
                 return "Use a smooth function in its place."
             case "narrow":
@@ -107,7 +113,7 @@ class Cuts(TorchFunctionMode):
             self.branches.add(Cut("number", "bool", calling_frame()[0]))
         passed = frozenset().union(*[self._passed.get(tensor, ()) for tensor in dependent])
         outputs = [entry for entry in trees.flatten(result)[0] if isinstance(entry, Tensor)]
-        if name == "__setitem__":
+        if name in ("__setitem__", "register_hook"):
             outputs = arguments[:1]
         for output in outputs:
             cut = self._cut(name, dependent, output)
@@ -116,6 +122,8 @@ class Cuts(TorchFunctionMode):
                     self._passed[changed] = self._passed.get(changed, frozenset()) | passed | ({cut} if cut else set())
 
     def _cut(self, name: str, dependent: list[Tensor], output: Tensor) -> Cut | None:
+        if name == "register_hook":
+            return _cut("hook", f"Tensor.{name}")
         if name in _STEPS or not (output.dtype.is_floating_point or output.dtype.is_complex):
             return _cut("steps", f"torch.{name.strip('_')}")
         if not any([tensor.requires_grad for tensor in dependent]):

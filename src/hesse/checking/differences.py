@@ -32,7 +32,8 @@ class Differences:
         verdict: ``"agrees"``; ``"disagrees"`` where differences agree with each other but not with the derivative;
             ``"not smooth"`` where they do not even agree with each other; ``"too coarse"`` where the precision is
             so low that none of this can be told.
-        error: the smallest relative distance between derivative and difference.
+        error: the smallest relative distance between derivative and difference; where both vanish, relative to the
+            difference with the longest step.
         tolerance: the relative distance up to which they agree, the cube root of the precision's rounding.
         precision: the dtype in which both were computed.
     """
@@ -55,9 +56,6 @@ def differences(
     eps = torch.finfo(precision).eps
     slope_at_center = torch.tensor(inner(center.gradient, direction), dtype=torch.float64)
     first, second = _Comparison([slope_at_center], eps), _Comparison(product, eps)
-    # What rounding alone makes of a difference of values and of gradients, for a step of one.
-    size = [abs(float(center.value)), norm(center.gradient)]
-    length = _elementwise(center.gradient, direction)
     best = eps ** (1 / 3)
     for step in [best * factor for factor in (1, 0.1, 10, 0.01, 100)]:
         ahead, behind = [evaluate(_moved(x, direction, sign * step)) for sign in (1, -1)]
@@ -65,10 +63,14 @@ def differences(
             continue
         slope = (ahead.value.double() - behind.value.double()).reshape(()) / (2 * step)
         curvature = [(a - b) / (2 * step) for a, b in zip(ahead.gradient, behind.gradient, strict=True)]
-        # Smaller steps are noisier still, but are not to be believed for that.
+        # What rounding alone makes of them. Smaller steps are noisier still, but are not to be believed for that.
+        around = (center, ahead, behind)
         noise = 50 * eps / max(step, best)
-        first.add(step, [slope.cpu()], noise * size[0], length)
-        second.add(step, curvature, noise * size[1], 0.0)
+        value = max([abs(float(there.value)) for there in around])
+        # What gᵀv is like near by when its terms do not happen to cancel, or to vanish as they do at a minimum.
+        length = max([_elementwise(there.gradient, direction) for there in around])
+        first.add(step, [slope.cpu()], noise * value, length)
+        second.add(step, curvature, noise * max([norm(there.gradient) for there in around]), 0.0)
         if first.agrees and second.agrees:
             break
     return first.judge(precision), second.judge(precision)
@@ -104,8 +106,19 @@ class _Comparison:
         """What all steps say together."""
         return Differences(self._verdict(precision), self._error, self._tolerance, precision)
 
+    def _converge(self) -> bool:
+        """Whether differences approach the derivative by the square of the step, as where it is zero."""
+        order = sorted(self._tried, key=lambda tried: -tried.step)
+        apart = [_apart(tried.difference, self._derivative) for tried in order]
+        for coarse, middle, fine in zip(apart, apart[1:], apart[2:], strict=False):
+            # Steps are ten times shorter each.
+            if 30 * middle < coarse and 30 * fine < middle:
+                self._error = min(self._error, fine / apart[0])
+                return True
+        return False
+
     def _verdict(self, precision: torch.dtype) -> Verdict:
-        if self.agrees:
+        if self.agrees or self._converge():
             return "agrees"
         if torch.finfo(precision).eps > 1e-6 or not self._tried:
             return "too coarse"
@@ -124,12 +137,16 @@ def _extrapolated(one: _Tried, other: _Tried) -> _Tried:
 
 def _distance(a: Leaves, b: Leaves, noise: float, scale: float) -> tuple[float, float]:
     """Relative to the larger, of all leaves together, and of the worst leaf beyond what is noise."""
-    apart = [norm([left - right.to(left.device)]) for left, right in zip(a, b, strict=True)]
+    apart = [_apart([left], [right]) for left, right in zip(a, b, strict=True)]
     sizes = [max(norm([left]), norm([right]), scale) for left, right in zip(a, b, strict=True)]
     total = sum(size**2 for size in sizes) ** 0.5
     whole = sum(part**2 for part in apart) ** 0.5
     worst = max([max(0.0, part - noise) / size if size else 0.0 for part, size in zip(apart, sizes, strict=True)])
     return (whole / total if total else 0.0), worst
+
+
+def _apart(a: Leaves, b: Leaves) -> float:
+    return norm([left - right.to(left.device) for left, right in zip(a, b, strict=True)])
 
 
 def scaled(direction: Leaves, x: Leaves) -> list[Tensor]:
@@ -144,5 +161,5 @@ def _moved(x: Leaves, direction: Leaves, step: float) -> list[Tensor]:
 
 
 def _elementwise(gradient: Leaves, direction: Leaves) -> float:
-    """‖g∘v‖: what gᵀv is like when its terms do not happen to cancel."""
+    """‖g∘v‖."""
     return norm([g * v for g, v in zip(gradient, direction, strict=True)])

@@ -44,6 +44,8 @@ class Subject:
     def __init__(self, func: Callable[..., Any], inputs: Any, has_aux: bool, argnums: Argnums) -> None:
         self.func, self.inputs, self.has_aux, self.argnums = func, inputs, has_aux, argnums
         self.point = check_point("check", func, inputs, argnums)
+        if any([leaf.is_meta for leaf in self.point.leaves]):
+            raise RuntimeError("The inputs given to check are on the meta device, where tensors hold no numbers.")
         self._state = State(func, inputs)
 
     @property
