@@ -110,7 +110,7 @@ def _writes(names: Sequence[str]) -> Finding:
 def _draws() -> Finding:
     return found(
         "random",
-        "Each evaluation draws random numbers, though two evaluations in a row gave the same value and gradient.",
+        "Each evaluation draws random numbers or seeds a generator; two in a row gave the same value and gradient.",
         frame=None,
     )
 
