@@ -252,6 +252,16 @@ def norm_at_zero(x):
     return y.norm() * math.pi  # guilty
 
 
+_captured = torch.ones(3, dtype=torch.float64, requires_grad=True)
+
+
+def detach_beside_innocent_ones(x):
+    scale = _captured.detach()
+    x.sum().detach()
+    weights = (x * scale).detach()  # guilty
+    return (weights * x**2).sum()
+
+
 def hook(x):
     y = x.sin()
     y.register_hook(lambda cotangent: 2 * cotangent)  # guilty

@@ -29,6 +29,7 @@ BROKEN = {
     broken.item: ("cut off", "Tensor.item"),
     broken.rebuilt: ("cut off", "Tensor.tolist"),
     broken.inner_gradient: ("cut off", "torch.autograd.grad"),
+    broken.detach_beside_innocent_ones: ("cut off", "Tensor.detach"),
     broken.hook: ("cut off", "Tensor.register_hook"),
     broken.through_numpy: ("cut off", "Tensor.numpy"),
     broken.random: ("random", "rand"),

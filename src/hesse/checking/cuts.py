@@ -101,7 +101,10 @@ class Cuts(TorchFunctionMode):
             self._no_grad = None if torch.is_grad_enabled() else calling_frame()[0]
             return result
         arguments = [entry for entry in trees.flatten((args, kwargs))[0] if isinstance(entry, Tensor)]
-        dependent = [tensor for tensor in arguments if tensor in self._passed or tensor.requires_grad]
+        # What neither is followed nor a leaf was made out of sight, say by TorchScript.
+        dependent = [
+            tensor for tensor in arguments if tensor in self._passed or (tensor.requires_grad and not tensor.is_leaf)
+        ]
         if dependent:
             self._follow(name, arguments, dependent, result)
         return result
