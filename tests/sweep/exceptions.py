@@ -8,8 +8,6 @@ REFUSED = {
     "cdist": "_cdist_backward",
     "nn_functional_ctc_loss": "aten::_ctc_loss_backward",
     "nn_functional_embedding_bag": "aten::_embedding_bag_per_sample_weights_backward",
-    "nn_functional_multi_margin_loss": "aten::multi_margin_loss_backward",
-    "nn_functional_multilabel_margin_loss": "aten::multilabel_margin_loss_backward",
     "nn_functional_pdist": "_pdist_backward",
     "sparse_mm_reduce": "aten::_sparse_mm_reduce_impl_backward",
 }
@@ -17,6 +15,8 @@ REFUSED = {
 
 RULED = {
     "nn_functional_hardsigmoid": "aten::hardsigmoid_backward",
+    "nn_functional_multilabel_margin_loss": "aten::multilabel_margin_loss_backward",
+    "nn_functional_multi_margin_loss": "aten::multi_margin_loss_backward",
 }
 """Refused by PyTorch, right here: the operator that has a rule."""
 

@@ -3,8 +3,20 @@
 One rule a file. See "How to write a rule" in docs/architecture.md.
 """
 
-from hesse.rules import attention, hardsigmoid
+from hesse.rules import (
+    attention,
+    hardsigmoid,
+    multi_margin_loss,
+    multilabel_margin_loss,
+)
 from hesse.rules.rule import RULES
 from hesse.rules.scope import inside_transform
 
-__all__ = ["RULES", "attention", "hardsigmoid", "inside_transform"]
+__all__ = [
+    "RULES",
+    "attention",
+    "hardsigmoid",
+    "inside_transform",
+    "multi_margin_loss",
+    "multilabel_margin_loss",
+]
