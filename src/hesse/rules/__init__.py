@@ -8,6 +8,7 @@ from hesse.rules import (
     hardsigmoid,
     multi_margin_loss,
     multilabel_margin_loss,
+    pairwise_distance,
 )
 from hesse.rules.rule import RULES
 from hesse.rules.scope import inside_transform
@@ -19,4 +20,5 @@ __all__ = [
     "inside_transform",
     "multi_margin_loss",
     "multilabel_margin_loss",
+    "pairwise_distance",
 ]

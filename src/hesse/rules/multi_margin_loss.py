@@ -30,8 +30,8 @@ def multi_margin_loss_backward(
     reduction: int,
 ) -> Tensor:
     """The cotangent of each sample times its slopes."""
-    samples = x.reshape(-1, x.shape[-1])
-    classes = samples.shape[-1]
+    classes = x.shape[-1] if x.dim() else 1
+    samples = x.reshape(-1, classes)
     labels = target.reshape(-1, 1)
     gap = margin - samples.gather(1, labels) + samples
     others = (gap > 0) & (torch.arange(classes, device=x.device) != labels)

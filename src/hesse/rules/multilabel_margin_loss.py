@@ -21,8 +21,8 @@ def multilabel_margin_loss_backward(
     cotangent: Tensor, x: Tensor, target: Tensor, reduction: int, is_target: Tensor
 ) -> Tensor:
     """The cotangent of each sample times its slopes."""
-    samples = x.reshape(-1, x.shape[-1])
-    classes = samples.shape[-1]
+    classes = x.shape[-1] if x.dim() else 1
+    samples = x.reshape(-1, classes)
     labels = target.reshape(-1, classes)
     named = (labels >= 0).to(x.dtype).cumprod(1)
     times = torch.zeros_like(samples).scatter_add(1, labels.clamp(min=0), named)
