@@ -5,6 +5,7 @@ One rule a file. See "How to write a rule" in docs/architecture.md.
 
 from hesse.rules import (
     attention,
+    embedding_bag,
     hardsigmoid,
     multi_margin_loss,
     multilabel_margin_loss,
@@ -16,6 +17,7 @@ from hesse.rules.scope import inside_transform
 __all__ = [
     "RULES",
     "attention",
+    "embedding_bag",
     "hardsigmoid",
     "inside_transform",
     "multi_margin_loss",
