@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 REFUSED = {
-    "_segment_reduce_lengths": "aten::_segment_reduce_backward",
-    "_segment_reduce_offsets": "aten::_segment_reduce_backward",
     "nn_functional_ctc_loss": "aten::_ctc_loss_backward",
     "sparse_mm_reduce": "aten::_sparse_mm_reduce_impl_backward",
 }
 """The operator without a derivative that the error names."""
 
 RULED = {
+    "_segment_reduce_offsets": "aten::_segment_reduce_backward",
+    "_segment_reduce_lengths": "aten::_segment_reduce_backward",
     "nn_functional_embedding_bag": "aten::_embedding_bag_per_sample_weights_backward",
     "nn_functional_pdist": "_pdist_backward",
     "cdist": "_cdist_backward",

@@ -10,6 +10,7 @@ from hesse.rules import (
     multi_margin_loss,
     multilabel_margin_loss,
     pairwise_distance,
+    segment_reduce,
 )
 from hesse.rules.rule import RULES
 from hesse.rules.scope import inside_transform
@@ -23,4 +24,5 @@ __all__ = [
     "multi_margin_loss",
     "multilabel_margin_loss",
     "pairwise_distance",
+    "segment_reduce",
 ]
