@@ -37,7 +37,6 @@ None for all says that there is no faster way.
 """
 
 
-<<<<<<< HEAD
 @dataclass(frozen=True)
 class Faster:
     """Faster ways to a rewrite's first derivative; what they compute need not be differentiable.
@@ -56,51 +55,41 @@ class Rule:
     operator: torch._ops.OpOverload
     rewrite: Rewrite
     faster: Faster | None
+    where: Callable[[Sequence[Any]], bool] | None
+    batched_by_rewrite: bool
+
+    def values(self, arguments: Sequence[Any]) -> Any:
+        """The operator's results."""
+        if self.batched_by_rewrite and inside_transform():
+            return self.rewrite(*arguments)
+        return call(self.operator, arguments)
 
 
 RULES: dict[str, Rule] = {}
 """The rules, by the full names of their operators."""
 
 
-def rule(name: str, faster: Faster | None = None) -> Callable[[Rewrite], Rewrite]:
-=======
 def rule(
     name: str,
-    derivative: Derivative | None = None,
+    faster: Faster | None = None,
     *,
     where: Callable[[Sequence[Any]], bool] | None = None,
     batched_by_rewrite: bool = False,
 ) -> Callable[[Rewrite], Rewrite]:
->>>>>>> d4475f3 (Give layer norm with a bias but no weight a second derivative; rules for some calls of an operator)
     """Decorator of a rewrite of the operator ``name``, "aten::name" or "aten::name.overload".
 
     The rewrite takes every argument of the operator's schema, in order and by position, and returns what the
     operator returns (anything in place of a result that the arguments switch off). It is called for derivatives only.
-<<<<<<< HEAD
-    Where no differentiable result is asked for, ``faster`` serves in its stead.
-=======
-
-    ``derivative`` is a faster way to what the rewrite's own derivative is. It need not be differentiable: where it
-    has to be, the rewrite serves.
-
-    ``where`` tells from the arguments whether a call needs the rule; the others are PyTorch's.
-
-    ``batched_by_rewrite``: inside a transform the values are the rewrite's too, since PyTorch's batching of the
-    operator is wrong.
->>>>>>> d4475f3 (Give layer norm with a bias but no weight a second derivative; rules for some calls of an operator)
+    Where no differentiable result is asked for, ``faster`` serves in its stead. ``where`` tells from the arguments
+    whether a call needs the rule; the others are PyTorch's. ``batched_by_rewrite``: inside a transform the values too
+    are the rewrite's, since PyTorch's batching of the operator is wrong.
     """
 
     def register(rewrite: Rewrite) -> Rewrite:
         operator = operator_of(name)
         if operator is not None:
-<<<<<<< HEAD
-            RULES[name] = Rule(operator, rewrite, faster)
+            RULES[name] = Rule(operator, rewrite, faster, where, batched_by_rewrite)
             intercept(name, _kernel(RULES[name]))
-=======
-            RULES.add(name)
-            values = _values(operator, rewrite, batched_by_rewrite)
-            intercept(name, _kernel(operator, values, rewrite, derivative, where))
->>>>>>> d4475f3 (Give layer norm with a bias but no weight a second derivative; rules for some calls of an operator)
         return rewrite
 
     return register
@@ -113,7 +102,6 @@ def operator_of(name: str) -> torch._ops.OpOverload | None:
     return found
 
 
-<<<<<<< HEAD
 def _kernel(rule: Rule) -> Callable[..., Any]:
     """What is called in the operator's place: the operator, with a derivative."""
     # A class of its own, so that its node in the graph has the operator's name.
@@ -121,48 +109,13 @@ def _kernel(rule: Rule) -> Callable[..., Any]:
     several = len(rule.operator._schema.returns) > 1
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return rule.operator(*args, **kwargs)
         leaves = leaves_of(rule.operator, args, kwargs)
+        if not torch.is_grad_enabled():
+            return rule.values(nested(*leaves))
+        if rule.where is not None and not rule.where(nested(*leaves)):
+            return rule.operator(*args, **kwargs)
         results = one_by_one(lambda *entries: function.apply(rule, leaves.lengths, *entries), leaves.entries)
         return results if several else results[0]
-=======
-def _values(operator: torch._ops.OpOverload, rewrite: Rewrite, batched_by_rewrite: bool) -> Callable[..., Any]:
-    """What makes the operator's results from all its arguments."""
-    names = [parameter.name for parameter in operator._schema.arguments]
-    positional = sum([not parameter.kwarg_only for parameter in operator._schema.arguments])
-
-    def values(arguments: Sequence[Any]) -> Any:
-        if batched_by_rewrite and inside_transform():
-            return rewrite(*arguments)
-        named = zip(names[positional:], arguments[positional:], strict=True)
-        return operator(*arguments[:positional], **dict(named))
-
-    return values
-
-
-def _kernel(
-    operator: torch._ops.OpOverload,
-    values: Callable[..., Any],
-    rewrite: Rewrite,
-    derivative: Derivative | None,
-    where: Callable[[Sequence[Any]], bool] | None,
-) -> Callable[..., Any]:
-    """What is called in the operator's place: its values, with a derivative."""
-    parameters = operator._schema.arguments
-    function: Any = _function(operator._opname, values, rewrite, derivative)
-
-    def kernel(*args: Any, **kwargs: Any) -> Any:
-        arguments = list(args)
-        for parameter in parameters[len(args) :]:
-            # The dispatcher leaves out arguments that have their default values.
-            given = parameter.name in kwargs
-            arguments.append(kwargs[parameter.name] if given else parameter.default_value)
-        if not torch.is_grad_enabled() or not (where is None or where(arguments)):
-            return values(arguments)
-        leaves, lengths = _flat(arguments)
-        return function.apply(lengths, *leaves)
->>>>>>> d4475f3 (Give layer norm with a bias but no weight a second derivative; rules for some calls of an operator)
 
     return kernel
 
@@ -178,7 +131,7 @@ class _Operator(torch.autograd.Function):
 
     @staticmethod
     def forward(rule: Rule, lengths: Lengths, *leaves: Any) -> tuple[Any, ...]:
-        results = call(rule.operator, nested(leaves, lengths))
+        results = rule.values(nested(leaves, lengths))
         return results if isinstance(results, tuple) else (results,)
 
     @staticmethod
