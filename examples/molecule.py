@@ -56,7 +56,7 @@ def argon_cluster():
 
 
 def minimize(energy, start):
-    """The nearest minimum: SciPy's Newton-CG, with Hessian products of hesse, one evaluation for each point."""
+    """The nearest minimum: SciPy's trust region method, with values, gradients and Hessians of hesse."""
 
     def at(flat):
         return hesse.Hessian(energy, torch.from_numpy(flat).reshape(start.shape))
@@ -69,8 +69,8 @@ def minimize(energy, start):
         value_and_gradient,
         start.numpy().ravel(),
         jac=True,
-        hess=lambda flat: at(flat).to_scipy(),
-        method="trust-ncg",
+        hess=lambda flat: at(flat).to_dense().numpy(),
+        method="trust-exact",
         options={"gtol": 1e-12},
     )
     return torch.from_numpy(found.x).reshape(start.shape)

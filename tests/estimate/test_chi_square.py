@@ -1,4 +1,4 @@
-"""The interval for means of samples that cannot be negative: coverage for χ² of any number of degrees, and its limits."""
+"""The interval for means of samples that cannot be negative: coverage for χ² of many degrees, and its limits."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -13,15 +11,12 @@ from typer.testing import CliRunner
 
 from hesse.cli.app import app
 
-PATH = Path(__file__).parents[2] / "examples" / "digits.py"
+from .load import FOLDER, example
 
 
 @pytest.fixture(scope="module")
 def digits() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("digits_example", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return example("digits")
 
 
 def test_the_network_has_8970_parameters_and_reads_the_digits(digits):
@@ -48,7 +43,7 @@ def test_the_commands_product_agrees_with_pytorchs_in_float64(digits, dtype, tol
         name: torch.randn(p.shape, generator=generator, dtype=torch.float64) for name, p in reference.inputs.items()
     }
     save_file(vector, tmp_path / "v.safetensors")
-    words = ["vhp", PATH, "--vector", tmp_path / "v.safetensors", "--out", tmp_path / "p.safetensors"]
+    words = ["vhp", FOLDER / "digits.py", "--vector", tmp_path / "v.safetensors", "--out", tmp_path / "p.safetensors"]
     result = CliRunner().invoke(app, [*map(str, words), "--dtype", dtype])
     assert result.exit_code == 0, result.output
     product = load_file(tmp_path / "p.safetensors")

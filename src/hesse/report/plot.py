@@ -32,9 +32,9 @@ LIGHT = Colors(paper="#ffffff", ink="#1c2530", faint="#d9dfe5", density="#2a62a8
 DARK = Colors(paper="#14181d", ink="#dfe5ec", faint="#333c46", density="#7fb2f0", eigenvalue="#fb923c")
 
 # Bins of the second panel: so many for each factor of ten.
-_BINS_PER_DECADE = 4
+_BINS_PER_DECADE = 3
 # Magnitudes below this share of the largest count as zero.
-_ZERO = 1e-5
+_ZERO = 1e-4
 
 
 def draw(spectrum: Spectrum, colors: Colors = LIGHT, *, narrow: bool = False) -> Figure:
@@ -195,7 +195,7 @@ def _edges(density: SpectralDensity, threshold: float) -> np.ndarray[tuple[int],
 def _thin_ticks(axes: Axes, threshold: float, largest: float) -> None:
     """Powers of ten to both sides, every second one where there are many, and zero."""
     powers = range(math.ceil(math.log10(threshold)), math.floor(math.log10(largest)) + 1)
-    chosen = list(powers)[::-1][:: 2 if len(powers) > 3 else 1]
+    chosen = list(powers)[::-1][:: 2 if len(powers) > 5 else 1]
     low, high = axes.get_xlim()
     ticks = [0.0, *(10.0**power for power in chosen), *(-(10.0**power) for power in chosen)]
     ticks = sorted(tick for tick in ticks if low <= tick <= high)
