@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+
+import pytest
 
 import hesse
 from hesse.cli.app import describe
@@ -54,12 +57,30 @@ def test_the_examples_of_the_help_work(write_problem, hesse_command):
     source = textwrap.dedent(describe.__doc__.partition("problem():\n\n")[2].partition("    Then:")[0])
     assert all(line.strip() in overview.stdout for line in source.splitlines())
     write_problem(source)
-    text = hesse_command("vhp", "--help").stdout
-    examples = [line.strip() for line in text.splitlines() if line.strip().startswith("hesse vhp")]
-    assert len(examples) == 4
+    examples = _examples(overview.stdout)
+    for command, count in (("vhp", 4), ("spectrum", 3)):
+        found = _examples(hesse_command(command, "--help").stdout)
+        assert len(found) == count
+        assert all(example.startswith(f"hesse {command} ") for example in found)
+        examples += found
+    assert len(examples) == 9
     for example in examples:
         result = hesse_command(*shlex.split(example)[1:])
         assert result.exit_code == 0, (example, result.output)
+
+
+def _examples(text: str) -> list[str]:
+    """Lines of a help that are commands on the problem file."""
+    return [line.strip() for line in text.splitlines() if line.strip().startswith("hesse ") and ".py" in line]
+
+
+@pytest.mark.parametrize(
+    ("words", "place", "offered"), [("hesse s", 1, "spectrum"), ("hesse spectrum p.py --to", 3, "--top")]
+)
+def test_a_shell_completes_commands_and_options(words, place, offered):
+    environment = {**os.environ, "_HESSE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(place)}
+    finished = subprocess.run([sys.executable, "-m", "hesse"], capture_output=True, text=True, env=environment)
+    assert finished.stdout.splitlines() == [offered]
 
 
 def test_the_version_is_the_packages(hesse_command):

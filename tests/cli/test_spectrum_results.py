@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -50,6 +53,7 @@ def test_the_numbers_it_prints_and_writes_are_those_of_the_dense_hessian(write_p
     assert [pair["value"] for pair in found["eigenvalues"]["top"]] == pytest.approx(values[::-1][:4])
     assert [pair["value"] for pair in found["eigenvalues"]["bottom"]] == pytest.approx(values[:2])
     assert all(pair["bound"] == "tol" for pair in found["eigenvalues"]["top"] + found["eigenvalues"]["bottom"])
+    assert all(pair["complete"] for pair in found["eigenvalues"]["top"] + found["eigenvalues"]["bottom"])
     low, high = found["trace"]["interval"]
     assert low <= np.trace(dense()) <= high
     assert found["trace"]["converged"]
@@ -100,6 +104,29 @@ def test_what_has_not_converged_is_said(write_problem, hesse_command):
     assert found["unconverged"][0] in Path("report/index.html").read_text()
 
 
+def test_eigenvalues_that_may_miss_others_are_not_called_converged(write_problem, hesse_command):
+    # Residuals are small after twenty products; that nothing is missing would take some more.
+    path = write_problem()
+    path.write_text(
+        "import hesse, torch\n"
+        "d = torch.cat([torch.linspace(0, 1, 500), torch.tensor([30.0, 40.0])])\n"
+        "def problem():\n    return hesse.Problem(func=lambda x: (d * x**2).sum() / 2, inputs=torch.ones(502))\n"
+    )
+    words = ("--top", 2, "--bottom", 0, "--probes", 0, "--out", "report")
+    assert hesse_command("spectrum", path, *words).exit_code == 0
+    needed = json.loads(Path("report/result.json").read_text())["eigenvalues"]
+    assert needed["converged"]
+    result = hesse_command("spectrum", path, *words, "--max-products", needed["num_products"] - 1)
+    assert result.exit_code == 0
+    sentence = "The 2 largest eigenvalues have converged, but"
+    assert sentence in result.stdout
+    found = json.loads(Path("report/result.json").read_text())
+    assert not found["eigenvalues"]["converged"]
+    assert found["unconverged"][-1].startswith(sentence)
+    assert not any(pair["complete"] for pair in found["eigenvalues"]["top"])
+    assert sentence in Path("report/index.html").read_text()
+
+
 def test_more_eigenvalues_than_there_are_is_all_of_them(write_problem, hesse_command):
     assert hesse_command("spectrum", write_problem(), "--out", "report").exit_code == 0
     found = json.loads(Path("report/result.json").read_text())["eigenvalues"]
@@ -129,6 +156,29 @@ def test_complex_inputs_have_a_spectrum_of_twice_the_size(write_problem, hesse_c
     assert hesse_command("spectrum", path, "--top", 4, "--bottom", 0, "--out", "report").exit_code == 0
     found = json.loads(Path("report/result.json").read_text())
     assert [pair["value"] for pair in found["eigenvalues"]["top"]] == pytest.approx([10, 10, 6, 6], rel=1e-5)
+
+
+def test_a_terminal_shows_the_progress_of_every_step(write_problem):
+    path = write_problem(SOURCE)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hesse", "spectrum", str(path)],
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+    )
+    os.close(theirs)
+    shown = b""
+    # The end of a pseudoterminal is an error on Linux.
+    with contextlib.suppress(OSError):
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    os.close(ours)
+    assert process.wait() == 0
+    for words in (b"trace", b"eigsh", b"spectral_density", b"of 15 converged", b"of 10 probes done"):
+        assert words in shown
+    # And takes it away again.
+    assert shown.rstrip().endswith(b"\x1b[2K") or b"\x1b[2K" in shown[-200:]
 
 
 SLOW = """
