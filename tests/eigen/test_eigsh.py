@@ -87,6 +87,14 @@ def test_copies_at_both_ends_are_found():
     assert np.allclose(found.values, [-5, -5, 8, 8])
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_the_scale_of_the_operator_does_not_matter(scale):
+    values = np.concatenate([[3.0, 3.0], [2.0] * 20, [1.0] * 20])
+    found = hesse.eigsh(with_eigenvalues(values, torch.float32) * scale, 4, rng=0)
+    assert found.converged
+    assert np.allclose(found.values / scale, [3, 3, 2, 2], rtol=1e-5)
+
+
 def test_one_end_can_be_complete_where_the_other_has_not_converged():
     values = np.concatenate([np.linspace(0, 1, 800), [3.0, 4.0, 5.0]])
     with pytest.warns(hesse.ConvergenceWarning, match="3 of 5 eigenpairs have converged"):

@@ -81,13 +81,11 @@ class Basis:
         """Whether there is no tail: the basis is an invariant subspace."""
         return not self._tails
 
-    def push(self, vector: Tensor) -> bool:
-        """Take what of a vector (n, 1) is new as the last tail; whether there was something."""
+    def push(self, vector: Tensor) -> None:
+        """Take what of a vector (n, 1) is new as the last tail, if there is something."""
         remainder, _, norm = self._orthogonalize(vector)
-        if norm <= BREAKDOWN * self._eps * self.norm or norm == 0:
-            return False
-        self._tails.append(remainder / norm)
-        return True
+        if norm > BREAKDOWN * self._eps * self._products.norm(vector):
+            self._tails.append(remainder / norm)
 
     @property
     def next(self) -> Tensor:

@@ -46,7 +46,7 @@ class Search:
         basis, products = self._basis, self._products
         due = self._wanted.count
         while products.left and basis.size < products.size:
-            if basis.exhausted:
+            while basis.exhausted:
                 basis.push(products.operator.randn(1, self._rng))
             basis.grow()
             products.report(self._status)
