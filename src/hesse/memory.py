@@ -1,0 +1,135 @@
+"""Memory budgets: what ``memory=`` means, and how much there is now.
+
+On a GPU too large a request raises; on a Linux CPU the process is killed instead. So a budget is set beforehand,
+by what the machine, the control group (of a container or a job) and the process's own limit still allow.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+DEFAULT_FRACTION = 0.5
+"""The part of the available memory that a budget takes when none is given."""
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)\s*", re.IGNORECASE)
+# Of version 1 of the control groups: "no limit" is the largest number of whole pages.
+_NO_LIMIT = 2**60
+
+
+def budget(memory: int | str | None, device: torch.device) -> int:
+    """The bytes that ``memory=`` allows.
+
+    Args:
+        memory: a number of bytes; a size with its unit, such as ``"2GiB"`` or ``"500 MB"``; or None for
+            ``DEFAULT_FRACTION`` of what is available on ``device`` now.
+        device: where the memory is taken.
+
+    Raises:
+        ValueError: ``memory`` is no size, or not positive.
+        TypeError: ``memory`` is neither a number of bytes nor a string.
+
+    Example:
+        >>> import torch
+        >>> budget("2GiB", torch.device("cpu"))
+        2147483648
+    """
+    if memory is None:
+        return int(DEFAULT_FRACTION * available(device))
+    if isinstance(memory, bool) or not isinstance(memory, int | str):
+        raise TypeError(f'memory should be a number of bytes or a size such as "2GiB" but has type {type(memory)}.')
+    size = memory if isinstance(memory, int) else _parsed(memory)
+    if size <= 0:
+        raise ValueError(f"memory should be positive but is {memory!r}.")
+    return size
+
+
+def _parsed(text: str) -> int:
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        raise ValueError(f'memory should be a number of bytes or a size such as "2GiB" or "500 MB" but is {text!r}.')
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def available(device: torch.device, root: Path = Path("/")) -> int:
+    """Bytes that can be taken on ``device`` now without reaching any limit.
+
+    On a CPU the least of what the kernel calls available, what each control group around the process leaves (file
+    caches that it can drop counted as free), and what the process's address space may still grow by.
+
+    Args:
+        device: a CPU or CUDA device.
+        root: where ``proc`` and ``sys`` are.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # What the allocator holds but nothing uses can be used again.
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    left = [*_left_on_machine(root), *_left_in_groups(root), *_left_of_address_space(root)]
+    return max(0, min(left)) if left else 2**62
+
+
+def _left_on_machine(root: Path) -> Iterator[int]:
+    for line in _lines(root / "proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            yield int(line.split()[1]) * 1024
+
+
+def _left_in_groups(root: Path) -> Iterator[int]:
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if not controllers:  # version 2
+            base, limit, usage, cache = "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            base, limit, usage, cache = (
+                "sys/fs/cgroup/memory",
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_inactive_file",
+            )
+        else:
+            continue
+        # The group and all above it; inside a container the path may be that of the host, so the top one too.
+        group = Path(path.strip().lstrip("/"))
+        for part in (group, *group.parents):
+            yield from _left_in_group(root / base / part, limit, usage, cache)
+
+
+def _left_in_group(folder: Path, limit: str, usage: str, cache: str) -> Iterator[int]:
+    most, used = _number(folder / limit), _number(folder / usage)
+    if most is not None and used is not None and most < _NO_LIMIT:
+        reclaimable = sum(int(line.split()[1]) for line in _lines(folder / "memory.stat") if line.split()[0] == cache)
+        yield most - max(0, used - reclaimable)
+
+
+def _left_of_address_space(root: Path) -> Iterator[int]:
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        for line in _lines(root / "proc/self/status"):
+            if line.startswith("VmSize:"):
+                yield limit - int(line.split()[1]) * 1024
+
+
+def _number(path: Path) -> int | None:
+    lines = _lines(path)
+    return int(lines[0]) if lines and lines[0].strip().isdigit() else None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
