@@ -93,8 +93,13 @@ def _numbered(tree: Any, above: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, .
     return [pair for path, child in level for pair in _numbered(child, above + path)]
 
 
+def is_dataclass_instance(node: Any) -> bool:
+    """Whether ``node`` is an object of a dataclass, and not the class itself."""
+    return dataclasses.is_dataclass(node) and not isinstance(node, type)
+
+
 def _is_unregistered_dataclass(node: Any) -> bool:
-    return dataclasses.is_dataclass(node) and not isinstance(node, type) and type(node) not in _pytree.SUPPORTED_NODES
+    return is_dataclass_instance(node) and type(node) not in _pytree.SUPPORTED_NODES
 
 
 def _flatten_dataclass(node: Any) -> tuple[list[Any], Spec]:

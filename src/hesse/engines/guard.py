@@ -23,8 +23,9 @@ _SAMPLES_A_DIMENSION = 8
 class Guard:
     """Remembers the state of tensors when made; ``check`` raises one sentence that names the first that changed."""
 
-    def __init__(self, owner: str, named: Iterable[tuple[str, Tensor]]) -> None:
+    def __init__(self, owner: str, named: Iterable[tuple[str, Tensor]], remedy: str = "at(inputs)") -> None:
         self._owner = owner
+        self._remedy = remedy
         self._states: list[_State] = []
         seen = set()
         for name, tensor in named:
@@ -44,7 +45,7 @@ class Guard:
             if state.has_changed():
                 raise StalePointError(
                     f"{state.name} has changed in place since this {self._owner} was made, so its point is gone."
-                    " Call at(inputs) for the operator at the present values."
+                    f" Call {self._remedy} for the operator at the present values."
                 )
 
 

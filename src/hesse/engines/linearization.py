@@ -43,8 +43,8 @@ class Linearization(Protocol):
         """cotangentsᵀ · J over the selected outputs, for the selected inputs."""
         ...
 
-    def kept_bytes(self) -> int:
-        """Bytes kept alive for the products, the inputs' and captured tensors' own memory included."""
+    def kept_bytes(self, beside: Leaves = ()) -> int:
+        """Bytes kept alive for the products, captured tensors' own memory included, that of ``beside`` not."""
         ...
 
     def close(self) -> None:

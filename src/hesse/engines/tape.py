@@ -6,7 +6,8 @@ multiplications of a lone ``vhp``: the evaluation and the first backward are not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -141,32 +142,42 @@ class Tape:
             )
         return self._x, self._outputs
 
-    def kept_bytes(self) -> int:
-        """Bytes of all distinct memory that the graph keeps alive."""
+    def kept_bytes(self, beside: Leaves = ()) -> int:
+        """Bytes of all distinct memory that the graph keeps alive, that of the tensors ``beside`` not counted."""
         if self._outputs is None:
             return 0
         roots = list(self._outputs) + (list(self._transposed[1]) if self._transposed else [])
-        storages = {}
-        for tensor in _saved_tensors(roots):
-            try:
-                storage = tensor.untyped_storage()
-                storages[storage.data_ptr()] = storage.nbytes()
-            except RuntimeError:  # sparse tensors and wrapper subclasses
-                storages[id(tensor)] = tensor.numel() * tensor.element_size()
-        return sum(storages.values())
+        apart = _storages(beside)
+        return sum([size for place, size in _storages(_saved_tensors(roots)).items() if place not in apart])
 
     def close(self) -> None:
         """Free the graph."""
         self._x = self._outputs = self._transposed = None
 
 
+def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
+    """Distinct memory of tensors: its place and size in bytes."""
+    storages = {}
+    for tensor in tensors:
+        try:
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+        except RuntimeError:  # sparse tensors and wrapper subclasses
+            storages[id(tensor)] = tensor.numel() * tensor.element_size()
+    return storages
+
+
 def _saved_tensors(roots: Leaves) -> Iterator[Tensor]:
     """Every tensor that the graph above ``roots`` saved, without unpacking: a checkpoint would be recomputed."""
     for node in graph.nodes(roots):
-        for name in dir(node):
-            if name.startswith("_raw_saved_"):
-                saved = getattr(node, name)
-                for entry in saved if isinstance(saved, list | tuple) else (saved,):
-                    data = getattr(entry, "data", None)
-                    if isinstance(data, Tensor):
-                        yield data
+        for name in _saved_names(type(node)):
+            saved = getattr(node, name)
+            for entry in saved if isinstance(saved, list | tuple) else (saved,):
+                data = getattr(entry, "data", None)
+                if isinstance(data, Tensor):
+                    yield data
+
+
+@functools.lru_cache(maxsize=4096)
+def _saved_names(kind: type) -> tuple[str, ...]:
+    return tuple([name for name in dir(kind) if name.startswith("_raw_saved_")])

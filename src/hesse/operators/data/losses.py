@@ -1,0 +1,114 @@
+"""PyTorch's own losses, recognized: what their mean is over, and whether they are convex."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Reduction = Literal["mean", "sum"]
+Kind = Literal["cross_entropy", "nll", "mse", "bce_logits", "l1"]
+
+_KINDS: dict[Any, Kind] = {
+    nn.CrossEntropyLoss: "cross_entropy",
+    F.cross_entropy: "cross_entropy",
+    nn.NLLLoss: "nll",
+    F.nll_loss: "nll",
+    nn.MSELoss: "mse",
+    F.mse_loss: "mse",
+    nn.BCEWithLogitsLoss: "bce_logits",
+    F.binary_cross_entropy_with_logits: "bce_logits",
+    nn.L1Loss: "l1",
+    F.l1_loss: "l1",
+}
+
+
+class Known(NamedTuple):
+    """A recognized loss of a prediction and a target.
+
+    ``options`` are the keywords of its functional form, with their defaults where none are given.
+    """
+
+    kind: Kind
+    options: dict[str, Any]
+
+    @property
+    def reduction(self) -> str:
+        """``"mean"``, ``"sum"`` or ``"none"``."""
+        return str(self.options["reduction"])
+
+    def count(self, prediction: Tensor, target: Tensor) -> float:
+        """How many terms the mean of a batch is over: targets that are not ignored (by weight), or elements."""
+        if self.kind in ("mse", "l1"):
+            return float(torch.broadcast_shapes(prediction.shape, target.shape).numel())
+        if self.kind == "bce_logits":
+            return float(target.numel())
+        if target.dtype.is_floating_point:  # probabilities of classes
+            return float(target.numel() // target.shape[class_dimension(target)])
+        counted = target != self.options["ignore_index"]
+        weight = self.options["weight"]
+        return float(counted.sum() if weight is None else weight[target[counted]].sum())
+
+
+def recognize(loss: Any) -> Known | None:
+    """A loss of PyTorch, as a function, with keywords fixed by ``functools.partial``, or as a module; else None."""
+    if isinstance(loss, nn.Module):
+        kind = _KINDS.get(type(loss))
+        return None if kind is None else Known(kind, _options(kind, vars(loss) | dict(loss.named_buffers())))
+    keywords: dict[str, Any] = {}
+    while isinstance(loss, functools.partial):
+        if loss.args:
+            return None
+        keywords = loss.keywords | keywords
+        loss = loss.func
+    kind = _KINDS.get(loss) if inspect.isfunction(loss) or callable(loss) else None
+    if kind is None or keywords.get("size_average") is not None or keywords.get("reduce") is not None:
+        return None
+    return Known(kind, _options(kind, keywords))
+
+
+def _options(kind: Kind, given: dict[str, Any]) -> dict[str, Any]:
+    defaults = {
+        "reduction": "mean",
+        "weight": None,
+        "pos_weight": None,
+        "ignore_index": -100,
+        "label_smoothing": 0.0,
+    }
+    return {name: given.get(name, default) for name, default in defaults.items()}
+
+
+def class_dimension(prediction: Tensor) -> int:
+    """Where a prediction of cross entropy has its classes, counted from the end: second, or first of a lone sample."""
+    return 1 - prediction.dim() if prediction.dim() > 1 else -1
+
+
+def reduction_of(loss: Any) -> str | None:
+    """What a loss says of its reduction, if it does."""
+    known = recognize(loss)
+    if known is not None:
+        return known.reduction
+    said = getattr(loss, "reduction", None)
+    return said if isinstance(said, str) else None
+
+
+def hugging_face_count(model: nn.Module, batch: Any) -> float | None:
+    """How many labels the loss is over that a Hugging Face model works out itself; None where it cannot be told."""
+    labels = batch.get("labels")
+    if not isinstance(labels, Tensor):
+        return None
+    if labels.dtype.is_floating_point or labels.dim() < 2:
+        return float(labels.shape[0]) if labels.dim() else 1.0
+    # A causal model predicts each token from those before it, so the first label of a row is not used.
+    name = getattr(getattr(model, "loss_function", None), "__name__", "")
+    counted = labels[..., 1:] if name == "ForCausalLMLoss" else labels
+    return float((counted != -100).sum())
+
+
+Weight = Callable[[Any], float | Tensor]
+"""How many terms (samples, tokens) the loss of a batch is the mean of."""

@@ -1,0 +1,220 @@
+"""What is summed over the data: how a batch becomes a prediction and a loss, at any values of the variables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from hesse import trees
+from hesse.functional.arguments import Point
+from hesse.operators.data import rows
+from hesse.operators.data.losses import Known, Weight, hugging_face_count, recognize
+from hesse.operators.data.parameters import Model
+from hesse.trees import Spec
+
+Call = Callable[[nn.Module, Any, Any], Tensor]
+"""The loss of a batch, made from model, loss and batch."""
+
+Output = Callable[[nn.Module, Any], tuple[Any, Any]]
+"""The prediction and the target of a batch, made from model and batch; the loss is ``loss(prediction, target)``."""
+
+
+class Prediction(NamedTuple):
+    """What the model makes of a batch.
+
+    ``loss(leaves)`` is the batch's loss with other tensors in the place of the floating-point leaves.
+    """
+
+    leaves: list[Tensor]
+    loss: Callable[[Sequence[Tensor]], Tensor]
+    target: Any
+    count: float
+
+
+class Objective(Protocol):
+    """The loss of a batch as a function of variables x.
+
+    Attributes:
+        leaves, spec: the variables at the point, and their structure.
+        name: the operator that errors speak of.
+        known: the loss, where it is one of PyTorch's own.
+    """
+
+    leaves: list[Tensor]
+    spec: Spec
+    name: str
+    known: Known | None
+
+    def value(self, x: Sequence[Tensor], batch: Any) -> tuple[Tensor, float]:
+        """The loss of a batch, and how many terms it is the mean of."""
+        ...
+
+    def predict(self, x: Sequence[Tensor], batch: Any) -> Prediction:
+        """The prediction for a batch."""
+        ...
+
+    def within(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
+        """``thunk()``, in which ``value`` and ``predict`` are called with this x."""
+        ...
+
+    def replay(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
+        """``thunk()``, a backward through what was evaluated with this x."""
+        ...
+
+
+class ModelObjective:
+    """The loss of a model with a batch of data, as a function of the model's parameters."""
+
+    def __init__(
+        self, model: Model, loss: Any, *, call: Call | None, output: Output | None, weight: Weight | None, name: str
+    ) -> None:
+        self.model = model
+        self.leaves: list[Tensor] = list(model.chosen.values())
+        names = list(model.chosen)
+        self.spec = Spec(
+            lambda leaves: dict(zip(names, leaves, strict=True)), tuple([(key,) for key in names]), length=None
+        )
+        self.name = name
+        self.loss = loss
+        self._call, self._output, self._weight = call, output, weight
+        self.known = recognize(loss) if call is None else None
+        if loss is not None and not callable(loss):
+            raise TypeError(f"The loss given to {name} should be callable but has type {type(loss)}.")
+        if loss is None and (call is None or output is not None):
+            if output is not None:
+                raise TypeError(f"{name} needs a loss of the prediction and target that output= gives but got None.")
+
+    def within(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
+        """``thunk()`` while the parameters are x."""
+        return self.model.run(x, thunk)
+
+    def replay(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
+        """``thunk()``, so that checkpointed layers that it evaluates again leave the model's buffers alone."""
+        return self.model.replay(x, thunk)
+
+    def value(self, x: Sequence[Tensor], batch: Any) -> tuple[Tensor, float]:
+        """The loss of a batch at the parameters, which ``within`` has put in place."""
+        if self._has_prediction(batch):
+            prediction = self.predict(x, batch)
+            return prediction.loss(prediction.leaves), prediction.count
+        if self._call is not None:
+            value = self._call(self.model.module, self.loss, batch)
+        elif self.loss is not None:
+            value = self.loss(self.model.module, batch)
+        elif isinstance(batch, Mapping):
+            value = getattr(self.model.module(**batch), "loss", None)
+        else:
+            raise TypeError(
+                f"{self.name} without a loss takes the one that the model works out from a batch of keywords, but the"
+                f" batch is {type(batch)}. Give a loss."
+            )
+        return self._scalar(value), self._count(batch)
+
+    def predict(self, x: Sequence[Tensor], batch: Any) -> Prediction:
+        """The prediction for a batch at the parameters, which ``within`` has put in place."""
+        if self._output is not None:
+            pair = self._output(self.model.module, batch)
+            if not (isinstance(pair, tuple) and len(pair) == 2):
+                raise TypeError(
+                    f"output= given to {self.name} should return a pair (prediction, target) but returned {type(pair)}."
+                )
+            predicted, target = pair
+        elif _is_pair(batch) and self._call is None:
+            predicted, target = self.model.module(batch[0]), batch[1]
+        else:
+            raise TypeError(
+                f"{self.name} needs the model's prediction, and a batch of type {type(batch)} does not say what it is:"
+                " only a pair (x, y) does. Give output=, a function of model and batch that returns (prediction,"
+                " target)."
+            )
+        target = trees.map_tensors(Tensor.detach, target)
+        leaves, spec = trees.flatten(predicted)
+        places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.dtype.is_floating_point]
+        if not places:
+            raise TypeError(f"The model given to {self.name} should predict floating-point tensors but gave {type(predicted)}.")
+
+        def loss(replaced: Sequence[Tensor]) -> Tensor:
+            full = list(leaves)
+            for place, leaf in zip(places, replaced, strict=True):
+                full[place] = leaf
+            return self._scalar(self.loss(spec.rebuild(full), target))
+
+        return Prediction([leaves[i] for i in places], loss, target, self._count(batch, predicted, target))
+
+    def _has_prediction(self, batch: Any) -> bool:
+        return self._call is None and self.loss is not None and (self._output is not None or _is_pair(batch))
+
+    def _scalar(self, value: Any) -> Tensor:
+        return require_scalar(value, self.name)
+
+    def _count(self, batch: Any, prediction: Any = None, target: Any = None) -> float:
+        if self._weight is not None:
+            return float(self._weight(batch))
+        if self.known is not None and isinstance(prediction, Tensor) and isinstance(target, Tensor):
+            return self.known.count(prediction, target)
+        if self.loss is None and self._call is None:
+            count = hugging_face_count(self.model.module, batch)
+            if count is not None:
+                return count
+        number = rows.count(batch if target is None else target)
+        return float(number) if number is not None else 1.0
+
+
+class FunctionObjective:
+    """The loss of the output of a plain function, as a function of its inputs; it has one batch, of nothing."""
+
+    def __init__(self, point: Point, loss: Callable[..., Any] | None, name: str) -> None:
+        self.leaves, self.spec = point.leaves, point.spec
+        self.name = name
+        self.known = None
+        self._point, self._loss = point, loss
+
+    def within(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
+        """``thunk()``."""
+        return thunk()
+
+    replay = within
+
+    def value(self, x: Sequence[Tensor], batch: Any) -> tuple[Tensor, float]:
+        """The loss at the inputs x."""
+        prediction = self.predict(x, batch)
+        return prediction.loss(prediction.leaves), 1.0
+
+    def predict(self, x: Sequence[Tensor], batch: Any) -> Prediction:
+        """The output at the inputs x."""
+        output = self._point.call(x)
+        leaves, spec = trees.flatten(output)
+        for leaf in leaves:
+            if not (isinstance(leaf, Tensor) and leaf.dtype.is_floating_point):
+                what = leaf.dtype if isinstance(leaf, Tensor) else type(leaf)
+                raise TypeError(
+                    f"The function given to {self.name} should return real floating-point tensors but gave {what}."
+                )
+
+        def loss(replaced: Sequence[Tensor]) -> Tensor:
+            if self._loss is None:
+                return torch.stack([0.5 * leaf.square().sum() for leaf in replaced]).sum()
+            return require_scalar(self._loss(spec.rebuild(list(replaced))), self.name)
+
+        return Prediction(leaves, loss, None, 1.0)
+
+
+def require_scalar(value: Any, name: str) -> Tensor:
+    """The loss, or one sentence that says why it is none."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"The loss given to {name} should return a Tensor with a single element but returned {type(value)}.")
+    if value.numel() != 1:
+        raise ValueError(
+            f"The loss given to {name} should return a Tensor with a single element but returned one of shape"
+            f" {tuple(value.shape)}. Reduce it, as by reduction='mean'."
+        )
+    if not value.dtype.is_floating_point:
+        raise TypeError(f"The loss given to {name} should be real and floating-point but has dtype {value.dtype}.")
+    return value
+
+
+def _is_pair(batch: Any) -> bool:
+    return isinstance(batch, tuple | list) and len(batch) == 2

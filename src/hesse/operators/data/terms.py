@@ -1,0 +1,153 @@
+"""What is kept of one batch: the loss's Hessian there, or JᵀBJ with a matrix B on the predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from hesse.engines import tape
+from hesse.engines.linearization import Leaves, Linearization, Selection
+from hesse.functional.gradients import gradients, zeros_where_none
+from hesse.operators.data.objective import Objective, Prediction
+
+
+class Term(Protocol):
+    """A batch's matrix, symmetric, at the kept point.
+
+    Attributes:
+        value: the batch's loss.
+        gradient: its gradient, as leaves.
+        count: how many samples or tokens that loss is the mean of.
+    """
+
+    value: Tensor
+    gradient: Sequence[Tensor]
+    count: float
+
+    def multiply(self, vectors: Leaves, selection: Selection, *, batched: bool) -> list[Tensor]:
+        """The part of the product in ``selection.inputs``, for a vector in ``selection.outputs``."""
+        ...
+
+    def kept_bytes(self) -> int:
+        """Bytes kept for products, the variables' own not counted."""
+        ...
+
+
+class HessianTerm:
+    """The Hessian of a batch's loss."""
+
+    def __init__(self, objective: Objective, batch: Any) -> None:
+        self._objective = objective
+
+        def gradient_at(x: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
+            self._x = x
+
+            def gradient() -> Any:
+                value, count = objective.value(x, batch)
+                grads = gradients((value,), x, create_graph=True)
+                return zeros_where_none(grads, x), (value.detach().reshape(()), count)
+
+            found: tuple[tuple[Tensor, ...], Any] = objective.within(x, gradient)
+            return found
+
+        self._linearization: Linearization = tape.linearize(gradient_at, objective.leaves)
+        self.value, self.count = self._linearization.aux
+        self.gradient = self._linearization.outputs
+
+    def multiply(self, vectors: Leaves, selection: Selection, *, batched: bool) -> list[Tensor]:
+        """H·v: one backward through the gradient's graph."""
+        product: list[Tensor] = self._objective.replay(
+            self._x, lambda: self._linearization.rmatvec(vectors, selection, batched=batched)
+        )
+        return product
+
+    def kept_bytes(self) -> int:
+        """Bytes that the gradient's graph keeps alive."""
+        return self._linearization.kept_bytes(self._objective.leaves) + _size(self.gradient)
+
+
+class Curvature(Protocol):
+    """A symmetric matrix B on the predictions of a batch."""
+
+    def multiply(self, vectors: Leaves, *, batched: bool) -> list[Tensor]:
+        """B·u; ``batched``: one vector a row."""
+        ...
+
+    def kept_bytes(self) -> int:
+        """Bytes kept for products."""
+        ...
+
+
+MakeCurvature = Callable[[Prediction, Sequence[Tensor], int], Curvature]
+"""B, made from the prediction, the gradient of the loss by its leaves, and a seed of the batch."""
+
+
+class OuterTerm:
+    """JᵀBJ: J the Jacobian of a batch's prediction, B a matrix on the predictions."""
+
+    def __init__(self, objective: Objective, batch: Any, make: MakeCurvature, seed: int) -> None:
+        self._objective = objective
+
+        def outputs_at(x: tuple[Tensor, ...]) -> tuple[list[Tensor], Prediction]:
+            self._x = x
+            prediction: Prediction = objective.within(x, lambda: objective.predict(x, batch))
+            return prediction.leaves, prediction
+
+        self._jacobian: Linearization = tape.linearize(outputs_at, objective.leaves)
+        predicted: Prediction = self._jacobian.aux
+        outputs = self._jacobian.outputs
+        prediction = Prediction(outputs, predicted.loss, predicted.target, predicted.count)
+        self._multiplied = False
+        self._everything = tuple(range(len(outputs)))
+        self.count = prediction.count
+
+        def loss_at(leaves: tuple[Tensor, ...]) -> tuple[Leaves, Any]:
+            value = prediction.loss(leaves)
+            return zeros_where_none(gradients((value,), leaves), leaves), value.detach().reshape(())
+
+        lossy = tape.linearize(loss_at, outputs)
+        self.value, self._output_gradient = lossy.aux, lossy.outputs
+        lossy.close()
+        self._curvature = make(prediction, self._output_gradient, seed)
+
+    @property
+    def gradient(self) -> Sequence[Tensor]:
+        """Jᵀ times the gradient of the loss by the prediction: one backward."""
+        variables = tuple(range(len(self._objective.leaves)))
+        return self._pull(self._output_gradient, variables, batched=False)
+
+    def multiply(self, vectors: Leaves, selection: Selection, *, batched: bool) -> list[Tensor]:
+        """Jᵀ·B·J·v."""
+        self._multiplied = True
+        pushed: list[Tensor] = self._objective.replay(
+            self._x,
+            lambda: self._jacobian.matvec(vectors, Selection(self._everything, selection.outputs), batched=batched),
+        )
+        return self._pull(self._curvature.multiply(pushed, batched=batched), selection.inputs, batched=batched)
+
+    def _pull(self, cotangents: Leaves, inputs: tuple[int, ...], *, batched: bool) -> list[Tensor]:
+        product: list[Tensor] = self._objective.replay(
+            self._x,
+            lambda: self._jacobian.rmatvec(cotangents, Selection(self._everything, inputs), batched=batched),
+        )
+        return product
+
+    def kept_bytes(self) -> int:
+        """Bytes that the prediction's graph, that of Jᵀw and B keep alive."""
+        if not self._multiplied:
+            # The first product makes the graph of Jᵀw, which is then kept too.
+            variables = tuple(range(len(self._objective.leaves)))
+            zeros = [torch.zeros_like(leaf) for leaf in self._objective.leaves]
+            self.multiply(zeros, Selection(variables, variables), batched=False)
+        return (
+            self._jacobian.kept_bytes(self._objective.leaves)
+            + _size(self._jacobian.outputs)
+            + self._curvature.kept_bytes()
+        )
+
+
+def _size(tensors: Sequence[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
