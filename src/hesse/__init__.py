@@ -6,7 +6,17 @@ from hesse.eigen import Eigenpairs, eigsh
 from hesse.errors import ClosedError, ConvergenceWarning, NoDerivativeError, NonFiniteProductError, StalePointError
 from hesse.estimate import SpectralDensity, TraceEstimate, spectral_density, trace
 from hesse.functional import hvp, vhp
-from hesse.operators import Hessian, Identity, Jacobian, Operator, as_operator
+from hesse.operators import (
+    EmpiricalFisher,
+    Fisher,
+    GaussNewton,
+    Hessian,
+    Identity,
+    Jacobian,
+    LossHessian,
+    Operator,
+    as_operator,
+)
 from hesse.problem import Problem
 from hesse.products import Progress
 
@@ -17,10 +27,14 @@ __all__ = [
     "ClosedError",
     "ConvergenceWarning",
     "Eigenpairs",
+    "EmpiricalFisher",
     "Finding",
+    "Fisher",
+    "GaussNewton",
     "Hessian",
     "Identity",
     "Jacobian",
+    "LossHessian",
     "NoDerivativeError",
     "NonFiniteProductError",
     "Operator",

@@ -53,6 +53,16 @@ def budget(memory: int | str | None, device: torch.device) -> int:
     return size
 
 
+def readable(size: int) -> str:
+    """Bytes in the largest binary unit that they fill."""
+    amount = float(size)
+    for unit in ("bytes", "KiB", "MiB"):
+        if amount < 1024:
+            return f"{amount:.4g} {unit}"
+        amount /= 1024
+    return f"{amount:.4g} GiB"
+
+
 def _parsed(text: str) -> int:
     found = _SIZE.fullmatch(text)
     if found is None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from hesse.memory import readable as memory
+
+__all__ = ["duration", "memory", "number"]
+
 
 def number(value: float, digits: int = 6) -> str:
     """So many significant digits, with a true minus sign."""
@@ -14,13 +18,3 @@ def duration(seconds: float) -> str:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s"
-
-
-def memory(size: int) -> str:
-    """Bytes in the largest binary unit that they fill."""
-    amount = float(size)
-    for unit in ("bytes", "KiB", "MiB"):
-        if amount < 1024:
-            return f"{amount:.4g} {unit}"
-        amount /= 1024
-    return f"{amount:.4g} GiB"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ class Batches:
         self._checksums: list[int] = []
         self._complete = False
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Generator[Any]:
         with self._state:
             number = -1
             for number, batch in enumerate(self._data):
@@ -49,6 +49,15 @@ class Batches:
             if self._complete and number + 1 < len(self._checksums):
                 raise self._changed(f"The data has {number + 1} batches but had {len(self._checksums)}")
         self._complete = True
+
+    def first(self) -> tuple[Any, bool]:
+        """The first batch, and whether there are more."""
+        batches = iter(self)
+        try:
+            first = next(batches)
+            return first, next(batches, self) is not self
+        finally:
+            batches.close()
 
     def _compare(self, number: int, batch: Any) -> None:
         checksum = _checksum(batch)

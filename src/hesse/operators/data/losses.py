@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -42,17 +42,17 @@ class Known(NamedTuple):
         """``"mean"``, ``"sum"`` or ``"none"``."""
         return str(self.options["reduction"])
 
-    def count(self, prediction: Tensor, target: Tensor) -> float:
+    def counted(self, prediction: Tensor, target: Tensor) -> float:
         """How many terms the mean of a batch is over: targets that are not ignored (by weight), or elements."""
         if self.kind in ("mse", "l1"):
-            return float(torch.broadcast_shapes(prediction.shape, target.shape).numel())
+            return float(torch.broadcast_tensors(prediction.detach(), target)[0].numel())
         if self.kind == "bce_logits":
             return float(target.numel())
         if target.dtype.is_floating_point:  # probabilities of classes
             return float(target.numel() // target.shape[class_dimension(target)])
-        counted = target != self.options["ignore_index"]
+        not_ignored = target != self.options["ignore_index"]
         weight = self.options["weight"]
-        return float(counted.sum() if weight is None else weight[target[counted]].sum())
+        return float(not_ignored.sum() if weight is None else weight[target[not_ignored]].sum())
 
 
 def recognize(loss: Any) -> Known | None:
@@ -108,6 +108,15 @@ def hugging_face_count(model: nn.Module, batch: Any) -> float | None:
     name = getattr(getattr(model, "loss_function", None), "__name__", "")
     counted = labels[..., 1:] if name == "ForCausalLMLoss" else labels
     return float((counted != -100).sum())
+
+
+def masks_unevenly(batch: Any) -> bool:
+    """Whether some labels are −100, the mark of those to leave out, in some rows more than in others."""
+    labels = batch.get("labels") if isinstance(batch, Mapping) else batch
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.dim() == 0:
+        return False
+    masked = (labels == -100).flatten(start_dim=1).sum(1) if labels.dim() > 1 else (labels == -100)
+    return bool((masked != masked[:1]).any())
 
 
 Weight = Callable[[Any], float | Tensor]

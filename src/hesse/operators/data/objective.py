@@ -9,9 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from hesse import trees
+from hesse.errors import StalePointError
 from hesse.functional.arguments import Point
 from hesse.operators.data import rows
-from hesse.operators.data.losses import Known, Weight, hugging_face_count, recognize
+from hesse.operators.data.losses import (
+    Known,
+    Weight,
+    hugging_face_count,
+    masks_unevenly,
+    recognize,
+    reduction_of,
+)
 from hesse.operators.data.parameters import Model
 from hesse.trees import Spec
 
@@ -31,7 +39,7 @@ class Prediction(NamedTuple):
     leaves: list[Tensor]
     loss: Callable[[Sequence[Tensor]], Tensor]
     target: Any
-    count: float
+    counted: float | None
 
 
 class Objective(Protocol):
@@ -41,15 +49,17 @@ class Objective(Protocol):
         leaves, spec: the variables at the point, and their structure.
         name: the operator that errors speak of.
         known: the loss, where it is one of PyTorch's own.
+        device: where batches belong; None to leave them where they are.
     """
 
     leaves: list[Tensor]
     spec: Spec
     name: str
     known: Known | None
+    device: torch.device | None
 
-    def value(self, x: Sequence[Tensor], batch: Any) -> tuple[Tensor, float]:
-        """The loss of a batch, and how many terms it is the mean of."""
+    def value(self, x: Sequence[Tensor], batch: Any) -> tuple[Tensor, float | None]:
+        """The loss of a batch, and how many terms it is the mean of, if that can be told."""
         ...
 
     def predict(self, x: Sequence[Tensor], batch: Any) -> Prediction:
@@ -62,6 +72,18 @@ class Objective(Protocol):
 
     def replay(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
         """``thunk()``, a backward through what was evaluated with this x."""
+        ...
+
+    def stated_reduction(self) -> str | None:
+        """What the loss says of its reduction, if it does."""
+        ...
+
+    def batch_statistics(self) -> str | None:
+        """A layer that makes the rows of a batch act on each other, if there is one."""
+        ...
+
+    def require_same_mode(self) -> None:
+        """Raise if a layer was switched between training and evaluation since this was made."""
         ...
 
 
@@ -81,11 +103,11 @@ class ModelObjective:
         self.loss = loss
         self._call, self._output, self._weight = call, output, weight
         self.known = recognize(loss) if call is None else None
+        self.device = model.device()
         if loss is not None and not callable(loss):
             raise TypeError(f"The loss given to {name} should be callable but has type {type(loss)}.")
-        if loss is None and (call is None or output is not None):
-            if output is not None:
-                raise TypeError(f"{name} needs a loss of the prediction and target that output= gives but got None.")
+        if loss is None and output is not None:
+            raise TypeError(f"{name} needs a loss of the prediction and target that output= gives but got None.")
 
     def within(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
         """``thunk()`` while the parameters are x."""
@@ -95,13 +117,29 @@ class ModelObjective:
         """``thunk()``, so that checkpointed layers that it evaluates again leave the model's buffers alone."""
         return self.model.replay(x, thunk)
 
-    def value(self, x: Sequence[Tensor], batch: Any) -> tuple[Tensor, float]:
+    def stated_reduction(self) -> str | None:
+        """What the loss says of its reduction; a Hugging Face model's own is a mean."""
+        return "mean" if self.loss is None and self._call is None else reduction_of(self.loss)
+
+    def batch_statistics(self) -> str | None:
+        """A layer that normalizes by statistics of the whole batch, if there is one."""
+        return self.model.batch_statistics()
+
+    def require_same_mode(self) -> None:
+        """Raise if a layer was switched between training and evaluation since this was made."""
+        if self.model.has_changed_mode():
+            raise StalePointError(
+                f"The model was switched between training and evaluation since this {self.name} was made, so its point"
+                " is gone. Call at() for the operator in the present mode."
+            )
+
+    def value(self, x: Sequence[Tensor], batch: Any) -> tuple[Tensor, float | None]:
         """The loss of a batch at the parameters, which ``within`` has put in place."""
         if self._has_prediction(batch):
             prediction = self.predict(x, batch)
-            return prediction.loss(prediction.leaves), prediction.count
+            return prediction.loss(prediction.leaves), prediction.counted
         if self._call is not None:
-            value = self._call(self.model.module, self.loss, batch)
+            value: Any = self._call(self.model.module, self.loss, batch)
         elif self.loss is not None:
             value = self.loss(self.model.module, batch)
         elif isinstance(batch, Mapping):
@@ -134,7 +172,9 @@ class ModelObjective:
         leaves, spec = trees.flatten(predicted)
         places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.dtype.is_floating_point]
         if not places:
-            raise TypeError(f"The model given to {self.name} should predict floating-point tensors but gave {type(predicted)}.")
+            raise TypeError(
+                f"The model given to {self.name} should predict floating-point tensors but gave {type(predicted)}."
+            )
 
         def loss(replaced: Sequence[Tensor]) -> Tensor:
             full = list(leaves)
@@ -150,17 +190,18 @@ class ModelObjective:
     def _scalar(self, value: Any) -> Tensor:
         return require_scalar(value, self.name)
 
-    def _count(self, batch: Any, prediction: Any = None, target: Any = None) -> float:
+    def _count(self, batch: Any, prediction: Any = None, target: Any = None) -> float | None:
         if self._weight is not None:
             return float(self._weight(batch))
         if self.known is not None and isinstance(prediction, Tensor) and isinstance(target, Tensor):
-            return self.known.count(prediction, target)
+            return self.known.counted(prediction, target)
         if self.loss is None and self._call is None:
             count = hugging_face_count(self.model.module, batch)
             if count is not None:
                 return count
-        number = rows.count(batch if target is None else target)
-        return float(number) if number is not None else 1.0
+        elif masks_unevenly(batch if target is None else target):
+            return None
+        return rows.count(batch if target is None else target)
 
 
 class FunctionObjective:
@@ -169,7 +210,8 @@ class FunctionObjective:
     def __init__(self, point: Point, loss: Callable[..., Any] | None, name: str) -> None:
         self.leaves, self.spec = point.leaves, point.spec
         self.name = name
-        self.known = None
+        self.known: Known | None = None
+        self.device: torch.device | None = None
         self._point, self._loss = point, loss
 
     def within(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
@@ -178,7 +220,18 @@ class FunctionObjective:
 
     replay = within
 
-    def value(self, x: Sequence[Tensor], batch: Any) -> tuple[Tensor, float]:
+    def stated_reduction(self) -> str | None:
+        """There is one batch, so it does not matter."""
+        return "sum"
+
+    def batch_statistics(self) -> str | None:
+        """None: there are no rows."""
+        return None
+
+    def require_same_mode(self) -> None:
+        """Nothing: a function has no mode."""
+
+    def value(self, x: Sequence[Tensor], batch: Any) -> tuple[Tensor, float | None]:
         """The loss at the inputs x."""
         prediction = self.predict(x, batch)
         return prediction.loss(prediction.leaves), 1.0
@@ -205,7 +258,9 @@ class FunctionObjective:
 def require_scalar(value: Any, name: str) -> Tensor:
     """The loss, or one sentence that says why it is none."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"The loss given to {name} should return a Tensor with a single element but returned {type(value)}.")
+        raise TypeError(
+            f"The loss given to {name} should return a Tensor with a single element but returned {type(value)}."
+        )
     if value.numel() != 1:
         raise ValueError(
             f"The loss given to {name} should return a Tensor with a single element but returned one of shape"

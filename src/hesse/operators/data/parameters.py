@@ -26,7 +26,9 @@ def select(model: nn.Module, params: Params, name: str) -> dict[str, nn.Paramete
         raise ValueError(_none_found(model, params, name))
     for key, parameter in found.items():
         if nn.parameter.is_lazy(parameter):
-            raise ValueError(f"The parameter {key!r} given to {name} is not initialized yet. Run the model once before.")
+            raise ValueError(
+                f"The parameter {key!r} given to {name} is not initialized yet. Run the model once before."
+            )
     return found
 
 
@@ -40,11 +42,7 @@ def _ids(model: nn.Module, params: Params, name: str) -> set[int]:
     if isinstance(params, nn.Module):
         return {id(parameter) for parameter in params.parameters()}
     if isinstance(params, str):
-        return {
-            id(parameter)
-            for key, parameter in everything
-            if fnmatch.fnmatchcase(key, params) or key.startswith(f"{params}.")
-        }
+        return {id(parameter) for key, parameter in everything if matching(key, params)}
     if callable(params):
         return {id(parameter) for key, parameter in everything if params(key, parameter)}
     if isinstance(params, Iterable):
@@ -57,6 +55,11 @@ def _ids(model: nn.Module, params: Params, name: str) -> set[int]:
         f"params given to {name} should be None, a name or glob, a layer, a predicate of name and parameter, or a list"
         f" of these but has type {type(params)}."
     )
+
+
+def matching(name: str, pattern: str) -> bool:
+    """Whether a parameter is meant by a name, a glob (whose ``*`` takes in dots), or the name of a layer above it."""
+    return fnmatch.fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
 
 
 def _none_found(model: nn.Module, params: Any, name: str) -> str:

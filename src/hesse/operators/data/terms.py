@@ -19,13 +19,16 @@ class Term(Protocol):
 
     Attributes:
         value: the batch's loss.
-        gradient: its gradient, as leaves.
         count: how many samples or tokens that loss is the mean of.
     """
 
     value: Tensor
-    gradient: Sequence[Tensor]
-    count: float
+    count: float | None
+
+    @property
+    def gradient(self) -> Sequence[Tensor]:
+        """The gradient of the batch's loss, as leaves."""
+        ...
 
     def multiply(self, vectors: Leaves, selection: Selection, *, batched: bool) -> list[Tensor]:
         """The part of the product in ``selection.inputs``, for a vector in ``selection.outputs``."""
@@ -55,7 +58,11 @@ class HessianTerm:
 
         self._linearization: Linearization = tape.linearize(gradient_at, objective.leaves)
         self.value, self.count = self._linearization.aux
-        self.gradient = self._linearization.outputs
+
+    @property
+    def gradient(self) -> Sequence[Tensor]:
+        """The gradient, which was found on the way."""
+        return self._linearization.outputs
 
     def multiply(self, vectors: Leaves, selection: Selection, *, batched: bool) -> list[Tensor]:
         """H·v: one backward through the gradient's graph."""
@@ -81,14 +88,14 @@ class Curvature(Protocol):
         ...
 
 
-MakeCurvature = Callable[[Prediction, Sequence[Tensor], int], Curvature]
-"""B, made from the prediction, the gradient of the loss by its leaves, and a seed of the batch."""
+MakeCurvature = Callable[[Prediction, Sequence[Tensor]], Curvature]
+"""B, made from the prediction and the gradient of the loss by its leaves."""
 
 
 class OuterTerm:
     """JᵀBJ: J the Jacobian of a batch's prediction, B a matrix on the predictions."""
 
-    def __init__(self, objective: Objective, batch: Any, make: MakeCurvature, seed: int) -> None:
+    def __init__(self, objective: Objective, batch: Any, make: MakeCurvature) -> None:
         self._objective = objective
 
         def outputs_at(x: tuple[Tensor, ...]) -> tuple[list[Tensor], Prediction]:
@@ -99,10 +106,10 @@ class OuterTerm:
         self._jacobian: Linearization = tape.linearize(outputs_at, objective.leaves)
         predicted: Prediction = self._jacobian.aux
         outputs = self._jacobian.outputs
-        prediction = Prediction(outputs, predicted.loss, predicted.target, predicted.count)
+        prediction = Prediction(outputs, predicted.loss, predicted.target, predicted.counted)
         self._multiplied = False
         self._everything = tuple(range(len(outputs)))
-        self.count = prediction.count
+        self.count = prediction.counted
 
         def loss_at(leaves: tuple[Tensor, ...]) -> tuple[Leaves, Any]:
             value = prediction.loss(leaves)
@@ -111,7 +118,7 @@ class OuterTerm:
         lossy = tape.linearize(loss_at, outputs)
         self.value, self._output_gradient = lossy.aux, lossy.outputs
         lossy.close()
-        self._curvature = make(prediction, self._output_gradient, seed)
+        self._curvature = make(prediction, self._output_gradient)
 
     @property
     def gradient(self) -> Sequence[Tensor]:

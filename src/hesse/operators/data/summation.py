@@ -1,0 +1,227 @@
+"""One point of a sum over data: passes over the batches, what is kept between them, and what the first one finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hesse.engines.batching import Batching
+from hesse.engines.linearization import Selection
+from hesse.functional.agreement import coarsest
+from hesse.memory import budget
+from hesse.operators.data import rows
+from hesse.operators.data.batches import Batches
+from hesse.operators.data.draws import Seeded, State
+from hesse.operators.data.explanation import DataExplanation
+from hesse.operators.data.kept import Kept
+from hesse.operators.data.losses import Reduction
+from hesse.operators.data.objective import Objective
+from hesse.operators.data.plan import Plan, make_plan
+from hesse.operators.data.settings import Settings
+from hesse.operators.data.terms import Term
+from hesse.space import Space
+
+Place = tuple[int, int]
+"""Which batch, and its first row."""
+
+MakeTerm = Callable[[Objective, Any, Reduction, Place], Term]
+"""A batch's term, made from the objective, the batch, the reduction of its loss, and its place in the data."""
+
+Visit = Callable[[Place, Term, float], None]
+"""Called with each term and its weight."""
+
+
+class Summation:
+    r"""Σ w·A over the batches of data, divided by Σ w for a mean, where A is made of a batch by ``make``."""
+
+    def __init__(
+        self, objective: Objective, make: MakeTerm, data: Any, settings: Settings, plan: Plan | None = None
+    ) -> None:
+        self.objective = objective
+        self._make, self._settings = make, settings
+        self._batches = Batches(data, objective.device, objective.name)
+        self._kept = Kept(budget(settings.memory, objective.leaves[0].device))
+        # From a copy of the user's generator, which is advanced only if the loss draws, too.
+        with State(None):
+            self._seed = int(torch.randint(2**61, ()))
+        self._drew = False
+        self._sizes: dict[Any, int] = {}
+        self._batchings: dict[tuple[Place, Selection], Batching] = {}
+        self._values: dict[Place, Tensor] = {}
+        self._complete = False
+        self._value = torch.zeros(())
+        self._gradient = torch.zeros(())
+        self.plan = plan or make_plan(objective, self._batches, settings, self._measure, self._kept.budget, self._seed)
+        if self._drew:
+            # The next operator draws anew.
+            torch.randint(2**61, ())
+
+    @property
+    def value(self) -> Tensor:
+        """The loss over all data."""
+        self._ensure()
+        return self._value.clone()
+
+    @property
+    def gradient(self) -> Tensor:
+        """Its gradient as a flat vector."""
+        self._ensure()
+        return self._gradient.clone()
+
+    def _ensure(self) -> None:
+        if not self._complete:
+            self._go(lambda place, term, weight: None)
+
+    def multiply(self, vectors: Tensor, selection: Selection, source: Space, target: Space) -> Tensor:
+        """The part of the product in ``selection.inputs``, for rows (k, n) of vectors in ``selection.outputs``."""
+        total = torch.zeros(len(vectors), target.size, dtype=target.dtype, device=target.device)
+
+        def add(place: Place, term: Term, weight: float) -> None:
+            def multiply(part: Tensor) -> Tensor:
+                batch = part.dim() - 1
+                return target.join(term.multiply(source.split(part), selection, batched=batch == 1), batch)
+
+            batching = self._batching(place, selection)
+            total.add_(batching.multiply(multiply, vectors, target.lengths), alpha=weight)
+
+        return total.div_(self._go(add))
+
+    def _batching(self, place: Place, selection: Selection) -> Batching:
+        """A batch is checked for itself: whether a batched backward is right may depend on the data."""
+        key = place, selection
+        if key not in self._batchings:
+            self._batchings[key] = Batching(self._settings.batching, coarsest(self.objective.leaves))
+            if len(self._batchings) > 1:
+                self._batchings[key].inherit(next(iter(self._batchings.values())))
+        return self._batchings[key]
+
+    def _go(self, visit: Visit) -> float:
+        """Visit all terms; the first time, add up value and gradient. Returns what a sum is divided by."""
+        self.objective.require_same_mode()
+        first = not self._complete
+        space = Space(self.objective.leaves, self.objective.spec, self.objective.name)
+        value, gradient, total = 0.0, torch.zeros(space.size, dtype=space.dtype, device=space.device), 0.0
+
+        def look(place: Place, term: Term) -> None:
+            nonlocal value, total
+            weight = self._weight(term)
+            total += weight
+            if weight == 0:
+                # Nothing of the batch counts, and its mean is 0/0.
+                return
+            if first:
+                value += weight * float(term.value)
+                gradient.add_(space.join(list(term.gradient)), alpha=weight)
+            visit(place, term, weight)
+
+        self._each(look)
+        if total == 0:
+            raise ValueError(
+                f"The data given to {self.objective.name} holds nothing that counts: all weights are zero."
+            )
+        divisor = total if self.plan.reduction == "mean" else 1.0
+        if first:
+            self._value = torch.tensor(value / divisor, dtype=space.dtype, device=space.device)
+            self._gradient = gradient.div_(divisor)
+            self._complete = True
+        return divisor
+
+    def _weight(self, term: Term) -> float:
+        if self.plan.reduction == "sum" or not self.plan.several:
+            return 1.0
+        if term.count is None:
+            raise ValueError(
+                f"Some rows of the data given to {self.objective.name} have more labels masked than others, so it"
+                " cannot be told what the loss of a batch is a mean over. Give weight=, a function of a batch that"
+                " counts it."
+            )
+        return term.count
+
+    def _each(self, look: Callable[[Place, Term], None]) -> None:
+        """Every term in turn, kept or made anew; no other reference to one made anew is held."""
+        if self._complete and len(self._kept) == len(self._values):
+            for place in self._values:
+                term = self._kept.get(place)
+                assert term is not None
+                look(place, term)
+            return
+        for number, batch in enumerate(self._batches):
+            for start, piece in self._pieces(batch):
+                place = number, start
+                kept = self._kept.get(place)
+                if kept is not None:
+                    look(place, kept)
+                else:
+                    self._fresh(place, piece, look)
+
+    def _pieces(self, batch: Any) -> Iterator[tuple[int, Any]]:
+        number, most = rows.count(batch), self.plan.rows
+        if most is None or number is None or number <= most:
+            yield 0, batch
+            return
+        for start in range(0, number, most):
+            yield start, rows.part(batch, start, min(start + most, number))
+
+    def _fresh(self, place: Place, piece: Any, look: Callable[[Place, Term], None]) -> None:
+        term = self._linearized(place, piece, self.plan.reduction)
+        self._compare(place, term.value)
+        look(place, term)
+        self._kept.offer(place, term, self._size(term, piece))
+
+    def _linearized(self, place: Place, piece: Any, reduction: Reduction) -> Term:
+        # Of a batch the same numbers are drawn each time; 64-bit arithmetic keeps places apart.
+        seed = (self._seed + 0x9E3779B97F4A7C15 * (1 + place[0]) + place[1]) % 2**63
+        generators = Seeded(self.objective.device, seed)
+        with generators:
+            term = self._make(self.objective, piece, reduction, place)
+        if generators.drew:
+            self._drew = True
+            if self._settings.random == "refuse":
+                raise RuntimeError(
+                    f"The loss given to {self.objective.name} draws random numbers, as dropout does, which"
+                    ' random="refuse" does not allow. Call model.eval(), or let random="fixed" draw once a batch.'
+                )
+        return term
+
+    def _compare(self, place: Place, value: Tensor) -> None:
+        """A batch's loss must come out the same each time it is evaluated."""
+        before = self._values.setdefault(place, value)
+        allowed = 1000 * torch.finfo(coarsest(self.objective.leaves)).eps
+        if not torch.allclose(value.double(), before.double(), rtol=allowed, atol=allowed, equal_nan=True):
+            raise RuntimeError(
+                f"The loss of batch {place[0]} is {float(value):.6g} but was {float(before):.6g} when it was evaluated"
+                f" before, so there is no one {self.objective.name}: it depends on something that changes, such as"
+                " random numbers that are not PyTorch's. Take that out, or give more memory."
+            )
+
+    def _measure(self, piece: Any, reduction: Reduction) -> int:
+        return self._linearized((0, 0), piece, reduction).kept_bytes()
+
+    def _size(self, term: Term, piece: Any) -> int:
+        """Bytes that a term keeps: measured once for all batches of the same shapes."""
+        shapes = tuple([(tensor.shape, tensor.dtype) for tensor in rows.tensors(piece)])
+        if shapes not in self._sizes:
+            self._sizes[shapes] = term.kept_bytes()
+        return self._sizes[shapes]
+
+    def clear(self) -> None:
+        """Free what is kept."""
+        self._kept.clear()
+
+    def explain(self) -> DataExplanation:
+        """How products are made."""
+        decided = {batching.chosen for batching in self._batchings.values()} - {None}
+        return DataExplanation(
+            engine="tape",
+            reduction=self.plan.reduction,
+            pieces=len(self._values) if self._complete else 0,
+            kept=len(self._kept),
+            bytes_kept=self._kept.bytes,
+            budget=self._kept.budget,
+            rows=self.plan.rows,
+            reason=self.plan.reason,
+            batching=" and ".join(sorted(str(one) for one in decided)) or "undecided",
+        )

@@ -1,0 +1,111 @@
+"""``LossHessian``: the Hessian of a model's loss over data, as an operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from hesse.engines.batching import Mode
+from hesse.operators.data.data_sum import DataSum
+from hesse.operators.data.losses import Reduction, Weight
+from hesse.operators.data.models import model_objective, watched
+from hesse.operators.data.objective import Call, Objective, Output
+from hesse.operators.data.parameters import Params
+from hesse.operators.data.settings import BatchNorm, Draws, Settings
+from hesse.operators.data.terms import HessianTerm
+
+
+class LossHessian(DataSum):
+    r"""The Hessian of the mean (or summed) loss of a model over data, by its parameters, as an operator.
+
+    .. math:: H = \nabla_\theta^2 \Big( \sum_b w_b\, \ell_b(\theta) \Big/ \sum_b w_b \Big)
+
+    where :math:`\ell_b` is the loss of batch b, and :math:`w_b` how many samples or tokens it is the mean of: so a
+    ragged last batch and masked tokens give the Hessian of the true mean, that of one large batch.
+
+    Args:
+        model: any ``nn.Module``; it is left as it is.
+        loss: for a batch that is a pair (x, y) called as ``loss(model(x), y)``, for any other batch (a dict, a tensor,
+            a longer tuple) as ``loss(model, batch)``; None for Hugging Face's ``model(**batch).loss``. Returns a
+            tensor with a single element.
+        data: one batch (a tensor, tuple or mapping), or a DataLoader, list or other iterable of batches that can be
+            gone over again. Batches in CPU memory are copied to the model's device.
+        params: which parameters: all that require gradients; a name, glob or layer's name (``"blocks.*.weight"``); a
+            layer; a predicate of name and parameter; or a list of these. Tied ones count once. Those that require no
+            gradients, or are not used, have zeros.
+        reduction: whether the loss of a batch is the ``"mean"`` or the ``"sum"`` of its rows' losses. When left out
+            the loss says it, or the two halves of the first batch do; either way they are compared.
+        weight: a function of a batch that returns how many terms its loss is the mean of. When left out: targets that
+            are not ignored, for PyTorch's and Hugging Face's own losses, and else rows.
+        call: ``call(model, loss, batch)`` returns a batch's loss, in place of the calls above.
+        output: ``output(model, batch)`` returns (prediction, target), and a batch's loss is ``loss(prediction,
+            target)``.
+        memory: bytes or a size such as ``"2GiB"`` that kept batches and a product may take; half of what is available
+            when left out. As many batches as fit stay linearized between products, and too large ones are cut up.
+        batching: ``"loop"``, ``"vmap"`` or ``"auto"``, as for :class:`hesse.Hessian`.
+        random: ``"fixed"`` draws dropout's masks (and any random numbers of PyTorch) once for each batch;
+            ``"refuse"`` raises where any are drawn.
+        batch_norm: BatchNorm in training makes the loss over several batches no sum over samples: ``"refuse"`` raises,
+            ``"per batch"`` takes the sum of the batches' own losses.
+
+    Attributes:
+        value, gradient: the loss and its gradient, found in the same pass as the first product.
+        shape, dtype, device: of flat vectors, at least float32.
+
+    Raises:
+        TypeError, ValueError: a batch is none, data can be read only once or is empty, no parameter matches, the loss
+            returns no scalar, or the losses of batches cannot be put together.
+        StalePointError: at a product, when a parameter, a buffer or the mode of the model has changed.
+        RuntimeError: at a product, when the data is not the same as in an earlier pass.
+
+    Source:
+        Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6 (1994).
+
+    Example:
+        >>> import torch, hesse
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
+        >>> data = torch.utils.data.TensorDataset(torch.randn(10, 4), torch.randint(2, (10,)))
+        >>> loader = torch.utils.data.DataLoader(data, batch_size=4)
+        >>> H = hesse.LossHessian(model, torch.nn.CrossEntropyLoss(), loader)
+        >>> H.unflatten(H @ torch.randn(23))["2.bias"].shape
+        torch.Size([2])
+        >>> H.block("2.weight", "0.bias").shape
+        (6, 3)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Any,
+        data: Any,
+        *,
+        params: Params = None,
+        reduction: Reduction | None = None,
+        weight: Weight | None = None,
+        call: Call | None = None,
+        output: Output | None = None,
+        memory: int | str | None = None,
+        batching: Mode = "auto",
+        random: Draws = "fixed",
+        batch_norm: BatchNorm = "refuse",
+    ) -> None:
+        settings = Settings(
+            reduction=reduction,
+            weighted=weight is not None,
+            memory=memory,
+            batching=batching,
+            random=random,
+            batch_norm=batch_norm,
+        )
+
+        def objective() -> Objective:
+            return model_objective("LossHessian", model, loss, params, call=call, output=output, weight=weight)
+
+        super().__init__(
+            objective,
+            lambda objective, batch, reduction, place: HessianTerm(objective, batch),
+            data,
+            settings,
+            lambda: watched(model, loss, call, output),
+        )
