@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -45,7 +47,7 @@ class Known(NamedTuple):
     def counted(self, prediction: Tensor, target: Tensor) -> float:
         """How many terms the mean of a batch is over: targets that are not ignored (by weight), or elements."""
         if self.kind in ("mse", "l1"):
-            return float(torch.broadcast_tensors(prediction.detach(), target)[0].numel())
+            return float(math.prod(np.broadcast_shapes(tuple(prediction.shape), tuple(target.shape))))
         if self.kind == "bce_logits":
             return float(target.numel())
         if target.dtype.is_floating_point:  # probabilities of classes
