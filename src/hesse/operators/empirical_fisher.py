@@ -81,7 +81,7 @@ class EmpiricalFisher(DataSum):
         )
 
         def objective() -> Objective:
-            return model_objective("EmpiricalFisher", model, loss, params, output=output, weight=weight)
+            return model_objective("EmpiricalFisher", model, loss, params, output=output, weight=weight, predicts=True)
 
         def term(objective: Objective, batch: Any, reduction: Reduction, place: Place) -> OuterTerm:
             def curvature(prediction: Prediction, gradient: Any) -> Curvature:

@@ -90,7 +90,7 @@ class Fisher(DataSum):
         seed = int(np.random.default_rng(rng).integers(2**62))
 
         def objective() -> Objective:
-            made = model_objective("Fisher", model, loss, params, output=output, weight=weight)
+            made = model_objective("Fisher", model, loss, params, output=output, weight=weight, predicts=True)
             if made.known is None:
                 raise TypeError(
                     "Fisher needs the distribution of targets that the loss means, and knows those of PyTorch's cross"

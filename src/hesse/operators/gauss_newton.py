@@ -94,7 +94,7 @@ class GaussNewton(DataSum):
             module, self._point = model, None
 
             def objective() -> Objective:
-                return model_objective("GaussNewton", module, loss, params, output=output, weight=weight)
+                return model_objective("GaussNewton", module, loss, params, output=output, weight=weight, predicts=True)
 
             def tensors() -> Iterator[tuple[str, Tensor]]:
                 return watched(module, loss, output)

@@ -16,9 +16,9 @@ from tests.operators.data.models import (
     BITS,
     CLASSES,
     REAL,
-    X,
     Tied,
     WithUnused,
+    X,
     generator,
     inputs,
     loader,
@@ -102,7 +102,10 @@ def dictionary_loss(model: nn.Module, batch: dict) -> torch.Tensor:
 
 def masked_batches() -> list[dict]:
     """Dictionaries with labels masked unevenly, and a ragged last batch."""
-    batches = [{"tokens": tokens(3, 4), "labels": tokens(3, 4, 1)}, {"tokens": tokens(2, 4, 2), "labels": tokens(2, 4, 3)}]
+    batches = [
+        {"tokens": tokens(3, 4), "labels": tokens(3, 4, 1)},
+        {"tokens": tokens(2, 4, 2), "labels": tokens(2, 4, 3)},
+    ]
     batches[0]["labels"][0, 1:] = -100
     batches[1]["labels"][1, 3] = -100
     return batches
@@ -129,7 +132,7 @@ def test_masked_tokens_are_weighted_by_a_count_of_tokens(kind: type) -> None:
 
 
 def test_masked_tokens_without_a_weight_are_refused_with_the_remedy() -> None:
-    with pytest.raises(ValueError, match="neither the mean nor the sum of its rows' losses.*give weight="):
+    with pytest.raises(ValueError, match=r"neither the mean nor the sum of its rows' losses.*give weight="):
         hesse.LossHessian(seeded(Tied), dictionary_loss, masked_batches())
 
 

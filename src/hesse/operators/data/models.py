@@ -22,6 +22,7 @@ def model_objective(
     call: Call | None = None,
     output: Output | None = None,
     weight: Weight | None = None,
+    predicts: bool = False,
 ) -> ModelObjective:
     """The loss of a batch as a function of the model's chosen parameters as they are now."""
     if not isinstance(model, nn.Module):
@@ -29,7 +30,13 @@ def model_objective(
     if call is not None and output is not None:
         raise TypeError(f"{name} takes call= or output=, which both say what the loss of a batch is, but got both.")
     return ModelObjective(
-        Model(model, select(model, params, name)), loss, call=call, output=output, weight=weight, name=name
+        Model(model, select(model, params, name)),
+        loss,
+        call=call,
+        output=output,
+        weight=weight,
+        predicts=predicts,
+        name=name,
     )
 
 

@@ -91,7 +91,15 @@ class ModelObjective:
     """The loss of a model with a batch of data, as a function of the model's parameters."""
 
     def __init__(
-        self, model: Model, loss: Any, *, call: Call | None, output: Output | None, weight: Weight | None, name: str
+        self,
+        model: Model,
+        loss: Any,
+        *,
+        call: Call | None,
+        output: Output | None,
+        weight: Weight | None,
+        predicts: bool,
+        name: str,
     ) -> None:
         self.model = model
         self.leaves: list[Tensor] = list(model.chosen.values())
@@ -101,7 +109,7 @@ class ModelObjective:
         )
         self.name = name
         self.loss = loss
-        self._call, self._output, self._weight = call, output, weight
+        self._call, self._output, self._weight, self._predicts = call, output, weight, predicts
         self.known = recognize(loss) if call is None else None
         self.device = model.device()
         if loss is not None and not callable(loss):
@@ -185,7 +193,9 @@ class ModelObjective:
         return Prediction([leaves[i] for i in places], loss, target, self._count(batch, predicted, target))
 
     def _has_prediction(self, batch: Any) -> bool:
-        return self._call is None and self.loss is not None and (self._output is not None or _is_pair(batch))
+        if self._predicts or self._output is not None:
+            return True
+        return self._call is None and self.loss is not None and _is_pair(batch)
 
     def _scalar(self, value: Any) -> Tensor:
         return require_scalar(value, self.name)

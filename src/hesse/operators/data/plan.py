@@ -15,6 +15,9 @@ from hesse.operators.data.objective import Objective
 from hesse.operators.data.reduction import Finding, examine, settle
 from hesse.operators.data.settings import Settings
 
+PILOT = 2
+"""How many rows are tried first; not one, since programs that squeeze dimensions of length one are common."""
+
 Measure = Callable[[Any, Reduction], int]
 """Bytes kept of a batch."""
 
@@ -64,10 +67,8 @@ def make_plan(
 
     limit, reason = None, "a whole batch fits into the memory"
     number = rows.count(first) or 1
-    if number > 1 and layer is None:
-        # Two rows and not one, since programs that squeeze dimensions of length one are common.
-        pilot = min(2, number)
-        estimate = needed(measure(rows.part(first, 0, pilot), reduction) * number // pilot)
+    if number > PILOT and layer is None:
+        estimate = needed(measure(rows.part(first, 0, PILOT), reduction) * number // PILOT)
         if estimate > budget:
             finding = finding or examine(objective, first, seed)
             if reduction not in finding.fits and not (finding.drew and (wanted or stated)):

@@ -19,7 +19,7 @@ from hesse.operators.data.explanation import DataExplanation
 from hesse.operators.data.kept import Kept
 from hesse.operators.data.losses import Reduction
 from hesse.operators.data.objective import Objective
-from hesse.operators.data.plan import Plan, make_plan
+from hesse.operators.data.plan import PILOT, Plan, make_plan
 from hesse.operators.data.settings import Settings
 from hesse.operators.data.terms import Term
 from hesse.space import Space
@@ -55,9 +55,16 @@ class Summation:
         self._value = torch.zeros(())
         self._gradient = torch.zeros(())
         self.plan = plan or make_plan(objective, self._batches, settings, self._measure, self._kept.budget, self._seed)
+        self._begin()
         if self._drew:
             # The next operator draws anew.
             torch.randint(2**61, ())
+
+    def _begin(self) -> None:
+        """Linearize a batch that the plan found too small to try a part of, so that what is wrong is said now."""
+        first, _ = self._batches.first()
+        if (rows.count(first) or 1) <= PILOT and not self._kept:
+            self._fresh((0, 0), first, lambda place, term: None)
 
     @property
     def value(self) -> Tensor:
