@@ -110,5 +110,5 @@ def test_what_makes_no_sense_is_one_sentence() -> None:
         hesse.EmpiricalFisher(mlp(), F.cross_entropy, {"x": X, "y": CLASSES})
     with pytest.raises(ValueError, match="row for each sample"):
         hesse.EmpiricalFisher(
-            mlp(), F.mse_loss, (X, REAL), output=lambda m, b: (m(b[0]).sum(), b[1].sum()), reduction="sum"
+            mlp(), F.mse_loss, (X, REAL), output=lambda m, b: (m(b[0]).sum(), b[1].sum()), reduction="sum", weight=len
         ).to_dense()

@@ -142,10 +142,10 @@ def test_sequences_have_their_classes_in_the_second_dimension() -> None:
 def test_drawn_targets_come_near_the_expectation(make: type[nn.Module], target: Tensor) -> None:
     model = mlp()
     exact = hesse.Fisher(model, make(), loader(X, target)).to_dense()
-    drawn = [hesse.Fisher(model, make(), loader(X, target), samples=50, rng=seed).to_dense() for seed in range(40)]
-    mean, spread = torch.stack(drawn).mean(0), torch.stack(drawn).std(0) / 40**0.5
-    # 27² entries, of which hardly one is more than five standard errors off.
-    assert ((mean - exact).abs() <= 5 * spread + 1e-12).all()
+    drawn = [hesse.Fisher(model, make(), loader(X, target), samples=50, rng=seed).to_dense() for seed in range(20)]
+    mean, spread = torch.stack(drawn).mean(0), torch.stack(drawn).std(0) / 20**0.5
+    # 27² entries, of which hardly one is more than six standard errors off.
+    assert ((mean - exact).abs() <= 6 * spread + 1e-12).all()
     assert (drawn[0] - exact).norm() > 1e-3 * exact.norm()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hesse import trees
 from hesse.errors import StalePointError
+from hesse.functional import graph
 from hesse.functional.arguments import Point
 from hesse.operators.data import rows
 from hesse.operators.data.losses import (
@@ -74,6 +75,10 @@ class Objective(Protocol):
         """``thunk()``, a backward through what was evaluated with this x."""
         ...
 
+    def require_followed(self, outputs: Sequence[Tensor]) -> None:
+        """Raise if outputs depend on a variable itself, and not on the x in its place."""
+        ...
+
     def stated_reduction(self) -> str | None:
         """What the loss says of its reduction, if it does."""
         ...
@@ -112,6 +117,7 @@ class ModelObjective:
         self._call, self._output, self._weight, self._predicts = call, output, weight, predicts
         self.known = recognize(loss) if call is None else None
         self.device = model.device()
+        self._is_followed = False
         if loss is not None and not callable(loss):
             raise TypeError(f"The loss given to {name} should be callable but has type {type(loss)}.")
         if loss is None and output is not None:
@@ -124,6 +130,20 @@ class ModelObjective:
     def replay(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
         """``thunk()``, so that checkpointed layers that it evaluates again leave the model's buffers alone."""
         return self.model.replay(x, thunk)
+
+    def require_followed(self, outputs: Sequence[Tensor]) -> None:
+        """Raise if outputs depend on a parameter that was reached around the model, whose derivative would be zero."""
+        if self._is_followed:
+            return
+        names = {id(parameter): key for key, parameter in self.model.chosen.items()}
+        for node in graph.nodes(outputs):
+            name = names.get(id(getattr(node, "variable", None)))
+            if name is not None:
+                raise RuntimeError(
+                    f"The parameter {name!r} is used in a way that {self.name} cannot follow: the model keeps a second"
+                    " reference to it, which stays when its parameters are replaced. Reach it through its module."
+                )
+        self._is_followed = True
 
     def stated_reduction(self) -> str | None:
         """What the loss says of its reduction; a Hugging Face model's own is a mean."""
@@ -229,6 +249,9 @@ class FunctionObjective:
         return thunk()
 
     replay = within
+
+    def require_followed(self, outputs: Sequence[Tensor]) -> None:
+        """Nothing: what a function captures is a constant."""
 
     def stated_reduction(self) -> str | None:
         """There is one batch, so it does not matter."""

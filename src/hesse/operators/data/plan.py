@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from hesse.memory import readable
 from hesse.operators.data import rows
-from hesse.operators.data.batches import Batches
 from hesse.operators.data.kept import needed
 from hesse.operators.data.losses import Reduction
 from hesse.operators.data.objective import Objective
@@ -39,14 +38,19 @@ class Plan(NamedTuple):
 
 
 def make_plan(
-    objective: Objective, batches: Batches, settings: Settings, measure: Measure, budget: int, seed: int
+    objective: Objective,
+    first: Any,
+    several: bool,
+    settings: Settings,
+    measure: Measure,
+    budget: int,
+    seed: int,
 ) -> Plan:
-    """Look at the first batch: at its halves, for the reduction, and at a row of it, for the memory.
+    """Look at the first of the batches: at its halves, for the reduction, and at a row of it, for the memory.
 
     Raises:
         ValueError: batches' losses cannot be put together, or a row of one does not fit into the memory.
     """
-    first, several = batches.first()
     layer = objective.batch_statistics()
     if layer is not None and several and settings.batch_norm == "refuse":
         raise ValueError(

@@ -54,17 +54,18 @@ class Summation:
         self._complete = False
         self._value = torch.zeros(())
         self._gradient = torch.zeros(())
-        self.plan = plan or make_plan(objective, self._batches, settings, self._measure, self._kept.budget, self._seed)
-        self._begin()
+        self.plan = plan or self._begin()
         if self._drew:
             # The next operator draws anew.
             torch.randint(2**61, ())
 
-    def _begin(self) -> None:
-        """Linearize a batch that the plan found too small to try a part of, so that what is wrong is said now."""
-        first, _ = self._batches.first()
-        if (rows.count(first) or 1) <= PILOT and not self._kept:
-            self._fresh((0, 0), first, lambda place, term: None)
+    def _begin(self) -> Plan:
+        """Plan by the first batch; one too small to try a part of is linearized, so that what is wrong is said now."""
+        first, several = self._batches.first()
+        plan = make_plan(self.objective, first, several, self._settings, self._measure, self._kept.budget, self._seed)
+        if (rows.count(first) or 1) <= PILOT:
+            self._fresh((0, 0), first, plan.reduction, lambda place, term: None)
+        return plan
 
     @property
     def value(self) -> Tensor:
@@ -162,7 +163,7 @@ class Summation:
                 if kept is not None:
                     look(place, kept)
                 else:
-                    self._fresh(place, piece, look)
+                    self._fresh(place, piece, self.plan.reduction, look)
 
     def _pieces(self, batch: Any) -> Iterator[tuple[int, Any]]:
         number, most = rows.count(batch), self.plan.rows
@@ -172,8 +173,8 @@ class Summation:
         for start in range(0, number, most):
             yield start, rows.part(batch, start, min(start + most, number))
 
-    def _fresh(self, place: Place, piece: Any, look: Callable[[Place, Term], None]) -> None:
-        term = self._linearized(place, piece, self.plan.reduction)
+    def _fresh(self, place: Place, piece: Any, reduction: Reduction, look: Callable[[Place, Term], None]) -> None:
+        term = self._linearized(place, piece, reduction)
         self._compare(place, term.value)
         look(place, term)
         self._kept.offer(place, term, self._size(term, piece))

@@ -50,6 +50,7 @@ class HessianTerm:
 
             def gradient() -> Any:
                 value, count = objective.value(x, batch)
+                objective.require_followed([value])
                 grads = gradients((value,), x, create_graph=True)
                 return zeros_where_none(grads, x), (value.detach().reshape(()), count)
 
@@ -101,6 +102,7 @@ class OuterTerm:
         def outputs_at(x: tuple[Tensor, ...]) -> tuple[list[Tensor], Prediction]:
             self._x = x
             prediction: Prediction = objective.within(x, lambda: objective.predict(x, batch))
+            objective.require_followed(prediction.leaves)
             return prediction.leaves, prediction
 
         self._jacobian: Linearization = tape.linearize(outputs_at, objective.leaves)
