@@ -18,10 +18,9 @@ from hesse.operators.data.draws import Seeded
 from hesse.operators.data.losses import Reduction
 from hesse.operators.data.objective import Objective
 
-# How far the halves may differ from the whole, in units of the variables' precision: sums in another order.
-_ROUNDING = 1000
-# Of the coarsest types that would be everything.
-_MOST = 0.02
+_ROUNDING = {True: 0.02, False: 1e-4}
+"""How far losses that should agree may differ, when half precision has a part in them and when not: models round
+losses to float32 that are float64 elsewhere, and add them up in another order."""
 
 
 class Finding(NamedTuple):
@@ -57,8 +56,7 @@ def examine(objective: Objective, batch: Any, seed: int) -> Finding:
     )
     if generators.drew:
         return Finding(frozenset(), said, drew=True, halved=True)
-    precision = torch.finfo(coarsest(objective.leaves)).eps
-    allowed = min(_MOST, _ROUNDING * precision)
+    allowed = rounding(objective)
     fits: set[Reduction] = set()
     if _agree(whole[0], [first[0], second[0]], allowed):
         fits.add("sum")
@@ -76,6 +74,12 @@ def _loss(objective: Objective, batch: Any) -> tuple[float, float | None]:
     value, count = objective.within(x, lambda: objective.value(x, batch))
     assert isinstance(value, Tensor)
     return float(value.detach()), count
+
+
+def rounding(objective: Objective) -> float:
+    """How far, relatively, two evaluations of a loss may differ."""
+    half = torch.finfo(coarsest(objective.leaves)).bits < 32
+    return _ROUNDING[half or torch.is_autocast_enabled(objective.leaves[0].device.type)]
 
 
 def _agree(whole: float, parts: list[float], allowed: float) -> bool:

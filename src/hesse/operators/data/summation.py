@@ -20,6 +20,7 @@ from hesse.operators.data.kept import Kept
 from hesse.operators.data.losses import Reduction
 from hesse.operators.data.objective import Objective
 from hesse.operators.data.plan import PILOT, Plan, make_plan
+from hesse.operators.data.reduction import rounding
 from hesse.operators.data.settings import Settings
 from hesse.operators.data.terms import Term
 from hesse.space import Space
@@ -197,7 +198,7 @@ class Summation:
     def _compare(self, place: Place, value: Tensor) -> None:
         """A batch's loss must come out the same each time it is evaluated."""
         before = self._values.setdefault(place, value)
-        allowed = 1000 * torch.finfo(coarsest(self.objective.leaves)).eps
+        allowed = rounding(self.objective)
         if not torch.allclose(value.double(), before.double(), rtol=allowed, atol=allowed, equal_nan=True):
             raise RuntimeError(
                 f"The loss of batch {place[0]} is {float(value):.6g} but was {float(before):.6g} when it was evaluated"
