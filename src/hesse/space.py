@@ -83,6 +83,10 @@ class Space:
                     " Multiply structured vectors instead."
                 )
 
+    def zeros(self) -> list[Tensor]:
+        """The zero vector as leaves to add to, in at least float32."""
+        return [torch.zeros_like(leaf, dtype=torch.promote_types(leaf.dtype, torch.float32)) for leaf in self.leaves]
+
     def flatten(self, tree: Any) -> Tensor:
         """A structured vector as a flat one, of shape (n,), dtype ``self.dtype``."""
         return self.join(self.check(tree))

@@ -50,6 +50,13 @@ class Batches:
                 raise self._changed(f"The data has {number + 1} batches but had {len(self._checksums)}")
         self._complete = True
 
+    def held_elsewhere(self, batch: Any) -> list[Tensor]:
+        """The tensors of a batch (or a piece of one) whose memory is the user's anyway, kept by us or not."""
+        tensors = [tensor for tensor in rows.tensors(batch) if tensor.layout == torch.strided and not tensor.is_meta]
+        if isinstance(self._data, list | tuple) and self._device in (None, torch.device("cpu")):
+            return tensors
+        return [tensor for tensor in tensors if tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size()]
+
     def first(self) -> tuple[Any, bool]:
         """The first batch, and whether there are more."""
         batches = iter(self)

@@ -86,6 +86,8 @@ class Summation:
 
     def multiply(self, vectors: Tensor, selection: Selection, source: Space, target: Space) -> Tensor:
         """The part of the product in ``selection.inputs``, for rows (k, n) of vectors in ``selection.outputs``."""
+        if len(vectors) == 1:
+            return self._multiply_one(vectors[0], selection, source, target).unsqueeze(0)
         total = torch.zeros(len(vectors), target.size, dtype=target.dtype, device=target.device)
 
         def add(place: Place, term: Term, weight: float) -> None:
@@ -97,6 +99,17 @@ class Summation:
             total.add_(batching.multiply(multiply, vectors, target.lengths), alpha=weight)
 
         return total.div_(self._go(add))
+
+    def _multiply_one(self, vector: Tensor, selection: Selection, source: Space, target: Space) -> Tensor:
+        """A lone product, added up leaf by leaf: a flat copy for each batch would cost as much as small batches do."""
+        entries, total = source.split(vector), target.zeros()
+
+        def add(place: Place, term: Term, weight: float) -> None:
+            for leaf, product in zip(total, term.multiply(entries, selection, batched=False), strict=True):
+                leaf.add_(product, alpha=weight)
+
+        divisor = self._go(add)
+        return target.join(total).div_(divisor)
 
     def _batching(self, place: Place, selection: Selection) -> Batching:
         """A batch is checked for itself: whether a batched backward is right may depend on the data."""
@@ -112,7 +125,7 @@ class Summation:
         self.objective.require_same_mode()
         first = not self._complete
         space = Space(self.objective.leaves, self.objective.spec, self.objective.name)
-        value, gradient, total = 0.0, torch.zeros(space.size, dtype=space.dtype, device=space.device), 0.0
+        value, gradient, total = 0.0, space.zeros() if first else [], 0.0
 
         def look(place: Place, term: Term) -> None:
             nonlocal value, total
@@ -123,7 +136,8 @@ class Summation:
                 return
             if first:
                 value += weight * float(term.value)
-                gradient.add_(space.join(list(term.gradient)), alpha=weight)
+                for leaf, part in zip(gradient, term.gradient, strict=True):
+                    leaf.add_(part, alpha=weight)
             visit(place, term, weight)
 
         self._each(look)
@@ -134,7 +148,7 @@ class Summation:
         divisor = total if self.plan.reduction == "mean" else 1.0
         if first:
             self._value = torch.tensor(value / divisor, dtype=space.dtype, device=space.device)
-            self._gradient = gradient.div_(divisor)
+            self._gradient = space.join(gradient).div_(divisor)
             self._complete = True
         return divisor
 
@@ -207,13 +221,13 @@ class Summation:
             )
 
     def _measure(self, piece: Any, reduction: Reduction) -> int:
-        return self._linearized((0, 0), piece, reduction).kept_bytes()
+        return self._linearized((0, 0), piece, reduction).kept_bytes(self._batches.held_elsewhere(piece))
 
     def _size(self, term: Term, piece: Any) -> int:
         """Bytes that a term keeps: measured once for all batches of the same shapes."""
         shapes = tuple([(tensor.shape, tensor.dtype) for tensor in rows.tensors(piece)])
         if shapes not in self._sizes:
-            self._sizes[shapes] = term.kept_bytes()
+            self._sizes[shapes] = term.kept_bytes(self._batches.held_elsewhere(piece))
         return self._sizes[shapes]
 
     def clear(self) -> None:

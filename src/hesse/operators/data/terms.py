@@ -34,8 +34,8 @@ class Term(Protocol):
         """The part of the product in ``selection.inputs``, for a vector in ``selection.outputs``."""
         ...
 
-    def kept_bytes(self) -> int:
-        """Bytes kept for products, the variables' own not counted."""
+    def kept_bytes(self, beside: Sequence[Tensor]) -> int:
+        """Bytes kept for products, that of the variables and of the tensors ``beside`` not counted."""
         ...
 
 
@@ -72,9 +72,9 @@ class HessianTerm:
         )
         return product
 
-    def kept_bytes(self) -> int:
+    def kept_bytes(self, beside: Sequence[Tensor]) -> int:
         """Bytes that the gradient's graph keeps alive."""
-        return self._linearization.kept_bytes(self._objective.leaves) + _size(self.gradient)
+        return self._linearization.kept_bytes([*self._objective.leaves, *beside]) + _size(self.gradient)
 
 
 class Curvature(Protocol):
@@ -144,7 +144,7 @@ class OuterTerm:
         )
         return product
 
-    def kept_bytes(self) -> int:
+    def kept_bytes(self, beside: Sequence[Tensor]) -> int:
         """Bytes that the prediction's graph, that of Jᵀw and B keep alive."""
         if not self._multiplied:
             # The first product makes the graph of Jᵀw, which is then kept too.
@@ -152,7 +152,7 @@ class OuterTerm:
             zeros = [torch.zeros_like(leaf) for leaf in self._objective.leaves]
             self.multiply(zeros, Selection(variables, variables), batched=False)
         return (
-            self._jacobian.kept_bytes(self._objective.leaves)
+            self._jacobian.kept_bytes([*self._objective.leaves, *beside])
             + _size(self._jacobian.outputs)
             + self._curvature.kept_bytes()
         )
