@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 from torch import nn
@@ -9,6 +10,7 @@ from torch import nn
 from hesse.engines.batching import Mode
 from hesse.operators.data.data_sum import DataSum
 from hesse.operators.data.losses import Reduction, Weight
+from hesse.operators.data.mixed import MixedBlock
 from hesse.operators.data.models import model_objective, watched
 from hesse.operators.data.objective import Call, Objective, Output
 from hesse.operators.data.parameters import Params
@@ -109,3 +111,21 @@ class LossHessian(DataSum):
             settings,
             lambda: watched(model, loss, call, output),
         )
+
+    def data_block(self, part: Hashable = 0) -> MixedBlock:
+        r"""The mixed block :math:`\partial^2 L / \partial\theta\, \partial z`: how the gradient moves with the data.
+
+        With it the influence of data on the parameters of a minimum is :math:`-H^{-1} (\partial^2 L / \partial\theta\,
+        \partial z)`.
+
+        Args:
+            part: which part z of each batch: an index of a pair or tuple (0 is x), or a key of a mapping.
+
+        Returns:
+            An operator of shape (n, m), where m counts the elements of z over all data; a vector over the data is flat,
+            or a list with one tensor for each batch.
+
+        Raises:
+            KeyError, TypeError: a batch has no such part, or it is no floating-point tensor.
+        """
+        return MixedBlock(lambda: self.summation, self.domain, part)

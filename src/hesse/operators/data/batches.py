@@ -55,7 +55,9 @@ class Batches:
         tensors = [tensor for tensor in rows.tensors(batch) if tensor.layout == torch.strided and not tensor.is_meta]
         if isinstance(self._data, list | tuple) and self._device in (None, torch.device("cpu")):
             return tensors
-        return [tensor for tensor in tensors if tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size()]
+        return [
+            tensor for tensor in tensors if tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size()
+        ]
 
     def first(self) -> tuple[Any, bool]:
         """The first batch, and whether there are more."""

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from hesse.operators.data.terms import Term
 
 # What a product, or an evaluation, takes beside what it leaves, as a part of what is kept of the batch.
-_PASSING = 1.0
+_PASSING = 1.5
 
 
 class Kept:

@@ -196,7 +196,9 @@ class ModelObjective:
                 " only a pair (x, y) does. Give output=, a function of model and batch that returns (prediction,"
                 " target)."
             )
-        target = trees.map_tensors(Tensor.detach, target)
+        if self._predicts:
+            # J is the Jacobian of the prediction alone, whatever the target was made of.
+            target = trees.map_tensors(Tensor.detach, target)
         leaves, spec = trees.flatten(predicted)
         places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.dtype.is_floating_point]
         if not places:

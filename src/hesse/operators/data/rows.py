@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -30,6 +30,17 @@ def _mapped(function: Callable[[Tensor], Tensor], leaf: Any) -> Any:
         changed = map_batch(function, entry)
         if changed is not entry:
             fresh[key] = changed
+    return fresh
+
+
+def replaced(batch: Any, key: Hashable, tensor: Tensor) -> Any:
+    """``batch`` with another tensor at an index or key."""
+    if isinstance(batch, tuple | list):
+        entries = list(batch)
+        entries[key] = tensor  # type: ignore[call-overload]  # the key of a sequence is an index
+        return tuple(entries)
+    fresh: Any = copy.copy(batch)
+    fresh[key] = tensor
     return fresh
 
 

@@ -42,7 +42,8 @@ class Summation:
         self, objective: Objective, make: MakeTerm, data: Any, settings: Settings, plan: Plan | None = None
     ) -> None:
         self.objective = objective
-        self._make, self._settings = make, settings
+        self.data, self.settings = data, settings
+        self._make = make
         self._batches = Batches(data, objective.device, objective.name)
         self._kept = Kept(budget(settings.memory, objective.leaves[0].device))
         # From a copy of the user's generator, which is advanced only if the loss draws, too.
@@ -63,10 +64,14 @@ class Summation:
     def _begin(self) -> Plan:
         """Plan by the first batch; one too small to try a part of is linearized, so that what is wrong is said now."""
         first, several = self._batches.first()
-        plan = make_plan(self.objective, first, several, self._settings, self._measure, self._kept.budget, self._seed)
+        plan = make_plan(self.objective, first, several, self.settings, self._measure, self._kept.budget, self._seed)
         if (rows.count(first) or 1) <= PILOT:
             self._fresh((0, 0), first, plan.reduction, lambda place, term: None)
         return plan
+
+    def batches(self) -> Iterator[Any]:
+        """The batches themselves, on the model's device."""
+        return iter(self._batches)
 
     @property
     def value(self) -> Tensor:
@@ -82,7 +87,7 @@ class Summation:
 
     def _ensure(self) -> None:
         if not self._complete:
-            self._go(lambda place, term, weight: None)
+            self.go(lambda place, term, weight: None)
 
     def multiply(self, vectors: Tensor, selection: Selection, source: Space, target: Space) -> Tensor:
         """The part of the product in ``selection.inputs``, for rows (k, n) of vectors in ``selection.outputs``."""
@@ -98,7 +103,7 @@ class Summation:
             batching = self._batching(place, selection)
             total.add_(batching.multiply(multiply, vectors, target.lengths), alpha=weight)
 
-        return total.div_(self._go(add))
+        return total.div_(self.go(add))
 
     def _multiply_one(self, vector: Tensor, selection: Selection, source: Space, target: Space) -> Tensor:
         """A lone product, added up leaf by leaf: a flat copy for each batch would cost as much as small batches do."""
@@ -108,19 +113,19 @@ class Summation:
             for leaf, product in zip(total, term.multiply(entries, selection, batched=False), strict=True):
                 leaf.add_(product, alpha=weight)
 
-        divisor = self._go(add)
+        divisor = self.go(add)
         return target.join(total).div_(divisor)
 
     def _batching(self, place: Place, selection: Selection) -> Batching:
         """A batch is checked for itself: whether a batched backward is right may depend on the data."""
         key = place, selection
         if key not in self._batchings:
-            self._batchings[key] = Batching(self._settings.batching, coarsest(self.objective.leaves))
+            self._batchings[key] = Batching(self.settings.batching, coarsest(self.objective.leaves))
             if len(self._batchings) > 1:
                 self._batchings[key].inherit(next(iter(self._batchings.values())))
         return self._batchings[key]
 
-    def _go(self, visit: Visit) -> float:
+    def go(self, visit: Visit) -> float:
         """Visit all terms; the first time, add up value and gradient. Returns what a sum is divided by."""
         self.objective.require_same_mode()
         first = not self._complete
@@ -202,7 +207,7 @@ class Summation:
             term = self._make(self.objective, piece, reduction, place)
         if generators.drew:
             self._drew = True
-            if self._settings.random == "refuse":
+            if self.settings.random == "refuse":
                 raise RuntimeError(
                     f"The loss given to {self.objective.name} draws random numbers, as dropout does, which"
                     ' random="refuse" does not allow. Call model.eval(), or let random="fixed" draw once a batch.'

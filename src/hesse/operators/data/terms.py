@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from hesse.engines import tape
 from hesse.engines.linearization import Leaves, Linearization, Selection
 from hesse.functional.gradients import gradients, zeros_where_none
+from hesse.operators.data import rows
 from hesse.operators.data.objective import Objective, Prediction
 
 
@@ -40,30 +41,34 @@ class Term(Protocol):
 
 
 class HessianTerm:
-    """The Hessian of a batch's loss."""
+    """The Hessian of a batch's loss, by the variables and, where a part of the batch is named, by that after them."""
 
-    def __init__(self, objective: Objective, batch: Any) -> None:
+    def __init__(self, objective: Objective, batch: Any, part: Hashable = None) -> None:
         self._objective = objective
+        number = len(objective.leaves)
 
-        def gradient_at(x: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
-            self._x = x
+        def gradient_at(leaves: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
+            self._x = x = leaves[:number]
+            # What is named takes its place in the batch again, where autograd can follow it.
+            seen = rows.replaced(batch, part, leaves[number]) if len(leaves) > number else batch
 
             def gradient() -> Any:
-                value, count = objective.value(x, batch)
+                value, count = objective.value(x, seen)
                 objective.require_followed([value])
-                grads = gradients((value,), x, create_graph=True)
-                return zeros_where_none(grads, x), (value.detach().reshape(()), count)
+                grads = gradients((value,), leaves, create_graph=True)
+                return zeros_where_none(grads, leaves), (value.detach().reshape(()), count)
 
             found: tuple[tuple[Tensor, ...], Any] = objective.within(x, gradient)
             return found
 
-        self._linearization: Linearization = tape.linearize(gradient_at, objective.leaves)
+        point = objective.leaves if part is None else [*objective.leaves, batch[part]]
+        self._linearization: Linearization = tape.linearize(gradient_at, point)
         self.value, self.count = self._linearization.aux
 
     @property
     def gradient(self) -> Sequence[Tensor]:
         """The gradient, which was found on the way."""
-        return self._linearization.outputs
+        return self._linearization.outputs[: len(self._objective.leaves)]
 
     def multiply(self, vectors: Leaves, selection: Selection, *, batched: bool) -> list[Tensor]:
         """H·v: one backward through the gradient's graph."""
