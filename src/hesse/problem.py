@@ -1,4 +1,4 @@
-"""``Problem``: a function and the point to look at it, what a problem file gives to the command."""
+"""``Problem``: what a problem file gives to the command, a function and a point, or a model, a loss and data."""
 
 from __future__ import annotations
 
@@ -6,28 +6,38 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from torch import nn
+
 from hesse.functional.arguments import check_point
+from hesse.operators.data.parameters import Params, select
+from hesse.operators.hessian import Hessian
+from hesse.operators.loss_hessian import LossHessian
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Problem:
     """A scalar function :math:`f` and a point :math:`x`, whose Hessian :math:`\\nabla^2 f(x)` is asked about.
 
+    Either ``func`` and ``inputs``; or ``model``, ``loss`` and ``data``, where the function is the loss over all data
+    and the point are the model's parameters.
+
     A *problem file* is a Python file with a function ``problem()`` that returns one of these; ``hesse vhp FILE``
     takes it from there. ``problem`` may take the optional keywords ``device`` (a ``torch.device``) and ``dtype``
     (a ``torch.dtype``): then the command's ``--device`` and ``--dtype`` are passed on, and the inputs are taken
     as they come. Otherwise the command moves and casts the inputs, and only them: tensors that ``func`` captures
-    stay as they are.
+    stay as they are. Of a model it moves and casts the model and the floating-point tensors of the data.
 
     Args:
         func: takes the inputs, returns a real tensor with a single element.
         inputs: a floating-point or complex tensor, or a structure of them (tuples, lists, dicts, dataclasses).
             An outermost tuple is splatted into ``func``.
+        model, loss, data, params: see :class:`hesse.LossHessian`; ``inputs`` is then the dict of the chosen parameters.
+        options: other keywords of :class:`hesse.LossHessian`, such as ``weight`` or ``memory``.
 
     Raises:
-        TypeError: ``func`` cannot be called, or something in ``inputs`` is no tensor.
+        TypeError: ``func`` cannot be called, something in ``inputs`` is no tensor, or it is neither one nor the other.
         RuntimeError: a tensor in ``inputs`` is neither floating-point nor complex.
-        ValueError: ``inputs`` holds no tensor.
+        ValueError: ``inputs`` holds no tensor, or no parameter matches.
 
     Example:
         >>> import torch, hesse
@@ -35,14 +45,37 @@ class Problem:
         ...     target = torch.tensor([1.0, 2.0], device=device, dtype=dtype)
         ...     return hesse.Problem(func=lambda x: ((x - target) ** 4).sum(), inputs=torch.zeros_like(target))
         >>> at_zero = problem()
-        >>> hesse.Hessian(at_zero.func, at_zero.inputs) @ torch.ones(2)
+        >>> at_zero.operator() @ torch.ones(2)
         tensor([12., 48.])
+        >>> line = torch.nn.Linear(1, 1)
+        >>> data = torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [1.0]])
+        >>> hesse.Problem(model=line, loss=torch.nn.MSELoss(), data=data).operator().to_dense()
+        tensor([[4., 2.],
+                [2., 2.]])
     """
 
-    func: Callable[..., Any]
-    inputs: Any
+    func: Callable[..., Any] | None = None
+    inputs: Any = None
+    model: nn.Module | None = None
+    loss: Any = None
+    data: Any = None
+    params: Params = None
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.model is not None:
+            if self.func is not None or self.data is None:
+                raise TypeError("A Problem is func= and inputs=, or model=, loss= and data=, but this is neither.")
+            chosen = select(self.model, self.params, "Problem")
+            object.__setattr__(self, "inputs", {name: parameter.detach() for name, parameter in chosen.items()})
+            return
         if not callable(self.func):
             raise TypeError(f"The func given to Problem must be callable but has type {type(self.func)}.")
         check_point("Problem", self.func, self.inputs)
+
+    def operator(self) -> Hessian | LossHessian:
+        """The Hessian at the point."""
+        if self.model is not None:
+            return LossHessian(self.model, self.loss, self.data, params=self.params, **self.options)
+        assert self.func is not None
+        return Hessian(self.func, self.inputs)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hesse import trees
 from hesse.cli.failures import CommandError, UserError, attributed, raised_in, sentence
+from hesse.operators.data.batches import Cast
 from hesse.problem import Problem
 
 _MODULE = "hesse_problem_file"
@@ -44,6 +45,8 @@ def load(path: Path, device: torch.device | None = None, dtype: torch.dtype | No
     left = [key for key in wanted if key not in passed]
     hint = _hint(left) if left else ""
     with attributed(hint):
+        if problem.func is None:
+            return _moved(problem, device if "device" in left else None, dtype if "dtype" in left else None)
         inputs = problem.inputs
         if left:
             inputs = _cast(inputs, None if "device" in passed else device, None if "dtype" in passed else dtype)
@@ -116,6 +119,14 @@ def _call(make: Callable[..., Any], passed: dict[str, Any], path: Path) -> Probl
     if not isinstance(problem, Problem):
         raise CommandError(f"problem() in {path} should return a hesse.Problem but returned {type(problem)}.")
     return problem
+
+
+def _moved(problem: Problem, device: torch.device | None, dtype: torch.dtype | None) -> Problem:
+    """A problem of a model, moved and cast; the operator copies batches to the model's device by itself."""
+    assert problem.model is not None
+    problem.model.to(device=device, dtype=dtype)
+    data = problem.data if dtype is None else Cast(problem.data, dtype)
+    return dataclasses.replace(problem, inputs=None, data=data)
 
 
 def _cast(inputs: Any, device: torch.device | None, dtype: torch.dtype | None) -> Any:

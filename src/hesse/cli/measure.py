@@ -14,7 +14,7 @@ from hesse import trees
 from hesse.cli.failures import CommandError, UserError, attributed, sentence
 from hesse.clock import Clock
 from hesse.functional.arguments import check_point
-from hesse.operators import Hessian
+from hesse.operators import Hessian, LossHessian
 from hesse.problem import Problem
 
 
@@ -31,7 +31,7 @@ class Measurement:
         difference: ‖product − PyTorch's‖ / ‖PyTorch's‖ for the first vector.
     """
 
-    hessian: Hessian
+    hessian: Hessian | LossHessian
     vector: Any
     product: Any
     evaluation_seconds: float
@@ -62,10 +62,17 @@ class Measurement:
 
 def measure(problem: Problem, first: Any, count: int, rng: Any, compare: bool) -> Measurement:
     """Make the operator and multiply ``count`` vectors: ``first`` (None for a random one), then random ones."""
+    if compare and problem.func is None:
+        raise CommandError("--compare needs a problem of func and inputs: PyTorch's vhp knows no models and no data.")
     _load_pytorch()
     with attributed():
+<<<<<<< HEAD
         clock = Clock()
         hessian = Hessian(problem.func, problem.inputs)
+=======
+        clock = _Clock()
+        hessian = problem.operator()
+>>>>>>> 3ceccb8 (Let a problem be a model, a loss and data; examples of users' models)
         evaluation_seconds = clock.lap(hessian.device)
         vectors = _vectors(hessian, first, count, rng)
         measurement: Measurement | None = None
@@ -93,7 +100,7 @@ def _load_pytorch() -> None:
     torch.autograd.grad(x * 1, x, torch.ones(1))
 
 
-def _vectors(hessian: Hessian, first: Any, count: int, rng: Any) -> Iterator[Any]:
+def _vectors(hessian: Hessian | LossHessian, first: Any, count: int, rng: Any) -> Iterator[Any]:
     """One at a time: all of them at once could be many times the memory of the problem."""
     if first is not None:
         yield first
@@ -103,6 +110,7 @@ def _vectors(hessian: Hessian, first: Any, count: int, rng: Any) -> Iterator[Any
 
 def _pytorch(problem: Problem, vector: Any) -> Any:
     """torch.autograd.functional.vhp's product; it takes tuples of tensors, so the function is given its leaves."""
+    assert problem.func is not None
     point = check_point("vhp", problem.func, problem.inputs)
     entries, spec = trees.flatten(vector)
     call: Callable[..., Any] = lambda *leaves: point.call(leaves)  # noqa: E731
@@ -119,12 +127,12 @@ def _pytorch(problem: Problem, vector: Any) -> Any:
     return spec.rebuild(product)
 
 
-def _difference(hessian: Hessian, ours: Any, theirs: Any) -> float:
+def _difference(hessian: Hessian | LossHessian, ours: Any, theirs: Any) -> float:
     reference = _double(hessian, theirs)
     return float(torch.linalg.vector_norm(_double(hessian, ours) - reference) / torch.linalg.vector_norm(reference))
 
 
-def _double(hessian: Hessian, tree: Any) -> Tensor:
+def _double(hessian: Hessian | LossHessian, tree: Any) -> Tensor:
     return hessian.flatten(tree).double()
 
 

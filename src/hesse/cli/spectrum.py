@@ -26,7 +26,6 @@ from hesse.cli.resources import peak_memory
 from hesse.eigen import eigsh
 from hesse.errors import ConvergenceWarning
 from hesse.estimate import spectral_density, trace
-from hesse.operators import Hessian
 from hesse.problem import Problem
 from hesse.report.numbers import duration, memory, number
 from hesse.report.spectrum import Pair, Spectrum
@@ -97,7 +96,7 @@ class _Study:
     def __init__(self, name: str, problem: Problem, seed: int, top: int, bottom: int) -> None:
         self._seconds: dict[str, float] = {}
         with attributed():
-            self.hessian = self._timed("evaluation", lambda: Hessian(problem.func, problem.inputs))
+            self.hessian = self._timed("evaluation", problem.operator)
             n = self.hessian.shape[1]
             if n == 0:
                 raise CommandError(f"The inputs of {name} hold no numbers, so there is no spectrum.")

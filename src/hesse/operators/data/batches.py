@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -102,6 +102,21 @@ class Batches:
             return tensor.to(device, non_blocking=tensor.is_pinned())
 
         return rows.map_batch(move, batch)
+
+
+class Cast:
+    """Data whose batches have their floating-point tensors in another precision."""
+
+    def __init__(self, data: Any, dtype: torch.dtype) -> None:
+        self._data = (data,) if is_one_batch(data) else data
+        self._dtype = dtype
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._data:
+            yield rows.map_batch(self._cast, batch)
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._dtype) if tensor.dtype.is_floating_point else tensor
 
 
 def is_one_batch(data: Any) -> bool:

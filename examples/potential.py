@@ -1,0 +1,63 @@
+"""An interatomic potential learned from energies and forces, which are gradients taken inside the loss.
+
+python examples/potential.py
+hesse spectrum examples/potential.py --top 10 --bottom 3 --probes 4 --steps 40
+"""
+
+import torch
+
+import hesse
+
+
+class Potential(torch.nn.Module):
+    """Energy as a sum over pairs of a network of their distance."""
+
+    def __init__(self, width=32):
+        super().__init__()
+        self.pair = torch.nn.Sequential(torch.nn.Linear(1, width), torch.nn.SiLU(), torch.nn.Linear(width, 1))
+
+    def forward(self, positions):
+        return self.pair(distances(positions).unsqueeze(-1)).sum((1, 2))
+
+
+def distances(positions):
+    i, j = torch.triu_indices(positions.shape[1], positions.shape[1], offset=1)
+    return torch.linalg.vector_norm(positions[:, i] - positions[:, j], dim=-1)
+
+
+def energy_and_forces(energy, positions):
+    positions = positions.detach().requires_grad_()
+    energies = energy(positions)
+    (gradient,) = torch.autograd.grad(energies.sum(), positions, create_graph=True)
+    return energies, -gradient
+
+
+def loss(model, batch):
+    energies, forces = energy_and_forces(model, batch["positions"])
+    return (energies - batch["energies"]).square().mean() + (forces - batch["forces"]).square().mean()
+
+
+def clusters(number, seed):
+    """Eight atoms near the corners of a cube, with Morse energies and forces."""
+    corners = 1.2 * torch.cartesian_prod(*[torch.arange(2.0)] * 3)
+    positions = corners + 0.1 * torch.randn(number, 8, 3, generator=torch.Generator().manual_seed(seed))
+    energies, forces = energy_and_forces(lambda x: ((1 - torch.exp(1.2 - distances(x))) ** 2).sum(1), positions)
+    return {"positions": positions, "energies": energies.detach(), "forces": forces.detach()}
+
+
+def problem(steps=300):
+    data = [clusters(32, seed) for seed in range(4)]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Potential()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        for step in range(steps):
+            optimizer.zero_grad()
+            loss(model, data[step % 4]).backward()
+            optimizer.step()
+    return hesse.Problem(model=model, loss=loss, data=data)
+
+
+if __name__ == "__main__":
+    H = problem().operator()
+    print(f"{H.shape[0]} parameters, loss {H.value:.4g}; sharpness {hesse.eigsh(H, k=1, rng=0).values[0]:.3f}")
