@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from hesse.engines.batching import Mode
-from hesse.engines.guard import captured, tensors_of
 from hesse.functional.arguments import check_point
+from hesse.functional.captured import captured, tensors_of
 from hesse.operators.data.curvatures import LossCurvature
 from hesse.operators.data.data_sum import DataSum
 from hesse.operators.data.losses import Reduction, Weight, recognize

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hesse.engines.guard import captured
+from hesse.functional.captured import captured
 from hesse.operators.data.losses import Weight
 from hesse.operators.data.objective import Call, ModelObjective, Output
 from hesse.operators.data.parameters import Model, Params, select
