@@ -1,7 +1,7 @@
 """A convolutional network on scikit-learn's digits, in batches: the Hessian of its loss over all of them.
 
 python examples/convolutional.py
-hesse spectrum examples/convolutional.py --top 10 --bottom 3 --probes 4 --steps 40
+hesse spectrum examples/convolutional.py --top 10 --bottom 3 --probes 2 --steps 30 --max-products 100
 """
 
 import torch

@@ -1,7 +1,7 @@
 """A small transformer that has learned some of Python's own documentation, letter by letter.
 
 python examples/language_model.py
-hesse spectrum examples/language_model.py --top 10 --bottom 3 --probes 4 --steps 40
+hesse spectrum examples/language_model.py --top 5 --bottom 2 --probes 2 --steps 30 --max-products 80
 The text comes with Python, in pydoc_data.topics. Attention is PyTorch's default, fused one.
 """
 
@@ -11,7 +11,7 @@ import torch
 
 import hesse
 
-LENGTH, WIDTH, HEADS, LAYERS = 64, 32, 4, 2
+LENGTH, WIDTH, HEADS, LAYERS = 32, 24, 4, 2
 
 
 class Model(torch.nn.Module):
@@ -40,7 +40,7 @@ def sequences():
 
 
 def problem(steps=300):
-    """The loss over 64 windows, in batches of 16, after some training."""
+    """The loss over 32 windows, in batches of 16, after some training."""
     x, y, alphabet = sequences()
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -51,7 +51,7 @@ def problem(steps=300):
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
             optimizer.step()
-    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x[:64], y[:64]), batch_size=16)
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x[:32], y[:32]), batch_size=16)
     return hesse.Problem(model=model, loss=torch.nn.CrossEntropyLoss(), data=data)
 
 

@@ -1,7 +1,7 @@
 """A physics-informed network for −u″ = π²·sin(πx), whose second derivative is taken inside the loss.
 
 python examples/physics_informed.py
-hesse spectrum examples/physics_informed.py --top 10 --bottom 3 --probes 4 --steps 40
+hesse spectrum examples/physics_informed.py --top 10 --bottom 3 --probes 2 --steps 30 --max-products 100
 
 A Hessian product of this loss needs fourth derivatives of the network. The spread of the eigenvalues is why such
 networks train slowly.

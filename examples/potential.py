@@ -1,7 +1,7 @@
 """An interatomic potential learned from energies and forces, which are gradients taken inside the loss.
 
 python examples/potential.py
-hesse spectrum examples/potential.py --top 10 --bottom 3 --probes 4 --steps 40
+hesse spectrum examples/potential.py --top 10 --bottom 3 --probes 2 --steps 30 --max-products 100
 """
 
 import torch
@@ -10,11 +10,9 @@ import hesse
 
 
 class Potential(torch.nn.Module):
-    """Energy as a sum over pairs of a network of their distance."""
-
-    def __init__(self, width=32):
+    def __init__(self):
         super().__init__()
-        self.pair = torch.nn.Sequential(torch.nn.Linear(1, width), torch.nn.SiLU(), torch.nn.Linear(width, 1))
+        self.pair = torch.nn.Sequential(torch.nn.Linear(1, 32), torch.nn.SiLU(), torch.nn.Linear(32, 1))
 
     def forward(self, positions):
         return self.pair(distances(positions).unsqueeze(-1)).sum((1, 2))
@@ -26,10 +24,8 @@ def distances(positions):
 
 
 def energy_and_forces(energy, positions):
-    positions = positions.detach().requires_grad_()
-    energies = energy(positions)
-    (gradient,) = torch.autograd.grad(energies.sum(), positions, create_graph=True)
-    return energies, -gradient
+    energies = energy(x := positions.detach().requires_grad_())
+    return energies, -torch.autograd.grad(energies.sum(), x, create_graph=True)[0]
 
 
 def loss(model, batch):
@@ -39,13 +35,14 @@ def loss(model, batch):
 
 def clusters(number, seed):
     """Eight atoms near the corners of a cube, with Morse energies and forces."""
-    corners = 1.2 * torch.cartesian_prod(*[torch.arange(2.0)] * 3)
-    positions = corners + 0.1 * torch.randn(number, 8, 3, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(number, 8, 3, generator=torch.Generator().manual_seed(seed))
+    positions = 1.2 * torch.cartesian_prod(*[torch.arange(2.0)] * 3) + 0.1 * noise
     energies, forces = energy_and_forces(lambda x: ((1 - torch.exp(1.2 - distances(x))) ** 2).sum(1), positions)
     return {"positions": positions, "energies": energies.detach(), "forces": forces.detach()}
 
 
 def problem(steps=300):
+    """The loss over four batches after some training; the loss is given the model and the dictionary."""
     data = [clusters(32, seed) for seed in range(4)]
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -1,7 +1,7 @@
 """An LSTM that reads the Zen of Python letter by letter.
 
 python examples/recurrent.py
-hesse spectrum examples/recurrent.py --top 10 --bottom 3 --probes 4 --steps 40
+hesse spectrum examples/recurrent.py --top 10 --bottom 3 --probes 2 --steps 30 --max-products 100
 """
 
 import codecs
