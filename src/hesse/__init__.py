@@ -4,7 +4,19 @@ from hesse import func, functional
 from hesse.checking import Check, Finding, check
 from hesse.eigen import Eigenpairs, eigsh
 from hesse.errors import ClosedError, ConvergenceWarning, NoDerivativeError, NonFiniteProductError, StalePointError
-from hesse.estimate import SpectralDensity, TraceEstimate, spectral_density, trace
+from hesse.estimate import (
+    DiagonalEstimate,
+    NormEstimate,
+    SpectralDensity,
+    TraceEstimate,
+    TraceOfEstimate,
+    diagonal,
+    frobenius_norm,
+    logdet,
+    spectral_density,
+    trace,
+    trace_of,
+)
 from hesse.functional import hvp, vhp
 from hesse.operators import (
     EmpiricalFisher,
@@ -26,6 +38,7 @@ __all__ = [
     "Check",
     "ClosedError",
     "ConvergenceWarning",
+    "DiagonalEstimate",
     "Eigenpairs",
     "EmpiricalFisher",
     "Finding",
@@ -37,19 +50,25 @@ __all__ = [
     "LossHessian",
     "NoDerivativeError",
     "NonFiniteProductError",
+    "NormEstimate",
     "Operator",
     "Problem",
     "Progress",
     "SpectralDensity",
     "StalePointError",
     "TraceEstimate",
+    "TraceOfEstimate",
     "as_operator",
     "check",
+    "diagonal",
     "eigsh",
+    "frobenius_norm",
     "func",
     "functional",
     "hvp",
+    "logdet",
     "spectral_density",
     "trace",
+    "trace_of",
     "vhp",
 ]

@@ -1,23 +1,22 @@
-"""``trace``: the sum of the diagonal, by Hutchinson's estimator."""
+"""``trace``: the sum of the diagonal."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from hesse.estimate import student
+from hesse import blocks
+from hesse.estimate.checks import check_question
+from hesse.estimate.quantity import Quantity
+from hesse.estimate.sampling import LEAST_SAMPLES, Sampled, Sampler, exact
+from hesse.estimate.xtrace import xtrace
 from hesse.operators.probes import Rng
 from hesse.products import Callback, Products
 
-# The t interval is that of normal samples, and stopping early favors intervals that are too short: by then there are
-# enough samples for both to matter little.
-LEAST_SAMPLES = 30
-BLOCK = 16
+METHODS = ("auto", "hutchinson", "hutch++", "xtrace", "exact")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,25 +24,33 @@ class TraceEstimate:
     """A trace, and how well it is known.
 
     Attributes:
-        estimate: the mean of the samples.
-        standard_error: of that mean; zero where the trace is exact.
-        interval: (low, high), covers the trace with probability ``confidence``.
+        estimate: the trace.
+        standard_error: of the mean of independent samples; zero where the trace is exact, NaN for XTrace.
+        error_estimate: what XTrace takes its error to be, from leaving one vector out at a time; elsewhere the standard
+            error.
+        interval: (low, high), covers the trace with probability ``confidence``; XTrace has none, so there it is
+            (−∞, ∞).
         confidence: as asked for.
-        converged: whether the interval reaches no farther than max(tol·|estimate|, atol).
-        num_products: products made, one a sample.
+        converged: whether the interval reaches no farther than max(tol·|estimate|, atol); for XTrace, whether it would
+            not if the error estimate were a standard error.
+        num_products: products made.
+        method: by which the estimate was made: ``"hutchinson"``, ``"hutch++"``, ``"xtrace"`` or ``"exact"``.
     """
 
     estimate: float
     standard_error: float
+    error_estimate: float
     interval: tuple[float, float]
     confidence: float
     converged: bool
     num_products: int
+    method: str
 
 
 def trace(
     A: Any,
     *,
+    method: Literal["auto", "hutchinson", "hutch++", "xtrace", "exact"] = "auto",
     tol: float = 0.05,
     atol: float = 0.0,
     confidence: float = 0.95,
@@ -54,17 +61,21 @@ def trace(
 ) -> TraceEstimate:
     r"""The trace of an operator, :math:`\mathrm{tr} A = \mathrm{E}\, z^\top A z` for random signs z.
 
-    Hutchinson's estimator: the mean of :math:`z_i^\top A z_i` with a Student t interval, at least 30 samples, until
-    the interval reaches no farther than :math:`\max(\mathrm{tol} \cdot |\mathrm{estimate}|, \mathrm{atol})` to each
-    side. Where n is at most 30 the diagonal itself is read off, by n products with unit vectors.
+    Sampling goes on until the interval, by at least 30 independent samples, reaches no farther than
+    :math:`\max(\mathrm{tol} \cdot |\mathrm{estimate}|, \mathrm{atol})` to each side.
 
     Args:
         A: a square operator, or what ``hesse.as_operator`` takes for one.
+        method: ``"hutchinson"`` takes the mean of :math:`z_i^\top A z_i`; ``"hutch++"`` reads the trace off a basis of
+            the range and samples only what remains, for eigenvalues that decay; ``"xtrace"`` does so with every vector
+            left out in turn, which gives an error estimate but no interval; ``"exact"`` makes n products. ``"auto"``
+            begins with Hutchinson's samples and goes on in the way that they foretell to be the cheapest of the
+            first, the second and the exact one; where n is at most 30 it is exact.
         tol: half width of the interval relative to the estimate.
         atol: half width of the interval; a trace near zero never meets a relative one.
         confidence: of the interval, between 0 and 1.
         max_products: how many products may be made, at least 2.
-        rng: seed or NumPy generator of the signs.
+        rng: seed or NumPy generator of the random vectors.
         callback: given a ``hesse.Progress`` as sampling goes on; a true answer stops it.
         progress: whether to show a bar on standard error.
 
@@ -73,11 +84,13 @@ def trace(
         issued.
 
     Raises:
-        ValueError: the operator is not square, or a number is out of range.
+        ValueError: the operator is not square, or a number is out of range, or ``"exact"`` needs more products than
+            there may be.
         NonFiniteProductError: a product holds infinities or NaNs.
 
     Source: Hutchinson, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines",
-    Commun. Stat. Simul. Comput. 19 (1990) 433–450.
+    Commun. Stat. Simul. Comput. 19 (1990) 433–450; for the others ``hesse.estimate.sampling`` and
+    ``hesse.estimate.xtrace``.
 
     Example:
         >>> import torch, hesse
@@ -85,51 +98,46 @@ def trace(
         >>> hesse.trace(H).estimate
         14.0
     """
-    for name, value in (("tol", tol), ("atol", atol)):
-        if not value >= 0:
-            raise ValueError(f"{name} given to trace should be at least 0 but is {value}.")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence given to trace should be between 0 and 1 but is {confidence}.")
+    check_question("trace", method=(method, METHODS), tol=tol, atol=atol, confidence=confidence)
     if max_products < 2:
         raise ValueError(f"max_products given to trace should be at least 2 but is {max_products}.")
+    quantity = Quantity(
+        form=blocks.dots,
+        target=lambda estimate: max(tol * abs(estimate), atol),
+        # The variance of zᵀBz is 2·‖B‖² less what the diagonal has of it, and B = PAP is no larger than PA.
+        spread=lambda distances: math.sqrt(2 * float((distances**2).mean())),
+        show=lambda estimate, half: f"{estimate:.6g} ± {half:.2g}",
+    )
     with Products(A, "trace", max_products=max_products, callback=callback, progress=progress) as products:
-        if products.size <= min(LEAST_SAMPLES, max_products):
-            return _exact(products, confidence)
-        result = _sampled(products, tol, atol, confidence, np.random.default_rng(rng))
+        found: Sampled
+        if method == "exact" and products.size > max_products:
+            raise ValueError(
+                f"The exact trace needs {products.size} products but max_products given to trace is {max_products}."
+            )
+        if method == "exact" or (method == "auto" and products.size <= min(LEAST_SAMPLES, max_products)):
+            found = exact(products, quantity)
+        elif method == "xtrace":
+            found = xtrace(products, quantity.target, confidence, np.random.default_rng(rng))
+        else:
+            found = Sampler(products, quantity, method, confidence, np.random.default_rng(rng)).run()
+        result = _result(found, confidence, products.count)
         if not result.converged:
-            half = 0.5 * (result.interval[1] - result.interval[0])
             products.warn(
-                f"the trace is only known as {result.estimate:.6g} ± {half:.2g}", "Raise max_products, tol or atol."
+                f"the trace is only known as {result.estimate:.6g} ± {min(found.half, found.error_estimate):.2g}",
+                "Raise max_products, tol or atol.",
             )
         return result
 
 
-def _exact(products: Products, confidence: float) -> TraceEstimate:
-    operator = products.operator
-    units = torch.eye(products.size, dtype=operator.dtype, device=operator.device)
-    total = float(_forms(products, units).sum()) if products.size else 0.0
-    return TraceEstimate(total, 0.0, (total, total), confidence, True, products.count)
-
-
-def _sampled(products: Products, tol: float, atol: float, confidence: float, rng: np.random.Generator) -> TraceEstimate:
-    samples: list[float] = []
-    estimate = error = half = math.nan
-    converged = False
-    while products.left and not converged:
-        # Samples to the least number, then in blocks; never one beyond the budget.
-        wanted = LEAST_SAMPLES - len(samples) if len(samples) < LEAST_SAMPLES else BLOCK
-        signs = products.operator.signs(min(wanted, BLOCK, products.left), rng)
-        samples += _forms(products, signs).tolist()
-        estimate = float(np.mean(samples))
-        if len(samples) > 1:
-            error = float(student.standard_error(samples))
-            half = student.quantile(confidence, len(samples)) * error
-        converged = len(samples) >= LEAST_SAMPLES and half <= max(tol * abs(estimate), atol)
-        products.report(f"{estimate:.6g} ± {half:.2g}")
-    interval = (estimate - half, estimate + half)
-    return TraceEstimate(estimate, error, interval, confidence, converged, products.count)
-
-
-def _forms(products: Products, Z: Tensor) -> Tensor:
-    """zᵀ·A·z for each column, float64."""
-    return products.operator.gram(Z, products.multiply(Z)).diagonal().double().cpu()
+def _result(found: Sampled, confidence: float, num_products: int) -> TraceEstimate:
+    interval = (found.estimate - found.half, found.estimate + found.half)
+    return TraceEstimate(
+        found.estimate,
+        found.standard_error,
+        found.error_estimate,
+        interval,
+        confidence,
+        found.converged,
+        num_products,
+        found.method,
+    )
