@@ -18,6 +18,7 @@ from hesse.estimate import (
     trace_of,
 )
 from hesse.functional import hvp, vhp
+from hesse.linear import ShiftedSolutions, Solution, jacobi, nystrom, solve, solve_shifted
 from hesse.operators import (
     EmpiricalFisher,
     Fisher,
@@ -54,6 +55,8 @@ __all__ = [
     "Operator",
     "Problem",
     "Progress",
+    "ShiftedSolutions",
+    "Solution",
     "SpectralDensity",
     "StalePointError",
     "TraceEstimate",
@@ -66,7 +69,11 @@ __all__ = [
     "func",
     "functional",
     "hvp",
+    "jacobi",
     "logdet",
+    "nystrom",
+    "solve",
+    "solve_shifted",
     "spectral_density",
     "trace",
     "trace_of",

@@ -29,8 +29,15 @@ def dots(operator: Operator, U: Tensor, V: Tensor) -> Tensor:
 
 
 def norms(operator: Operator, V: Tensor) -> Tensor:
-    """‖v‖ of each column, (k,)."""
-    return dots(operator, V, V).sqrt()
+    """‖v‖ of each column, (k,), also where its square would underflow or overflow."""
+    squares = dots(operator, V, V)
+    limits = torch.finfo(V.dtype)
+    lengths = squares.sqrt()
+    for factor, beyond in ((2.0**60, squares < limits.tiny / limits.eps), (2.0**-60, ~torch.isfinite(squares))):
+        if bool(beyond.any()):
+            scaled = V * factor
+            lengths = torch.where(beyond, dots(operator, scaled, scaled).sqrt() / factor, lengths)
+    return lengths
 
 
 def gram(operator: Operator, U: Tensor, V: Tensor) -> Tensor:
@@ -46,6 +53,16 @@ def like(coefficients: Tensor, V: Tensor) -> Tensor:
 def beside(U: Tensor, V: Tensor) -> Tensor:
     """The columns of U and then those of V."""
     return torch.cat([U.mT, V.mT]).mT
+
+
+def select(U: Tensor, chosen: Tensor) -> Tensor:
+    """The chosen columns of a block, or entries of coefficients, by indices or by a mask on the CPU."""
+    return U.mT[chosen.to(U.device)].mT if U.dim() == 2 else U[chosen]
+
+
+def scale(U: Tensor, factors: Tensor) -> Tensor:
+    """Each column times its factor."""
+    return U * like(factors, U)
 
 
 def empty(operator: Operator) -> Tensor:

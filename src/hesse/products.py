@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from hesse.errors import ConvergenceWarning, NonFiniteProductError
 from hesse.operators.dense import as_operator
+from hesse.operators.operator import Operator
 from hesse.progress import Bar
 
 
@@ -75,6 +77,27 @@ class Products:
     ) -> None:
         if self._bar is not None:
             self._bar.__exit__(kind, error, trace)
+
+    @contextlib.contextmanager
+    def part(self, operator: Operator) -> Iterator[Products]:
+        """Products of the same question with another operator, out of the same budget."""
+        part = Products(operator, self.question, max_products=self.left, callback=self._part_callback(), progress=False)
+        try:
+            yield part
+        finally:
+            self.count += part.count
+            self.stopped |= part.stopped
+
+    def _part_callback(self) -> Callback:
+        before = self.count
+
+        def report(progress: Progress) -> bool:
+            count, self.count = self.count, before + progress.num_products
+            self.report(progress.status)
+            self.count = count
+            return self.stopped
+
+        return report
 
     @property
     def size(self) -> int:

@@ -40,6 +40,7 @@ class Sum(Operator):
         self.dtype = _promoted(first, second)
         self.symmetric = first.symmetric and second.symmetric
         self.positive_semidefinite = first.positive_semidefinite and second.positive_semidefinite
+        self.differentiable = first.differentiable and second.differentiable
         self.domain = _shared(first.domain, second.domain)
         self.range = _shared(first.range, second.range)
 
@@ -62,6 +63,7 @@ class Scaled(Operator):
         self.shape, self.dtype, self.device = operator.shape, operator.dtype, operator.device
         self.symmetric = operator.symmetric
         self.positive_semidefinite = operator.positive_semidefinite and factor >= 0
+        self.differentiable = operator.differentiable
         self.domain, self.range = operator.domain, operator.range
 
     def matmat(self, V: Tensor) -> Tensor:
@@ -78,6 +80,7 @@ class Transpose(Operator):
 
     def __init__(self, operator: Operator) -> None:
         self._operator = operator
+        self.differentiable = operator.differentiable
         self.shape = (operator.shape[1], operator.shape[0])
         self.domain, self.range = operator.range, operator.domain
         self.dtype, self.device = operator.dtype, operator.device if self.domain is None else self.domain.device

@@ -81,6 +81,7 @@ class Linearized(Operator):
         self.shape = (range_.size, domain.size)
         self.dtype, self.device = torch.promote_types(domain.dtype, range_.dtype), domain.device
         self.symmetric = symmetric
+        self.differentiable = linearization.create_graph
 
     def matmat(self, V: Tensor) -> Tensor:
         """A·V for columns (n, k): one replay for each vector or chunk of vectors."""
