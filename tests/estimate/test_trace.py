@@ -17,20 +17,138 @@ from ..known_matrices import with_eigenvalues
 SPREAD = np.concatenate([np.linspace(-1, 1, 180), 1.5 ** np.arange(1, 11)])
 
 
-def test_the_interval_covers_the_trace_as_often_as_it_says():
-    A = with_eigenvalues(SPREAD)
-    truth = SPREAD.sum()
-    hits, runs = 0, 400
-    for seed in range(runs):
-        low, high = hesse.trace(A, tol=0.1, rng=seed).interval
-        hits += low <= truth <= high
-    # Stopping early costs a little; chance alone would give 380 ± 4.4.
-    assert hits >= 0.93 * runs
+METHODS = pytest.mark.parametrize("method", ["hutchinson", "hutch++", "auto"])
+KNOWN = {
+    "outliers": SPREAD,
+    "decaying": 0.8 ** np.arange(120.0),
+    "flat": np.linspace(0.5, 1.5, 100),
+    "indefinite": np.linspace(-1, 2, 100),
+}
+
+
+def coverage(method, eigenvalues, runs):
+    A, truth = hesse.as_operator(with_eigenvalues(eigenvalues)), eigenvalues.sum()
+    intervals = [hesse.trace(A, method=method, tol=0.15, rng=seed).interval for seed in range(runs)]
+    return np.mean([low - 1e-12 <= truth <= high + 1e-12 for low, high in intervals])
+
+
+@pytest.mark.parametrize("eigenvalues", [KNOWN["outliers"], KNOWN["indefinite"]], ids=["outliers", "indefinite"])
+def test_hutchinsons_interval_covers_the_trace_as_often_as_it_says(eigenvalues):
+    # Stopping early costs a little; chance alone would give 950 ± 7 of 1000.
+    assert coverage("hutchinson", eigenvalues, 1000) >= 0.93
+
+
+@pytest.mark.parametrize("eigenvalues", KNOWN.values(), ids=KNOWN.keys())
+def test_the_interval_of_auto_covers_the_trace_as_often_as_it_says(eigenvalues):
+    assert coverage("auto", eigenvalues, 200) >= 0.93 - 2 * np.sqrt(0.95 * 0.05 / 200)
+
+
+@pytest.mark.exhaustive
+@METHODS
+@pytest.mark.parametrize("eigenvalues", KNOWN.values(), ids=KNOWN.keys())
+def test_every_interval_covers_the_trace_as_often_as_it_says(method, eigenvalues):
+    assert coverage(method, eigenvalues, 1000) >= 0.93
+
+
+@METHODS
+def test_each_method_finds_the_trace_in_float32_and_of_matrices_without_symmetry(method):
+    A = with_eigenvalues(SPREAD, torch.float32)
+    found = hesse.trace(A, method=method, rng=0)
+    assert found.converged
+    assert abs(found.estimate - SPREAD.sum()) <= 0.1 * SPREAD.sum()
+    skew = torch.randn(100, 100, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = hesse.trace(A.double()[:100, :100] + skew - skew.mT, method=method, tol=0.2, max_products=5000, rng=0)
+    assert found.converged
+    truth = float(A.double().diagonal()[:100].sum())
+    assert abs(found.estimate - truth) <= 0.3 * truth
+
+
+def test_the_method_that_was_used_is_said():
+    for method in ("hutchinson", "hutch++", "xtrace", "exact"):
+        assert hesse.trace(with_eigenvalues(SPREAD), method=method, rng=0).method == method
+    assert hesse.trace(torch.eye(20)).method == "exact"
+
+
+def test_xtrace_gives_an_error_estimate_and_no_interval():
+    A, truth = hesse.as_operator(with_eigenvalues(KNOWN["decaying"])), KNOWN["decaying"].sum()
+    found = [hesse.trace(A, method="xtrace", tol=0.02, rng=seed) for seed in range(100)]
+    assert all(each.converged and np.isnan(each.standard_error) for each in found)
+    assert all(each.interval == (-np.inf, np.inf) for each in found)
+    errors = np.array([each.estimate - truth for each in found])
+    estimates = np.array([each.error_estimate for each in found])
+    # Of the right size in the mean, which is all that it says.
+    assert 0.5 <= np.sqrt((errors**2).mean() / (estimates**2).mean()) <= 2
+    assert abs(errors.mean()) <= 4 * errors.std() / 10
+    # Leaving out is exact: many a probe would not tell the decaying spectrum by fewer than this.
+    assert np.mean([each.num_products for each in found]) <= 45
+
+
+def test_xtrace_is_the_mean_over_bases_with_one_vector_left_out():
+    matrix = with_eigenvalues(KNOWN["decaying"][:60])
+    found = hesse.trace(matrix, method="xtrace", atol=1e9, rng=7)
+    assert found.num_products == 16
+    probes = hesse.as_operator(matrix).randn(8, np.random.default_rng(7))
+    by_hand = []
+    for i in range(8):
+        others = [j for j in range(8) if j != i]
+        basis, _ = torch.linalg.qr(matrix @ probes[:, others])
+        rest = probes[:, i] - basis @ (basis.mT @ probes[:, i])
+        rest = rest * np.sqrt(60 - 7) / rest.norm()
+        by_hand.append(float((basis.mT @ matrix @ basis).trace() + rest @ matrix @ rest))
+    assert np.isclose(found.estimate, np.mean(by_hand))
+    assert np.isclose(found.error_estimate, np.std(by_hand, ddof=1) / np.sqrt(8))
+
+
+@pytest.mark.parametrize("rank", [1, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_basis_of_the_whole_range_reads_the_trace_off(rank, dtype):
+    A = with_eigenvalues(np.concatenate([np.arange(1.0, rank + 1), np.zeros(200 - rank)]), dtype)
+    truth = rank * (rank + 1) / 2
+    for method in ("auto", "hutch++", "xtrace"):
+        found = hesse.trace(A, method=method, tol=1e-4, rng=0)
+        assert found.converged
+        assert abs(found.estimate - truth) <= 1e-4 * truth
+        assert found.num_products <= 16 + rank + 1 + 30
+
+
+@METHODS
+def test_the_zero_operator_has_trace_zero(method):
+    for size in (1, 50):
+        found = hesse.trace(torch.zeros(size, size), method=method, rng=0)
+        assert found.estimate == 0
+        assert found.converged
+    assert hesse.trace(torch.zeros(50, 50), method="xtrace", rng=0).estimate == 0
+
+
+def test_hutchplusplus_splits_a_budget_without_a_tolerance_in_thirds():
+    A = hesse.as_operator(with_eigenvalues(KNOWN["decaying"]))
+    with pytest.warns(hesse.ConvergenceWarning):
+        found = hesse.trace(A, method="hutch++", tol=0.0, max_products=90, rng=0)
+    assert found.num_products == 90
+    assert abs(found.estimate - KNOWN["decaying"].sum()) <= 1e-2
+    low, high = found.interval
+    assert high - low <= 0.05
+
+
+@METHODS
+def test_no_method_exceeds_its_budget(method):
+    for budget in (2, 3, 17, 31, 40, 77):
+        with pytest.warns(hesse.ConvergenceWarning):
+            found = hesse.trace(with_eigenvalues(SPREAD), method=method, tol=1e-9, max_products=budget, rng=0)
+        assert found.num_products <= budget
+        assert np.isfinite(found.estimate)
+
+
+def test_an_exact_trace_beyond_the_budget_is_refused():
+    with pytest.raises(ValueError, match="exact trace needs 40 products but max_products given to trace is 39"):
+        hesse.trace(torch.eye(40), method="exact", max_products=39)
+    with pytest.raises(ValueError, match="method given to trace should be one of 'auto', 'hutchinson'"):
+        hesse.trace(torch.eye(40), method="lanczos")
 
 
 def test_the_estimate_is_the_mean_and_its_error_is_of_the_size_it_says():
     A = with_eigenvalues(SPREAD)
-    found = [hesse.trace(A, tol=0.0, atol=1e9, rng=seed) for seed in range(300)]
+    found = [hesse.trace(A, method="hutchinson", tol=0.0, atol=1e9, rng=seed) for seed in range(300)]
     assert all(each.num_products == 30 for each in found)
     estimates = np.array([each.estimate for each in found])
     dense = A.numpy()
@@ -39,10 +157,16 @@ def test_the_estimate_is_the_mean_and_its_error_is_of_the_size_it_says():
     assert np.isclose(np.mean([each.standard_error for each in found]), exact, rtol=0.05)
 
 
-def test_the_interval_is_students():
-    found = hesse.trace(with_eigenvalues(SPREAD), confidence=0.8, atol=1e9, rng=0)
-    half = stats.t.ppf(0.9, 29) * found.standard_error
-    assert np.allclose(found.interval, (found.estimate - half, found.estimate + half))
+def test_the_interval_is_students_corrected_for_skewness():
+    A = hesse.as_operator(with_eigenvalues(SPREAD))
+    found = hesse.trace(A, method="hutchinson", confidence=0.8, atol=1e9, rng=0)
+    generator = np.random.default_rng(0)
+    probes = torch.cat([A.signs(16, generator), A.signs(14, generator)], dim=1)
+    samples = (probes * (A @ probes)).sum(dim=0).numpy()
+    t = stats.t.ppf(0.9, 29)
+    half = stats.sem(samples) * (t + abs(stats.skew(samples)) * (2 * t**2 + 1) / (6 * np.sqrt(30)))
+    assert np.isclose(found.standard_error, stats.sem(samples))
+    assert np.allclose(found.interval, (samples.mean() - half, samples.mean() + half))
     assert found.confidence == 0.8
 
 
@@ -59,7 +183,7 @@ def test_small_operators_are_read_off_exactly(n):
 
 def test_a_matrix_without_symmetry_has_a_trace():
     matrix = torch.randn(50, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = hesse.trace(matrix, atol=8.0, rng=0)
+    found = hesse.trace(matrix, method="hutchinson", atol=8.0, rng=0)
     low, high = found.interval
     assert found.converged
     assert low <= float(torch.trace(matrix)) <= high
@@ -86,8 +210,8 @@ def test_a_trace_of_zero_stops_by_the_absolute_tolerance():
 def test_a_callback_stops_it_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = hesse.trace(with_eigenvalues(SPREAD), tol=0.0, rng=0, callback=lambda p: p.num_products >= 46)
-    assert found.num_products == 46
+        found = hesse.trace(with_eigenvalues(SPREAD), tol=0.0, rng=0, callback=lambda p: p.num_products >= 16)
+    assert found.num_products == 16
     assert not found.converged
 
 

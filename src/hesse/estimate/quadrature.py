@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -10,47 +11,51 @@ from torch import Tensor
 from hesse.eigen.basis import Basis
 from hesse.products import Products
 
-# A vector whose new part is that small, in units of eps·‖A‖, lies in the basis: it is rounding.
-BREAKDOWN = 10
+# Fewer steps say nothing about how a quadrature converges.
+LEAST_STEPS = 4
 
 
 class Probe:
     """Lanczos from one vector, with full reorthogonalization.
 
     Attributes:
-        vector: what is to be multiplied next, (n, 1).
-        ended: whether the basis is full or holds the whole Krylov space.
-        exhausted: whether it is the latter: then the quadrature is exact up to rounding.
+        values: what the quadrature gave after each step, as its user notes it.
     """
 
     def __init__(self, products: Products, start: Tensor, steps: int) -> None:
         self.basis = Basis(products, steps, keep_products=False)
-        self.vector = start / products.norm(start)
-        self.ended = self.exhausted = False
+        self.basis.push(start)
+        self.values: list[float] = []
         self._eps = torch.finfo(products.operator.dtype).eps
-        self.norm = 0.0
 
-    def step(self, image: Tensor) -> None:
-        """Go on by the product of ``vector``."""
-        remainder, beta = self.basis.take(self.vector, image)
-        self.norm = max(self.norm, float(self.basis.matrix[-1].abs().max()), beta)
-        self.exhausted = beta <= BREAKDOWN * self._eps * self.norm or self.basis.size == remainder.shape[0]
-        self.ended = self.exhausted or self.basis.size == self.basis.capacity
-        if not self.ended:
-            self.vector = remainder / beta
+    @property
+    def ended(self) -> bool:
+        """Whether it has made its steps, or come to the end of its Krylov space; there the quadrature is exact."""
+        return self.basis.size == self.basis.capacity or self.basis.exhausted
 
     @property
     def rounding(self) -> float:
         """How far the nodes may be off by rounding, eps·‖A‖."""
-        return self._eps * self.norm
+        return self._eps * self.basis.norm
 
-    def quadrature(self, steps: int | None = None) -> tuple[Tensor, Tensor]:
+    def quadrature(self) -> tuple[Tensor, Tensor]:
         """Nodes and weights: Ritz values, and squares of the Ritz vectors' parts along the start."""
-        steps = self.basis.size if steps is None else steps
-        values, coordinates = torch.linalg.eigh(self.basis.matrix[:steps, :steps])
+        values, coordinates = torch.linalg.eigh(self.basis.matrix)
         return values, coordinates[0] ** 2
 
-    @property
-    def earlier(self) -> int:
-        """The number of steps, about three quarters, whose quadrature tells the error of the present one."""
-        return max(1, math.floor(0.75 * self.basis.size))
+
+def error(values: list[float], most: int) -> float:
+    """How far the last of a quadrature's values, one for each step, may be off, where ``most`` steps make it exact.
+
+    The steps of the last quarter changed it by so much in all; and what each doubling of the steps changed goes on as a
+    geometric series, which matters where that falls slowly.
+    """
+    size = len(values)
+    if size < LEAST_STEPS:
+        return math.inf
+    quarter, half, last = (values[max(1, size * part // 4) - 1] for part in (1, 2, 4))
+    changes = sum(abs(after - before) for before, after in itertools.pairwise(values[max(1, size * 3 // 4) - 1 :]))
+    doubled, before = abs(last - half), abs(half - quarter)
+    ratio = doubled / before if before else 0.0
+    to_come = sum(ratio**power for power in range(1, 1 + math.ceil(math.log2(most / size))))
+    return max(changes, doubled * to_come)

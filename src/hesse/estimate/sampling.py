@@ -119,7 +119,7 @@ class Sampler:
         error, half = math.nan, math.inf
         if len(samples) > 1:
             error = float(student.standard_error(samples))
-            half = student.quantile(self._confidence, len(samples)) * error + rounding
+            half = student.reach(samples, self._confidence) + rounding
         converged = len(samples) >= LEAST_SAMPLES and half <= self._quantity.target(estimate)
         self._products.report(self._quantity.show(estimate, half))
         return Sampled(estimate, error, error, half, converged, method)
@@ -128,7 +128,7 @@ class Sampler:
         """The way on that is foretold to need the fewest products: "plain", "grow", "deflate" or "exact"."""
         products, taken = self._products, len(samples)
         if self._range.size == 0 or taken < 2:
-            return "plain"
+            return "deflate" if self._strategy == "hutch++" and self._range.exhausted else "plain"
         quantile = student.quantile(self._confidence, LEAST_SAMPLES)
         spread = float(np.std(samples, ddof=1))
         target = self._quantity.target(float(np.mean(samples)))

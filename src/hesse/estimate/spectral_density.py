@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hesse.eigen.basis import Basis
 from hesse.estimate import chi_square, student
+from hesse.estimate.quadrature import Probe
 from hesse.operators.probes import Rng
 from hesse.products import Callback, Products
 
@@ -128,7 +128,7 @@ def spectral_density(
         vector_bytes = products.size * products.operator.dtype.itemsize
         at_once = max(1, BASIS_BYTES // (steps * vector_bytes))
         generator = np.random.default_rng(rng)
-        probes: list[_Probe] = []
+        probes: list[Probe] = []
         while len(probes) < num_probes and products.left:
             signs = products.operator.signs(min(at_once, num_probes - len(probes)), generator)
             probes += _side_by_side(products, signs, steps, num_probes, len(probes))
@@ -136,26 +136,8 @@ def spectral_density(
         return _density(probes, steps, sigma, confidence, converged, products.count)
 
 
-class _Probe:
-    """Lanczos from one vector."""
-
-    def __init__(self, products: Products, start: Tensor, steps: int) -> None:
-        self.basis = Basis(products, steps, keep_products=False)
-        self.basis.push(start)
-
-    @property
-    def ended(self) -> bool:
-        """Whether it has made its steps, or come to the end of its Krylov space."""
-        return self.basis.size == self.basis.capacity or self.basis.exhausted
-
-    def quadrature(self) -> tuple[Tensor, Tensor]:
-        """Nodes and weights: Ritz values, and squares of the Ritz vectors' parts along the start."""
-        values, coordinates = torch.linalg.eigh(self.basis.matrix)
-        return values, coordinates[0] ** 2
-
-
-def _side_by_side(products: Products, starts: Tensor, steps: int, num_probes: int, done: int) -> list[_Probe]:
-    probes = [_Probe(products, start, steps) for start in torch.split(starts, 1, dim=1)]
+def _side_by_side(products: Products, starts: Tensor, steps: int, num_probes: int, done: int) -> list[Probe]:
+    probes = [Probe(products, start, steps) for start in torch.split(starts, 1, dim=1)]
     running = probes
     while running and products.left:
         images = products.multiply(torch.cat([probe.basis.next for probe in running], dim=1))
@@ -168,7 +150,7 @@ def _side_by_side(products: Products, starts: Tensor, steps: int, num_probes: in
 
 
 def _density(
-    probes: list[_Probe], steps: int, sigma: float | None, confidence: float, converged: bool, num_products: int
+    probes: list[Probe], steps: int, sigma: float | None, confidence: float, converged: bool, num_products: int
 ) -> SpectralDensity:
     nodes = torch.zeros(len(probes), steps, dtype=torch.float64)
     weights = torch.zeros(len(probes), steps, dtype=torch.float64)

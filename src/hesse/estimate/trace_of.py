@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hesse import blocks
-from hesse.estimate import student
+from hesse.estimate import quadrature, student
 from hesse.estimate.checks import check_question
 from hesse.estimate.quadrature import Probe
 from hesse.operators.probes import Rng
@@ -38,8 +38,8 @@ class TraceOfEstimate:
     Attributes:
         estimate: tr f(A).
         standard_error: of the mean over the probes; zero where the matrix was made.
-        quadrature_error: how far the quadratures may be off in the mean: what the last quarter of the steps changed,
-            and what rounding of the eigenvalues by eps·‖A‖ could.
+        quadrature_error: how far the quadratures may be off in the mean, as the changes by their last steps foretell,
+            and by rounding of the eigenvalues by eps·‖A‖.
         interval: (low, high): the interval of the sampling, at ``confidence``, widened by ``quadrature_error``.
         confidence: as asked for.
         converged: whether the interval reaches no farther than max(tol·|estimate|, atol).
@@ -73,9 +73,9 @@ def trace_of(
     r"""The trace of a function of a symmetric operator, :math:`\mathrm{tr} f(A) = \sum_i f(\lambda_i)`.
 
     Stochastic Lanczos quadrature: for random signs z, m steps of Lanczos give a Gauss quadrature of
-    :math:`z^\top f(A) z`, whose mean over z is the trace. Each probe goes on until its last quarter of steps changed
-    little; ten probes tell by their spread how many there must be. Where n is at most 100, or at most 2000 and less
-    than the products to come, the matrix itself is made.
+    :math:`z^\top f(A) z`, whose mean over z is the trace. Each probe goes on until its last steps changed little; ten
+    probes tell by their spread how many there must be. Where n is at most 100, or at most 2000 and less than the
+    products to come, the matrix itself is made.
 
     Args:
         f: takes eigenvalues as a float64 tensor of shape (m,), returns f of each.
@@ -202,66 +202,64 @@ class _Traced:
         at_once = max(1, BASIS_BYTES // (steps * vector_bytes))
         samples: list[float] = []
         errors: list[float] = []
-        wanted = FIRST_PROBES
+        wanted: float = FIRST_PROBES
         while len(samples) < wanted and products.left:
-            signs = products.operator.signs(min(at_once, wanted - len(samples)), rng)
+            signs = products.operator.signs(int(min(at_once, wanted - len(samples), 1000)), rng)
             for sample, error in self._side_by_side(signs, steps):
                 samples.append(sample)
                 errors.append(error)
-            if len(samples) == FIRST_PROBES:
-                spread = float(np.std(samples, ddof=1))
-                reach = student.quantile(self._confidence, FIRST_PROBES) * spread
-                # The error of the quadrature takes its part of what is allowed.
-                allowed = self._target(float(np.mean(samples))) - float(np.mean(errors))
-                if allowed > 0:
-                    wanted = max(FIRST_PROBES, math.ceil(min((reach / allowed) ** 2, 1e9)))
-                to_come = (wanted / FIRST_PROBES - 1) * products.count if allowed > 0 else math.inf
+            if len(samples) >= FIRST_PROBES:
+                wanted = max(wanted, self._wanted(samples, errors))
+                to_come = (wanted / len(samples) - 1) * products.count
                 if products.size <= min(LARGEST_MATRIX, products.left, to_come):
                     return self.exact()
         if len(samples) < 2:
             return self._result(samples[0] if samples else math.nan, math.inf, math.inf, math.inf, len(samples))
-        stage = min(len(samples), FIRST_PROBES)
-        spread = float(np.std(samples[:stage], ddof=1))
-        error = spread / math.sqrt(len(samples))
-        half = student.quantile(self._confidence, stage) * error
+        error, half = self._sampling(samples)
         return self._result(float(np.mean(samples)), error, float(np.mean(errors)), half, len(samples))
 
+    def _sampling(self, samples: list[float]) -> tuple[float, float]:
+        """The standard error of the mean, and its reach: by the spread of the first stage, as Stein's rule has it."""
+        stage = min(len(samples), FIRST_PROBES)
+        error = float(np.std(samples[:stage], ddof=1)) / math.sqrt(len(samples))
+        return error, student.quantile(self._confidence, stage) * error
+
+    def _wanted(self, samples: list[float], errors: list[float]) -> float:
+        """How many probes make the interval short enough, as far as can be told by now."""
+        # The error of the quadrature takes its part of what is allowed.
+        allowed = self._target(float(np.mean(samples))) - float(np.mean(errors))
+        _, reach = self._sampling(samples)
+        if reach <= allowed:
+            return len(samples)
+        return math.ceil(len(samples) * min((reach / allowed) ** 2, 1e9)) if allowed > 0 else math.inf
+
     def _side_by_side(self, signs: Tensor, steps: int) -> list[tuple[float, float]]:
-        """zᵀ·f(A)·z and the error of its quadrature, for each probe that was carried through."""
+        """zᵀ·f(A)·z and the error of its quadrature, for each probe that made a step."""
         products = self._products
         probes = [Probe(products, start, steps) for start in blocks.pieces(signs)]
-        running, done = probes, []
-        check = 1
+        found: dict[int, tuple[float, float]] = {}
+        running = list(range(len(probes)))
         while running and products.left:
             taken = running[: products.left]
-            images = products.multiply(torch.cat([probe.vector for probe in taken], dim=1))
-            for probe, image in zip(taken, blocks.pieces(images), strict=True):
-                probe.step(image)
-            size = taken[0].basis.size
-            products.report(f"{len(running)} probes at step {size}")
-            if size < check and not any(probe.ended for probe in taken):
-                continue
-            # Often enough to stop in time, and seldom enough that eigenvalues of small matrices cost little.
-            check = size + max(1, size // 8)
-            still = []
-            for probe in running:
-                sample, error = self._sample(probe)
-                if probe.ended or error <= QUADRATURE_SHARE * self._target(sample):
-                    done.append((sample, error))
-                else:
-                    still.append(probe)
-            running = still
-        return done + [self._sample(probe) for probe in running if probe.basis.size]
+            images = products.multiply(torch.cat([probes[i].basis.next for i in taken], dim=1))
+            for i, image in zip(taken, blocks.pieces(images), strict=True):
+                probes[i].basis.take(image)
+                found[i] = self._sample(probes[i])
+            products.report(f"{len(running)} probes at step {probes[taken[0]].basis.size}")
+            running = [i for i in running if i not in found or not self._is_done(probes[i], *found[i])]
+        return list(found.values())
+
+    def _is_done(self, probe: Probe, sample: float, error: float) -> bool:
+        return probe.ended or error <= QUADRATURE_SHARE * self._target(sample)
 
     def _sample(self, probe: Probe) -> tuple[float, float]:
-        nodes, weights = probe.quadrature()
+        """n·zᵀ·f(A)·z/‖z‖² by quadrature, and how far that may be off."""
         n = self._products.size
+        nodes, weights = probe.quadrature()
         sample = n * float(self._values(nodes) @ weights)
-        change = 0.0
-        if not probe.exhausted:
-            earlier, shares = probe.quadrature(probe.earlier)
-            change = abs(sample - n * float(self._values(earlier) @ shares)) if probe.basis.size > 3 else math.inf
-        return sample, change + self._rounding(nodes, n * weights, probe.rounding)
+        probe.values.append(sample)
+        rounding = self._rounding(nodes, n * weights, probe.rounding)
+        return sample, rounding + (0.0 if probe.basis.exhausted else quadrature.error(probe.values, n))
 
     def _result(self, estimate: float, error: float, quadrature: float, half: float, probes: int) -> TraceOfEstimate:
         reach = half + quadrature
