@@ -66,13 +66,8 @@ def measure(problem: Problem, first: Any, count: int, rng: Any, compare: bool) -
         raise CommandError("--compare needs a problem of func and inputs: PyTorch's vhp knows no models and no data.")
     _load_pytorch()
     with attributed():
-<<<<<<< HEAD
         clock = Clock()
-        hessian = Hessian(problem.func, problem.inputs)
-=======
-        clock = _Clock()
         hessian = problem.operator()
->>>>>>> 3ceccb8 (Let a problem be a model, a loss and data; examples of users' models)
         evaluation_seconds = clock.lap(hessian.device)
         vectors = _vectors(hessian, first, count, rng)
         measurement: Measurement | None = None
