@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 .PHONY: help demo test test-all exhaustive lint bench tables clean
 
 help:
-	@echo "make demo      products with the Hessian of a network trained on scikit-learn's digits"
+	@echo "make demo      the Hessian of a network trained on scikit-learn's digits: products, and its spectrum on a page"
 	@echo "make test      the tests, in under ten minutes on two cores"
 	@echo "make test-all  the tests and the exhaustive ones"
 	@echo "make lint      format, lint and types"
@@ -28,6 +28,7 @@ help:
 demo: .venv/.installed
 	@mkdir -p .demo
 	$(BIN)/hesse vhp examples/digits.py --products 100 --compare --out .demo/product.safetensors
+	$(BIN)/hesse spectrum examples/digits.py --top 10 --out .demo/spectrum
 
 test: .venv/.installed
 	$(PYTEST) -m "not exhaustive"
