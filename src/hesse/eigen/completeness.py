@@ -71,7 +71,6 @@ class Completeness:
         ]
         if not in_doubt:
             return
-        ends = {end for end, _ in in_doubt}
         places = torch.unique(torch.cat([ritz.settled(claim) for _, claim in in_doubt]))
         values, coordinates = ritz.values[places], ritz.coordinates[:, places]
         residuals = self._basis.residuals(coordinates, values)
@@ -89,13 +88,14 @@ class Completeness:
                 best, bound = remainder.ends(claim.side)
                 if claim.follows(values, coupling, bound):
                     in_doubt.remove((end, claim))
+                    if all(other != end for other, _ in in_doubt):
+                        self.ends.add(end)
                 elif best > claim.threshold or claim.threshold - bound > 0.5 * (claim.threshold - best):
                     # Something is missing, or the bound is nearly as good as it can be: then what is there belongs
                     # into the basis.
                     self._wait(end, claim, best, ritz.values)
                     self._basis.push(remainder.start)
                     return
-        self.ends |= ends - {end for end, _ in in_doubt}
 
     def _wait(self, end: End, claim: Claim, best: float, values: Tensor) -> None:
         """Until the search knows one more eigenvalue where there is one at ``best``."""
