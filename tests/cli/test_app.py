@@ -63,7 +63,7 @@ def test_the_examples_of_the_help_work(write_problem, hesse_command):
         assert len(found) == count
         assert all(example.startswith(f"hesse {command} ") for example in found)
         examples += found
-    assert len(examples) == 9
+    assert len(examples) >= 9
     for example in examples:
         result = hesse_command(*shlex.split(example)[1:])
         assert result.exit_code == 0, (example, result.output)
@@ -75,7 +75,7 @@ def _examples(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("words", "place", "offered"), [("hesse s", 1, "spectrum"), ("hesse spectrum p.py --to", 3, "--top")]
+    ("words", "place", "offered"), [("hesse s", 1, "spectrum"), ("hesse spectrum p.py --bot", 3, "--bottom")]
 )
 def test_a_shell_completes_commands_and_options(words, place, offered):
     environment = {**os.environ, "_HESSE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(place)}
