@@ -137,3 +137,23 @@ def test_the_result_of_a_compiled_call_is_differentiable_with_create_graph(name:
     assert_values(gradients, (24 * x * v, 12 * x**2))
     without = _whole(lambda x, v: PRODUCTS[name](lambda x: (x**4).sum(), x, v)[1])(x, v)
     assert not without.requires_grad
+
+
+@each_product
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "in_parts"])
+def test_product_of_attention_in_a_compiled_region_is_right(name: str, whole: bool) -> None:
+    """Where PyTorch's fused kernel has no second derivative, and rules do not reach: plain operations serve."""
+    x, v = (tuple([torch.rand(1, 2, 4, 3, dtype=DOUBLE) for _ in range(3)]) for _ in range(2))
+
+    def attended(*x: Tensor) -> Tensor:
+        return (torch.nn.functional.scaled_dot_product_attention(*x, is_causal=True) ** 3).sum()
+
+    compiled = torch.compile(lambda x, v: PRODUCTS[name](attended, x, v), backend="aot_eager", fullgraph=whole)
+    assert_values(compiled(x, v), PRODUCTS[name](attended, x, v), rtol=1e-10, atol=1e-12)
+
+
+def test_attention_is_pushed_forward_in_a_whole_compiled_graph() -> None:
+    x, v = (tuple([torch.rand(1, 2, 4, 3, dtype=DOUBLE) for _ in range(3)]) for _ in range(2))
+    attend = torch.nn.functional.scaled_dot_product_attention
+    compiled = _whole(lambda x, v: functional.jvp(attend, x, v))
+    assert_values(compiled(x, v), functional.jvp(attend, x, v), rtol=1e-10, atol=1e-12)

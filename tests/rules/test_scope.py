@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -194,6 +195,46 @@ def test_other_operators_are_not_slowed_or_seen() -> None:
         for line in torch._C._dispatch_dump_table("aten::hardsigmoid_backward").splitlines()
         if line.startswith("TESTING_ONLY_GenericMode")
     )
+
+
+class Cube(torch.autograd.Function):
+    """A function of a user's own, which a transform dispatches as an operator of higher order."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x**3
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * cotangent
+
+
+def test_operators_that_take_functions_pass_the_key_over() -> None:
+    """Those there are, and those that are made later."""
+    x, v = point(), point()
+    rows = torch.func.vmap(lambda v: hesse.vhp(lambda x: Cube.apply(x).sum(), x, v)[1])(v[None])
+    assert_values(rows, (6 * x * v)[None])
+    product = hesse.vhp(lambda x: (torch.func.grad(lambda y: Cube.apply(y).sum())(x) ** 2).sum(), x, v)[1]
+    assert_values(product, 108 * x**2 * v)
+
+    class Later(torch._ops.HigherOrderOperator):
+        def __init__(self) -> None:
+            super().__init__("hesse_test_later")
+
+        def __call__(self, x: Tensor) -> Tensor:
+            result: Tensor = super().__call__(x)
+            return result
+
+    later = Later()
+    later.py_impl(torch._C.DispatchKey.Autograd)(lambda x: x**3)
+    assert_values(hesse.vhp(lambda x: later(x).sum(), x, v)[1], 6 * x * v)
 
 
 def test_every_rule_is_of_an_operator_that_this_pytorch_has() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hesse import trees
 from hesse.functional.arguments import (
@@ -73,8 +74,7 @@ def _gradient(
         return output.reshape(()), (output, *_keep(aux, kept))
 
     gradient = torch.func.grad(scalar, has_aux=True)
-    pulled: Any = torch.func.vjp(gradient, tuple(point.leaves), has_aux=True)
-    _, pull, (output, *tensors) = pulled
+    _, pull, (output, *tensors) = _pulled(gradient, point)
     return point, vector, pull, output, _give_back(kept, tensors)
 
 
@@ -92,9 +92,15 @@ def _outputs(
         specs.append(spec)
         return tuple(outputs), _keep(aux, kept)
 
-    pulled: Any = torch.func.vjp(outputs_at, tuple(point.leaves), has_aux=True)
-    outputs, pull, tensors = pulled
+    outputs, pull, tensors = _pulled(outputs_at, point)
     return point, outputs, specs[-1], pull, _give_back(kept, tensors)
+
+
+def _pulled(function: Callable[[Leaves], Any], point: Point) -> Any:
+    """Value, pullback and auxiliary output of ``function`` at the point."""
+    # Rules do not reach into a traced region, and attention in plain operations needs none.
+    with sdpa_kernel(SDPBackend.MATH):
+        return torch.func.vjp(function, tuple(point.leaves), has_aux=True)
 
 
 def _fresh(entries: Sequence[Tensor]) -> Leaves:

@@ -29,7 +29,7 @@ _NOT_CONNECTED = {
 }
 
 
-_NOT_IMPLEMENTED = re.compile(r"derivative for '?(?:aten::)?(?P<operator>[\w.]+)'? is not implemented")
+_NOT_IMPLEMENTED = re.compile(r"derivative for '?(?P<operator>[\w:.]+)'? is not implemented")
 
 
 class MissingDerivative(NotImplementedError):
@@ -76,7 +76,8 @@ def gradients(
         missing = _NOT_IMPLEMENTED.search(str(error))
         if missing is None or isinstance(error, NoDerivativeError):
             raise
-        raise MissingDerivative(f"aten::{missing['operator']}") from error
+        operator = missing["operator"]
+        raise MissingDerivative(operator if "::" in operator else f"aten::{operator}") from error
 
 
 def zeros_where_none(grads: Gradients, references: Sequence[Tensor]) -> tuple[Tensor, ...]:

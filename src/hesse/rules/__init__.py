@@ -6,6 +6,7 @@ One rule a file. See "How to write a rule" in docs/architecture.md.
 from hesse.rules import (
     attention,
     embedding_bag,
+    flex_attention,
     hardsigmoid,
     multi_margin_loss,
     multilabel_margin_loss,
@@ -19,6 +20,7 @@ __all__ = [
     "RULES",
     "attention",
     "embedding_bag",
+    "flex_attention",
     "hardsigmoid",
     "inside_transform",
     "multi_margin_loss",

@@ -28,6 +28,12 @@ _everything = torch.library.Library("_", "IMPL")  # type: ignore[no-untyped-call
 _everything.fallback(torch.library.fallthrough_kernel, _KEY_NAME)  # type: ignore[no-untyped-call]  # no types there
 _aten = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]  # no types there
 
+# Operators that take functions (torch.cond, a torch.autograd.Function under a transform) are dispatched in Python, by a
+# copy of the dispatcher that knows no fallback: those there are, and those that will be made, pass the key over too.
+torch._ops._HIGHER_ORDER_OP_DEFAULT_FALLTHROUGH_DISPATCH_KEYS.append(_KEY)
+for _operator in torch._ops._higher_order_ops.values():
+    _operator.fallthrough(_KEY)  # type: ignore[no-untyped-call]  # no types there
+
 
 def inside_transform() -> bool:
     """Whether the call stands inside vmap, grad, vjp, jvp or another torch.func transform."""
@@ -47,7 +53,10 @@ def put(here: bool) -> bool:
 
 
 def intercept(name: str, kernel: Callable[..., Any]) -> None:
-    """Call ``kernel`` for the operator ``name`` wherever rules hold. The kernel itself runs where they do not."""
+    """Call ``kernel`` for the operator ``name`` wherever rules hold. The kernel itself runs where they do not.
+
+    Operators are "aten::name" or "aten::name.overload", those that take functions "higher_order::name".
+    """
 
     def outside(*args: Any, **kwargs: Any) -> Any:
         held = put(False)
@@ -56,4 +65,8 @@ def intercept(name: str, kernel: Callable[..., Any]) -> None:
         finally:
             put_back(held)
 
-    _aten.impl(name.removeprefix("aten::"), outside, _KEY_NAME)  # type: ignore[no-untyped-call]  # no types there
+    namespace, _, short = name.partition("::")
+    if namespace == "aten":
+        _aten.impl(short, outside, _KEY_NAME)  # type: ignore[no-untyped-call]  # no types there
+    else:
+        torch._ops._higher_order_ops[short].py_impl(_KEY)(outside)
