@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from hesse.functional.arguments import check_point
+from hesse.operators.data.first_batch import loss_of_first_batch
 from hesse.operators.data.parameters import Params, select
 from hesse.operators.hessian import Hessian
 from hesse.operators.loss_hessian import LossHessian
@@ -79,3 +80,10 @@ class Problem:
             return LossHessian(self.model, self.loss, self.data, params=self.params, **self.options)
         assert self.func is not None
         return Hessian(self.func, self.inputs)
+
+    def function(self) -> tuple[Callable[..., Any], Any]:
+        """The function and its inputs; of a model, its loss on the first batch of the data by its parameters."""
+        if self.model is not None:
+            return loss_of_first_batch(self.model, self.loss, self.data, self.params, self.options, "Problem")
+        assert self.func is not None
+        return self.func, self.inputs

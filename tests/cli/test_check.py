@@ -10,6 +10,8 @@ import torch
 
 import hesse
 
+from .refusals import check_refused
+
 BROKEN = """
     import hesse, torch
 
@@ -94,3 +96,56 @@ def test_the_examples_are_well(name, hesse_command):
     path = Path(__file__).parents[2] / "examples" / name
     result = hesse_command("check", path)
     assert result.exit_code == 0, result.output
+
+
+MODEL = """
+    import hesse, torch
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 4)
+
+        def forward(self, x):
+            y = self.layer(x)
+            return y * y.sigmoid()
+
+    def problem():
+        torch.manual_seed(0)
+        data = torch.utils.data.TensorDataset(torch.randn(10, 3), torch.randint(4, (10,)))
+        loader = torch.utils.data.DataLoader(data, batch_size=4)
+        return hesse.Problem(model=Net(), loss=torch.nn.CrossEntropyLoss(), data=loader, params="layer.weight")
+"""
+
+
+def test_a_model_is_checked_on_its_first_batch(write_problem, hesse_command):
+    path = write_problem(MODEL)
+    result = hesse_command("check", path)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(
+        "The loss of the first batch of the data:\nvariables             12 (float32 on cpu)\n"
+    )
+    scope: dict = {}
+    exec(compile(path.read_text(), str(path), "exec"), scope)
+    made = scope["problem"]()
+    x, y = next(iter(made.data))
+    expected = torch.nn.functional.cross_entropy(made.model(x), y).item()
+    assert json.loads(hesse_command("check", path, "--json").stdout)["value"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_finding_in_a_model_names_its_line(write_problem, hesse_command):
+    result = hesse_command("check", write_problem(MODEL.replace("y.sigmoid()", "y.sigmoid().detach()")))
+    assert result.exit_code == 1
+    assert "✗ cut off: problem.py:11\n    return y * y.sigmoid().detach()\n" in result.stdout
+
+
+def test_a_loss_that_is_no_number_is_one_sentence(write_problem, hesse_command):
+    result = hesse_command("check", write_problem(MODEL.replace("Loss()", "Loss(reduction='none')")))
+    check_refused(result, "should return a Tensor with a single element")
+
+
+def test_a_failure_in_a_model_is_its_traceback(write_problem, hesse_command):
+    result = hesse_command("check", write_problem(MODEL.replace("return y *", "return 1 / 0 *")))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Traceback (most recent call last):\n")
+    assert result.stderr.endswith("ZeroDivisionError: division by zero\n")

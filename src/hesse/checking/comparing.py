@@ -10,8 +10,8 @@ from torch import Tensor
 
 from hesse.checking.differences import Differences, differences
 from hesse.checking.doubling import Doubled, double_leaves, doubled
-from hesse.checking.memory import available
 from hesse.checking.subject import Evaluation, Leaves, Subject, norm
+from hesse.memory import available
 
 
 class Comparison(NamedTuple):

@@ -24,7 +24,8 @@ def check(
     """Check a problem before anything large is started with its Hessian.
 
     Prints whether evaluations repeat, whether the function can be differentiated twice and by which line not, whether
-    derivatives agree with finite differences, and what products cost. Exit code 0 if all is well, 1 if not.
+    derivatives agree with finite differences, and what products cost. Of a model, on the first batch of its data. Exit
+    code 0 if all is well, 1 if not.
 
     Examples:
 
@@ -37,7 +38,11 @@ def check(
         torch.manual_seed(seed)
         loaded = load(problem, wanted_device, None if dtype is None else dtype.torch)
         with attributed():
-            report = examine(loaded.func, loaded.inputs, rng=seed)
-        typer.echo(json.dumps(report.to_json(), indent=2, allow_nan=False) if as_json else str(report))
+            report = examine(*loaded.function(), rng=seed)
+        if as_json:
+            typer.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
+        else:
+            typer.echo("" if loaded.model is None else "The loss of the first batch of the data:\n", nl=False)
+            typer.echo(report)
         if not report.ok:
             raise typer.Exit(1)
