@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hesse.errors import NoDerivativeError
+from hesse.rules import scope
 
 Gradients = tuple[Tensor | None, ...]
 Stage = Literal["back", "back_trick", "double_back", "double_back_trick"]
@@ -78,6 +79,15 @@ def gradients(
             raise
         operator = missing["operator"]
         raise MissingDerivative(operator if "::" in operator else f"aten::{operator}") from error
+
+
+def gradient_to_multiply(output: Tensor, x: Sequence[Tensor], keep_graph: bool) -> Gradients:
+    """∂output/∂x with its graph: to be differentiated once more, and again only with ``keep_graph``."""
+    held = scope.once_more(not keep_graph)
+    try:
+        return gradients((output,), x, create_graph=True)
+    finally:
+        scope.once_more(held)
 
 
 def zeros_where_none(grads: Gradients, references: Sequence[Tensor]) -> tuple[Tensor, ...]:

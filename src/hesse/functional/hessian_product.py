@@ -13,7 +13,7 @@ from hesse.functional.evaluation import constant, differentiate, inside_transfor
 from hesse.functional.gradients import (
     Gradients,
     MissingDerivative,
-    gradients,
+    gradient_to_multiply,
     require_jacobian,
     unaliased,
     zeros_where_none,
@@ -54,7 +54,7 @@ def hessian_product(
     def product_at(x: tuple[Tensor, ...]) -> Any:
         vector = [constant(entry, keep_graph) for entry in entries]
         output, aux = evaluate_scalar(name, point, x, flags.strict, flags.has_aux)
-        gradient = gradients((output,), x, create_graph=True)
+        gradient = gradient_to_multiply(output, x, keep_graph)
         if flags.strict:
             require_jacobian(gradient)
         products = multiply(gradient, x, vector, flags, keep_graph)

@@ -15,7 +15,7 @@ from hesse.engines.guard import Guard
 from hesse.engines.linearization import Selection
 from hesse.functional.arguments import Argnums, check_point, evaluate_scalar, without_history
 from hesse.functional.captured import tensors_of
-from hesse.functional.gradients import gradients, zeros_where_none
+from hesse.functional.gradients import gradient_to_multiply, zeros_where_none
 from hesse.operators.linearized import Linearized, Options
 from hesse.space import Space
 from hesse.trees import Key
@@ -81,7 +81,7 @@ class Hessian(Linearized):
 
         def gradient_at(x: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
             output, aux = evaluate_scalar("Hessian", point, x, False, has_aux)
-            gradient = zeros_where_none(gradients((output,), x, create_graph=True), x)
+            gradient = zeros_where_none(gradient_to_multiply(output, x, create_graph), x)
             return gradient, without_history((output, aux), create_graph)
 
         linearization = tape.linearize(gradient_at, point.leaves, create_graph=create_graph, name="Hessian")

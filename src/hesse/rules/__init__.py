@@ -10,6 +10,7 @@ from hesse.rules import (
     hardsigmoid,
     multi_margin_loss,
     multilabel_margin_loss,
+    normalization,
     pairwise_distance,
     segment_reduce,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "inside_transform",
     "multi_margin_loss",
     "multilabel_margin_loss",
+    "normalization",
     "pairwise_distance",
     "segment_reduce",
 ]

@@ -23,7 +23,7 @@ from torch import Tensor
 from hesse.rules.rule import rule
 
 
-@rule("aten::_cdist_backward")
+@rule("aten::_cdist_backward", batched_by_rewrite=True)
 def cdist_backward(cotangent: Tensor, x: Tensor, y: Tensor, p: float, distance: Tensor) -> Tensor:
     """The gradient by x, (..., m, k), of cotangents (..., m, n)."""
     if p == 0 or not distance.numel():

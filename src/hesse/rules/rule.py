@@ -132,7 +132,10 @@ class _Operator(torch.autograd.Function):
     @staticmethod
     def forward(rule: Rule, lengths: Lengths, *leaves: Any) -> tuple[Any, ...]:
         results = rule.values(nested(leaves, lengths))
-        return results if isinstance(results, tuple) else (results,)
+        results = results if isinstance(results, tuple) else (results,)
+        # Batched by PyTorch, an operator may hand an argument through, which autograd takes for one that was changed.
+        handed = {id(leaf) for leaf in leaves if isinstance(leaf, Tensor)}
+        return tuple([result.clone() if id(result) in handed else result for result in results])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -52,6 +52,26 @@ def put(here: bool) -> bool:
     return held
 
 
+_ONCE_MORE = "hesse.once_more"
+"""Key of what ``once_more`` said, in the storage PyTorch hands on to a backward's threads."""
+
+
+def differentiated_once_more() -> bool:
+    """Whether what is computed now will be differentiated once more at most."""
+    return bool(torch._C._is_key_in_tls(_ONCE_MORE) and torch._C._get_obj_in_tls(_ONCE_MORE))
+
+
+def once_more(here: bool) -> bool:
+    """Say whether what is computed on this thread will be differentiated once more at most; gives what was said before.
+
+    Some of PyTorch's double backwards are right, but have wrong derivatives themselves. Their rules are slower, and
+    are not needed while a gradient is computed for its products alone.
+    """
+    before = differentiated_once_more()
+    torch._C._stash_obj_in_tls(_ONCE_MORE, here)
+    return before
+
+
 def intercept(name: str, kernel: Callable[..., Any]) -> None:
     """Call ``kernel`` for the operator ``name`` wherever rules hold. The kernel itself runs where they do not.
 
