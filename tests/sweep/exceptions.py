@@ -4,11 +4,12 @@ from __future__ import annotations
 
 REFUSED = {
     "nn_functional_ctc_loss": "aten::_ctc_loss_backward",
-    "sparse_mm_reduce": "aten::_sparse_mm_reduce_impl_backward",
 }
 """The operator without a derivative that the error names."""
 
 RULED = {
+    "sparse_sampled_addmm": "is_coalesced expected sparse coordinate tensor layout but got SparseCsr",
+    "sparse_mm_reduce": "aten::_sparse_mm_reduce_impl_backward",
     "_segment_reduce_offsets": "aten::_segment_reduce_backward",
     "_segment_reduce_lengths": "aten::_segment_reduce_backward",
     "nn_functional_embedding_bag": "aten::_embedding_bag_per_sample_weights_backward",
@@ -18,11 +19,10 @@ RULED = {
     "nn_functional_multilabel_margin_loss": "aten::multilabel_margin_loss_backward",
     "nn_functional_multi_margin_loss": "aten::multi_margin_loss_backward",
 }
-"""Refused by PyTorch, right here: the operator that has a rule."""
+"""Refused by PyTorch, right here: what PyTorch's error names, for the most part the operator that has a rule."""
 
 REFUSED_WITHOUT_A_NAME = {
     "nn_functional_linear_cross_entropy_chunked_none": "functions with out=... arguments don't support automatic",
-    "sparse_sampled_addmm": "is_coalesced expected sparse coordinate tensor layout but got SparseCsr",
 }
 """What PyTorch says instead."""
 

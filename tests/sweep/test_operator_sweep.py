@@ -71,13 +71,13 @@ def compare(case: Case) -> str:
         cause = ours.__cause__ if isinstance(ours, hesse.NoDerivativeError) else ours
         same = type(cause) is type(theirs) and str(cause) == str(theirs)
         return f"refused by both: {ours}" if same else f"refused differently: {ours!r} but {theirs!r}"
-    if isinstance(theirs, Exception) and "not implemented" in str(theirs):
+    if isinstance(theirs, Exception) and not isinstance(ours, Exception):
         distance = distance_to_finite_differences(case, vector, ours, AGREEMENT)
         return (
             f"right here: {theirs}" if distance <= AGREEMENT else f"wrong by {distance}, refused by PyTorch: {theirs}"
         )
-    if isinstance(ours, Exception) or isinstance(theirs, Exception):
-        return f"refused by one: {ours!r} but {theirs!r}"
+    if isinstance(ours, Exception):
+        return f"refused here alone: {ours!r}"
     return "right" if all(_equal(a, b) for a, b in zip(ours, theirs, strict=True)) else f"wrong: {ours} but {theirs}"
 
 
@@ -130,12 +130,6 @@ def test_what_is_wrong_in_pytorch_is_still_wrong_there(name: str) -> None:
     case = first_case(name)
     product = double_backward(case, case.vector())
     assert distance_to_finite_differences(case, case.vector(), product, AGREEMENT) > 1e-2
-
-
-def test_layer_norm_with_a_bias_but_no_weight_is_refused() -> None:
-    # Not the first sample of native_layer_norm, whose double backward is otherwise right.
-    case = next(itertools.islice(cases_of(OPERATORS["native_layer_norm"]), 1, None))
-    assert compare(case).startswith("refused by both: Expected a proper Tensor but got None")
 
 
 def test_the_whole_database_is_counted(capsys: pytest.CaptureFixture[str]) -> None:

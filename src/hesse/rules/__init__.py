@@ -13,6 +13,7 @@ from hesse.rules import (
     normalization,
     pairwise_distance,
     segment_reduce,
+    sparse,
 )
 from hesse.rules.rule import RULES
 from hesse.rules.scope import inside_transform
@@ -29,4 +30,5 @@ __all__ = [
     "normalization",
     "pairwise_distance",
     "segment_reduce",
+    "sparse",
 ]

@@ -13,6 +13,12 @@ from hesse.rules.scope import inside_transform
 Outputs = Sequence[Tensor | None]
 
 
+def another(variable: Tensor) -> Tensor:
+    """A new object with the same values and history."""
+    # Sparse tensors have no views.
+    return variable.view_as(variable) if variable.layout is torch.strided else variable.clone()
+
+
 def pullback(
     function: Callable[..., Tensor | Outputs], arguments: Sequence[Any], places: Sequence[int], cotangents: Outputs
 ) -> list[Tensor | None]:
@@ -42,9 +48,7 @@ def pullback(
     connected = torch.is_grad_enabled()
     with torch.enable_grad():
         # New objects, so that what is differentiated here is this use of an argument and no other.
-        followed = [
-            variable.view_as(variable) if connected else variable.detach().requires_grad_() for variable in variables
-        ]
+        followed = [another(variable) if connected else variable.detach().requires_grad_() for variable in variables]
         outputs = outputs_at(*followed)
         pairs = [(output, cotangents[i]) for output, i in zip(outputs, chosen, strict=True) if output.requires_grad]
         if not pairs:
