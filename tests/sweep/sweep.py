@@ -62,7 +62,7 @@ def _scalar_function(op: OpInfo, sample: SampleInput) -> Case:
         # Copies, since operators such as batch_norm change some of their arguments.
         filled = [argument.clone() if isinstance(argument, Tensor) else argument for argument in arguments]
         for i, leaf in zip(places, leaves, strict=True):
-            filled[i] = leaf
+            filled[i] = _with_values(arguments[i], leaf)
         first, rest, named = pytree.tree_unflatten(filled, structure)
         # Operators that draw have to draw the same at each evaluation.
         torch.default_generator.manual_seed(2)
@@ -71,7 +71,18 @@ def _scalar_function(op: OpInfo, sample: SampleInput) -> Case:
         outputs = sample.output_process_fn_grad(op.gradcheck_wrapper(op.get_op(), first, *rest, **named))
         return torch.sin(_weighted_sum(outputs))
 
-    return Case(func, tuple([arguments[i].detach() for i in places]))
+    return Case(func, tuple([_values_of(arguments[i].detach()) for i in places]))
+
+
+def _values_of(argument: Tensor) -> Tensor:
+    """What is differentiated by: a matrix in compressed rows by its values; few operations take such a matrix."""
+    return argument.values() if argument.layout is torch.sparse_csr else argument
+
+
+def _with_values(argument: Tensor, leaf: Tensor) -> Tensor:
+    if argument.layout is not torch.sparse_csr:
+        return leaf
+    return torch.sparse_csr_tensor(argument.crow_indices(), argument.col_indices(), leaf, argument.shape)
 
 
 def _weighted_sum(outputs: Any) -> Tensor:

@@ -40,6 +40,7 @@ pytestmark = [
         r"index_reduce\(\) is in beta",
         r"ComplexHalf support is experimental",
         r"Sparse CSR tensor support is in beta",
+        r"Sparse invariant checks are implicitly disabled",
     )
 ]
 

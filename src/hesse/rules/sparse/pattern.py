@@ -89,7 +89,7 @@ class _Scatter(torch.autograd.Function):
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(tensor: Tensor, pattern: Pattern) -> Tensor:
-        held = tensor.to_sparse_coo().coalesce()
+        held: Tensor = tensor.to_sparse(layout=torch.sparse_coo).coalesce()
         values = held.values()
         if not len(values):
             return values.new_zeros((pattern.indices.shape[1], *values.shape[1:]))
