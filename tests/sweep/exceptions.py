@@ -9,7 +9,7 @@ REFUSED = {
 
 RULED = {
     "sparse_sampled_addmm": "is_coalesced expected sparse coordinate tensor layout but got SparseCsr",
-    "sparse_mm_reduce": "aten::_sparse_mm_reduce_impl_backward",
+    "sparse_mm_reduce": "is_coalesced expected sparse coordinate tensor layout but got SparseCsr",
     "_segment_reduce_offsets": "aten::_segment_reduce_backward",
     "_segment_reduce_lengths": "aten::_segment_reduce_backward",
     "nn_functional_embedding_bag": "aten::_embedding_bag_per_sample_weights_backward",
