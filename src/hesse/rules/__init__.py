@@ -5,9 +5,11 @@ One rule a file. See "How to write a rule" in docs/architecture.md.
 
 from hesse.rules import (
     attention,
+    ctc_loss,
     embedding_bag,
     flex_attention,
     hardsigmoid,
+    linear_cross_entropy,
     multi_margin_loss,
     multilabel_margin_loss,
     normalization,
@@ -21,10 +23,12 @@ from hesse.rules.scope import inside_transform
 __all__ = [
     "RULES",
     "attention",
+    "ctc_loss",
     "embedding_bag",
     "flex_attention",
     "hardsigmoid",
     "inside_transform",
+    "linear_cross_entropy",
     "multi_margin_loss",
     "multilabel_margin_loss",
     "normalization",
