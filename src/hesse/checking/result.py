@@ -33,7 +33,7 @@ class Check:
         slope: the gradient against differences of the value.
         curvature: the product against differences of the gradient.
         rounding: relative distance of a product from the same one in double precision, where it could be had.
-        asymmetry: \\|uᵀHv - vᵀHu\\| relative to the length of the products, for standard normal u and v.
+        asymmetry: difference of uᵀHv and vᵀHu relative to the lengths of Hu and Hv, for standard normal u and v.
         rules: operators that hesse differentiated by rules of its own.
         engines: engines that made the products.
         data_dependent: lines (``file:line``) where values of tensors decide what Python does, or become its numbers: no
