@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from hesse.functional.arguments import check_point
 from hesse.operators.data.first_batch import loss_of_first_batch
@@ -32,7 +32,8 @@ class Problem:
         func: takes the inputs, returns a real tensor with a single element.
         inputs: a floating-point or complex tensor, or a structure of them (tuples, lists, dicts, dataclasses).
             An outermost tuple is splatted into ``func``.
-        model, loss, data, params: see :class:`hesse.LossHessian`; ``inputs`` is then the dict of the chosen parameters.
+        model, loss, data, params: see :class:`hesse.LossHessian`; ``inputs`` is then the dict of the chosen parameters,
+            and ``func`` the loss over all data as a function of them.
         options: other keywords of :class:`hesse.LossHessian`, such as ``weight`` or ``memory``.
 
     Raises:
@@ -55,7 +56,7 @@ class Problem:
                 [2., 2.]])
     """
 
-    func: Callable[..., Any] | None = None
+    func: Callable[..., Any] = None  # type: ignore[assignment]  # of a model it is made below
     inputs: Any = None
     model: nn.Module | None = None
     loss: Any = None
@@ -65,10 +66,11 @@ class Problem:
 
     def __post_init__(self) -> None:
         if self.model is not None:
-            if self.func is not None or self.data is None:
+            if self.data is None or not (self.func is None or isinstance(self.func, _LossOverData)):
                 raise TypeError("A Problem is func= and inputs=, or model=, loss= and data=, but this is neither.")
             chosen = select(self.model, self.params, "Problem")
             object.__setattr__(self, "inputs", {name: parameter.detach() for name, parameter in chosen.items()})
+            object.__setattr__(self, "func", _LossOverData(self))
             return
         if not callable(self.func):
             raise TypeError(f"The func given to Problem must be callable but has type {type(self.func)}.")
@@ -78,12 +80,25 @@ class Problem:
         """The Hessian at the point."""
         if self.model is not None:
             return LossHessian(self.model, self.loss, self.data, params=self.params, **self.options)
-        assert self.func is not None
         return Hessian(self.func, self.inputs)
 
     def function(self) -> tuple[Callable[..., Any], Any]:
         """The function and its inputs; of a model, its loss on the first batch of the data by its parameters."""
         if self.model is not None:
             return loss_of_first_batch(self.model, self.loss, self.data, self.params, self.options, "Problem")
-        assert self.func is not None
         return self.func, self.inputs
+
+
+class _LossOverData:
+    """The loss of a problem's model over its data, as a function of the parameters."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._operator: LossHessian | None = None
+
+    def __call__(self, parameters: dict[str, Tensor]) -> Tensor:
+        if self._operator is None:
+            operator = self._problem.operator()
+            assert isinstance(operator, LossHessian)
+            self._operator = operator
+        return self._operator.loss_at(parameters)

@@ -69,11 +69,6 @@ def test_vhp_of_a_models_loss(write_problem, hesse_command):
 
 
 def test_what_a_model_problem_cannot_do_is_one_sentence(write_problem, hesse_command):
-    result = hesse_command("vhp", write_problem(SOURCE), "--compare")
-    assert result.exit_code == 2
-    assert result.stderr == (
-        "hesse: --compare needs a problem of func and inputs: PyTorch's vhp knows no models and no data.\n"
-    )
     broken = SOURCE.replace("torch.nn.CrossEntropyLoss()", "torch.nn.CrossEntropyLoss(reduction='none')")
     result = hesse_command("vhp", write_problem(broken))
     assert result.exit_code == 2
@@ -82,6 +77,16 @@ def test_what_a_model_problem_cannot_do_is_one_sentence(write_problem, hesse_com
     result = hesse_command("spectrum", write_problem(nothing))
     assert result.exit_code == 2
     assert "makes no valid problem: No parameter of the model given to Problem matches '9.*'" in result.stderr
+
+
+def test_compare_and_check_take_the_loss_over_all_data_as_a_function(write_problem, hesse_command):
+    path = write_problem(SOURCE)
+    result = hesse_command("vhp", path, "--compare", "--dtype", "float64")
+    assert result.exit_code == 0, result.output
+    difference = next(line.split()[-1] for line in result.stdout.splitlines() if line.startswith("difference"))
+    assert float(difference) < 1e-12
+    result = hesse_command("check", path, "--dtype", "float64")
+    assert result.exit_code == 0, result.output
 
 
 def test_a_problem_is_one_or_the_other():

@@ -45,7 +45,7 @@ def load(path: Path, device: torch.device | None = None, dtype: torch.dtype | No
     left = [key for key in wanted if key not in passed]
     hint = _hint(left) if left else ""
     with attributed(hint):
-        if problem.func is None:
+        if problem.model is not None:
             return _moved(problem, device if "device" in left else None, dtype if "dtype" in left else None)
         inputs = problem.inputs
         if left:

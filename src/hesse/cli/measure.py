@@ -62,8 +62,6 @@ class Measurement:
 
 def measure(problem: Problem, first: Any, count: int, rng: Any, compare: bool) -> Measurement:
     """Make the operator and multiply ``count`` vectors: ``first`` (None for a random one), then random ones."""
-    if compare and problem.func is None:
-        raise CommandError("--compare needs a problem of func and inputs: PyTorch's vhp knows no models and no data.")
     _load_pytorch()
     with attributed():
         clock = Clock()
@@ -105,7 +103,6 @@ def _vectors(hessian: Hessian | LossHessian, first: Any, count: int, rng: Any) -
 
 def _pytorch(problem: Problem, vector: Any) -> Any:
     """torch.autograd.functional.vhp's product; it takes tuples of tensors, so the function is given its leaves."""
-    assert problem.func is not None
     point = check_point("vhp", problem.func, problem.inputs)
     entries, spec = trees.flatten(vector)
     call: Callable[..., Any] = lambda *leaves: point.call(leaves)  # noqa: E731

@@ -64,9 +64,16 @@ class Batches:
         batches = iter(self)
         try:
             first = next(batches)
-            return first, next(batches, self) is not self
+            return first, self.may_be_several() and next(batches, self) is not self
         finally:
             batches.close()
+
+    def may_be_several(self) -> bool:
+        """Whether there can be more than one batch; that there is no more is known where data has a length."""
+        try:
+            return len(self._data) > 1
+        except TypeError:
+            return True
 
     def _compare(self, number: int, batch: Any) -> None:
         checksum = _checksum(batch)

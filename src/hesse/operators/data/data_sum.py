@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from hesse import trees
 from hesse.engines.guard import Guard
 from hesse.engines.linearization import Selection
 from hesse.errors import ClosedError
@@ -74,6 +75,10 @@ class DataSum(Operator):
     def gradient(self) -> Any:
         """Its gradient, structured like the parameters."""
         return self.domain.unflatten(self.summation.gradient)
+
+    def loss_at(self, parameters: Any) -> Tensor:
+        """The loss over all data at other values of the parameters, structured like them; autograd follows it."""
+        return self.summation.loss_at(trees.flatten(parameters)[0])
 
     def matmat(self, V: Tensor) -> Tensor:
         """A·V for columns (n, k), in one pass over the data."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,7 +57,9 @@ class Summation:
         self._complete = False
         self._value = torch.zeros(())
         self._gradient = torch.zeros(())
-        self.plan = plan or self._begin()
+        # An earlier plan for one batch says nothing of more, if the data has grown.
+        keep = plan is not None and (plan.several or not self._batches.may_be_several())
+        self.plan = plan if plan is not None and keep else self._begin()
         if self._drew:
             # The next operator draws anew.
             torch.randint(2**61, ())
@@ -88,6 +91,18 @@ class Summation:
     def _ensure(self) -> None:
         if not self._complete:
             self.go(lambda place, term, weight: None)
+
+    def loss_at(self, x: Sequence[Tensor]) -> Tensor:
+        """The loss over all data at other values of the variables, which autograd follows."""
+        values, weights = [], []
+        for number, batch in enumerate(self._batches):
+            with Seeded(self.objective.device, self._seed_of((number, 0))):
+                value, count = self.objective.within(x, partial(self.objective.value, x, batch))
+            weight = self._weight(count, (number, 0))
+            if weight:
+                values.append(weight * value.reshape(()))
+                weights.append(weight)
+        return torch.stack(values).sum() / (sum(weights) if self.plan.reduction == "mean" else 1.0)
 
     def multiply(self, vectors: Tensor, selection: Selection, source: Space, target: Space) -> Tensor:
         """The part of the product in ``selection.inputs``, for rows (k, n) of vectors in ``selection.outputs``."""
@@ -134,7 +149,7 @@ class Summation:
 
         def look(place: Place, term: Term) -> None:
             nonlocal value, total
-            weight = self._weight(term)
+            weight = self._weight(term.count, place)
             total += weight
             if weight == 0:
                 # Nothing of the batch counts, and its mean is 0/0.
@@ -157,16 +172,18 @@ class Summation:
             self._complete = True
         return divisor
 
-    def _weight(self, term: Term) -> float:
-        if self.plan.reduction == "sum" or not self.plan.several:
+    def _weight(self, count: float | None, place: Place) -> float:
+        if self.plan.reduction == "sum":
             return 1.0
-        if term.count is None:
+        if count is None and not self.plan.several and place == (0, 0):
+            return 1.0
+        if count is None:
             raise ValueError(
                 f"Some rows of the data given to {self.objective.name} have more labels masked than others, so it"
                 " cannot be told what the loss of a batch is a mean over. Give weight=, a function of a batch that"
                 " counts it."
             )
-        return term.count
+        return count
 
     def _each(self, look: Callable[[Place, Term], None]) -> None:
         """Every term in turn, kept or made anew; no other reference to one made anew is held."""
@@ -200,9 +217,7 @@ class Summation:
         self._kept.offer(place, term, self._size(term, piece))
 
     def _linearized(self, place: Place, piece: Any, reduction: Reduction) -> Term:
-        # Of a batch the same numbers are drawn each time; 64-bit arithmetic keeps places apart.
-        seed = (self._seed + 0x9E3779B97F4A7C15 * (1 + place[0]) + place[1]) % 2**63
-        generators = Seeded(self.objective.device, seed)
+        generators = Seeded(self.objective.device, self._seed_of(place))
         with generators:
             term = self._make(self.objective, piece, reduction, place)
         if generators.drew:
@@ -213,6 +228,10 @@ class Summation:
                     ' random="refuse" does not allow. Call model.eval(), or let random="fixed" draw once a batch.'
                 )
         return term
+
+    def _seed_of(self, place: Place) -> int:
+        """Of a batch the same numbers are drawn each time; a multiple of an odd number keeps places apart."""
+        return (self._seed + 0x9E3779B97F4A7C15 * (1 + place[0]) + place[1]) % 2**63
 
     def _compare(self, place: Place, value: Tensor) -> None:
         """A batch's loss must come out the same each time it is evaluated."""

@@ -62,7 +62,7 @@ class HessianTerm:
             return found
 
         point = objective.leaves if part is None else [*objective.leaves, batch[part]]
-        self._linearization: Linearization = tape.linearize(gradient_at, point)
+        self._linearization: Linearization = tape.linearize(gradient_at, point, name=objective.name)
         self.value, self.count = self._linearization.aux
 
     @property
@@ -110,7 +110,7 @@ class OuterTerm:
             objective.require_followed(prediction.leaves)
             return prediction.leaves, prediction
 
-        self._jacobian: Linearization = tape.linearize(outputs_at, objective.leaves)
+        self._jacobian: Linearization = tape.linearize(outputs_at, objective.leaves, name=objective.name)
         predicted: Prediction = self._jacobian.aux
         outputs = self._jacobian.outputs
         prediction = Prediction(outputs, predicted.loss, predicted.target, predicted.counted)
@@ -122,7 +122,7 @@ class OuterTerm:
             value = prediction.loss(leaves)
             return zeros_where_none(gradients((value,), leaves), leaves), value.detach().reshape(())
 
-        lossy = tape.linearize(loss_at, outputs)
+        lossy = tape.linearize(loss_at, outputs, name=objective.name)
         self.value, self._output_gradient = lossy.aux, lossy.outputs
         lossy.close()
         self._curvature = make(prediction, self._output_gradient)
