@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 REFUSED = {
-    "nn_functional_ctc_loss": "aten::_ctc_loss_backward",
 }
 """The operator without a derivative that the error names."""
 
 RULED = {
+    "nn_functional_linear_cross_entropy_chunked_none": "functions with out=... arguments don't support automatic",
+    "nn_functional_ctc_loss": "aten::_ctc_loss_backward",
     "sparse_sampled_addmm": "is_coalesced expected sparse coordinate tensor layout but got SparseCsr",
     "sparse_mm_reduce": "is_coalesced expected sparse coordinate tensor layout but got SparseCsr",
     "_segment_reduce_offsets": "aten::_segment_reduce_backward",
@@ -22,7 +23,6 @@ RULED = {
 """Refused by PyTorch, right here: what PyTorch's error names, for the most part the operator that has a rule."""
 
 REFUSED_WITHOUT_A_NAME = {
-    "nn_functional_linear_cross_entropy_chunked_none": "functions with out=... arguments don't support automatic",
 }
 """What PyTorch says instead."""
 

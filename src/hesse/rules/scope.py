@@ -26,7 +26,7 @@ _set_included = torch._C._dispatch_tls_set_dispatch_key_included
 
 _everything = torch.library.Library("_", "IMPL")  # type: ignore[no-untyped-call]  # no types there
 _everything.fallback(torch.library.fallthrough_kernel, _KEY_NAME)  # type: ignore[no-untyped-call]  # no types there
-_aten = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]  # no types there
+_libraries: dict[str, torch.library.Library] = {}
 
 # Operators that take functions (torch.cond, a torch.autograd.Function under a transform) are dispatched in Python, by a
 # copy of the dispatcher that knows no fallback: those there are, and those that will be made, pass the key over too.
@@ -85,8 +85,10 @@ def intercept(name: str, kernel: Callable[..., Any]) -> None:
         finally:
             put_back(held)
 
-    namespace, _, short = name.partition("::")
-    if namespace == "aten":
-        _aten.impl(short, outside, _KEY_NAME)  # type: ignore[no-untyped-call]  # no types there
-    else:
-        torch._ops._higher_order_ops[short].py_impl(_KEY)(outside)
+    namespace, _, operator = name.partition("::")
+    if namespace == "higher_order":
+        torch._ops._higher_order_ops[operator].py_impl(_KEY)(outside)
+        return
+    if namespace not in _libraries:
+        _libraries[namespace] = torch.library.Library(namespace, "IMPL")  # type: ignore[no-untyped-call]  # no types there
+    _libraries[namespace].impl(operator, outside, _KEY_NAME)  # type: ignore[no-untyped-call]  # no types there
