@@ -16,7 +16,7 @@ KNOWN = {
     "1/i": 1 / np.arange(1.0, 301),
     "step": np.concatenate([np.ones(50), np.full(250, 1e-3)]),
     "uniform": np.linspace(0.1, 1, 300),
-    "graded": 10.0 ** np.linspace(-2, 2, 200),
+    "graded": 10.0 ** np.linspace(-1, 2, 150),
 }
 
 

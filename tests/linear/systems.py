@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from ..known_matrices import with_eigenvalues
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class System:
     """A matrix made from eigenvalues, in float64."""
 
@@ -22,9 +23,17 @@ class System:
         """Whether no eigenvalue is negative."""
         return bool((self.eigenvalues >= 0).all())
 
+    @functools.cached_property
+    def _double(self) -> Tensor:
+        return with_eigenvalues(self.eigenvalues)
+
+    @functools.cached_property
+    def _eigenvectors(self) -> np.ndarray:
+        return np.linalg.eigh(self._double.numpy())[1]
+
     def matrix(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """A."""
-        return with_eigenvalues(self.eigenvalues, dtype)
+        return self._double.to(dtype)
 
     def in_range(self, k: int, seed: int = 0) -> Tensor:
         """Right-hand sides of norm about one that have solutions, (n, k)."""
@@ -38,10 +47,9 @@ class System:
 
     def shortest(self, B: Tensor) -> Tensor:
         """The least-squares solutions of minimum length, from the eigenvalues that were put in."""
-        values, vectors = np.linalg.eigh(self.matrix().numpy())
-        inverse = np.divide(
-            1, np.sort(self.eigenvalues), out=np.zeros(len(values)), where=np.sort(self.eigenvalues) != 0
-        )
+        known = np.sort(self.eigenvalues)
+        inverse = np.divide(1, known, out=np.zeros(len(known)), where=known != 0)
+        vectors = self._eigenvectors
         return torch.from_numpy(vectors @ (inverse[:, None] * (vectors.T @ B.numpy())))
 
 
