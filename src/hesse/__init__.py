@@ -2,8 +2,16 @@
 
 from hesse import func, functional
 from hesse.checking import Check, Finding, check
+from hesse.checkpoint import Checkpoint
 from hesse.eigen import Eigenpairs, eigsh
-from hesse.errors import ClosedError, ConvergenceWarning, NoDerivativeError, NonFiniteProductError, StalePointError
+from hesse.errors import (
+    CheckpointError,
+    ClosedError,
+    ConvergenceWarning,
+    NoDerivativeError,
+    NonFiniteProductError,
+    StalePointError,
+)
 from hesse.estimate import (
     DiagonalEstimate,
     NormEstimate,
@@ -37,6 +45,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Check",
+    "Checkpoint",
+    "CheckpointError",
     "ClosedError",
     "ConvergenceWarning",
     "DiagonalEstimate",

@@ -41,3 +41,10 @@ class NoDerivativeError(NotImplementedError):
         super().__init__(message)
         self.operator = operator
         self.place = place
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be gone on from: it is of another question or operator, of another version, or damaged.
+
+    Nothing has been written over it.
+    """

@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from hesse.checkpoint import Checkpoint, Keeper, State
 from hesse.errors import ConvergenceWarning, NonFiniteProductError
 from hesse.operators.dense import as_operator
 from hesse.operators.operator import Operator
@@ -61,6 +62,7 @@ class Products:
         self.count = 0
         self.stopped = False
         self._callback = callback
+        self._keeper: Keeper | None = None
         self._bar = Bar(question, max_products) if progress else None
         if self.operator.shape[0] != self.operator.shape[1]:
             raise ValueError(f"{question} needs a square operator but got one of shape {self.operator.shape}.")
@@ -77,6 +79,23 @@ class Products:
     ) -> None:
         if self._bar is not None:
             self._bar.__exit__(kind, error, trace)
+        if self._keeper is not None:
+            self._keeper.close()
+
+    def resume(self, checkpoint: Checkpoint | None, settings: Mapping[str, Any]) -> State | None:
+        """Keep the question's state there from now on; the state to go on from, where one is."""
+        if checkpoint is None:
+            return None
+        self._keeper = Keeper(checkpoint, self.question, self.operator, settings)
+        saved = self._keeper.saved
+        if saved is not None:
+            self.count = saved["products.count"]
+        return saved
+
+    def keep(self, state: Callable[[], State]) -> None:
+        """Write the question's state to its checkpoint, if it has one and it is time."""
+        if self._keeper is not None:
+            self._keeper.keep(lambda: {**state(), "products.count": self.count})
 
     @contextlib.contextmanager
     def part(self, operator: Operator) -> Iterator[Products]:

@@ -55,6 +55,12 @@ class Batching:
         if self.mode == "auto" and earlier.chosen == "loop":
             self.chosen, self.reason = "loop", earlier.reason
 
+    def adopt(self, chosen: str) -> None:
+        """Take over a choice, which no clock is asked about again; whether a batch is right is still looked at."""
+        if self.mode == "auto":
+            self.mode = self.chosen = "vmap" if chosen == "vmap" else "loop"
+            self.reason = "settled for a checkpoint"
+
     @property
     def chunk(self) -> int:
         """How many vectors go through the graph at once."""

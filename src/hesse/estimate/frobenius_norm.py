@@ -12,7 +12,7 @@ from torch import Tensor
 from hesse import blocks
 from hesse.estimate.checks import check_question
 from hesse.estimate.quantity import Quantity
-from hesse.estimate.sampling import LEAST_SAMPLES, Sampler, exact
+from hesse.estimate.sampling import LEAST_SAMPLES, Sampler, Strategy
 from hesse.operators.operator import Operator
 from hesse.operators.probes import Rng
 from hesse.products import Callback, Products
@@ -100,10 +100,8 @@ def frobenius_norm(
         show=lambda square, half: f"{math.sqrt(square):.6g}, its square ± {half:.2g}",
     )
     with Products(A, "frobenius_norm", max_products=max_products, callback=callback, progress=progress) as products:
-        if products.size <= min(LEAST_SAMPLES, max_products):
-            found = exact(products, quantity)
-        else:
-            found = Sampler(products, quantity, "auto", confidence, np.random.default_rng(rng)).run()
+        strategy: Strategy = "exact" if products.size <= min(LEAST_SAMPLES, max_products) else "auto"
+        found = Sampler(products, quantity, strategy, confidence, np.random.default_rng(rng)).run()
         norm = math.sqrt(found.estimate) if found.estimate >= 0 else math.nan
         interval = (math.sqrt(max(found.estimate - found.half, 0.0)), math.sqrt(max(found.estimate + found.half, 0.0)))
         if not found.converged:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hesse import blocks
+from hesse.checkpoint import State
 from hesse.operators.operator import Operator
 
 
@@ -64,3 +65,12 @@ class RangeFinder:
     def distances(self) -> Tensor:
         """‖(I − Q_i·Q_iᵀ)·A·ω_i‖ for each vector left out, (k,): zeros once the range is exhausted."""
         return torch.zeros(self.size, dtype=torch.float64) if self.exhausted else self.leave_one_out()[1]
+
+    def state(self) -> State:
+        """All of it."""
+        return {"range.basis": self.basis, "range.triangle": self._triangle, "range.exhausted": self.exhausted}
+
+    def load(self, state: State) -> None:
+        """Go on from what ``state`` gave."""
+        self.basis, self._triangle = state["range.basis"], state["range.triangle"]
+        self.exhausted = state["range.exhausted"]

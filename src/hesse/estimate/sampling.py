@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hesse import blocks
+from hesse.checkpoint import State
 from hesse.estimate import student
 from hesse.estimate.quantity import Quantity
 from hesse.estimate.range_finder import RangeFinder
@@ -25,7 +26,8 @@ ROUNDING = 8
 # A deflation basis takes up to that much memory.
 BASIS_BYTES = 2**30
 
-Strategy = Literal["auto", "hutchinson", "hutch++"]
+Strategy = Literal["auto", "hutchinson", "hutch++", "exact"]
+Way = Literal["plain", "basis", "remainder", "exact"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,21 +42,8 @@ class Sampled:
     method: str
 
 
+KEPT = ("_way", "_samples", "_remainders", "_head", "_rounding", "_done", "_last")
 UNKNOWN = Sampled(math.nan, math.nan, math.nan, math.inf, False, "exact")
-
-
-def exact(products: Products, quantity: Quantity, otherwise: Sampled = UNKNOWN) -> Sampled:
-    """The sum over all unit vectors, by n products; ``otherwise`` where the callback stops it on the way."""
-    operator = products.operator
-    total = 0.0
-    for start in range(0, products.size, BLOCK):
-        width = min(BLOCK, products.size - start)
-        if products.left < width:
-            return otherwise
-        units = blocks.units(operator, start, width)
-        total += float(quantity.form(operator, units, products.multiply(units)).sum())
-        products.report(f"{start + width} of {products.size} entries of the diagonal")
-    return Sampled(total, 0.0, 0.0, 0.0, True, "exact")
 
 
 class Sampler:
@@ -82,53 +71,107 @@ class Sampler:
         self._confidence = confidence
         self._rng = rng
         self._range = RangeFinder(products.operator)
+        self._way: Way = "exact" if strategy == "exact" else "plain"
+        # Samples of F(ω), and of what a basis leaves of it.
+        self._samples: list[float] = []
+        self._remainders: list[float] = []
+        # The sum over vectors of the basis, or unit vectors, and how many of them are done.
+        self._head = self._rounding = 0.0
+        self._done = 0
+        self._found = UNKNOWN
         self._last: tuple[int, float] | None = None
         vector_bytes = products.size * products.operator.dtype.itemsize
         # Twice: the basis is copied when it grows. A third of the products for it is the split of Hutch++.
         self._largest_basis = min(BASIS_BYTES // max(1, 2 * vector_bytes), products.max_products // 3, products.size)
 
-    def run(self) -> Sampled:
-        """Sample until the interval is short enough or no products are left."""
-        samples: list[float] = []
-        found = dataclasses.replace(UNKNOWN, method="hutchinson")
-        while self._products.left and not found.converged:
-            signs = self._signs(len(samples))
-            images = self._products.multiply(signs)
-            samples += self._quantity.form(self._operator, signs, images).tolist()
-            found = self._summary(samples, 0.0, "hutchinson")
-            if self._strategy == "hutch++":
-                found = dataclasses.replace(found, converged=False)
-            if found.converged or self._strategy == "hutchinson":
-                continue
-            if self._range.size < self._largest_basis and not self._range.exhausted:
-                self._range.append(images[:, : self._largest_basis - self._range.size])
-            choice = self._choose(samples)
-            if choice == "exact":
-                return exact(self._products, self._quantity, found)
-            if choice == "deflate":
-                return self._deflated(found)
-        return found
+    def run(self, saved: State | None = None) -> Sampled:
+        """Sample until the interval is short enough or no products are left; go on from ``saved``, if any."""
+        if saved is not None:
+            self._load(saved)
+        steps = {"plain": self._plain, "basis": self._basis, "remainder": self._remainder, "exact": self._exact}
+        while self._products.left and not self._found.converged:
+            steps[self._way]()
+            self._products.keep(self._state)
+        return self._found
+
+    def _state(self) -> State:
+        kept = {name: getattr(self, name) for name in KEPT}
+        found = dataclasses.asdict(self._found)
+        return {**kept, **self._range.state(), "found": found, "rng": self._rng.bit_generator.state}
+
+    def _load(self, saved: State) -> None:
+        for name in KEPT:
+            setattr(self, name, saved[name])
+        self._range.load(saved)
+        self._found = Sampled(**saved["found"])
+        self._rng.bit_generator.state = saved["rng"]
+
+    def _plain(self) -> None:
+        """A block of samples, and the choice how to go on."""
+        signs = self._signs(len(self._samples))
+        images = self._products.multiply(signs)
+        self._samples += self._quantity.form(self._operator, signs, images).tolist()
+        self._found = self._summary(self._samples, "hutchinson")
+        if self._strategy == "hutch++":
+            self._found = dataclasses.replace(self._found, converged=False)
+        if self._found.converged or self._strategy == "hutchinson":
+            return
+        if self._range.size < self._largest_basis and not self._range.exhausted:
+            self._range.append(images[:, : self._largest_basis - self._range.size])
+        self._way = self._choose()
+
+    def _basis(self) -> None:
+        """A block of vectors of the basis."""
+        block = self._range.basis[:, self._done : self._done + BLOCK]
+        if block.shape[1]:
+            parts = self._quantity.form(self._operator, block, self._products.multiply(block))
+            self._head += float(parts.sum())
+            self._rounding += ROUNDING * torch.finfo(self._operator.dtype).eps * float(parts.abs().sum())
+            self._done += block.shape[1]
+            self._products.report(f"deflated {self._done} of {self._range.size} directions")
+        if self._done == self._range.size:
+            self._way = "remainder"
+
+    def _remainder(self) -> None:
+        """A block of samples of what the basis leaves."""
+        signs, basis = self._signs(len(self._remainders)), self._range.basis
+        rest = signs - basis @ self._operator.gram(basis, signs)
+        self._remainders += self._quantity.form(self._operator, rest, self._products.multiply(rest)).tolist()
+        self._found = self._summary(self._remainders, "hutch++")
+
+    def _exact(self) -> None:
+        """A block of unit vectors."""
+        width = min(BLOCK, self._products.size - self._done)
+        if width:
+            units = blocks.units(self._operator, self._done, width)
+            self._head += float(self._quantity.form(self._operator, units, self._products.multiply(units)).sum())
+            self._done += width
+            self._products.report(f"{self._done} of {self._products.size} entries of the diagonal")
+        if self._done == self._products.size:
+            self._found = Sampled(self._head, 0.0, 0.0, 0.0, True, "exact")
 
     def _signs(self, done: int) -> Tensor:
         # Samples to the least number, then in blocks; never one beyond the budget.
         wanted = LEAST_SAMPLES - done if done < LEAST_SAMPLES else BLOCK
         return self._operator.signs(min(wanted, BLOCK, self._products.left), self._rng)
 
-    def _summary(self, samples: list[float], head: float, method: str, rounding: float = 0.0) -> Sampled:
-        estimate = head + float(np.mean(samples))
+    def _summary(self, samples: list[float], method: str) -> Sampled:
+        estimate = self._head + float(np.mean(samples))
         error, half = math.nan, math.inf
         if len(samples) > 1:
             error = float(student.standard_error(samples))
-            half = student.reach(samples, self._confidence) + rounding
+            half = student.reach(samples, self._confidence) + self._rounding
         converged = len(samples) >= LEAST_SAMPLES and half <= self._quantity.target(estimate)
         self._products.report(self._quantity.show(estimate, half))
         return Sampled(estimate, error, error, half, converged, method)
 
-    def _choose(self, samples: list[float]) -> str:
-        """The way on that is foretold to need the fewest products: "plain", "grow", "deflate" or "exact"."""
-        products, taken = self._products, len(samples)
-        if self._range.size == 0 or taken < 2:
-            return "deflate" if self._strategy == "hutch++" and self._range.exhausted else "plain"
+    def _choose(self) -> Way:
+        """The way on that is foretold to need the fewest products."""
+        products, samples, taken = self._products, self._samples, len(self._samples)
+        if taken < 2 or products.left < self._range.size + 2:
+            return "plain"
+        if self._range.size == 0:
+            return "basis" if self._strategy == "hutch++" and self._range.exhausted else "plain"
         quantile = student.quantile(self._confidence, LEAST_SAMPLES)
         spread = float(np.std(samples, ddof=1))
         target = self._quantity.target(float(np.mean(samples)))
@@ -142,37 +185,13 @@ class Sampler:
         size, needed = self._last or (0, undeflated)
         grown, saved = self._range.size - size, needed - deflated
         self._last = self._range.size, deflated
-        costs = {"deflate": self._range.size + deflated}
+        costs: list[tuple[float, Way]] = [(self._range.size + deflated, "basis")]
         if self._range.size < self._largest_basis and saved > 0 and deflated > LEAST_SAMPLES:
             # Each further direction costs two products, and saves at most what those before it did.
             directions = (deflated - LEAST_SAMPLES) * grown / saved
-            costs["grow"] = self._range.size + LEAST_SAMPLES + 2 * directions
+            costs.append((self._range.size + LEAST_SAMPLES + 2 * directions, "plain"))
         if self._strategy == "auto":
-            costs["plain"] = max(LEAST_SAMPLES, samples_for * spread**2) - taken
+            costs.append((max(LEAST_SAMPLES, samples_for * spread**2) - taken, "plain"))
             if products.size <= products.left:
-                costs["exact"] = products.size
-        return min(costs, key=lambda way: costs[way])
-
-    def _deflated(self, plain: Sampled) -> Sampled:
-        """The rest of the question with the basis as it is."""
-        head = rounding = 0.0
-        basis = self._range.basis
-        if self._products.left < basis.shape[1] + 2:
-            # Hutch++ by a budget too small for it.
-            return plain
-        for block in blocks.pieces(basis, BLOCK):
-            if self._products.left == 0:
-                return plain
-            parts = self._quantity.form(self._operator, block, self._products.multiply(block))
-            head += float(parts.sum())
-            rounding += ROUNDING * torch.finfo(self._operator.dtype).eps * float(parts.abs().sum())
-            self._products.report(f"deflating {basis.shape[1]} directions")
-        samples: list[float] = []
-        found = plain
-        while self._products.left and not found.converged:
-            signs = self._signs(len(samples))
-            remainder = signs - basis @ self._operator.gram(basis, signs)
-            images = self._products.multiply(remainder)
-            samples += self._quantity.form(self._operator, remainder, images).tolist()
-            found = self._summary(samples, head, "hutch++", rounding)
-        return found
+                costs.append((products.size, "exact"))
+        return min(costs)[1]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from hesse import blocks
+from hesse.checkpoint import Checkpoint
 from hesse.estimate.checks import check_question
 from hesse.estimate.quantity import Quantity
-from hesse.estimate.sampling import LEAST_SAMPLES, Sampled, Sampler, exact
+from hesse.estimate.sampling import LEAST_SAMPLES, Sampled, Sampler
 from hesse.estimate.xtrace import xtrace
 from hesse.operators.probes import Rng
 from hesse.products import Callback, Products
@@ -56,6 +58,7 @@ def trace(
     confidence: float = 0.95,
     max_products: int = 1000,
     rng: Rng = None,
+    checkpoint: Checkpoint | str | Path | None = None,
     callback: Callback | None = None,
     progress: bool = False,
 ) -> TraceEstimate:
@@ -76,6 +79,8 @@ def trace(
         confidence: of the interval, between 0 and 1.
         max_products: how many products may be made, at least 2.
         rng: seed or NumPy generator of the random vectors.
+        checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
+            is one already, the sampling goes on from it.
         callback: given a ``hesse.Progress`` as sampling goes on; a true answer stops it.
         progress: whether to show a bar on standard error.
 
@@ -87,6 +92,7 @@ def trace(
         ValueError: the operator is not square, or a number is out of range, or ``"exact"`` needs more products than
             there may be.
         NonFiniteProductError: a product holds infinities or NaNs.
+        CheckpointError: the checkpoint is of another question, operator or version, or damaged.
 
     Source: Hutchinson, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines",
     Commun. Stat. Simul. Comput. 19 (1990) 433–450; for the others ``hesse.estimate.sampling`` and
@@ -109,17 +115,26 @@ def trace(
         show=lambda estimate, half: f"{estimate:.6g} ± {half:.2g}",
     )
     with Products(A, "trace", max_products=max_products, callback=callback, progress=progress) as products:
-        found: Sampled
         if method == "exact" and products.size > max_products:
             raise ValueError(
                 f"The exact trace needs {products.size} products but max_products given to trace is {max_products}."
             )
-        if method == "exact" or (method == "auto" and products.size <= min(LEAST_SAMPLES, max_products)):
-            found = exact(products, quantity)
-        elif method == "xtrace":
-            found = xtrace(products, quantity.target, confidence, np.random.default_rng(rng))
+        if method == "auto" and products.size <= min(LEAST_SAMPLES, max_products):
+            method = "exact"
+        generator = np.random.default_rng(rng)
+        settings = {
+            "method": method,
+            "tol": tol,
+            "atol": atol,
+            "confidence": confidence,
+            "max_products": max_products,
+            "rng": rng if rng is None or isinstance(rng, int) else generator.bit_generator.state,
+        }
+        saved = products.resume(Checkpoint.of(checkpoint), settings)
+        if method == "xtrace":
+            found = xtrace(products, quantity.target, confidence, generator, saved)
         else:
-            found = Sampler(products, quantity, method, confidence, np.random.default_rng(rng)).run()
+            found = Sampler(products, quantity, method, confidence, generator).run(saved)
         result = _result(found, confidence, products.count)
         if not result.converged:
             products.warn(

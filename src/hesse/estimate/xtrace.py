@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hesse import blocks
+from hesse.checkpoint import State
 from hesse.estimate import student
 from hesse.estimate.range_finder import RangeFinder
 from hesse.estimate.sampling import UNKNOWN, Sampled
@@ -21,7 +22,11 @@ LEAST_VECTORS = 8
 
 
 def xtrace(
-    products: Products, target: Callable[[float], float], confidence: float, rng: np.random.Generator
+    products: Products,
+    target: Callable[[float], float],
+    confidence: float,
+    rng: np.random.Generator,
+    saved: State | None = None,
 ) -> Sampled:
     r"""The trace by XTrace, with more vectors until its error estimate is small enough for ``target(estimate)``.
 
@@ -42,6 +47,15 @@ def xtrace(
     finder = RangeFinder(operator)
     probes, images = blocks.empty(operator), blocks.empty(operator)
     found = dataclasses.replace(UNKNOWN, method="xtrace")
+
+    def state() -> State:
+        kept = {"probes": probes, "images": images, "found": dataclasses.asdict(found)}
+        return {**kept, **finder.state(), "rng": rng.bit_generator.state}
+
+    if saved is not None:
+        probes, images, found = saved["probes"], saved["images"], Sampled(**saved["found"])
+        finder.load(saved)
+        rng.bit_generator.state = saved["rng"]
     while products.left >= 2 and not found.converged and finder.size < n and not finder.exhausted:
         wanted = LEAST_VECTORS if finder.size == 0 else max(4, finder.size // 4)
         fresh = operator.randn(min(wanted, products.left // 2, n - finder.size), rng)
@@ -52,6 +66,7 @@ def xtrace(
             images = blocks.beside(images, products.multiply(finder.basis[:, known:]))
         found = _summary(_estimates(products, finder, probes, images), target, confidence)
         products.report(f"{found.estimate:.6g}, error estimate {found.error_estimate:.2g}")
+        products.keep(state)
     return found
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hesse import blocks
+from hesse.checkpoint import State
 from hesse.linear.krylov import Krylov
 from hesse.operators.operator import Operator
 from hesse.products import Products
@@ -36,6 +37,17 @@ class Answers:
     iterations: Tensor
     direction: Tensor | None = None
 
+    def state(self) -> State:
+        """All of it."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {f"answers.{name}": value for name, value in fields.items() if value is not None}
+
+    @staticmethod
+    def of(state: State) -> Answers:
+        """What ``state`` gave."""
+        names = [field.name for field in dataclasses.fields(Answers)]
+        return Answers(**{name: state[f"answers.{name}"] for name in names if f"answers.{name}" in state})
+
 
 def begin(products: Products, B: Tensor, x0: Tensor | None, targets: Tensor) -> Answers:
     """Answers before the first step; a start other than zero costs a product for each column."""
@@ -55,6 +67,7 @@ def carry_on(
     preconditioner: Operator | None,
     *,
     lift: bool,
+    saved: State | None = None,
 ) -> None:
     """Correct the answers until each column has ended, and every residual is a true one.
 
@@ -69,13 +82,17 @@ def carry_on(
         targets: residual norms that are small enough, (k,).
         preconditioner: M, or None.
         lift: whether a least-squares solution is to be made the one of minimum length.
+        saved: the state of the run that a checkpoint interrupted, if any.
     """
     while open_columns := [column for column, ending in enumerate(answers.endings) if not ending]:
         index = torch.tensor(open_columns)
         scales = answers.norms[index]
         starts = blocks.scale(blocks.select(answers.R, index), 1 / scales)
         run = method(products.operator, starts, targets[index] / scales, preconditioner)
-        _iterate(products, run, len(open_columns))
+        if saved is not None:
+            run.load(saved)
+            saved = None
+        _iterate(products, run, answers, len(open_columns))
         ran = int(run.iterations.max()) > 0
         answers.iterations[index] += run.iterations
         answers.direction = answers.direction if answers.direction is not None else run.direction
@@ -93,13 +110,14 @@ def carry_on(
                 answers.endings[column] = "precision"
 
 
-def _iterate(products: Products, run: Krylov, columns: int) -> None:
+def _iterate(products: Products, run: Krylov, answers: Answers, columns: int) -> None:
     while run.width and products.left >= run.width + columns:
         run.step(products.multiply(run.vectors))
         largest = float(blocks.norms(products.operator, run.r).max()) if run.width else 0.0
         products.report(
             f"{columns - run.width} of {columns} done, residual of the others up to {largest:.2g} of theirs"
         )
+        products.keep(lambda: {**answers.state(), **run.state()})
     run.close()
 
 

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from hesse import blocks
+from hesse.checkpoint import State
 from hesse.operators.operator import Operator
+
+KEPT = ("x", "r", "columns", "targets", "solution", "iterations")
 
 
 class Krylov(abc.ABC):
@@ -72,6 +75,19 @@ class Krylov(abc.ABC):
     def close(self) -> None:
         """Hand over the columns that are still running."""
         self._keep(torch.zeros(self.width, dtype=torch.bool))
+
+    def state(self) -> State:
+        """All that the next step depends on."""
+        tensors = {name: getattr(self, name) for name in (*KEPT, *self.STATE)}
+        return {f"run.{name}": value for name, value in {**tensors, "endings": self.endings}.items()} | (
+            {} if self.direction is None else {"run.direction": self.direction}
+        )
+
+    def load(self, state: State) -> None:
+        """Go on from what ``state`` gave."""
+        for name in (*KEPT, *self.STATE, "endings"):
+            setattr(self, name, state[f"run.{name}"])
+        self.direction = state.get("run.direction")
 
     def _keep(self, kept: Tensor) -> None:
         rows = self.columns[~kept].to(self.x.device)

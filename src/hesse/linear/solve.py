@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from hesse import blocks
+from hesse.checkpoint import Checkpoint, digest, fingerprint
 from hesse.linear import corrections, implicit
 from hesse.linear.conjugate_gradients import ConjugateGradients
 from hesse.linear.krylov import Krylov
@@ -31,6 +33,7 @@ def solve(
     preconditioner: Operator | None = None,
     x0: Any = None,
     create_graph: bool = False,
+    checkpoint: Checkpoint | str | Path | None = None,
     callback: Callback | None = None,
     progress: bool = False,
 ) -> Solution:
@@ -55,6 +58,8 @@ def solve(
         x0: where to start, like b; zero if not given.
         create_graph: connect the solution to b, and to what an operator made with ``create_graph=True`` closes over, by
             the implicit derivative :math:`dx = A^{-1}(db - dA\, x)`; one product more, and in the backward one solve.
+        checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
+            is one already, the solve goes on from it.
         callback: given a ``hesse.Progress`` as it goes on; a true answer stops it.
         progress: whether to show a bar on standard error.
 
@@ -66,6 +71,7 @@ def solve(
         ValueError: the operator is not square or not symmetric, b does not fit or is not finite, the preconditioner is
             not positive definite, or a number is out of range.
         NonFiniteProductError: a product holds infinities or NaNs.
+        CheckpointError: the checkpoint is of another question, operator or version, or damaged.
 
     Source: ``hesse.linear.conjugate_gradients``, ``hesse.linear.minres``; Liu, Milzarek and Roosta, "Obtaining
     pseudo-inverse solutions with MINRES", arXiv:2309.17096 (2023), for the minimum length.
@@ -100,9 +106,19 @@ def solve(
         if method == "auto":
             method = "cg" if operator.positive_semidefinite else "minres"
         targets = (tol * blocks.norms(operator, B)).clamp(min=atol)
-        answers = corrections.begin(products, B, start, targets)
+        settings = {
+            "method": method,
+            "tol": tol,
+            "atol": atol,
+            "max_products": products.max_products,
+            "b": digest(B),
+            "x0": digest(start),
+            "preconditioner": "none" if preconditioner is None else fingerprint(preconditioner),
+        }
+        saved = products.resume(Checkpoint.of(checkpoint), settings)
+        answers = corrections.begin(products, B, start, targets) if saved is None else corrections.Answers.of(saved)
         lift = start is None and preconditioner is None
-        corrections.carry_on(products, METHODS[method], B, answers, targets, preconditioner, lift=lift)
+        corrections.carry_on(products, METHODS[method], B, answers, targets, preconditioner, lift=lift, saved=saved)
         direction, curvature = certified(products, answers.direction)
         warn_of(products, answers.endings, answers.norms)
         X = answers.X

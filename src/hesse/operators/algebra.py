@@ -19,7 +19,24 @@ def _shared(first: Space | None, second: Space | None) -> Space | None:
     return first if alike else None
 
 
-class Sum(Operator):
+class _Composite(Operator):
+    """An operator made of others, whose products are made as theirs are."""
+
+    _parts: tuple[Operator, ...]
+
+    def settle(self) -> dict[str, str]:
+        """Decide for each part."""
+        settled = enumerate([part.settle() for part in self._parts])
+        return {f"{place}.{name}": way for place, part in settled for name, way in part.items()}
+
+    def adopt(self, settled: dict[str, str]) -> None:
+        """Make the products of each part so."""
+        for place, part in enumerate(self._parts):
+            start = f"{place}."
+            part.adopt({name.removeprefix(start): way for name, way in settled.items() if name.startswith(start)})
+
+
+class Sum(_Composite):
     """A + B, for two operators of the same shape and device.
 
     Example:
@@ -55,11 +72,12 @@ class Sum(Operator):
         return first.rmatmat(U.to(first.dtype)).to(self.dtype) + second.rmatmat(U.to(second.dtype))
 
 
-class Scaled(Operator):
+class Scaled(_Composite):
     """c·A, for a number c."""
 
     def __init__(self, factor: float, operator: Operator) -> None:
         self._factor, self._operator = factor, operator
+        self._parts = (operator,)
         self.shape, self.dtype, self.device = operator.shape, operator.dtype, operator.device
         self.symmetric = operator.symmetric
         self.positive_semidefinite = operator.positive_semidefinite and factor >= 0
@@ -75,11 +93,12 @@ class Scaled(Operator):
         return self._factor * self._operator.rmatmat(U)
 
 
-class Transpose(Operator):
+class Transpose(_Composite):
     """Aᵀ."""
 
     def __init__(self, operator: Operator) -> None:
         self._operator = operator
+        self._parts = (operator,)
         self.differentiable = operator.differentiable
         self.shape = (operator.shape[1], operator.shape[0])
         self.domain, self.range = operator.range, operator.domain

@@ -151,6 +151,15 @@ class Linearized(Operator):
             bytes_kept=self._linearization.kept_bytes(),
         )
 
+    def settle(self) -> dict[str, str]:
+        """Multiply vectors one by one where nothing was measured yet: the reference, and no clock's choice."""
+        self._batching.adopt(self._batching.chosen or "loop")
+        return {"batching": str(self._batching.chosen)}
+
+    def adopt(self, settled: dict[str, str]) -> None:
+        """Multiply many vectors as another process settled it."""
+        self._batching.adopt(settled["batching"])
+
     def close(self) -> None:
         """Free the kept graph; products raise from then on."""
         self._linearization.close()

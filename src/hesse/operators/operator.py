@@ -106,6 +106,14 @@ class Operator(abc.ABC):
             )
         return V.to(self.dtype)
 
+    def settle(self) -> dict[str, str]:
+        """Decide now how products are made, so that from now on their digits depend on no clock; what was decided."""
+        return {}
+
+    def adopt(self, settled: dict[str, str]) -> None:
+        """Make products as another process settled it."""
+        del settled
+
     @property
     def T(self) -> Operator:
         """The transpose."""
