@@ -98,7 +98,7 @@ class Keeper:
         self._threads = torch.get_num_threads()
         self._written = time.monotonic()
         self.saved: State | None = None
-        header, tensors = self._read() if self._path.exists() else (None, {})
+        header, tensors = self._read() if self._path.exists() else self._begin()
         if header is not None:
             self._refuse_unless(header["version"] == VERSION, f"is of version {header['version']}, not {VERSION}")
             self._refuse_unless(header["question"] == question, f"is of {header['question']}, not of {question}")
@@ -130,6 +130,16 @@ class Keeper:
             raise CheckpointError(
                 f"The checkpoint {self._path} {why}, and is left as it is. Give another path, or delete it."
             )
+
+    def _begin(self) -> tuple[None, dict[str, Tensor]]:
+        """No file yet: see that there can be one."""
+        try:
+            with files.beside(self._path):
+                return None, {}
+        except OSError as error:
+            raise CheckpointError(
+                f"The checkpoint {self._path} cannot be written: {error.strerror}. Give another path."
+            ) from error
 
     def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         try:
