@@ -49,7 +49,7 @@ def test_pytorchs_double_backward_is_wrong_or_raises() -> None:
     expected = torch.autograd.functional.vhp(through_the_loss(None), point(), v)[1]
     theirs = torch.autograd.functional.vhp(through_the_loss(), point(), v)[1]
     assert (theirs[1] - expected[1]).abs().max() > 0.01
-    with pytest.raises(RuntimeError, match="functions with out=... arguments"):
+    with pytest.raises(RuntimeError, match=r"functions with out=\.\.\. arguments"):
         torch.autograd.functional.vhp(through_the_loss(reduction="none"), point(), v)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-REFUSED = {
-}
+REFUSED = {}
 """The operator without a derivative that the error names."""
 
 RULED = {
@@ -22,8 +21,7 @@ RULED = {
 }
 """Refused by PyTorch, right here: what PyTorch's error names, for the most part the operator that has a rule."""
 
-REFUSED_WITHOUT_A_NAME = {
-}
+REFUSED_WITHOUT_A_NAME = {}
 """What PyTorch says instead."""
 
 WRONG_IN_PYTORCH = {
