@@ -33,7 +33,7 @@ class EmpiricalFisher(DataSum):
         data: see :class:`hesse.LossHessian`.
         per: what a sample is: a ``"row"``, an entry of the prediction's first dimension; or a ``"token"``, where
             only the classes (for PyTorch's cross entropy), or else the last dimension, belong to one sample.
-        params, reduction, weight, memory, batching, random, batch_norm: see :class:`hesse.LossHessian`.
+        params, reduction, weight, memory, batching, random, batch_norm, progress: see :class:`hesse.LossHessian`.
         output: ``output(model, batch)`` returns (prediction, target); needed where a batch is no pair.
 
     Raises:
@@ -67,6 +67,7 @@ class EmpiricalFisher(DataSum):
         batching: Mode = "auto",
         random: Draws = "fixed",
         batch_norm: BatchNorm = "refuse",
+        progress: bool = False,
     ) -> None:
         if per not in ("row", "token"):
             raise ValueError(f"per given to EmpiricalFisher should be 'row' or 'token' but is {per!r}.")
@@ -77,6 +78,7 @@ class EmpiricalFisher(DataSum):
             batching=batching,
             random=random,
             batch_norm=batch_norm,
+            progress=progress,
             needs_reduction=True,
         )
 

@@ -40,7 +40,7 @@ class Fisher(DataSum):
         samples: None for the expectation itself; a number for the mean over so many draws of all targets, which are
             made once: the matrix stays the same.
         rng: an int (seed), ``numpy.random.Generator`` or None, for the draws.
-        params, reduction, weight, memory, batching, random, batch_norm: see :class:`hesse.LossHessian`.
+        params, reduction, weight, memory, batching, random, batch_norm, progress: see :class:`hesse.LossHessian`.
         output: ``output(model, batch)`` returns (prediction, target); needed where a batch is no pair.
 
     Raises:
@@ -75,6 +75,7 @@ class Fisher(DataSum):
         batching: Mode = "auto",
         random: Draws = "fixed",
         batch_norm: BatchNorm = "refuse",
+        progress: bool = False,
     ) -> None:
         if samples is not None and samples < 1:
             raise ValueError(f"samples given to Fisher should be at least 1 but is {samples}.")
@@ -85,6 +86,7 @@ class Fisher(DataSum):
             batching=batching,
             random=random,
             batch_norm=batch_norm,
+            progress=progress,
             needs_reduction=True,
         )
         seed = int(np.random.default_rng(rng).integers(2**62))

@@ -37,7 +37,7 @@ class GaussNewton(DataSum):
         data: see :class:`hesse.LossHessian`.
         inputs: in place of loss and data, the point of a plain function: a tensor or a structure of them; an outermost
             tuple is splatted.
-        params, reduction, weight, memory, batching, random, batch_norm: see :class:`hesse.LossHessian`.
+        params, reduction, weight, memory, batching, random, batch_norm, progress: see :class:`hesse.LossHessian`.
         output: ``output(model, batch)`` returns (prediction, target); needed where a batch is no pair.
 
     Attributes:
@@ -78,6 +78,7 @@ class GaussNewton(DataSum):
         batching: Mode = "auto",
         random: Draws = "fixed",
         batch_norm: BatchNorm = "refuse",
+        progress: bool = False,
     ) -> None:
         settings = Settings(
             reduction=reduction,
@@ -86,6 +87,7 @@ class GaussNewton(DataSum):
             batching=batching,
             random=random,
             batch_norm=batch_norm,
+            progress=progress,
         )
         if isinstance(model, nn.Module):
             loss, data = _arguments(loss_and_data, loss=loss, data=data)

@@ -50,6 +50,7 @@ class LossHessian(DataSum):
             ``"refuse"`` raises where any are drawn.
         batch_norm: BatchNorm in training makes the loss over several batches no sum over samples: ``"refuse"`` raises,
             ``"per batch"`` takes the sum of the batches' own losses.
+        progress: show a bar for each pass over the data, on a terminal.
 
     Attributes:
         value, gradient: the loss and its gradient, found in the same pass as the first product.
@@ -91,6 +92,7 @@ class LossHessian(DataSum):
         batching: Mode = "auto",
         random: Draws = "fixed",
         batch_norm: BatchNorm = "refuse",
+        progress: bool = False,
     ) -> None:
         settings = Settings(
             reduction=reduction,
@@ -99,6 +101,7 @@ class LossHessian(DataSum):
             batching=batching,
             random=random,
             batch_norm=batch_norm,
+            progress=progress,
         )
 
         def objective() -> Objective:

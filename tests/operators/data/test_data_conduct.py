@@ -17,12 +17,13 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 import hesse
+from hesse.engines.tape import Tape
 from tests.operators.data import references
 from tests.operators.data.models import CLASSES, REAL, X, generator, loader, mlp, seeded
 
 OPERATORS = [hesse.LossHessian, hesse.GaussNewton, hesse.Fisher, hesse.EmpiricalFisher]
 # Of these small batches none stays linearized in it, and none is cut up.
-LITTLE = "2200B"
+LITTLE = "2600B"
 
 
 def assert_equal(H: hesse.Operator, expected: Tensor) -> None:
@@ -280,6 +281,22 @@ def test_kept_batches_are_freed_by_close_and_without_the_collector() -> None:
             kept = weakref.ref(again.summation)
             del again
             assert kept() is None, operator
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_batches_that_are_evaluated_anew_are_freed_without_the_collector(operator: type) -> None:
+    H = operator(mlp(), F.cross_entropy, loader(X, CLASSES), memory=LITTLE)
+    v = torch.ones(27, dtype=torch.float64)
+    H @ v
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(type(found) is Tape for found in gc.get_objects())
+        H @ v
+        H @ torch.stack([v, v], 1)
+        assert sum(type(found) is Tape for found in gc.get_objects()) == before
     finally:
         gc.enable()
 

@@ -68,12 +68,19 @@ class Batches:
         finally:
             batches.close()
 
+    def length(self) -> int | None:
+        """How many batches there are, where that is known beforehand or by now."""
+        if self._complete:
+            return len(self._checksums)
+        try:
+            return len(self._data)
+        except TypeError:
+            return None
+
     def may_be_several(self) -> bool:
         """Whether there can be more than one batch; that there is no more is known where data has a length."""
-        try:
-            return len(self._data) > 1
-        except TypeError:
-            return True
+        number = self.length()
+        return number is None or number > 1
 
     def _compare(self, number: int, batch: Any) -> None:
         checksum = _checksum(batch)

@@ -6,8 +6,9 @@ from collections.abc import Hashable
 
 from hesse.operators.data.terms import Term
 
-# What a product, or an evaluation, takes beside what it leaves, as a part of what is kept of the batch.
-_PASSING = 1.5
+# What an evaluation and a product take beside what they leave, in units of what is kept of the batch: measured on
+# convolutional networks and transformers, the largest of 1.4 to 2.2, rounded.
+_PASSING = 2.0
 
 
 class Kept:
@@ -31,12 +32,19 @@ class Kept:
         """The term at a place, if it was kept."""
         return self._terms.get(place)
 
+    def see(self, size: int) -> None:
+        """Take note of the size of a batch before anything is multiplied with it."""
+        self.largest = max(self.largest, size)
+
     def offer(self, place: Hashable, term: Term, size: int) -> None:
         """Keep a term if there is room for it, for one more that is made anew, and for what passes in a product."""
-        self.largest = max(self.largest, size)
         if self.bytes + size + needed(self.largest) <= self.budget:
             self._terms[place] = term
             self.bytes += size
+
+    def has_room_for(self, vectors: int) -> bool:
+        """Whether so many vectors can pass at once through the largest batch seen."""
+        return self.bytes + self.largest + int(vectors * _PASSING * self.largest) <= self.budget
 
     def clear(self) -> None:
         """Free all."""

@@ -23,6 +23,7 @@ class Settings:
         batching: how many vectors are multiplied.
         random: "fixed" has one draw for each batch, "refuse" raises when the loss draws random numbers.
         batch_norm: "refuse" raises for batch statistics over several batches; "per batch" sums losses with their own.
+        progress: whether a bar shows each pass over the data, on a terminal.
         needs_reduction: whether the matrix depends on the reduction even for one batch.
     """
 
@@ -32,6 +33,7 @@ class Settings:
     batching: Mode = "auto"
     random: Draws = "fixed"
     batch_norm: BatchNorm = "refuse"
+    progress: bool = False
     needs_reduction: bool = False
 
     def __post_init__(self) -> None:

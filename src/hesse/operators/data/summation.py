@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -24,6 +25,7 @@ from hesse.operators.data.plan import PILOT, Plan, make_plan
 from hesse.operators.data.reduction import rounding
 from hesse.operators.data.settings import Settings
 from hesse.operators.data.terms import Term
+from hesse.progress import Bar
 from hesse.space import Space
 
 Place = tuple[int, int]
@@ -135,7 +137,10 @@ class Summation:
         """A batch is checked for itself: whether a batched backward is right may depend on the data."""
         key = place, selection
         if key not in self._batchings:
-            self._batchings[key] = Batching(self.settings.batching, coarsest(self.objective.leaves))
+            mode = self.settings.batching
+            if mode == "auto" and not self._kept.has_room_for(Batching("vmap").chunk):
+                mode = "loop"
+            self._batchings[key] = Batching(mode, coarsest(self.objective.leaves))
             if len(self._batchings) > 1:
                 self._batchings[key].inherit(next(iter(self._batchings.values())))
         return self._batchings[key]
@@ -193,14 +198,19 @@ class Summation:
                 assert term is not None
                 look(place, term)
             return
-        for number, batch in enumerate(self._batches):
-            for start, piece in self._pieces(batch):
-                place = number, start
-                kept = self._kept.get(place)
-                if kept is not None:
-                    look(place, kept)
-                else:
-                    self._fresh(place, piece, self.plan.reduction, look)
+        name = self.objective.name
+        bar = Bar(f"{name}: batches", self._batches.length()) if self.settings.progress else contextlib.nullcontext()
+        with bar:
+            for number, batch in enumerate(self._batches):
+                for start, piece in self._pieces(batch):
+                    place = number, start
+                    kept = self._kept.get(place)
+                    if kept is not None:
+                        look(place, kept)
+                    else:
+                        self._fresh(place, piece, self.plan.reduction, look)
+                if isinstance(bar, Bar):
+                    bar.update(number + 1, "")
 
     def _pieces(self, batch: Any) -> Iterator[tuple[int, Any]]:
         number, most = rows.count(batch), self.plan.rows
@@ -213,8 +223,10 @@ class Summation:
     def _fresh(self, place: Place, piece: Any, reduction: Reduction, look: Callable[[Place, Term], None]) -> None:
         term = self._linearized(place, piece, reduction)
         self._compare(place, term.value)
+        size = self._size(term, piece)
+        self._kept.see(size)
         look(place, term)
-        self._kept.offer(place, term, self._size(term, piece))
+        self._kept.offer(place, term, size)
 
     def _linearized(self, place: Place, piece: Any, reduction: Reduction) -> Term:
         generators = Seeded(self.objective.device, self._seed_of(place))

@@ -48,7 +48,7 @@ class HessianTerm:
         number = len(objective.leaves)
 
         def gradient_at(leaves: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
-            self._x = x = leaves[:number]
+            x = leaves[:number]
             # What is named takes its place in the batch again, where autograd can follow it.
             seen = rows.replaced(batch, part, leaves[number]) if len(leaves) > number else batch
 
@@ -56,14 +56,15 @@ class HessianTerm:
                 value, count = objective.value(x, seen)
                 objective.require_followed([value])
                 grads = gradients((value,), leaves, create_graph=True)
-                return zeros_where_none(grads, leaves), (value.detach().reshape(()), count)
+                return zeros_where_none(grads, leaves), (value.detach().reshape(()), count, x)
 
             found: tuple[tuple[Tensor, ...], Any] = objective.within(x, gradient)
             return found
 
         point = objective.leaves if part is None else [*objective.leaves, batch[part]]
         self._linearization: Linearization = tape.linearize(gradient_at, point, name=objective.name)
-        self.value, self.count = self._linearization.aux
+        # Handed out as the map's second output: a map that refers to this term would keep both alive.
+        self.value, self.count, self._x = self._linearization.aux
 
     @property
     def gradient(self) -> Sequence[Tensor]:
@@ -104,14 +105,13 @@ class OuterTerm:
     def __init__(self, objective: Objective, batch: Any, make: MakeCurvature) -> None:
         self._objective = objective
 
-        def outputs_at(x: tuple[Tensor, ...]) -> tuple[list[Tensor], Prediction]:
-            self._x = x
+        def outputs_at(x: tuple[Tensor, ...]) -> tuple[list[Tensor], Any]:
             prediction: Prediction = objective.within(x, lambda: objective.predict(x, batch))
             objective.require_followed(prediction.leaves)
-            return prediction.leaves, prediction
+            return prediction.leaves, (prediction, x)
 
         self._jacobian: Linearization = tape.linearize(outputs_at, objective.leaves, name=objective.name)
-        predicted: Prediction = self._jacobian.aux
+        predicted, self._x = self._jacobian.aux
         outputs = self._jacobian.outputs
         prediction = Prediction(outputs, predicted.loss, predicted.target, predicted.counted)
         self._multiplied = False
