@@ -62,10 +62,8 @@ def digest(tensor: Tensor | None) -> str:
     if tensor is None:
         return "none"
     values = tensor.detach().cpu().contiguous()
-    header = f"{values.dtype} {tuple(values.shape)} ".encode()
-    return hashlib.sha256(
-        header + values.view(torch.uint8).numpy().tobytes() if values.numel() else header
-    ).hexdigest()[:32]
+    header = f"{values.dtype} {tuple(values.shape)} "
+    return hashlib.sha256(header.encode() + values.numpy().tobytes()).hexdigest()[:32]
 
 
 def fingerprint(operator: Operator) -> str:
