@@ -18,7 +18,9 @@ Product = tuple[Tensor, ...]
 def double_backward(case: Case, vector: Sequence[Tensor]) -> Product:
     """The product by two plain calls of ``torch.autograd.grad``."""
     x = case.inputs_to_follow()
-    pairs = [(entry, weight) for entry, weight in zip(_gradient(case, x), vector, strict=True) if entry.requires_grad]
+    pairs = [
+        (entry, weight) for entry, weight in zip(_gradient(case, x, True), vector, strict=True) if entry.requires_grad
+    ]
     if not pairs:
         return tuple([torch.zeros_like(leaf) for leaf in x])
     return torch.autograd.grad(
@@ -63,5 +65,5 @@ def _difference(case: Case, vector: Sequence[Tensor], step: float) -> list[Tenso
     ]
 
 
-def _gradient(case: Case, x: tuple[Tensor, ...]) -> Product:
-    return torch.autograd.grad(case.func(*x), x, create_graph=True, allow_unused=True, materialize_grads=True)
+def _gradient(case: Case, x: tuple[Tensor, ...], create_graph: bool = False) -> Product:
+    return torch.autograd.grad(case.func(*x), x, create_graph=create_graph, allow_unused=True, materialize_grads=True)

@@ -1,46 +1,39 @@
-"""Operators of PyTorch 2.13 for which a product is refused, or finite differences are no judge."""
+"""Operators of PyTorch 2.13 that its own double backward cannot judge, and those that finite differences cannot."""
 
 from __future__ import annotations
 
-REFUSED = {}
-"""The operator without a derivative that the error names."""
-
 RULED = {
-    "nn_functional_linear_cross_entropy_chunked_none": "functions with out=... arguments don't support automatic",
-    "nn_functional_ctc_loss": "aten::_ctc_loss_backward",
-    "sparse_sampled_addmm": "is_coalesced expected sparse coordinate tensor layout but got SparseCsr",
-    "sparse_mm_reduce": "is_coalesced expected sparse coordinate tensor layout but got SparseCsr",
-    "_segment_reduce_offsets": "aten::_segment_reduce_backward",
     "_segment_reduce_lengths": "aten::_segment_reduce_backward",
-    "nn_functional_embedding_bag": "aten::_embedding_bag_per_sample_weights_backward",
-    "nn_functional_pdist": "_pdist_backward",
+    "_segment_reduce_offsets": "aten::_segment_reduce_backward",
     "cdist": "_cdist_backward",
+    "nn_functional_ctc_loss": "aten::_ctc_loss_backward",
+    "nn_functional_embedding_bag": "aten::_embedding_bag_per_sample_weights_backward",
     "nn_functional_hardsigmoid": "aten::hardsigmoid_backward",
-    "nn_functional_multilabel_margin_loss": "aten::multilabel_margin_loss_backward",
+    "nn_functional_linear_cross_entropy_chunked_none": "functions with out=... arguments don't support automatic",
     "nn_functional_multi_margin_loss": "aten::multi_margin_loss_backward",
+    "nn_functional_multilabel_margin_loss": "aten::multilabel_margin_loss_backward",
+    "nn_functional_pdist": "_pdist_backward",
+    "sparse_mm_reduce": "is_coalesced expected sparse coordinate tensor layout but got SparseCsr",
+    "sparse_sampled_addmm": "is_coalesced expected sparse coordinate tensor layout but got SparseCsr",
 }
-"""Refused by PyTorch, right here: what PyTorch's error names, for the most part the operator that has a rule."""
-
-REFUSED_WITHOUT_A_NAME = {}
-"""What PyTorch says instead."""
+"""Refused by PyTorch, right here: what PyTorch's error says, for the most part the operator that has a rule."""
 
 WRONG_IN_PYTORCH = {
+    "as_strided_scatter": "the gradient by the tensor is wrong",
     "nn_functional_linear_cross_entropy_chunked": "the gradient is right, its own derivative is not",
 }
-"""Where PyTorch's double backward, and so ours, gives a wrong number."""
+"""Where PyTorch's double backward gives a wrong number, and hesse the right one."""
 
-NOT_JUDGED = {
-    "__rpow__": "powers of negative numbers: every sample is NaN",
-    "as_strided_scatter": "PyTorch's gradient by the input is wrong, so differences of it say nothing",
-    "bfloat16": "rounds to low precision inside",
-    "cfloat": "rounds to single precision inside",
-    "chalf": "rounds to low precision inside",
-    "float": "rounds to single precision inside",
-    "half": "rounds to low precision inside",
-    "linalg_norm_subgradients_at_zero": "a kink; the product is NaN",
-    "nn_functional_cosine_embedding_loss": "labels count as differentiable inputs, and are compared with 1",
-    "nn_functional_hinge_embedding_loss": "labels count as differentiable inputs, and are compared with 1",
-    "nn_functional_max_unpool3d": "the sample's indices repeat, so that one value overwrites another",
-    "special_erfcx": "derivatives of 1e18 inside a sine",
+LOW_PRECISION = {
+    "bfloat16": 2**-8,
+    "cfloat": 2**-24,
+    "chalf": 2**-11,
+    "float": 2**-24,
+    "half": 2**-11,
 }
-"""Why finite differences of the gradient are no judge."""
+"""Identities that round: judged by the identity, to a few of these units. Differences of rounded values say nothing."""
+
+KINKS = {
+    "linalg_norm_subgradients_at_zero": "no norm is differentiable at zero",
+}
+"""Samples at points where there is no second derivative: the product is no number."""

@@ -69,7 +69,7 @@ def _scalar_function(op: OpInfo, sample: SampleInput) -> Case:
         # The wrapper symmetrizes what is only defined for symmetric matrices; the processing drops what autograd
         # leaves undefined, as the phases of eigenvectors.
         outputs = sample.output_process_fn_grad(op.gradcheck_wrapper(op.get_op(), first, *rest, **named))
-        return torch.sin(_weighted_sum(outputs))
+        return torch.sin(weighted_sum(outputs))
 
     return Case(func, tuple([_values_of(arguments[i].detach()) for i in places]))
 
@@ -85,7 +85,7 @@ def _with_values(argument: Tensor, leaf: Tensor) -> Tensor:
     return torch.sparse_csr_tensor(argument.crow_indices(), argument.col_indices(), leaf, argument.shape)
 
 
-def _weighted_sum(outputs: Any) -> Tensor:
+def weighted_sum(outputs: Any) -> Tensor:
     """The sum of the differentiable outputs, each times random weights of its shape."""
     generator = torch.Generator().manual_seed(3)
     total = torch.zeros((), dtype=torch.float64)

@@ -4,6 +4,7 @@ One rule a file. See "How to write a rule" in docs/architecture.md.
 """
 
 from hesse.rules import (
+    as_strided_scatter,
     attention,
     ctc_loss,
     embedding_bag,
@@ -22,6 +23,7 @@ from hesse.rules.scope import inside_transform
 
 __all__ = [
     "RULES",
+    "as_strided_scatter",
     "attention",
     "ctc_loss",
     "embedding_bag",
