@@ -188,7 +188,7 @@ def _layout(kept: Kept, directions: Directions) -> _Point:
     return _Point(
         size=kept.query.shape[-1],
         factor=factor,
-        queries=by_row(torch.cat([along(directions.query, kept.query), kept.query.to(dtype)], -1) * factor),
+        queries=by_row(torch.cat([along(directions.query, kept.query), kept.query.to(dtype)], -1).mul_(factor)),
         keys=torch.cat([kept.key.to(dtype), along(directions.key, kept.key)], -1),
         value=kept.value.to(dtype).contiguous(),
         value_tangent=along(directions.value, kept.value).contiguous(),

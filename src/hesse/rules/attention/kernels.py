@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hesse.rules.attention.blocks import Directions, Kept, tangents
+from hesse.rules.attention.blocks import Directions, Kept
 from hesse.rules.attention.formula import gradient
+from hesse.rules.attention.operator import tangents
 from hesse.rules.pullback import Outputs
 from hesse.rules.rule import Faster, operator_of, rule
 
