@@ -106,6 +106,13 @@ def test_rows_that_act_on_each_other_are_refused_over_several_batches() -> None:
     told.to_dense()
 
 
+def test_a_loss_that_is_not_finite_is_no_matter_of_rows_and_is_told_by_the_question() -> None:
+    H = hesse.LossHessian(mlp(), lambda f, y: F.cross_entropy(f, y) * float("inf"), loader(X, CLASSES))
+    assert H.value.isinf()
+    with pytest.raises(hesse.NonFiniteProductError, match="LossHessian"):
+        hesse.eigsh(H, k=1)
+
+
 def test_a_batch_that_cannot_be_cut_is_taken_whole_with_a_warning() -> None:
     def contrast(f: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return (f @ f.T).logsumexp(1).mean()

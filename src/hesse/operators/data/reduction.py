@@ -6,6 +6,7 @@ matrix without a word.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -56,6 +57,8 @@ def examine(objective: Objective, batch: Any, seed: int) -> Finding:
     )
     if generators.drew:
         return Finding(frozenset(), said, drew=True, halved=True)
+    if not math.isfinite(whole[0]):
+        return Finding(frozenset(), said, drew=False, halved=False)
     allowed = rounding(objective)
     fits: set[Reduction] = set()
     if _agree(whole[0], [first[0], second[0]], allowed):
