@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hesse.functional.captured import same
+
 Params = str | nn.Module | nn.Parameter | Callable[[str, nn.Parameter], bool] | Iterable[Any] | None
 """None for all that require gradients; a name, a glob or the name of a layer; a layer or a parameter itself; a
 predicate of name and parameter; or a list of any of these."""
@@ -94,7 +96,8 @@ class Model:
         }
         # Those that require no gradients stay in their place, and their derivatives come out as zeros.
         self._variable = [parameter.requires_grad for parameter in chosen.values()]
-        self._has_buffers = next(iter(model.buffers()), None) is not None
+        # Whether an evaluation writes into buffers, as BatchNorm in training does; found out at the first.
+        self._writes: bool | None = None
         self._modes = self._training()
 
     def run(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
@@ -105,12 +108,16 @@ class Model:
             for key, tensor, variable in zip(self.chosen, x, self._variable, strict=True)
             if variable
         }
-        state |= {f"module.{key}": buffer.clone() for key, buffer in self.module.named_buffers()}
-        return torch.func.functional_call(self._within, state, (thunk,))
+        copies = [(key, buffer, buffer.clone()) for key, buffer in self.module.named_buffers()]
+        state |= {f"module.{key}": copy for key, _, copy in copies}
+        result = torch.func.functional_call(self._within, state, (thunk,))
+        if self._writes is None:
+            self._writes = not all([same(buffer, copy) for _, buffer, copy in copies])
+        return result
 
     def replay(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
-        """``thunk()``, a backward; a checkpoint in it evaluates layers again, which must not reach the buffers."""
-        return self.run(x, thunk) if self._has_buffers else thunk()
+        """``thunk()``, a backward; a checkpoint in it evaluates layers again, which must not write into buffers."""
+        return self.run(x, thunk) if self._writes else thunk()
 
     def has_changed_mode(self) -> bool:
         """Whether a layer was switched between training and evaluation since this was made."""
