@@ -21,7 +21,7 @@ from hesse.products import Products
 # enough samples for both to matter little.
 LEAST_SAMPLES = 30
 BLOCK = 16
-# How exact a form is, in units of eps times its value: all there is to tell where deflation leaves nothing.
+# How exact a form is, in units of eps times its value: all there is to tell where nothing is sampled.
 ROUNDING = 8
 # A deflation basis takes up to that much memory.
 BASIS_BYTES = 2**30
@@ -122,15 +122,17 @@ class Sampler:
 
     def _basis(self) -> None:
         """A block of vectors of the basis."""
-        block = self._range.basis[:, self._done : self._done + BLOCK]
-        if block.shape[1]:
-            parts = self._quantity.form(self._operator, block, self._products.multiply(block))
-            self._head += float(parts.sum())
-            self._rounding += ROUNDING * torch.finfo(self._operator.dtype).eps * float(parts.abs().sum())
-            self._done += block.shape[1]
-            self._products.report(f"deflated {self._done} of {self._range.size} directions")
+        self._add_up(self._range.basis[:, self._done : self._done + BLOCK])
+        self._products.report(f"deflated {self._done} of {self._range.size} directions")
         if self._done == self._range.size:
             self._way = "remainder"
+
+    def _add_up(self, block: Tensor) -> None:
+        """Forms of given vectors, as a part of the trace that is no sample."""
+        parts = self._quantity.form(self._operator, block, self._products.multiply(block))
+        self._head += float(parts.sum())
+        self._rounding += ROUNDING * torch.finfo(self._operator.dtype).eps * float(parts.abs().sum())
+        self._done += block.shape[1]
 
     def _remainder(self) -> None:
         """A block of samples of what the basis leaves."""
@@ -141,14 +143,10 @@ class Sampler:
 
     def _exact(self) -> None:
         """A block of unit vectors."""
-        width = min(BLOCK, self._products.size - self._done)
-        if width:
-            units = blocks.units(self._operator, self._done, width)
-            self._head += float(self._quantity.form(self._operator, units, self._products.multiply(units)).sum())
-            self._done += width
-            self._products.report(f"{self._done} of {self._products.size} entries of the diagonal")
+        self._add_up(blocks.units(self._operator, self._done, min(BLOCK, self._products.size - self._done)))
+        self._products.report(f"{self._done} of {self._products.size} entries of the diagonal")
         if self._done == self._products.size:
-            self._found = Sampled(self._head, 0.0, 0.0, 0.0, True, "exact")
+            self._found = Sampled(self._head, 0.0, 0.0, self._rounding, True, "exact")
 
     def _signs(self, done: int) -> Tensor:
         # Samples to the least number, then in blocks; never one beyond the budget.

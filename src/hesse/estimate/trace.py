@@ -30,8 +30,8 @@ class TraceEstimate:
         standard_error: of the mean of independent samples; zero where the trace is exact, NaN for XTrace.
         error_estimate: what XTrace takes its error to be, from leaving one vector out at a time; elsewhere the standard
             error.
-        interval: (low, high), covers the trace with probability ``confidence``; XTrace has none, so there it is
-            (−∞, ∞).
+        interval: (low, high), covers the trace with probability ``confidence``, or as far as rounding goes where the
+            trace is exact; XTrace has none, so there it is (−∞, ∞).
         confidence: as asked for.
         converged: whether the interval reaches no farther than max(tol·|estimate|, atol); for XTrace, whether it would
             not if the error estimate were a standard error.
