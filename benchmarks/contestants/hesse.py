@@ -41,4 +41,4 @@ def contestant(name: str, **options: Any) -> Contestant:
     return Contestant(name, "hesse", lay_out, prepare)
 
 
-CONTESTANTS = (contestant("hesse"),)
+CONTESTANTS = (contestant("hesse"), contestant("hesse compiled", engine="compiled"))

@@ -5,6 +5,7 @@ from hesse.checking import Check, Finding, check
 from hesse.checkpoint import Checkpoint
 from hesse.eigen import Eigenpairs, eigsh
 from hesse.errors import (
+    CaptureError,
     CheckpointError,
     ClosedError,
     ConvergenceWarning,
@@ -44,6 +45,7 @@ from hesse.products import Progress
 __version__ = "0.1.0"
 
 __all__ = [
+    "CaptureError",
     "Check",
     "Checkpoint",
     "CheckpointError",

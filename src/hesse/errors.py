@@ -48,3 +48,11 @@ class CheckpointError(RuntimeError):
 
     Nothing has been written over it.
     """
+
+
+class CaptureError(RuntimeError):
+    """A function cannot be captured for ``engine="compiled"``, or its program does not agree with the tape.
+
+    Its message names the operator, tensor or line. The remedy is ``engine="tape"``, or ``"auto"``, which goes on
+    with the tape by itself.
+    """

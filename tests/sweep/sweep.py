@@ -86,13 +86,14 @@ def _with_values(argument: Tensor, leaf: Tensor) -> Tensor:
 
 
 def weighted_sum(outputs: Any) -> Tensor:
-    """The sum of the differentiable outputs, each times random weights of its shape."""
-    generator = torch.Generator().manual_seed(3)
+    """The sum of the differentiable outputs, each times irregular weights of its shape."""
     total = torch.zeros((), dtype=torch.float64)
     for output in pytree.tree_leaves(outputs):
         if isinstance(output, Tensor) and output.requires_grad:
             output = output if output.layout is torch.strided else output.to_dense()
             output = output.to(torch.complex128 if output.is_complex() else torch.float64)
-            weights = torch.randn(output.shape, dtype=output.dtype, generator=generator)
+            # Not drawn: an engine that records what the function does cannot record a generator.
+            angles = torch.arange(output.numel(), dtype=torch.float64).mul(2.4).add(1).reshape(output.shape)
+            weights = torch.polar(torch.ones_like(angles), angles) if output.is_complex() else torch.cos(angles) * 1.4
             total = total + (output * weights).sum().real
     return total

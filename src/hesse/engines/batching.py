@@ -32,12 +32,16 @@ class Batching:
     with a single product, and the first whole chunk must be faster too. ``reason`` says which.
     """
 
-    def __init__(self, mode: Mode = "auto", precision: torch.dtype = torch.float32) -> None:
+    def __init__(self, mode: Mode = "auto", precision: torch.dtype = torch.float32, *, can_batch: bool = True) -> None:
         if mode not in ("auto", "loop", "vmap"):
             raise ValueError(f'batching should be "auto", "loop" or "vmap" but is {mode!r}.')
         self.mode: Mode = mode
         self.chosen: Literal["loop", "vmap"] | None = None if mode == "auto" else mode
         self.reason = "not measured yet" if mode == "auto" else "as asked for"
+        if not can_batch:
+            if mode == "vmap":
+                raise ValueError('batching="vmap" needs engine="tape": a program multiplies one vector at a time.')
+            self.chosen, self.reason = "loop", "a program multiplies one vector at a time"
         # The dtype that rounds most on the way, which says how far a batch may differ.
         self._precision = precision
         # Sizes of batches that were compared with single products.

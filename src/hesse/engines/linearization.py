@@ -28,9 +28,11 @@ class Linearization(Protocol):
         aux: what the map returned beside them.
         engine: the engine's name.
         create_graph: whether products are differentiable.
+        can_batch: whether many vectors can be multiplied at once.
     """
 
     create_graph: bool
+    can_batch: bool
     outputs: list[Tensor]
     aux: Any
     engine: str

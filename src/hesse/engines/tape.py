@@ -19,6 +19,8 @@ from hesse.functional.evaluation import constant, inside_transform, ordinary_aut
 from hesse.functional.gradients import MissingDerivative, gradients, unaliased, zeros_where_none
 from hesse.functional.refusal import no_derivative
 
+CLOSED = "A product was asked of an operator that is closed. Make a new one with at(inputs) or anew."
+
 
 def linearize(map: Map, point: Leaves, *, create_graph: bool = False, name: str = "linearize") -> Tape:
     """Evaluate ``map`` once at ``point`` and keep its graph.
@@ -26,11 +28,7 @@ def linearize(map: Map, point: Leaves, *, create_graph: bool = False, name: str 
     With ``create_graph`` values and products stay connected to ``point`` and to what the map captures. ``name`` is
     what errors call the entry that the function was given to.
     """
-    if inside_transform():
-        raise RuntimeError(
-            "An operator keeps an autograd graph, which cannot be made inside a torch.func transform. Call hesse.vhp"
-            " there, or make the operator outside."
-        )
+    refuse_inside_transform()
 
     def tape() -> Tape:
         made: Tape = untraced(Tape)(map, point, create_graph, name)
@@ -46,6 +44,7 @@ class Tape:
     """A :class:`~hesse.engines.linearization.Linearization` that keeps the autograd graph."""
 
     engine = "tape"
+    can_batch = True
 
     def __init__(self, map: Map, point: Leaves, create_graph: bool, name: str) -> None:
         self.create_graph = create_graph
@@ -96,11 +95,7 @@ class Tape:
         return self._transposed
 
     def _pull(self, outputs: Leaves, x: Leaves, vectors: Leaves, batched: bool) -> list[Tensor]:
-        if inside_transform():
-            raise RuntimeError(
-                "A product of a kept point cannot run inside a torch.func transform. Multiply a matrix of columns"
-                " at once, or call hesse.vhp there."
-            )
+        refuse_replay_inside_transform()
         products: list[Tensor] = untraced(self._replay)(outputs, x, vectors, batched)
         return products
 
@@ -137,9 +132,7 @@ class Tape:
 
     def _kept(self) -> tuple[Leaves, Leaves]:
         if self._x is None or self._outputs is None:
-            raise ClosedError(
-                "A product was asked of an operator that is closed. Make a new one with at(inputs) or anew."
-            )
+            raise ClosedError(CLOSED)
         return self._x, self._outputs
 
     def kept_bytes(self, beside: Leaves = ()) -> int:
@@ -165,6 +158,24 @@ def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
         except RuntimeError:  # sparse tensors and wrapper subclasses
             storages[id(tensor)] = tensor.numel() * tensor.element_size()
     return storages
+
+
+def refuse_inside_transform() -> None:
+    """What is kept at a point cannot outlive a transform of torch.func that surrounds it."""
+    if inside_transform():
+        raise RuntimeError(
+            "An operator keeps an autograd graph, which cannot be made inside a torch.func transform. Call hesse.vhp"
+            " there, or make the operator outside."
+        )
+
+
+def refuse_replay_inside_transform() -> None:
+    """A replay does not see the transform."""
+    if inside_transform():
+        raise RuntimeError(
+            "A product of a kept point cannot run inside a torch.func transform. Multiply a matrix of columns"
+            " at once, or call hesse.vhp there."
+        )
 
 
 def _saved_tensors(roots: Leaves) -> Iterator[Tensor]:

@@ -21,6 +21,9 @@ from hesse.functional.arguments import Point
 
 _DEPTH = 6
 _ENTRIES = 1_000
+_LIBRARIES = ("torch", "hesse", "numpy", "scipy", "math", "builtins")
+# What every module has, hooks and tables of its parts; the parts themselves are found by their names.
+_OF_EVERY_MODULE = frozenset(vars(torch.nn.Module())) - {"training"}
 
 Kind = TypeVar("Kind")
 
@@ -51,19 +54,23 @@ def captured(func: Callable[..., Any]) -> Iterator[tuple[str, Tensor]]:
 
 def reached(func: Callable[..., Any], kind: type[Kind]) -> Iterator[tuple[str, Kind]]:
     """Names and objects of a kind that ``func`` reaches beside its arguments; one may come more than once."""
-    yield from _reach(func, "", kind, set(), _DEPTH)
+    return ((name, value) for name, value in reach(func) if isinstance(value, kind))
 
 
-def _reach(value: Any, name: str, kind: type[Kind], seen: set[int], depth: int) -> Iterator[tuple[str, Kind]]:
-    if isinstance(value, kind):
-        yield name, value
+def reach(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Names and objects of every kind that ``value`` reaches, itself included; its own name is ``name``."""
+    yield from _reach(value, name, set(), _DEPTH)
+
+
+def _reach(value: Any, name: str, seen: set[int], depth: int) -> Iterator[tuple[str, Any]]:
+    yield name, value
     if isinstance(value, Tensor | type | types.ModuleType | str | bytes | int | float):
         return
     if depth == 0 or id(value) in seen:
         return
     seen.add(id(value))
     for inner, child in _children(value):
-        yield from _reach(child, f"{name}.{inner}" if name and inner else name or inner, kind, seen, depth - 1)
+        yield from _reach(child, f"{name}.{inner}" if name and inner else name or inner, seen, depth - 1)
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
@@ -81,7 +88,7 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
         yield from value.named_buffers()
         for path, module in value.named_modules():
             for key, attribute in vars(module).items():
-                if not key.startswith("_"):
+                if key not in _OF_EVERY_MODULE:
                     yield f"{path}.{key}" if path else key, attribute
     elif isinstance(value, dict):
         yield from ((str(key), entry) for key, entry in list(itertools.islice(value.items(), _ENTRIES)))
@@ -101,16 +108,34 @@ def _variables(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
             yield name, cell.cell_contents
     yield from ((str(i), default) for i, default in enumerate(function.__defaults__ or ()))
     yield from (function.__kwdefaults__ or {}).items()
-    if (function.__module__ or "").split(".")[0] not in ("torch", "hesse"):
+    if _is_the_users(function.__module__):
         for name in sorted(_global_names(function.__code__)):
             if name in function.__globals__:
-                yield name, function.__globals__[name]
+                value = function.__globals__[name]
+                yield name, value
+                if isinstance(value, types.ModuleType) and _is_the_users(value.__name__):
+                    yield from _settings(value, name, _attribute_names(function.__code__))
+
+
+def _settings(module: types.ModuleType, name: str, attributes: frozenset[str]) -> Iterator[tuple[str, Any]]:
+    """What code that names a module may read of it."""
+    return ((f"{name}.{key}", vars(module)[key]) for key in sorted(attributes) if key in vars(module))
+
+
+def _is_the_users(module: str | None) -> bool:
+    return (module or "").split(".")[0] not in _LIBRARIES
 
 
 @functools.lru_cache(maxsize=1024)
 def _global_names(code: types.CodeType) -> frozenset[str]:
     names = {instruction.argval for instruction in dis.get_instructions(code) if instruction.opname == "LOAD_GLOBAL"}
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names |= _global_names(constant)
-    return frozenset(names)
+    return frozenset(names.union(*[_global_names(inner) for inner in _inner(code)]))
+
+
+@functools.lru_cache(maxsize=1024)
+def _attribute_names(code: types.CodeType) -> frozenset[str]:
+    return frozenset(set(code.co_names).union(*[_attribute_names(inner) for inner in _inner(code)]))
+
+
+def _inner(code: types.CodeType) -> list[types.CodeType]:
+    return [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]

@@ -105,22 +105,25 @@ def unaliased(results: Sequence[Tensor], vectors: Sequence[Tensor] = ()) -> tupl
 
     Autograd may hand a vector through, give two inputs one gradient, or expand a single number.
     """
-    taken = {storage for vector in vectors if (storage := _storage(vector)) is not None}
+    taken = {storage for vector in vectors if (storage := memory_of(vector)) is not None}
     owned = []
     for result in results:
-        storage = _storage(result)
+        storage = memory_of(result)
         if storage is not None and (storage in taken or 0 in result.stride()):
             result = result.clone()
-            storage = _storage(result)
+            storage = memory_of(result)
         if storage is not None:
             taken.add(storage)
         owned.append(result)
     return tuple(owned)
 
 
-def _storage(tensor: Tensor) -> int | None:
+def memory_of(tensor: Tensor) -> int | None:
+    """The address of a tensor's memory, or None where it has none to show."""
     try:
-        return tensor.untyped_storage().data_ptr() or None
+        memory = tensor.untyped_storage()
+        # A stand-in without data says where its data would be; its memory says that there is none.
+        return None if memory.device.type == "meta" else memory.data_ptr() or None
     except RuntimeError:  # sparse tensors, wrapper subclasses and the tensors of torch.func have none to show
         return None
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from hesse import trees
-from hesse.engines import tape
 from hesse.engines.batching import Mode
+from hesse.engines.choice import Engine, Name, engine_by_name
 from hesse.engines.guard import Guard
 from hesse.engines.linearization import Selection
 from hesse.functional.arguments import Argnums, check_point, evaluate_scalar, without_history
@@ -25,7 +24,8 @@ class Hessian(Linearized):
     r"""The Hessian of a scalar function at a point, :math:`H = \nabla^2 f(x)`, as an operator.
 
     ``func`` runs exactly once, when the operator is made, and draws its random numbers once. Each product is
-    one backward through the gradient's kept graph.
+    one backward through the gradient's kept graph, or with ``engine="compiled"`` one call of a compiled program, for
+    which ``func`` runs once more on stand-ins that have shapes and no numbers.
 
     Args:
         func: takes the inputs, returns a real tensor with a single element.
@@ -37,6 +37,12 @@ class Hessian(Linearized):
             by the vectors and by what ``func`` captures.
         batching: ``"loop"`` multiplies many vectors one by one, ``"vmap"`` in batched backwards, ``"auto"``
             measures both when sixteen vectors or more come, and takes the faster one that is right.
+        engine: ``"tape"`` keeps the autograd graph; ``"compiled"`` compiles the gradient and the product once, for
+            this point and all others laid out alike that ``at`` moves to, and is compared with the tape before it is
+            trusted; ``"auto"`` is compiled where that can be had and right, and otherwise the tape with one warning.
+        verify: whether a compiled program is compared with the tape at each new point, by one product with a random
+            vector, value and gradient; a new program always is. False saves an evaluation a point, which then does
+            not run ``func`` at all.
 
     Attributes:
         value: ``func(inputs)``, in its own shape.
@@ -50,6 +56,8 @@ class Hessian(Linearized):
     Raises:
         TypeError: something in ``inputs`` or the output is no tensor.
         RuntimeError: ``func`` returns no single element.
+        CaptureError: ``engine="compiled"`` cannot take ``func``: it decides by values, say. The sentence names the
+            operator or the line.
         StalePointError: at a product, when an input or a tensor that ``func`` captures has changed in place.
 
     Source:
@@ -74,9 +82,11 @@ class Hessian(Linearized):
         argnums: Argnums = None,
         create_graph: bool = False,
         batching: Mode = "auto",
+        engine: Name | Engine = "tape",
+        verify: bool = True,
     ) -> None:
         self._func = func
-        self._options = Options(has_aux, argnums, create_graph, batching)
+        self._options = Options(has_aux, argnums, create_graph, batching, engine, verify)
         point = check_point("Hessian", func, inputs, argnums)
 
         def gradient_at(x: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
@@ -84,12 +94,14 @@ class Hessian(Linearized):
             gradient = zeros_where_none(gradient_to_multiply(output, x, create_graph), x)
             return gradient, without_history((output, aux), create_graph)
 
-        linearization = tape.linearize(gradient_at, point.leaves, create_graph=create_graph, name="Hessian")
+        made = engine_by_name(engine, func, directions=("rmatvec",), create_graph=create_graph, verify=verify)
+        linearization = made.linearize(gradient_at, point.leaves, inputs, name="Hessian")
         self.value, self.aux = linearization.aux
         self.gradient = point.spec.rebuild(linearization.outputs)
         everything = tuple(range(len(point.leaves)))
         space = Space(point.leaves, point.spec, "Hessian")
         super().__init__(
+            made,
             linearization,
             Guard("Hessian", tensors_of(func, inputs, point)),
             batching,
@@ -110,7 +122,7 @@ class Hessian(Linearized):
 
     def at(self, inputs: Any) -> Hessian:
         """The Hessian of the same function at other inputs, or at the same ones as they are now."""
-        return Hessian(self._func, inputs, **dataclasses.asdict(self._options))._inherit(self)
+        return Hessian(self._func, inputs, **self._options.at(self._engine))._inherit(self)
 
     def block(self, rows: Key | tuple[Key, ...], columns: Key | tuple[Key, ...] | None = None) -> HessianBlock:
         """The block of second derivatives by two parts of the inputs.
@@ -143,6 +155,7 @@ class HessianBlock(Linearized):
         sources, domain = _part(hessian.domain, columns)
         # A vector of the columns' part is a cotangent of their gradient; pulled back to the rows' part.
         super().__init__(
+            hessian._engine,
             hessian._linearization,
             hessian._guard,
             hessian._options.batching,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from hesse import trees
-from hesse.engines import tape
 from hesse.engines.batching import Mode
+from hesse.engines.choice import Engine, Name, engine_by_name
 from hesse.engines.guard import Guard
 from hesse.engines.linearization import Selection
 from hesse.functional.arguments import Argnums, check_point, evaluate, without_history
@@ -32,6 +31,7 @@ class Jacobian(Linearized):
         argnums: which arguments to differentiate by, as an index or a tuple of them, when not all.
         create_graph: make value and products differentiable.
         batching: ``"loop"``, ``"vmap"`` or ``"auto"``, as for :class:`hesse.Hessian`.
+        engine, verify: as for :class:`hesse.Hessian`.
 
     Attributes:
         value: ``func(inputs)``, structured as the function returns it.
@@ -41,6 +41,7 @@ class Jacobian(Linearized):
 
     Raises:
         TypeError: something in ``inputs`` or the outputs is no tensor.
+        CaptureError: ``engine="compiled"`` cannot take ``func``.
         StalePointError: at a product, when an input or a tensor that ``func`` captures has changed in place.
 
     Source:
@@ -62,9 +63,11 @@ class Jacobian(Linearized):
         argnums: Argnums = None,
         create_graph: bool = False,
         batching: Mode = "auto",
+        engine: Name | Engine = "tape",
+        verify: bool = True,
     ) -> None:
         self._func = func
-        self._options = Options(has_aux, argnums, create_graph, batching)
+        self._options = Options(has_aux, argnums, create_graph, batching, engine, verify)
         point = check_point("Jacobian", func, inputs, argnums)
 
         def outputs_at(x: tuple[Tensor, ...]) -> tuple[list[Tensor], Any]:
@@ -77,10 +80,12 @@ class Jacobian(Linearized):
                     )
             return outputs, (spec, without_history(aux, create_graph))
 
-        linearization = tape.linearize(outputs_at, point.leaves, create_graph=create_graph, name="Jacobian")
+        made = engine_by_name(engine, func, directions=("rmatvec", "matvec"), create_graph=create_graph, verify=verify)
+        linearization = made.linearize(outputs_at, point.leaves, inputs, name="Jacobian")
         spec, self.aux = linearization.aux
         self.value = spec.rebuild(linearization.outputs)
         super().__init__(
+            made,
             linearization,
             Guard("Jacobian", tensors_of(func, inputs, point)),
             batching,
@@ -92,4 +97,4 @@ class Jacobian(Linearized):
 
     def at(self, inputs: Any) -> Jacobian:
         """The Jacobian of the same function at other inputs, or at the same ones as they are now."""
-        return Jacobian(self._func, inputs, **dataclasses.asdict(self._options))._inherit(self)
+        return Jacobian(self._func, inputs, **self._options.at(self._engine))._inherit(self)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hesse.engines.batching import Batching, Mode
+from hesse.engines.choice import Engine, Name
 from hesse.engines.guard import Guard
 from hesse.engines.linearization import Linearization, Selection
 from hesse.functional.agreement import coarsest
@@ -26,6 +27,12 @@ class Options:
     argnums: Argnums
     create_graph: bool
     batching: Mode
+    engine: Name | Engine
+    verify: bool
+
+    def at(self, engine: Engine) -> dict[str, Any]:
+        """The same options for another point, where the engine uses again what it has made."""
+        return {**vars(self), "engine": engine}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +40,15 @@ class Explanation:
     """How an operator makes its products, and why.
 
     Attributes:
-        engine: "tape".
+        engine: "tape" or "compiled".
         batching: how many vectors are multiplied: "loop", "vmap", or "undecided" before a trial.
         reason: why, with the figures of the trial.
         chunk: vectors that go through the kept graph at once.
         bytes_kept: memory that the kept point keeps alive, in bytes.
+        programs: how many programs have been compiled for this function so far, one for each layout of its inputs
+            and each set of Python values that it reads.
+        compile_seconds: what capturing and compiling them has taken so far.
+        refusal: why ``engine="auto"`` goes on with the tape, or None.
     """
 
     engine: str
@@ -45,11 +56,16 @@ class Explanation:
     reason: str
     chunk: int
     bytes_kept: int
+    programs: int = 0
+    compile_seconds: float = 0.0
+    refusal: str | None = None
 
     def __str__(self) -> str:
+        compiled = f", {self.programs} programs compiled in {self.compile_seconds:.1f} s" if self.programs else ""
+        refused = f" since no program can be had ({self.refusal})" if self.refusal else ""
         return (
-            f"engine {self.engine}, keeping {self.bytes_kept / 2**20:.1f} MiB; many vectors: {self.batching}"
-            f" in chunks of {self.chunk} ({self.reason})"
+            f"engine {self.engine}{refused}{compiled}, keeping {self.bytes_kept / 2**20:.1f} MiB; many vectors:"
+            f" {self.batching} in chunks of {self.chunk} ({self.reason})"
         )
 
 
@@ -61,6 +77,7 @@ class Linearized(Operator):
 
     def __init__(
         self,
+        engine: Engine,
         linearization: Linearization,
         guard: Guard,
         batching: Mode,
@@ -70,12 +87,13 @@ class Linearized(Operator):
         *,
         symmetric: bool,
     ) -> None:
+        self._engine = engine
         self._linearization = linearization
         self._guard = guard
         # One for each direction: J and its transpose are different programs, and one may batch where the other fails.
         precision = coarsest([*domain.leaves, *range_.leaves])
-        self._batching = Batching(batching, precision)
-        self._transposed_batching = Batching(batching, precision)
+        self._batching = Batching(batching, precision, can_batch=linearization.can_batch)
+        self._transposed_batching = Batching(batching, precision, can_batch=linearization.can_batch)
         self._selection = selection
         self.domain, self.range = domain, range_
         self.shape = (range_.size, domain.size)
@@ -149,6 +167,9 @@ class Linearized(Operator):
             reason=self._batching.reason,
             chunk=self._batching.chunk,
             bytes_kept=self._linearization.kept_bytes(),
+            programs=len(self._engine.programs),
+            compile_seconds=self._engine.seconds,
+            refusal=self._engine.refusal,
         )
 
     def settle(self) -> dict[str, str]:
@@ -161,7 +182,7 @@ class Linearized(Operator):
         self._batching.adopt(settled["batching"])
 
     def close(self) -> None:
-        """Free the kept graph; products raise from then on."""
+        """Free what is kept; products raise from then on."""
         self._linearization.close()
         self._guard.clear()
 

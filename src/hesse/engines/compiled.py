@@ -1,0 +1,243 @@
+"""The compiled engine: a captured program, replayed at every point and compared with the tape before it is trusted."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hesse import trees
+from hesse.engines import tape
+from hesse.engines.linearization import Leaves, Linearization, Map, Selection
+from hesse.engines.surroundings import Surroundings
+from hesse.errors import CaptureError, ClosedError
+from hesse.functional.agreement import disagreement
+from hesse.functional.evaluation import untraced
+from hesse.functional.gradients import memory_of
+
+if TYPE_CHECKING:
+    from hesse.engines.capture import Direction
+    from hesse.engines.inductor import Backend
+    from hesse.engines.program import Program, Start
+
+# A function that needs more programs than this changes something at each point.
+_PROGRAMS = 8
+
+
+class Compiled:
+    """Makes linearizations by programs, and keeps the programs of one function.
+
+    Args:
+        func: the user's function.
+        directions: the products that are wanted.
+        verify: compare with the tape at each new point, not only where a program is new.
+        or_tape: go on with the tape, and one warning, where no program can be had.
+        backend: what makes graphs fast; Inductor when left out.
+    """
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        directions: Sequence[Direction],
+        *,
+        verify: bool = True,
+        or_tape: bool = False,
+        backend: Backend | None = None,
+    ) -> None:
+        self.func = func
+        self.verify = verify
+        self.programs: list[Program] = []
+        self._directions = directions
+        self._or_tape = or_tape
+        self._backend = backend
+        self.refusal: str | None = None
+
+    def linearize(self, map: Map, point: Leaves, arguments: Any, *, name: str) -> Linearization:
+        """The linearization of ``map``, which evaluates the function on ``arguments`` with the variables ``point``."""
+        tape.refuse_inside_transform()
+        if self.refusal is not None:
+            return tape.linearize(map, point, name=name)
+        linearization: Linearization = untraced(self._linearize)(map, point, arguments, name)
+        return linearization
+
+    @property
+    def seconds(self) -> float:
+        """Spent on capturing and compiling, at all points so far."""
+        return sum(program.seconds for program in self.programs)
+
+    def _linearize(self, map: Map, point: Leaves, arguments: Any, name: str) -> Linearization:
+        surroundings = Surroundings(self.func, arguments, point)
+        program = next((program for program in self.programs if program.fits(point, surroundings)), None)
+        if program is not None and not self.verify:
+            return self._trusted(program, program.inputs(point, surroundings))
+        if program is None:
+            try:
+                program = self._new_program(map, point, surroundings)
+            except CaptureError as error:
+                # What the function itself raises passes through unchanged.
+                return self._instead(error, tape.linearize(map, point, name=name))
+        return self._verified(program, program.inputs(point, surroundings), map, point, name)
+
+    def _new_program(self, map: Map, point: Leaves, surroundings: Surroundings) -> Program:
+        if len(self.programs) == _PROGRAMS:
+            changed = surroundings.difference(self.programs[-1].plain)
+            what = f"{changed!r} is different at each point" if changed else "its tensors are laid out anew each time"
+            raise CaptureError(f"it has been captured {_PROGRAMS} times already, since {what}")
+        from hesse.engines.inductor import INDUCTOR
+        from hesse.engines.program import Program
+
+        states = _generator_states([*point, *surroundings.tensors.values()])
+        with _exceptions_refused("making its program"):
+            program = Program(map, point, surroundings, self._directions, self._backend or INDUCTOR)
+        # Stand-ins draw nothing, so whoever has moved a generator is the function.
+        if program.draws and any(not torch.equal(generator.get_state(), state) for generator, state in states.items()):
+            raise CaptureError(f"it sets the state of the random generator and draws by {', '.join(program.draws)}")
+        return program
+
+    def _trusted(self, program: Program, inputs: list[Tensor]) -> Linearization:
+        start = program.start(program.with_copies(inputs))
+        for tensor, value in zip(program.changed_inputs(inputs), start.changed, strict=True):
+            tensor.copy_(value)
+        return CompiledLinearization(program, start)
+
+    def _verified(self, program: Program, inputs: list[Tensor], map: Map, point: Leaves, name: str) -> Linearization:
+        # The tape's is the one evaluation that counts: it draws and changes buffers. The program repeats it.
+        before = program.with_copies(inputs)
+        states = _generator_states(inputs) if program.draws else {}
+        reference = tape.linearize(map, point, name=name)
+        try:
+            with _exceptions_refused("running its program"), _drawing_from(states):
+                ours = CompiledLinearization(program, program.start(before))
+                _compare(
+                    "value or gradient",
+                    [*ours.outputs, *_tensors(ours.aux)],
+                    [*reference.outputs, *_tensors(reference.aux)],
+                    program.precision,
+                )
+                self._compare_products(ours, reference, point, program.precision)
+        except CaptureError as error:
+            drawn = f", and it draws by {', '.join(program.draws)}" if program.draws else ""
+            return self._instead(CaptureError(f"{error}{drawn}"), reference)
+        ours.outputs, ours.aux = reference.outputs, reference.aux
+        reference.close()
+        if program not in self.programs:
+            self.programs.append(program)
+        return ours
+
+    def _compare_products(
+        self, ours: CompiledLinearization, reference: Linearization, point: Leaves, precision: torch.dtype
+    ) -> None:
+        everything = Selection(tuple(range(len(ours.outputs))), tuple(range(len(point))))
+        for direction in self._directions:
+            vectors = [_random_like(leaf) for leaf in (ours.outputs if direction == "rmatvec" else point)]
+            product = getattr(ours, direction)(vectors, everything)
+            expected = getattr(reference, direction)(vectors, everything)
+            _compare("product with a random vector", product, expected, precision)
+
+    def _instead(self, error: CaptureError, reference: Linearization) -> Linearization:
+        """The tape where there is no program to trust."""
+        if not self._or_tape:
+            reference.close()
+            raise CaptureError(
+                f'engine="compiled" cannot take this function: {error}. Use engine="tape", or "auto".'
+            ) from error
+        self.refusal = str(error)
+        # As many frames up is who made the operator.
+        warnings.warn(f'engine="auto" goes on with the tape: {error}.', stacklevel=5)
+        return reference
+
+
+class CompiledLinearization:
+    """A :class:`~hesse.engines.linearization.Linearization` that replays a program."""
+
+    engine = "compiled"
+    create_graph = False
+    can_batch = False
+
+    def __init__(self, program: Program, start: Start) -> None:
+        self.outputs, self.aux = start.outputs, start.aux
+        self._program = program
+        self._kept: list[Tensor] | None = start.kept
+
+    def rmatvec(self, cotangents: Leaves, selection: Selection, *, batched: bool = False) -> list[Tensor]:
+        """cotangentsᵀ · J, by the replay half."""
+        return self._multiply("rmatvec", cotangents, selection.outputs, selection.inputs, batched)
+
+    def matvec(self, tangents: Leaves, selection: Selection, *, batched: bool = False) -> list[Tensor]:
+        """J · tangents, by the replay half of the double-backward trick."""
+        return self._multiply("matvec", tangents, selection.inputs, selection.outputs, batched)
+
+    def _multiply(
+        self, direction: Direction, vectors: Leaves, given: Sequence[int], wanted: Sequence[int], batched: bool
+    ) -> list[Tensor]:
+        if batched:
+            raise NotImplementedError("A program multiplies one vector at a time.")
+        tape.refuse_replay_inside_transform()
+        if self._kept is None:
+            raise ClosedError(tape.CLOSED)
+        products: list[Tensor] = untraced(self._program.replay)(
+            direction, self._kept, dict(zip(given, vectors, strict=True))
+        )
+        return [products[i] for i in wanted]
+
+    def kept_bytes(self, beside: Leaves = ()) -> int:
+        """Bytes of all distinct memory that is kept for replays."""
+        others = {memory_of(tensor) for tensor in beside}
+        memories = {memory_of(tensor): tensor.untyped_storage().nbytes() for tensor in self._kept or ()}
+        return sum(size for memory, size in memories.items() if memory not in others)
+
+    def close(self) -> None:
+        """Free what is kept; the program stays for other points."""
+        self._kept = None
+
+
+def _compare(what: str, ours: Leaves, expected: Leaves, precision: torch.dtype) -> None:
+    times = disagreement(ours, expected, precision=precision)
+    if not times <= 1:
+        raise CaptureError(f"the {what} differs from the tape's by {times:.1e} times what rounding allows")
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    """The tensors of an auxiliary output that can be compared as numbers."""
+    return [leaf for leaf in trees.flatten(tree)[0] if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _random_like(leaf: Tensor) -> Tensor:
+    # Draws of our own: a comparison must not advance the user's generator.
+    generator = torch.Generator(leaf.device).manual_seed(0)
+    return torch.randn(leaf.shape, dtype=leaf.dtype, device=leaf.device, generator=generator)
+
+
+def _generator_states(tensors: Sequence[Tensor]) -> dict[torch.Generator, Tensor]:
+    generators = [torch.default_generator]
+    generators += [torch.cuda.default_generators[index] for index in {t.device.index for t in tensors if t.is_cuda}]
+    return {generator: generator.get_state() for generator in generators}
+
+
+@contextlib.contextmanager
+def _drawing_from(states: dict[torch.Generator, Tensor]) -> Iterator[None]:
+    """Draw again from these states, and leave the generators as they are found."""
+    found = {generator: generator.get_state() for generator in states}
+    for generator, state in states.items():
+        generator.set_state(state)
+    try:
+        yield
+    finally:
+        for generator, state in found.items():
+            generator.set_state(state)
+
+
+@contextlib.contextmanager
+def _exceptions_refused(doing: str) -> Iterator[None]:
+    """Whatever is raised, it is the program that fails: the tape does not."""
+    try:
+        yield
+    except (CaptureError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        first = str(error).strip().split("\n", 1)[0].rstrip(".")
+        raise CaptureError(f"{doing} raises {type(error).__name__}: {first}") from error

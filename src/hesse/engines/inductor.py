@@ -1,0 +1,105 @@
+"""Compile a half of a captured graph with Inductor, PyTorch's compiler of graphs. Imported only where it is used."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from hesse.engines.capture import Graph
+from hesse.errors import CaptureError
+
+with warnings.catch_warnings():
+    # Importing the compiler runs what PyTorch itself has deprecated.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    # Private, all of it: Inductor has no public entry for a graph that is already functional and decomposed, and
+    # torch.compile would trace, differentiate and wrap it all over again.
+    import torch._inductor.config as inductor_config
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.decomposition import select_decomp_table
+    from torch._inductor.exc import InvalidCxxCompiler
+    from torch._inductor.fx_passes.joint_graph import joint_graph_passes
+    from torch._inductor.virtualized import V
+
+Run = Callable[[list[Tensor]], Sequence[Tensor]]
+"""A compiled half: takes a list of tensors, which it empties, and returns the results."""
+
+
+def decompositions() -> dict[Any, Any]:
+    """Inductor's own, but for what draws: drawn in other steps, the numbers would be others than the tape's."""
+    return {
+        operator: rule
+        for operator, rule in select_decomp_table().items()
+        if torch.Tag.nondeterministic_seeded not in getattr(operator, "tags", ())
+    }
+
+
+class Backend(NamedTuple):
+    """How graphs are made fast: ``simplify`` a whole one in place, ``compile`` a half."""
+
+    simplify: Callable[[Graph, FakeTensorMode], Any]
+    compile: Callable[[Graph, list[Tensor], FakeTensorMode], Run]
+
+
+def _simplify(graph: Graph, mode: FakeTensorMode) -> None:
+    with _compiling(mode):
+        joint_graph_passes(graph)
+
+
+def _compile(graph: Graph, inputs: list[Tensor], mode: FakeTensorMode) -> Run:
+    try:
+        with _compiling(mode), tracing(TracingContext(mode)):
+            compiled: Run = compile_fx_inner(graph, inputs)
+            return compiled
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise CaptureError(_reason(error)) from error
+
+
+class _compiling:
+    """Inductor's settings while it looks at a graph of ours."""
+
+    def __init__(self, mode: FakeTensorMode) -> None:
+        # Random numbers as eager PyTorch draws them.
+        self._entered: list[Any] = [
+            warnings.catch_warnings(),
+            V.set_fake_mode(mode),
+            inductor_config.patch(fallback_random=True),
+        ]
+
+    def __enter__(self) -> None:
+        for manager in self._entered:
+            manager.__enter__()
+        # Of PyTorch's own doing, and none of the user's business.
+        warnings.simplefilter("ignore", DeprecationWarning)
+
+    def __exit__(self, *exception: Any) -> None:
+        for manager in reversed(self._entered):
+            manager.__exit__(*exception)
+
+
+def _reason(error: BaseException) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, InvalidCxxCompiler):
+            return "a C++ compiler is needed and none was found; install one or name it in the variable CXX"
+        cause = getattr(cause, "inner_exception", None) or cause.__cause__
+    first = str(error).strip().split("\n", 1)[0].rstrip(".")
+    return f"Inductor cannot compile it: {first}"
+
+
+INDUCTOR = Backend(_simplify, _compile)
+
+
+def _run_as_it_is(graph: Graph, inputs: list[Tensor], mode: FakeTensorMode) -> Run:
+    return lambda given: graph(*given)
+
+
+EAGER = Backend(lambda graph, mode: None, _run_as_it_is)
+"""No compiler: the graph, operator by operator. What it gives is what was captured."""

@@ -1,0 +1,109 @@
+"""Part a captured graph into what is run once a point and what is run for each vector.
+
+Kept in between is as little memory as will do: what is cheap to compute again from what is kept anyway is computed
+again, by a minimal cut. On the Rosenbrock function only the point itself is left to keep.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple, cast
+
+import torch
+
+# Private: the minimal cut of PyTorch's own training graphs.
+import torch._functorch.config as functorch_config
+from torch import Tensor, fx
+from torch._functorch.partitioners import min_cut_rematerialization_partition
+
+from hesse.engines.capture import Direction, Graph, Joint
+from hesse.errors import CaptureError
+
+
+class Replay(NamedTuple):
+    """One direction's graph: it takes the kept tensors and the vectors at these positions, and gives products."""
+
+    graph: Graph
+    kept: list[int]
+    vectors: list[int]
+    stand_ins: list[Tensor]
+    """Those of the vectors."""
+
+
+class Halves(NamedTuple):
+    """``first`` takes the point and returns the first results and what is kept.
+
+    Attributes:
+        draws: names of the operators by which the first half draws random numbers.
+    """
+
+    first: Graph
+    replays: dict[Direction, Replay]
+    draws: list[str]
+
+
+def partition(joint: Joint) -> Halves:
+    """The two halves of a captured graph.
+
+    Raises:
+        CaptureError: the products would draw random numbers of their own.
+    """
+    inputs = [node for node in joint.graph.graph.nodes if node.op == "placeholder"]
+    for i, node in enumerate(inputs):
+        # The names that the partitioner tells the two kinds of inputs by.
+        kept = i < joint.num_kept_inputs
+        node.name = node.target = f"primals_{i + 1}" if kept else f"tangents_{i + 1 - joint.num_kept_inputs}"
+    joint.graph.recompile()
+    # By default it keeps more for fear of long recomputations. Here a replay is run many times and recomputes
+    # only what is elementwise, which is cheaper than reading it.
+    with functorch_config.patch(
+        ban_recompute_used_far_apart=False,
+        ban_recompute_long_fusible_chains=False,
+        ban_recompute_materialized_backward=False,
+    ):
+        first, replay = min_cut_rematerialization_partition(
+            joint.graph,
+            joint.stand_ins,
+            num_fwd_outputs=joint.num_first,
+            static_lifetime_input_indices=list(range(joint.num_kept_inputs)),
+        )
+    for node in replay.graph.nodes:
+        if _draws(node):
+            raise CaptureError(f"{node.target} would draw anew for every product")
+    replays = {}
+    vector = product = 0
+    for direction, (num_vectors, num_products) in joint.products.items():
+        replays[direction] = _part(replay, slice(product, product + num_products), vector)
+        vector, product = vector + num_vectors, product + num_products
+    return Halves(first, replays, sorted({str(node.target) for node in first.graph.nodes if _draws(node)}))
+
+
+def _part(replay: Graph, products: slice, first_vector: int) -> Replay:
+    """The graph of some of the products, with the inputs that they need; vectors are counted from the first."""
+    graph = fx.GraphModule(replay, copy.deepcopy(replay.graph))
+    output = graph.graph.output_node()
+    output.args = (cast("list[fx.Node]", output.args[0])[products],)
+    graph.graph.eliminate_dead_code()
+    kept: list[int] = []
+    vectors: list[int] = []
+    stand_ins = []
+    for i, node in enumerate(graph.graph.find_nodes(op="placeholder")):
+        if not node.users:
+            graph.graph.erase_node(node)
+        elif node.target.startswith("tangents"):
+            # By its name, since the partitioner leaves out vectors that nothing depends on.
+            vectors.append(int(node.target.split("_")[1]) - 1 - first_vector)
+            stand_ins.append(node.meta["val"])
+        else:
+            kept.append(i)
+    graph.recompile()
+    return Replay(graph, kept, vectors, stand_ins)
+
+
+def _draws(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
+
+
+def stand_ins_of(graph: Graph) -> list[Tensor]:
+    """What a half was traced with, one for each of its inputs."""
+    return [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]

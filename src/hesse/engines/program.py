@@ -1,0 +1,168 @@
+"""A program: the two compiled halves of a captured map, good for every point that is laid out alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hesse.engines.capture import Direction, Joint, capture
+from hesse.engines.inductor import EAGER, Backend, Run, decompositions
+from hesse.engines.linearization import Leaves, Map
+from hesse.engines.partition import Replay, partition, stand_ins_of
+from hesse.engines.surroundings import Layout, Surroundings
+from hesse.engines.undisturbed import undisturbed
+from hesse.functional.gradients import memory_of
+
+
+class Start(NamedTuple):
+    """What the first half gives at a point; ``changed`` are new values of tensors that the function changes."""
+
+    outputs: list[Tensor]
+    aux: Any
+    changed: list[Tensor]
+    kept: list[Tensor]
+
+
+class Program:
+    """A captured map for points that are laid out like ``point``, in ``surroundings`` of the same plain values.
+
+    Attributes:
+        seconds: spent on capturing and compiling so far.
+        draws: names of the operators by which the function draws random numbers.
+        plain: the plain values of its surroundings, which are parts of it.
+        precision: the dtype that rounds most on the way.
+    """
+
+    def __init__(
+        self, map: Map, point: Leaves, surroundings: Surroundings, directions: Sequence[Direction], backend: Backend
+    ) -> None:
+        began = time.perf_counter()
+        names = surroundings.names_by_tensor()
+        reachable = {id(tensor): tensor for tensor in surroundings.tensors.values()}
+        joint = capture(map, point, reachable, directions, decompositions())
+        backend.simplify(joint.graph, joint.mode)
+        self.precision = _coarsest(joint)
+        halves = partition(joint)
+        self.draws = halves.draws
+        self.plain = surroundings.plain
+        self._captured = [names[key] for key in joint.captured]
+        self._layouts = [Layout.of(leaf) for leaf in point]
+        self._captured_layouts = [Layout.of(reachable[key]) for key in joint.captured]
+        # Without the graph, which is not needed any more.
+        self._joint, self._replays, self._backend = joint._replace(graph=halves.first), halves.replays, backend
+        # One that draws runs as it is, operator by operator in the order of the tape, so that it draws the same.
+        backend = EAGER if self.draws else backend
+        self._first = backend.compile(halves.first, stand_ins_of(halves.first), joint.mode)
+        self._compiled: dict[Direction, Run] = {}
+        # Positions of products that share memory with what they were made of.
+        self._shared: dict[Direction, list[int]] = {}
+        self.seconds = time.perf_counter() - began
+
+    def fits(self, point: Leaves, surroundings: Surroundings) -> bool:
+        """Whether this program is right for a point and its surroundings."""
+        return (
+            self.plain == surroundings.plain
+            and [Layout.of(leaf) for leaf in point] == self._layouts
+            and all(
+                (tensor := surroundings.the_one(names)) is not None and Layout.of(tensor) == layout
+                for names, layout in zip(self._captured, self._captured_layouts, strict=True)
+            )
+        )
+
+    def inputs(self, point: Leaves, surroundings: Surroundings) -> list[Tensor]:
+        """What the first half takes at a point."""
+        captured = [surroundings.the_one(names) for names in self._captured]
+        found = [*point, *[tensor for tensor in captured if tensor is not None], *self._joint.constants]
+        return [_plain(tensor) for tensor in found]
+
+    def changed_inputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Those of the inputs that the function changes in place."""
+        return [inputs[i] for i in self._joint.changed]
+
+    def with_copies(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The inputs, with copies of those that the function changes in place."""
+        changed = set(self._joint.changed)
+        return [tensor.clone() if i in changed else tensor for i, tensor in enumerate(inputs)]
+
+    def start(self, inputs: Sequence[Tensor]) -> Start:
+        """Run the first half. It changes nothing; it draws if the function does."""
+        joint = self._joint
+        with undisturbed():
+            results = list(self._first(list(inputs)))
+        first, kept = results[: joint.num_first], results[joint.num_first :]
+        taken = {memory_of(tensor) for tensor in (*inputs, *kept)} - {None}
+        # What is given away must not share memory with what is kept.
+        given = [result.clone() if memory_of(result) in taken else result for result in first]
+        aux, changed = (
+            given[joint.num_outputs : len(given) - len(joint.changed)],
+            given[len(given) - len(joint.changed) :],
+        )
+        return Start(given[: joint.num_outputs], joint.rebuild_aux(aux), changed, kept)
+
+    def replay(self, direction: Direction, kept: Sequence[Tensor], vectors: dict[int, Tensor]) -> list[Tensor]:
+        """Products with one vector, in memory of their own; entries that are not given are zero."""
+        part = self._replays[direction]
+        given = [kept[i] for i in part.kept]
+        for i, stand_in in zip(part.vectors, part.stand_ins, strict=True):
+            vector = vectors.get(i)
+            given.append(_zeros_like(stand_in) if vector is None else _laid_out(vector, stand_in.dtype))
+        with undisturbed():
+            if direction not in self._compiled:
+                return self._first_replay(direction, part, given)
+            products = list(self._compiled[direction](given))
+        for i in self._shared[direction]:
+            products[i] = products[i].clone()
+        return products
+
+    def _first_replay(self, direction: Direction, part: Replay, given: list[Tensor]) -> list[Tensor]:
+        """Compile a direction for what the first half has in fact kept, whose strides are the compiler's choice."""
+        began = time.perf_counter()
+        with self._joint.mode:
+            stand_ins = [
+                torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+                for tensor in given
+            ]
+        for node, stand_in in zip(part.graph.graph.find_nodes(op="placeholder"), stand_ins, strict=True):
+            node.meta["val"] = stand_in
+        self._compiled[direction] = self._backend.compile(part.graph, stand_ins, self._joint.mode)
+        products = list(self._compiled[direction](list(given)))
+        taken = {memory_of(tensor) for tensor in given} - {None}
+        shared = []
+        for i, product in enumerate(products):
+            if memory_of(product) in taken or 0 in product.stride():
+                shared.append(i)
+                products[i] = product.clone()
+            elif product.numel():
+                taken.add(memory_of(product))
+        self._shared[direction] = shared
+        self.seconds += time.perf_counter() - began
+        return products
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The tensor as compiled code reads it: cut off, and without lazy conjugation or negation."""
+    return tensor.detach().resolve_conj().resolve_neg()
+
+
+def _laid_out(vector: Tensor, dtype: torch.dtype) -> Tensor:
+    """The vector as a replay takes it."""
+    vector = vector.detach()
+    if vector.dtype != dtype or vector.layout != torch.strided:
+        vector = (vector if vector.layout == torch.strided else vector.to_dense()).to(dtype)
+    if vector.is_conj() or vector.is_neg():
+        vector = vector.resolve_conj().resolve_neg()
+    return vector.contiguous()
+
+
+def _zeros_like(stand_in: Tensor) -> Tensor:
+    return torch.zeros(stand_in.shape, dtype=stand_in.dtype, device=stand_in.device)
+
+
+def _coarsest(joint: Joint) -> torch.dtype:
+    values = [node.meta.get("val") for node in joint.graph.graph.nodes]
+    dtypes = {value.dtype.to_real() for value in values if isinstance(value, Tensor)}
+    return max((dtype for dtype in dtypes if dtype.is_floating_point), key=lambda dtype: torch.finfo(dtype).eps)

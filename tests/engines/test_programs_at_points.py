@@ -1,0 +1,208 @@
+"""One program for many points: nothing of a point is baked in, and what is baked in is watched."""
+
+from __future__ import annotations
+
+import collections
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hesse
+
+from . import programs
+
+THREE = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+
+
+def cubic(calls: collections.deque[bool]) -> Any:
+    """Σx³, noting for each run whether it ran on numbers, where no program watches."""
+
+    def func(x: Tensor) -> Tensor:
+        calls.append(type(x) is Tensor)
+        return (x**3).sum()
+
+    return func
+
+
+def test_a_point_laid_out_alike_uses_the_program_again() -> None:
+    calls: collections.deque[bool] = collections.deque()
+    H = programs.hessian(cubic(calls), THREE)
+    moved = H.at(2 * THREE)
+    assert torch.equal(moved @ THREE, 12 * THREE * THREE)
+    assert torch.equal(H @ THREE, 6 * THREE * THREE)
+    assert moved.explain().programs == 1
+    # Captured once without numbers; each point is evaluated once, by the tape that the program is compared with.
+    assert sorted(calls) == [False, True, True]
+
+
+def test_without_verification_a_new_point_does_not_run_the_function() -> None:
+    calls: collections.deque[bool] = collections.deque()
+    H = programs.hessian(cubic(calls), THREE, verify=False)
+    moved = H.at(2 * THREE)
+    assert (len(calls), float(moved.value), moved.explain().programs) == (2, 288.0, 1)
+    assert torch.equal(moved.gradient, 12 * THREE**2)
+    assert torch.equal(moved @ THREE, 12 * THREE * THREE)
+
+
+@pytest.mark.parametrize("other", [torch.ones(4, dtype=torch.float64), THREE.float(), THREE.repeat(2)[::2]])
+def test_another_shape_dtype_or_stride_is_one_more_program(other: Tensor) -> None:
+    H = programs.hessian(lambda x: (x**3).sum(), THREE)
+    moved = H.at(other)
+    assert moved.explain().programs == 2
+    torch.testing.assert_close(moved @ torch.ones_like(other), 6 * other)
+    back = moved.at(THREE + 1)
+    assert back.explain().programs == 2
+    assert torch.equal(back @ THREE, 6 * (THREE + 1) * THREE)
+
+
+def test_a_training_loop_needs_one_program() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    batch = {"features": torch.randn(5, 3).double(), "targets": torch.randn(5, 1).double()}
+    parameters = dict(net.named_parameters())
+
+    def loss(p: dict[str, Tensor]) -> Tensor:
+        output = torch.func.functional_call(net, p, (batch["features"],))
+        return nn.functional.mse_loss(output, batch["targets"])
+
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    H = programs.hessian(loss, parameters)
+    for step in range(4):
+        # Another batch each time: the tensor that the name leads to is read, not one that was found once.
+        batch["features"] = torch.randn(5, 3).double()
+        optimizer.zero_grad()
+        loss(parameters).backward()
+        optimizer.step()
+        H = H.at(parameters)
+        vector = torch.randn(H.shape[0], dtype=torch.float64)
+        torch.testing.assert_close(H @ vector, hesse.Hessian(loss, parameters) @ vector)
+        assert H.explain().programs == 1, step
+
+
+def test_a_captured_tensor_changed_in_place_is_read_again() -> None:
+    weight = torch.ones(3, dtype=torch.float64)
+    H = programs.hessian(lambda x: (weight * x**3).sum(), THREE)
+    weight.mul_(5)
+    with pytest.raises(hesse.StalePointError, match="'weight' has changed in place"):
+        H @ THREE
+    assert torch.equal(H.at(THREE) @ THREE, 30 * THREE**2)
+    assert H.at(THREE).explain().programs == 1
+
+
+def test_two_names_of_one_tensor_may_become_two_tensors() -> None:
+    held = {"a": torch.ones(3, dtype=torch.float64)}
+    held["b"] = held["a"]
+    H = programs.hessian(lambda x: (held["a"] * x**3 + held["b"] * x**2).sum(), THREE)
+    held["b"] = torch.full((3,), 7.0, dtype=torch.float64)
+    assert torch.equal(H.at(THREE) @ THREE, (6 * THREE + 14) * THREE)
+
+
+settings = types.ModuleType("settings")
+scale = 2.0
+
+
+class Scaled:
+    def __init__(self) -> None:
+        self.factor = 2.0
+        self._hidden = np.array([2.0])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.factor * float(self._hidden[0]) * (x**2).sum()
+
+
+def test_python_numbers_are_watched_wherever_the_function_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    local, obj = 2.0, Scaled()
+    settings.scale = 2.0  # type: ignore[attr-defined]  # a module made here
+
+    def func(x: Tensor) -> Tensor:
+        return local * scale * settings.scale * obj(x)
+
+    H = programs.hessian(func, THREE)
+    assert torch.equal(H @ THREE, 64 * THREE)
+    local = 4.0
+    H = H.at(THREE)
+    assert torch.equal(H @ THREE, 128 * THREE)
+    monkeypatch.setitem(globals(), "scale", 4.0)
+    H = H.at(THREE)
+    assert torch.equal(H @ THREE, 256 * THREE)
+    settings.scale = 4.0  # type: ignore[attr-defined]  # as above
+    H = H.at(THREE)
+    assert torch.equal(H @ THREE, 512 * THREE)
+    obj.factor = 4.0
+    H = H.at(THREE)
+    assert torch.equal(H @ THREE, 1024 * THREE)
+    obj._hidden[0] = 4.0
+    H = H.at(THREE)
+    assert torch.equal(H @ THREE, 2048 * THREE)
+    assert H.explain().programs == 6
+
+
+def test_numbers_that_come_from_numpy_are_watched() -> None:
+    data = np.ones(3)
+    H = programs.hessian(lambda x: (torch.from_numpy(data) * torch.tensor(data) * x**2).sum(), THREE)
+    data[1] = 3.0
+    assert torch.equal(H.at(THREE) @ torch.ones(3).double(), torch.tensor([2.0, 18.0, 2.0]).double())
+
+
+def test_another_function_in_a_variable_is_another_program() -> None:
+    act = torch.sin
+    H = programs.hessian(lambda x: act(x).sum(), THREE)
+    act = torch.exp
+    torch.testing.assert_close(H.at(THREE) @ torch.ones(3).double(), THREE.exp())
+
+
+def test_training_mode_is_part_of_a_program() -> None:
+    drop = nn.Dropout(0.5)
+    H = programs.hessian(lambda x: (drop(x) ** 2).sum(), torch.ones(100, dtype=torch.float64))
+    assert set((H @ torch.ones(100).double()).tolist()) == {0.0, 8.0}
+    drop.eval()
+    assert set((H.at(torch.ones(100).double()) @ torch.ones(100).double()).tolist()) == {2.0}
+
+
+def test_a_shape_that_is_read_without_its_tensor_is_watched() -> None:
+    data = {"rows": torch.zeros(2)}
+    H = programs.hessian(lambda x: (x**2).sum() / len(data["rows"]), THREE)
+    data["rows"] = torch.zeros(4)
+    assert torch.equal(H.at(THREE) @ THREE, 0.5 * THREE)
+
+
+def test_a_number_that_changes_at_each_point_is_named() -> None:
+    held = {"step": 0}
+    H = programs.hessian(lambda x: (x**2).sum() * (1 + 0 * held["step"]), THREE)
+    for held["step"] in range(1, 8):
+        H = H.at(THREE)
+    assert H.explain().programs == 8
+    held["step"] = 8
+    with pytest.raises(hesse.CaptureError, match=r"captured 8 times already, since 'held\.step' is different"):
+        H.at(THREE)
+
+
+def test_arguments_that_are_no_variables_are_read_again() -> None:
+    H = programs.hessian(lambda x, w: (w * x**3).sum(), (THREE, torch.ones(3).double()), argnums=0)
+    moved = H.at((THREE, torch.full((3,), 5.0, dtype=torch.float64)))
+    assert torch.equal(moved @ THREE, 30 * THREE**2)
+    assert moved.explain().programs == 1
+
+
+def test_settings_of_pytorch_are_part_of_a_program() -> None:
+    weight = torch.randn(3, 3)
+    x = torch.randn(3)
+    H = programs.hessian(lambda x: ((weight @ x) ** 2).sum(), x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        moved = H.at(x)
+        expected = hesse.Hessian(lambda x: ((weight @ x) ** 2).sum(), x)
+    assert moved.explain().programs == 2
+    torch.testing.assert_close(moved.gradient, expected.gradient)
+
+
+def test_blocks_and_structured_vectors_are_replayed_by_the_same_program() -> None:
+    H = programs.hessian(lambda x, y: (x * y**2).sum(), (THREE, THREE + 1))
+    assert torch.equal(H.block(0, 1) @ THREE, 2 * (THREE + 1) * THREE)
+    assert torch.equal(H.block(1) @ THREE, 2 * THREE * THREE)
+    product = H @ (THREE, torch.zeros(3).double())
+    assert torch.equal(product[0], torch.zeros(3))
+    assert torch.equal(product[1], 2 * (THREE + 1) * THREE)

@@ -1,0 +1,42 @@
+"""A product by a program through every operator of PyTorch's database: right, or refused by name.
+
+Captured, made functional and parted, and run without a compiler; every eighth operator goes through Inductor among
+the exhaustive tests, and all of them by a command of its own (see ``compiled.py``).
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from hesse.engines.inductor import EAGER
+
+from .compiled import verdict
+from .exceptions import REFUSED_WITHOUT_A_NAME
+from .sweep import cases_of
+from .test_operator_sweep import OPERATORS
+from .test_operator_sweep import pytestmark as pytestmark  # the same remarks of PyTorch about its own samples
+from .uncaptured import DRAWS, WITHOUT_A_PROGRAM
+
+CAPTURED = sorted(OPERATORS.keys() - WITHOUT_A_PROGRAM.keys() - REFUSED_WITHOUT_A_NAME.keys())
+SAMPLE = CAPTURED[::8]
+
+
+@pytest.mark.parametrize("name", CAPTURED)
+def test_a_program_is_right_through_an_operator(name: str) -> None:
+    found = verdict(next(cases_of(OPERATORS[name])), EAGER)
+    assert found == "right" or DRAWS in found
+
+
+@pytest.mark.parametrize("name", sorted(WITHOUT_A_PROGRAM))
+def test_a_refusal_names_what_no_program_can_hold(name: str) -> None:
+    found = verdict(next(cases_of(OPERATORS[name])), EAGER)
+    assert found.startswith("refused")
+    assert WITHOUT_A_PROGRAM[name] in found
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", SAMPLE)
+def test_a_compiled_program_is_right_through_an_operator(name: str) -> None:
+    assert len(SAMPLE) >= 60
+    found = verdict(next(cases_of(OPERATORS[name])))
+    assert found == "right" or DRAWS in found

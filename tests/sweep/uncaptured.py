@@ -1,0 +1,51 @@
+"""Operators of PyTorch 2.13 that no program can be made of, each with what the refusal names."""
+
+from __future__ import annotations
+
+from .exceptions import REFUSED
+
+READ_VALUES = {
+    "combinations": "aten.masked_select",
+    "corrcoef": "aten.equal",
+    "cov": "aten.equal",
+    "index_reduce_prod": "aten._local_scalar_dense",
+    "linalg_lstsq": "aten.linalg_lstsq",
+    "linalg_lstsq_grad_oriented": "aten.linalg_lstsq",
+    "masked_select": "aten.masked_select",
+    "nn_functional_ctc_loss": "aten._ctc_loss",
+    "nn_functional_gaussian_nll_loss": "aten._local_scalar_dense",
+    "scatter_reduce_prod": "aten._local_scalar_dense",
+    "trace": "aten._unique",
+}
+"""Shapes or branches that depend on the values of tensors."""
+
+SPARSE = {
+    "sparse_mm_reduce": "layout torch.sparse_csr",
+    "sparse_sampled_addmm": "layout torch.sparse_csr",
+}
+
+OTHERWISE = {
+    "tensor_split": "The tensor has a non-zero number of elements, but its data is not allocated yet",
+    "nn_functional_soft_margin_loss": "differs from the tape's",  # the decomposition loses digits where it is saturated
+}
+
+SEEDED = {
+    "bernoulli": "draws by aten.bernoulli",
+    "nn_functional_multi_head_attention_forward": "draws by aten.bernoulli",
+    "nn_functional_rrelu": "draws by aten.rrelu_with_noise",
+    "normal": "draws by aten.normal",
+    "normal_number_mean": "draws by aten.normal",
+}
+"""The database itself sets the generator before it calls these, and puts it back: a program cannot."""
+
+WITHOUT_A_PROGRAM = {
+    **REFUSED,
+    **READ_VALUES,
+    **SPARSE,
+    **SEEDED,
+    **OTHERWISE,
+}
+"""What each refusal names; of those without a second derivative, the operator that lacks one."""
+
+DRAWS = "it sets the state of the random generator and draws by aten."
+"""The sweep's functions seed the generator so that each evaluation draws the same, and no program does that."""
