@@ -13,8 +13,8 @@ from hesse.operators.data.curvatures import OuterProducts, factor
 from hesse.operators.data.data_sum import DataSum
 from hesse.operators.data.likelihoods import Information, likelihood
 from hesse.operators.data.losses import Reduction, Weight
-from hesse.operators.data.models import model_objective, watched
-from hesse.operators.data.objective import Objective, Output, Prediction
+from hesse.operators.data.models import Output, model_objective, watched
+from hesse.operators.data.objective import Objective, Prediction
 from hesse.operators.data.parameters import Params
 from hesse.operators.data.settings import BatchNorm, Draws, Settings
 from hesse.operators.data.summation import Place

@@ -12,9 +12,10 @@ from hesse.functional.arguments import check_point
 from hesse.functional.captured import captured, tensors_of
 from hesse.operators.data.curvatures import LossCurvature
 from hesse.operators.data.data_sum import DataSum
+from hesse.operators.data.function_objective import FunctionObjective
 from hesse.operators.data.losses import Reduction, Weight, recognize
-from hesse.operators.data.models import model_objective, watched
-from hesse.operators.data.objective import FunctionObjective, Objective, Output
+from hesse.operators.data.models import Output, model_objective, watched
+from hesse.operators.data.objective import Objective
 from hesse.operators.data.parameters import Params
 from hesse.operators.data.settings import BatchNorm, Draws, Settings
 from hesse.operators.data.summation import Place

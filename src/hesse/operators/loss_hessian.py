@@ -11,8 +11,8 @@ from hesse.engines.batching import Mode
 from hesse.operators.data.data_sum import DataSum
 from hesse.operators.data.losses import Reduction, Weight
 from hesse.operators.data.mixed import MixedBlock
-from hesse.operators.data.models import model_objective, watched
-from hesse.operators.data.objective import Call, Objective, Output
+from hesse.operators.data.models import Call, Output, model_objective, watched
+from hesse.operators.data.objective import Objective
 from hesse.operators.data.parameters import Params
 from hesse.operators.data.settings import BatchNorm, Draws, Settings
 from hesse.operators.data.terms import HessianTerm
