@@ -210,6 +210,11 @@ def _check_differentiable(leaves: Sequence[Tensor], spec: Spec, name: str) -> No
                 f"The inputs given to {name} must be floating-point or complex but {_place(path)} has dtype"
                 f" {leaf.dtype}. Convert it, capture it in the function, or leave it out with argnums."
             )
+        if leaf.is_nested:
+            raise TypeError(
+                f"The inputs given to {name} must be tensors with one shape but {_place(path)} is a nested tensor. Give"
+                " the tensors that it is made of, and nest them in the function."
+            )
 
 
 def _place(path: Path) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hesse.errors import NoDerivativeError
+from hesse.functional.once_differentiable import refuse_once_differentiable
 from hesse.rules import scope
 
 Gradients = tuple[Tensor | None, ...]
@@ -83,6 +84,7 @@ def gradients(
 
 def gradient_to_multiply(output: Tensor, x: Sequence[Tensor], keep_graph: bool) -> Gradients:
     """∂output/∂x with its graph: to be differentiated once more, and again only with ``keep_graph``."""
+    refuse_once_differentiable(output, x)
     held = scope.once_more(not keep_graph)
     try:
         return gradients((output,), x, create_graph=True)

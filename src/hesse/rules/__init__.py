@@ -6,6 +6,7 @@ One rule a file. See "How to write a rule" in docs/architecture.md.
 from hesse.rules import (
     as_strided_scatter,
     attention,
+    control_flow,
     ctc_loss,
     embedding_bag,
     flex_attention,
@@ -25,6 +26,7 @@ __all__ = [
     "RULES",
     "as_strided_scatter",
     "attention",
+    "control_flow",
     "ctc_loss",
     "embedding_bag",
     "flex_attention",
