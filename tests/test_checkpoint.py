@@ -211,3 +211,18 @@ def test_a_hessian_settles_how_it_multiplies_so_that_no_clock_decides_on_digits(
     batched = hesse.Hessian(lambda x: (x**3).sum(), torch.linspace(1, 2, 100), batching="vmap")
     hesse.solve(batched, torch.ones(100, 20), checkpoint=hesse.Checkpoint(tmp_path / "other", seconds=0))
     assert batched.explain().batching == "vmap"
+
+
+def test_a_sum_over_data_goes_on_and_is_settled(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1)).double()
+    draw = torch.Generator().manual_seed(0)
+    data = [tuple(torch.randn(8, k, generator=draw, dtype=torch.float64) for k in (3, 1)) for _ in range(3)]
+
+    def ask(path=None, stop=10**9):
+        H = hesse.LossHessian(model, torch.nn.MSELoss(), data)
+        B = torch.ones(H.shape[0], 2, dtype=torch.float64)
+        return hesse.solve(H.shift(1.0), B, tol=1e-10, checkpoint=path, callback=lambda p: p.num_products >= stop)
+
+    path = hesse.Checkpoint(tmp_path / "state", seconds=0)
+    ask(path, stop=6)
+    assert torch.equal(ask(path).solution, ask().solution)

@@ -103,17 +103,17 @@ class Keeper:
             for name, value in json.loads(_text(settings)).items():
                 found = header["settings"].get(name)
                 self._refuse_unless(found == value, f"was written with {name} {found}, not {value}")
-            torch.set_num_threads(header["threads"])
-            operator.adopt(header["conduct"])
-            self.saved = _join(header["state"], header["places"], tensors, operator.device)
         try:
-            conduct = operator.settle() if header is None else header["conduct"]
+            if header is not None:
+                torch.set_num_threads(header["threads"])
+                operator.adopt(header["settled"])
+                self.saved = _join(header["state"], header["places"], tensors, operator.device)
             self._header = {
                 "version": VERSION,
                 "question": question,
                 "settings": dict(settings),
                 "threads": torch.get_num_threads(),
-                "conduct": conduct,
+                "settled": operator.settle(),
                 "operator": fingerprint(operator),
             }
             if header is not None:

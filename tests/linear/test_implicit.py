@@ -115,5 +115,12 @@ def test_a_second_derivative_is_refused(wrt):
 def test_an_operator_made_without_create_graph_is_refused():
     H = hesse.Hessian(lambda x: (x**2).sum(), torch.ones(2))
     for operator in (H, H.shift(1.0), 2 * H):
-        with pytest.raises(ValueError, match=r"was made without. Make it with create_graph=True"):
+        with pytest.raises(ValueError, match=r"carry no derivatives\. Those of a Hessian made with create_graph"):
             hesse.solve(operator, torch.ones(2), create_graph=True)
+
+
+def test_a_sum_over_data_whose_products_carry_no_derivatives_is_refused():
+    model, data = torch.nn.Linear(3, 1), (torch.randn(5, 3), torch.randn(5, 1))
+    H = hesse.LossHessian(model, torch.nn.MSELoss(), data)
+    with pytest.raises(ValueError, match="products of this LossHessian carry no derivatives"):
+        hesse.solve(H, torch.ones(4), create_graph=True)

@@ -92,8 +92,8 @@ def solve(
         operator = products.operator
         if create_graph and not operator.differentiable:
             raise ValueError(
-                "solve(create_graph=True) differentiates through the operator but this"
-                f" {type(operator).__name__} was made without. Make it with create_graph=True."
+                "solve(create_graph=True) differentiates through the operator but products of this"
+                f" {type(operator).__name__} carry no derivatives. Those of a Hessian made with create_graph=True do."
             )
         with torch.set_grad_enabled(create_graph or torch.is_grad_enabled()):
             sides = RightHandSides("solve", operator, "b", b)

@@ -138,6 +138,7 @@ class Identity(Operator):
 
     symmetric = True
     positive_semidefinite = True
+    differentiable = True
 
     def __init__(self, like: Operator) -> None:
         if like.shape[0] != like.shape[1]:

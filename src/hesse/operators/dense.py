@@ -23,6 +23,8 @@ class Dense(Operator):
         tensor([2., 1.])
     """
 
+    differentiable = True
+
     def __init__(self, matrix: Tensor) -> None:
         if matrix.dim() != 2 or not matrix.dtype.is_floating_point:
             raise ValueError(

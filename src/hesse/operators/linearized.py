@@ -179,7 +179,7 @@ class Linearized(Operator):
 
     def adopt(self, settled: dict[str, str]) -> None:
         """Multiply many vectors as another process settled it."""
-        self._batching.adopt(settled["batching"])
+        self._batching.adopt(settled.get("batching", "loop"))
 
     def close(self) -> None:
         """Free what is kept; products raise from then on."""

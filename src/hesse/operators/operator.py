@@ -25,7 +25,7 @@ class Operator(abc.ABC):
         device: device of flat vectors.
         symmetric: whether the matrix equals its transpose; then ``rmatmat`` is ``matmat``.
         positive_semidefinite: whether no eigenvalue is negative, where that is known.
-        differentiable: whether products carry the derivatives of what the operator closes over, if it does of anything.
+        differentiable: whether products carry derivatives by all that the operator closes over.
         domain, range: the structured vectors it takes and gives, where it knows of any.
     """
 
@@ -34,7 +34,7 @@ class Operator(abc.ABC):
     device: torch.device
     symmetric: bool = False
     positive_semidefinite: bool = False
-    differentiable: bool = True
+    differentiable: bool = False
     domain: Space | None = None
     range: Space | None = None
 

@@ -17,6 +17,8 @@ class Scipy(Operator):
     """A NumPy array, a SciPy sparse matrix or a SciPy ``LinearOperator`` as an operator, on the CPU."""
 
     device = torch.device("cpu")
+    # Of constants.
+    differentiable = True
 
     def __init__(self, A: Any) -> None:
         try:

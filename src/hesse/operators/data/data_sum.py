@@ -85,6 +85,19 @@ class DataSum(Operator):
         everything = tuple(range(len(self.domain.leaves)))
         return self.summation.multiply(V.mT, Selection(everything, everything), self.domain, self.domain).mT
 
+    def settle(self) -> dict[str, str]:
+        """Multiply vectors one by one, where no other way was asked for."""
+        return self.summation.settle()
+
+    def adopt(self, settled: dict[str, str]) -> None:
+        """Multiply vectors one by one; batches must be cut up as they were in the other process."""
+        rows = self.summation.settle()["rows"]
+        if rows != settled.get("rows"):
+            raise ValueError(
+                f"The {self.domain.name} cut batches into pieces of {settled.get('rows')} rows before, and of {rows} now,"
+                " so its digits would differ. Give memory=, the same each time."
+            )
+
     def at(self) -> Self:
         """The operator of the same model (or inputs), loss and data as they are now."""
         fresh = copy.copy(self)
@@ -174,6 +187,14 @@ class DataBlock(Operator):
         self.dtype, self.device = whole.dtype, whole.device
         self.symmetric = rows == columns
         self.positive_semidefinite = self.symmetric and whole.positive_semidefinite
+
+    def settle(self) -> dict[str, str]:
+        """As the whole."""
+        return self._whole.settle()
+
+    def adopt(self, settled: dict[str, str]) -> None:
+        """As the whole."""
+        self._whole.adopt(settled)
 
     def matmat(self, V: Tensor) -> Tensor:
         """The block times columns (n, k), in one pass over the data."""

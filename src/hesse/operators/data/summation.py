@@ -55,6 +55,7 @@ class Summation:
         self._drew = False
         self._sizes: dict[Any, int] = {}
         self._batchings: dict[tuple[Place, Selection], Batching] = {}
+        self._settled = False
         self._values: dict[Place, Tensor] = {}
         self._complete = False
         self._value = torch.zeros(())
@@ -143,7 +144,16 @@ class Summation:
             self._batchings[key] = Batching(mode, coarsest(self.objective.leaves))
             if len(self._batchings) > 1:
                 self._batchings[key].inherit(next(iter(self._batchings.values())))
+            if self._settled:
+                self._batchings[key].adopt("loop")
         return self._batchings[key]
+
+    def settle(self) -> dict[str, str]:
+        """Multiply vectors one by one, at every batch, where no other way was asked for; how batches are cut up."""
+        self._settled = True
+        for batching in self._batchings.values():
+            batching.adopt("loop")
+        return {"rows": str(self.plan.rows)}
 
     def go(self, visit: Visit) -> float:
         """Visit all terms; the first time, add up value and gradient. Returns what a sum is divided by."""
