@@ -7,9 +7,9 @@ python examples/sharpness.py
 """
 
 import torch
-from digits import data, network
 
 import hesse
+from digits import data, network
 
 LEARNING_RATE = 0.5
 STEPS = 200
