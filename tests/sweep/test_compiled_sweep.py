@@ -11,25 +11,24 @@ import pytest
 from hesse.engines.inductor import EAGER
 
 from .compiled import verdict
-from .exceptions import REFUSED_WITHOUT_A_NAME
 from .sweep import cases_of
 from .test_operator_sweep import OPERATORS
 from .test_operator_sweep import pytestmark as pytestmark  # the same remarks of PyTorch about its own samples
 from .uncaptured import DRAWS, WITHOUT_A_PROGRAM
 
-CAPTURED = sorted(OPERATORS.keys() - WITHOUT_A_PROGRAM.keys() - REFUSED_WITHOUT_A_NAME.keys())
+CAPTURED = sorted(OPERATORS.keys() - WITHOUT_A_PROGRAM.keys())
 SAMPLE = CAPTURED[::8]
 
 
 @pytest.mark.parametrize("name", CAPTURED)
 def test_a_program_is_right_through_an_operator(name: str) -> None:
-    found = verdict(next(cases_of(OPERATORS[name])), EAGER)
+    found = verdict(name, next(cases_of(OPERATORS[name])), EAGER)
     assert found == "right" or DRAWS in found
 
 
 @pytest.mark.parametrize("name", sorted(WITHOUT_A_PROGRAM))
 def test_a_refusal_names_what_no_program_can_hold(name: str) -> None:
-    found = verdict(next(cases_of(OPERATORS[name])), EAGER)
+    found = verdict(name, next(cases_of(OPERATORS[name])), EAGER)
     assert found.startswith("refused")
     assert WITHOUT_A_PROGRAM[name] in found
 
@@ -38,5 +37,5 @@ def test_a_refusal_names_what_no_program_can_hold(name: str) -> None:
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_compiled_program_is_right_through_an_operator(name: str) -> None:
     assert len(SAMPLE) >= 60
-    found = verdict(next(cases_of(OPERATORS[name])))
+    found = verdict(name, next(cases_of(OPERATORS[name])))
     assert found == "right" or DRAWS in found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from .exceptions import REFUSED
-
 READ_VALUES = {
     "combinations": "aten.masked_select",
     "corrcoef": "aten.equal",
@@ -26,7 +24,9 @@ SPARSE = {
 
 OTHERWISE = {
     "tensor_split": "The tensor has a non-zero number of elements, but its data is not allocated yet",
-    "nn_functional_soft_margin_loss": "differs from the tape's",  # the decomposition loses digits where it is saturated
+    # Inductor's decompositions lose digits: in saturation, and by a constant in single precision.
+    "nn_functional_soft_margin_loss": "differs from the tape's",
+    "nn_functional_hardsigmoid": "differs from the tape's",
 }
 
 SEEDED = {
@@ -39,13 +39,12 @@ SEEDED = {
 """The database itself sets the generator before it calls these, and puts it back: a program cannot."""
 
 WITHOUT_A_PROGRAM = {
-    **REFUSED,
     **READ_VALUES,
     **SPARSE,
     **SEEDED,
     **OTHERWISE,
 }
-"""What each refusal names; of those without a second derivative, the operator that lacks one."""
+"""What each refusal names."""
 
 DRAWS = "it sets the state of the random generator and draws by aten."
 """The sweep's functions seed the generator so that each evaluation draws the same, and no program does that."""
