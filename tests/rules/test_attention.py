@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import hesse
@@ -175,3 +176,28 @@ def test_no_square_of_the_length_is_ever_allocated() -> None:
     for product in (hesse.vhp, hesse.hvp, lambda func, x, v: hesse.Hessian(func, x) @ v):
         assert largest(8192, product) <= max(2.1 * largest(4096, product), 2**20)
         assert largest(8192, product) < 8192**2 / 50
+
+
+def test_a_traced_product_calls_the_blocks_and_does_not_spell_them_out() -> None:
+    torch.manual_seed(0)
+    x, v = (tuple([torch.randn(1, 2, 150, 4, dtype=torch.float64) for _ in range(3)]) for _ in range(2))
+
+    def product(*entries: Tensor) -> tuple[Tensor, ...]:
+        return hesse.vhp(cubed, entries[:3], entries[3:])[1]
+
+    for tracing_mode in ("real", "fake", "symbolic"):
+        traced = make_fx(product, tracing_mode=tracing_mode)(*x, *v)
+        assert_values(traced(*v, *x), product(*v, *x))
+        assert len(traced.graph.nodes) < 100
+        assert any(node.target is torch.ops.hesse.attention_tangents.default for node in traced.graph.nodes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("keys", [1, 7])
+def test_the_operator_of_the_blocks_says_what_its_results_look_like(dtype: torch.dtype, keys: int) -> None:
+    query, cotangent = torch.randn(2, 4, 5, 3, dtype=dtype), torch.randn(2, 4, 5, 2, dtype=dtype)
+    key, value = torch.randn(2, 2, keys, 3, dtype=dtype), torch.randn(2, 2, keys, 2, dtype=dtype)
+    arguments = (cotangent, query, key, value, cotangent, None, None, False, None, None, query, key, None, False)
+    torch.library.opcheck(
+        torch.ops.hesse.attention_tangents.default, arguments, test_utils=("test_schema", "test_faketensor")
+    )

@@ -216,3 +216,22 @@ def test_torchscript_has_products() -> None:
     x = sequences()
     scripted = torch.jit.script(nn.TransformerEncoderLayer(8, 2, 12, 0.0, batch_first=True).double())
     assert_product_is_right(lambda leaves: scripted(leaves["x"]).sin().mean(), {"x": x})
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_under_no_grad_and_inference_mode_the_encoder_has_the_same_product(
+    mode: Callable[[], Any], training: bool
+) -> None:
+    """Without gradients the encoder takes a path of its own, which has no derivative at all."""
+    torch.manual_seed(0)
+    model, x, v = encoder().train(training), sequences(), sequences()
+
+    def func(x: Tensor) -> Tensor:
+        torch.manual_seed(2)
+        return model(x).sin().mean()
+
+    expected = hesse.vhp(func, x, v)[1]
+    with mode():
+        assert_values(hesse.vhp(func, x, v)[1], expected)
+        assert_values(hesse.Hessian(func, x) @ v, expected)

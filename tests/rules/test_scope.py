@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import hesse
+from hesse import functional
 from hesse.rules import RULES
 from hesse.rules.scope import put
 from tests.functional.references import assert_values
@@ -251,3 +252,16 @@ def test_importing_hesse_changes_nothing_for_plain_pytorch() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.stderr.strip().endswith(REFUSED)
+
+
+@pytest.mark.parametrize(
+    "function", [F.hardsigmoid, lambda x: F.layer_norm(x, (5,))], ids=["hardsigmoid", "layer_norm"]
+)
+def test_forward_mode_goes_through_operators_with_rules(function: Callable[[Tensor], Tensor]) -> None:
+    """PyTorch's own formulas of forward mode call these operators from within a transform."""
+    x = point()
+    forward = functional.jacobian(function, x, strategy="forward-mode", vectorize=True)
+    assert_values(forward, functional.jacobian(function, x), rtol=1e-7, atol=1e-8)
+    scalar = lambda x: (function(x) ** 3 * x).sum()  # noqa: E731
+    forward = functional.hessian(scalar, x, vectorize=True, outer_jacobian_strategy="forward-mode")
+    assert_values(forward, functional.hessian(scalar, x), rtol=1e-7, atol=1e-8)

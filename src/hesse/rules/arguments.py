@@ -53,10 +53,12 @@ def call(operator: torch._ops.OpOverload, arguments: Sequence[Any]) -> Any:
 
 
 def save(ctx: Any, entries: Sequence[Any]) -> None:
-    """Keep entries for a backward: tensors where autograd looks after them, others beside."""
+    """Keep entries for derivatives: tensors where autograd looks after them, others beside."""
     ctx.others = [None if isinstance(entry, Tensor) else entry for entry in entries]
     ctx.places = [place for place, entry in enumerate(entries) if isinstance(entry, Tensor)]
-    ctx.save_for_backward(*[entries[place] for place in ctx.places])
+    tensors = [entries[place] for place in ctx.places]
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
 
 
 def saved(ctx: Any) -> list[Any]:

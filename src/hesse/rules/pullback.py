@@ -1,4 +1,4 @@
-"""The derivative of a rewrite: written once, and as often differentiable as the operations in it."""
+"""The derivative of a rewrite, either way: written once, and as often differentiable as the operations in it."""
 
 from __future__ import annotations
 
@@ -26,15 +26,10 @@ def pullback(
 
     The result is differentiable by arguments and cotangents where gradients are enabled.
     """
-
     chosen: list[int] = []
 
     def outputs_at(*variables: Tensor) -> tuple[Tensor, ...]:
-        replaced = list(arguments)
-        for place, variable in zip(places, variables, strict=True):
-            replaced[place] = variable
-        outputs = function(*replaced)
-        outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+        outputs = _outputs_at(function, arguments, places, variables)
         pairs = enumerate(zip(outputs, cotangents, strict=True))
         connected = {i: output for i, (output, cotangent) in pairs if output is not None and cotangent is not None}
         chosen[:] = connected
@@ -62,3 +57,34 @@ def pullback(
                 allow_unused=True,
             )
         )
+
+
+def pushforward(
+    function: Callable[..., Tensor | Outputs],
+    arguments: Sequence[Any],
+    places: Sequence[int],
+    tangents: Sequence[Tensor],
+) -> list[Tensor | None]:
+    """∂function/∂arguments at ``places`` · tangents, an entry for each output, None where that is None."""
+    found: list[Tensor | None] = []
+
+    def outputs_at(*variables: Tensor) -> tuple[Tensor, ...]:
+        found[:] = _outputs_at(function, arguments, places, variables)
+        return tuple([output for output in found if output is not None])
+
+    primals = tuple([arguments[place] for place in places])
+    products = iter(torch.func.jvp(outputs_at, primals, tuple(tangents))[1])
+    return [None if output is None else next(products) for output in found]
+
+
+def _outputs_at(
+    function: Callable[..., Tensor | Outputs],
+    arguments: Sequence[Any],
+    places: Sequence[int],
+    variables: Sequence[Tensor],
+) -> Outputs:
+    replaced = list(arguments)
+    for place, variable in zip(places, variables, strict=True):
+        replaced[place] = variable
+    outputs = function(*replaced)
+    return (outputs,) if isinstance(outputs, Tensor) else outputs

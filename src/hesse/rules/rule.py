@@ -17,8 +17,8 @@ from torch import Tensor
 from hesse.rules.arguments import call, leaves_of, nested, save, saved
 from hesse.rules.batches import one_by_one
 from hesse.rules.engine import wanted
-from hesse.rules.pullback import Outputs, pullback
-from hesse.rules.scope import inside_transform, intercept
+from hesse.rules.pullback import Outputs, pullback, pushforward
+from hesse.rules.scope import inside_transform, intercept, within_transform
 
 Rewrite = Callable[..., Tensor | Outputs]
 """The operator, arguments and results alike, in operations that PyTorch differentiates as often as one likes."""
@@ -112,6 +112,8 @@ def _kernel(rule: Rule) -> Callable[..., Any]:
         leaves = leaves_of(rule.operator, args, kwargs)
         if not torch.is_grad_enabled():
             return rule.values(nested(*leaves))
+        if within_transform():
+            return rule.rewrite(*nested(*leaves))
         if rule.where is not None and not rule.where(nested(*leaves)):
             return rule.operator(*args, **kwargs)
         results = one_by_one(lambda *entries: function.apply(rule, leaves.lengths, *entries), leaves.entries)
@@ -160,6 +162,13 @@ class _Operator(torch.autograd.Function):
             return _placed(found, [place for place, is_wanted in enumerate(follow) if is_wanted], count)
 
         return None, None, *one_by_one(derivative, [*leaves, *cotangents])
+
+    @staticmethod
+    def jvp(ctx: Any, _rule: None, _lengths: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        rewrite, lengths = ctx.rule.rewrite, ctx.lengths
+        along = {place: tangent for place, tangent in enumerate(tangents) if tangent is not None}
+        function = lambda *leaves: rewrite(*nested(leaves, lengths))  # noqa: E731
+        return tuple(pushforward(function, saved(ctx), list(along), list(along.values())))
 
 
 class _Derivative(torch.autograd.Function):

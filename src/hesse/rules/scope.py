@@ -82,6 +82,14 @@ def inside_transform() -> bool:
     return torch._C._functorch.maybe_current_level() is not None
 
 
+def within_transform() -> bool:
+    """Whether the call comes from inside of PyTorch's own code for a transform, such as a formula of forward mode.
+
+    There a torch.autograd.Function cannot be called; each level of the transforms sees plain operations instead.
+    """
+    return torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.FuncTorchDynamicLayerFrontMode)
+
+
 put_back = functools.partial(_set_included, _KEY)
 """``put_back(held)``: say whether rules hold on this thread."""
 
