@@ -49,9 +49,12 @@ def test_a_question_killed_at_random_products_ends_with_the_same_digits(question
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_twenty_kills_leave_the_digits_as_they_are(question, tmp_path):
     wanted = run(question, "none", "never").stdout
-    found, killed = kill_again_and_again(question, tmp_path / "state", kills=20, most=20)
-    assert found == wanted
-    assert killed == 20
+    total = 0
+    # A question may be done before it was killed so often; then it is asked anew.
+    while total < 20:
+        found, killed = kill_again_and_again(question, tmp_path / f"state{total}", kills=20 - total, most=15)
+        assert found == wanted
+        total += killed
 
 
 class Counting(hesse.Operator):

@@ -94,8 +94,8 @@ class DataSum(Operator):
         rows = self.summation.settle()["rows"]
         if rows != settled.get("rows"):
             raise ValueError(
-                f"The {self.domain.name} cut batches into pieces of {settled.get('rows')} rows before, and of {rows} now,"
-                " so its digits would differ. Give memory=, the same each time."
+                f"The {self.domain.name} cut batches into pieces of {settled.get('rows')} rows before and of {rows}"
+                " now, so its digits would differ. Give memory=, the same each time."
             )
 
     def at(self) -> Self:
