@@ -273,13 +273,11 @@ def through_numpy(x):
     return (torch.from_numpy(array**2) * x).sum()
 
 
-_LABELS = torch.tensor([1, 0])
-_CHUNKS = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=1, allow_retain_graph=True)
-
-
 def wrong_in_pytorch(x):
-    weight = x.sin()
-    return torch.nn.functional.linear_cross_entropy(x, weight, _LABELS, options=_CHUNKS)  # guilty
+    tail = x.sin().flatten()[2:]
+    # It looks at memory beside its tensor, of which the gradient knows nothing.
+    y = tail.as_strided((2,), (1,), 1)  # guilty
+    return (y**3).sum()
 
 
 def half(x):

@@ -9,10 +9,8 @@ import hesse
 from ..sweep.sweep import cases_of, operators
 
 WRONG = {
-    "as_strided_scatter": "PyTorch's gradient by the input is wrong",
     "nn_functional_cosine_embedding_loss": "labels count as differentiable inputs, and are compared with 1",
     "nn_functional_hinge_embedding_loss": "labels count as differentiable inputs, and are compared with 1",
-    "nn_functional_linear_cross_entropy_chunked": "PyTorch's double backward is wrong",
     "normal": "PyTorch gives no derivative by mean and deviation",
     "normal_number_mean": "PyTorch gives no derivative by mean and deviation",
 }

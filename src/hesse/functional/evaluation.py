@@ -126,7 +126,6 @@ def _at_transform_level(body: Callable[[tuple[Tensor, ...]], Any], leaves: Seque
         kept[:] = trees.flatten(body(tracked))
         return tuple([result for result in kept[0] if isinstance(result, Tensor)])
 
-    scope.pass_over_higher_order_operators()
     held = scope.put(True)
     try:
         tensors = torch.func.vjp(at_level, *leaves)[0]
@@ -143,7 +142,6 @@ class ordinary_autograd:
     def __enter__(self) -> None:
         # Not an ExitStack, which takes longer than all else that a small product does beside its arithmetic.
         self._entered: list[contextlib.AbstractContextManager[Any]] = []
-        scope.pass_over_higher_order_operators()
         self._rules_held = scope.put(True)
         try:
             if torch.is_inference_mode_enabled():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hesse.errors import NoDerivativeError
-from hesse.functional.once_differentiable import refuse_once_differentiable
+from hesse.functional import once_differentiable
 from hesse.rules import scope
 
 Gradients = tuple[Tensor | None, ...]
@@ -84,10 +84,12 @@ def gradients(
 
 def gradient_to_multiply(output: Tensor, x: Sequence[Tensor], keep_graph: bool) -> Gradients:
     """∂output/∂x with its graph: to be differentiated once more, and again only with ``keep_graph``."""
-    refuse_once_differentiable(output, x)
     held = scope.once_more(not keep_graph)
     try:
-        return gradients((output,), x, create_graph=True)
+        if not once_differentiable.any_exist():
+            return gradients((output,), x, create_graph=True)
+        with once_differentiable.refused(output):
+            return gradients((output,), x, create_graph=True)
     finally:
         scope.once_more(held)
 

@@ -6,9 +6,10 @@ linear operations, is taken for a constant, and its derivative for zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Iterator
+from typing import Any
 
-import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -23,32 +24,40 @@ _looked_at = 0
 _exist = False
 
 
-def refuse_once_differentiable(output: Tensor, x: Sequence[Tensor]) -> None:
-    """Raise if the output is made of ``x`` by a function that is marked once differentiable."""
-    if not _any_exist():
-        return
-    marked = [node for node in graph.nodes([output]) if _is_marked(getattr(node, "_forward_cls", None))]
-    if not marked:
-        return
-    variables = {torch.autograd.graph.get_gradient_edge(leaf).node for leaf in x}
-    for node in marked:
-        if not variables.isdisjoint(graph.nodes([node])):
-            name = node._forward_cls.__name__  # type: ignore[attr-defined]  # nodes of Python functions have it
-            raise NoDerivativeError(
-                f"The function cannot be differentiated twice: the backward of its torch.autograd.Function {name} is"
-                " marked once_differentiable. Write that backward in differentiable operations, and take the mark off.",
-                name,
-                None,
-            )
+@contextlib.contextmanager
+def refused(output: Tensor) -> Iterator[None]:
+    """Within, a backward from ``output`` that comes to a function marked once differentiable raises there."""
+    handles = [
+        node.register_prehook(_refusal(node._forward_cls.__name__))  # type: ignore[attr-defined]  # Python's have it
+        for node in graph.nodes([output])
+        if _is_marked(getattr(node, "_forward_cls", None))
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
-def _any_exist() -> bool:
+def any_exist() -> bool:
     """Whether this process has such functions; the graph, which may be long, is looked through only then."""
     global _looked_at, _exist
     count = len(Function.__subclasses__())
     if count != _looked_at:
         _looked_at, _exist = count, any(map(_is_marked, _subclasses(Function)))
     return _exist
+
+
+def _refusal(name: str) -> Any:
+    def refuse(cotangents: tuple[Tensor, ...]) -> None:
+        raise NoDerivativeError(
+            f"The function cannot be differentiated twice: the backward of its torch.autograd.Function {name} is marked"
+            " once_differentiable. Write that backward in differentiable operations, and take the mark off.",
+            name,
+            None,
+        )
+
+    return refuse
 
 
 def _is_marked(function: type | None) -> bool:

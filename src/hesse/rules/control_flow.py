@@ -12,20 +12,45 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from hesse import trees
-from hesse.rules.scope import intercept_higher_order
+from hesse.rules.scope import intercept, put, put_back
 
 Body = Callable[..., Any]
 
 
-@intercept_higher_order("cond")
+def _in_place_of(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: call the function for the higher-order operator of that name."""
+
+    def register(kernel: Callable[..., Any]) -> Callable[..., Any]:
+        operator: Any = torch._ops._higher_order_ops.get(name)
+
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            # The compiler looks at an operator, without values, before it is called.
+            if any(isinstance(leaf, FakeTensor) for leaf in trees.flatten((args, kwargs))[0]):
+                return operator(*args, **kwargs)
+            # Bodies are the user's code, where rules hold.
+            held = put(True)
+            try:
+                return kernel(*args, **kwargs)
+            finally:
+                put_back(held)
+
+        if operator is not None:
+            intercept(f"higher_order::{name}", inside)
+        return kernel
+
+    return register
+
+
+@_in_place_of("cond")
 def cond(pred: Any, true_fn: Body, false_fn: Body, operands: Sequence[Any]) -> Any:
     """The branch that the predicate asks for."""
     return true_fn(*operands) if pred else false_fn(*operands)
 
 
-@intercept_higher_order("while_loop")
+@_in_place_of("while_loop")
 def while_loop(
     cond_fn: Body, body_fn: Body, carried: Sequence[Any], additional: Sequence[Any], **mutated: Any
 ) -> tuple[Any, ...]:
@@ -35,7 +60,7 @@ def while_loop(
     return tuple(carried)
 
 
-@intercept_higher_order("scan")
+@_in_place_of("scan")
 def scan(combine: Body, carried: Sequence[Any], xs: Sequence[Any], additional: Sequence[Any]) -> tuple[Any, ...]:
     """What is carried at the end, and then the outputs of all steps along the first dimension."""
     steps, count = [], len(carried)
@@ -46,7 +71,7 @@ def scan(combine: Body, carried: Sequence[Any], xs: Sequence[Any], additional: S
     return *carried, *[torch.stack(outputs) for outputs in zip(*steps, strict=True)]
 
 
-@intercept_higher_order("map_impl")
+@_in_place_of("map_impl")
 def map_each(function: Body, xs: Sequence[Any], additional: Sequence[Any]) -> Any:
     """The outputs for each entry along the first dimension."""
     results = [trees.flatten(function(*x, *additional)) for x in zip(*xs, strict=True)]

@@ -13,9 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
-
-from hesse import trees
 
 # PyTorch keeps no dispatch key for other libraries. This one is reserved, used by nothing that is shipped, and the
 # highest but for those of tracers: above the transforms of torch.func, so that a rule meets an operator before they
@@ -29,44 +26,6 @@ _set_included = torch._C._dispatch_tls_set_dispatch_key_included
 
 _everything = torch.library.Library("_", "IMPL")  # type: ignore[no-untyped-call]  # no types there
 _everything.fallback(torch.library.fallthrough_kernel, _KEY_NAME)  # type: ignore[no-untyped-call]  # no types there
-_passed_over = 0
-
-
-def pass_over_higher_order_operators() -> None:
-    """Let ``torch.cond``, ``scan`` and their like pass the key over too: they have a dispatcher of their own."""
-    global _passed_over
-    operators = torch._ops._higher_order_ops
-    if len(operators) != _passed_over:
-        for operator in operators.values():
-            if _KEY not in operator.py_kernels:
-                operator.non_fallthrough_keys = operator.non_fallthrough_keys.remove(_KEY)
-        _passed_over = len(operators)
-
-
-def intercept_higher_order(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: call the function for the higher-order operator ``name`` wherever rules hold."""
-
-    def register(kernel: Callable[..., Any]) -> Callable[..., Any]:
-        operator = torch._ops._higher_order_ops.get(name)
-        if operator is None:
-            return kernel
-
-        def inside(*args: Any, **kwargs: Any) -> Any:
-            if not any(isinstance(leaf, FakeTensor) for leaf in trees.flatten((args, kwargs))[0]):
-                return kernel(*args, **kwargs)
-            # The compiler looks at the operator, before it is called.
-            held = put(False)
-            try:
-                return operator(*args, **kwargs)
-            finally:
-                put_back(held)
-
-        operator.py_impl(_KEY)(inside)
-        return kernel
-
-    return register
-
-
 _libraries: dict[str, torch.library.Library] = {}
 
 # Operators that take functions (torch.cond, a torch.autograd.Function under a transform) are dispatched in Python, by a
