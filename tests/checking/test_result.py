@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import hesse
+from hesse.checking import engines
 
 from . import broken
 
@@ -24,7 +25,7 @@ def test_numbers_are_those_of_the_function():
     assert report.deterministic
     assert report.twice_differentiable
     assert not report.draws
-    assert report.engines == ("tape",)
+    assert report.engines == ("tape", "compiled")
     assert report.bytes_kept == hesse.Hessian(lambda x: (x**3).sum(), x).explain().bytes_kept
     assert 0 < report.product_seconds < 1
     assert report.seconds(100) == pytest.approx(report.evaluation_seconds + 100 * report.product_seconds)
@@ -74,7 +75,19 @@ def test_lines_where_values_decide_are_told():
     line = func.__code__.co_firstlineno + 1
     assert report.ok
     assert report.data_dependent == (f"{__file__}:{line}",)
+    assert report.engines == ("tape",)
+    (note,) = report.notes
+    assert note.kind == "not compiled"
+    assert f"line {line}" in note.sentence
     assert f"depends on values     {__file__}:{line}" in str(report)
+
+
+def test_the_compiled_engine_is_not_tried_on_a_large_graph(monkeypatch):
+    monkeypatch.setattr(engines, "_MOST_NODES", 1)
+    report = hesse.check(lambda x: (x**3).sum(), torch.ones(2))
+    assert report.engines == ("tape",)
+    (note,) = report.notes
+    assert note.sentence.endswith("was not tried: the autograd graph has 3 nodes.")
 
 
 def test_a_finding_reads_as_its_sentences():

@@ -16,6 +16,7 @@ from hesse import trees
 from hesse.checking import causes
 from hesse.checking.comparing import compare
 from hesse.checking.differences import scaled
+from hesse.checking.engines import refusal_of_compiled
 from hesse.checking.finding import Finding
 from hesse.checking.observing import Observation, observe
 from hesse.checking.repeating import repeat
@@ -111,6 +112,8 @@ class _Examination:
         with self._subject.preserved():
             directions, products = self._multiply(observed)
         self._judge(observed, directions, products)
+        if not self._findings:
+            self._try_engines(observed)
 
     def _evaluate(self) -> None:
         repetition = self._attempt(lambda: repeat(self._subject))
@@ -177,6 +180,13 @@ class _Examination:
             findings = [causes.zero(observed, self._evaluation)]
         self._findings += findings
         self._notes += notes
+
+    def _try_engines(self, observed: Observation) -> None:
+        refusal = refusal_of_compiled(self._subject, observed.num_nodes)
+        if refusal is None:
+            self._facts["engines"] += ("compiled",)
+        else:
+            self._notes.append(refusal)
 
     def _rounding_of_symmetry(self, u: Leaves, v: Leaves, size: float) -> float:
         """What rounding may make of uᵀHv - vᵀHu: of the products, and where they are no more than rounding, of f."""

@@ -53,6 +53,7 @@ class Observation(NamedTuple):
         kinks: operators that are not smooth everywhere.
         compiled: functions of torch.compile in the graph.
         rules: operators that hesse's own rules differentiated.
+        num_nodes: size of the autograd graph.
     """
 
     cuts: list[Cut]
@@ -61,6 +62,7 @@ class Observation(NamedTuple):
     kinks: list[Place]
     compiled: list[Place]
     rules: list[Place]
+    num_nodes: int
 
 
 def observe(subject: Subject) -> Observation:
@@ -71,7 +73,7 @@ def observe(subject: Subject) -> Observation:
         nodes = list(graph.nodes(outputs))
         compiled = _places(nodes, _is_compiled)
         kinks = _places(nodes, lambda node: node.name().startswith(_KINKED))
-        return Observation([], [], [], kinks, compiled, [] if compiled else _rules(outputs, x))
+        return Observation([], [], [], kinks, compiled, [] if compiled else _rules(outputs, x), len(nodes))
 
     def values(x: tuple[Tensor, ...]) -> Observation:
         with Cuts(x) as cuts:

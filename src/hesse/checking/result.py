@@ -35,7 +35,7 @@ class Check:
         rounding: relative distance of a product from the same one in double precision, where it could be had.
         asymmetry: difference of uᵀHv and vᵀHu relative to the lengths of Hu and Hv, for standard normal u and v.
         rules: operators that hesse differentiated by rules of its own.
-        engines: engines that made the products.
+        engines: engines that may make the products; the compiled one is tried only where nothing is wrong.
         data_dependent: lines (``file:line``) where values of tensors decide what Python does, or become its numbers: no
             program that is captured once can follow them.
         bytes_kept: memory that a Hessian keeps alive for its products.
