@@ -5,12 +5,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 # One thread in each of two test workers: two cores, and no worker waits for the other's threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
-.PHONY: help demo test test-all exhaustive lint bench tables clean
+.PHONY: help demo test test-all exhaustive inductor lint bench tables clean
 
 help:
 	@echo "make demo      the Hessian of a network trained on scikit-learn's digits: products, and its spectrum on a page"
 	@echo "make test      the tests, in under ten minutes on two cores"
 	@echo "make test-all  the tests and the exhaustive ones"
+	@echo "make inductor  every scenario and operator compiled by Inductor (an hour or so)"
 	@echo "make lint      format, lint and types"
 	@echo "make bench     the benchmark against PyTorch and its peers (installs them; about half an hour)"
 	@echo "make tables    write the tables of README and docs from the committed results"
@@ -31,12 +32,17 @@ demo: .venv/.installed
 	$(BIN)/hesse spectrum examples/digits.py --top 10 --out .demo/spectrum
 
 test: .venv/.installed
-	$(PYTEST) -m "not exhaustive"
+	$(PYTEST) -m "not exhaustive and not inductor"
 
 exhaustive: .venv/.installed
 	$(PYTEST) -m exhaustive
 
 test-all: test exhaustive
+
+# Every scenario and every operator through Inductor: an hour or so.
+inductor: .venv/.installed
+	$(PYTEST) -m inductor
+	$(BIN)/python -m tests.sweep.compiled
 
 lint: .venv/.installed
 	$(BIN)/ruff format --check .

@@ -84,7 +84,7 @@ def test_a_compiled_hessian_is_right(name: str) -> None:
     _require_products(SCENARIOS[name], hesse.Hessian(case.func, case.inputs, engine="compiled"))
 
 
-@pytest.mark.exhaustive
+@pytest.mark.inductor
 @pytest.mark.parametrize(
     "scenario",
     [scenario for scenario in SCENARIOS.values() if scenario.name not in UNCAPTURED],
