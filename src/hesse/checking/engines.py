@@ -5,7 +5,6 @@ from __future__ import annotations
 from hesse.checking.finding import Finding, found
 from hesse.checking.subject import Subject
 from hesse.engines.compiled import Compiled
-from hesse.engines.inductor import EAGER
 from hesse.operators import Hessian
 
 # Capturing takes milliseconds a node.
@@ -21,6 +20,9 @@ def refusal_of_compiled(subject: Subject, num_nodes: int) -> Finding | None:
     if num_nodes > _MOST_NODES:
         sentence = f'Whether engine="compiled" can be used was not tried: the autograd graph has {num_nodes} nodes.'
         return found("not compiled", sentence, frame=None)
+    # Only here, since it loads the compiler.
+    from hesse.engines.inductor import EAGER
+
     try:
         with subject.preserved():
             Hessian(
