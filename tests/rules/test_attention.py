@@ -16,6 +16,7 @@ import hesse
 from hesse.rules.attention import blocks
 from tests.functional.references import assert_values
 from tests.functional.structures import REPRODUCIBLE
+from tests.functional.test_compiled_functions import HAS_COMPILER
 
 from .attention import Call, attention, calls, draw, fused
 from .judge import assert_right, assert_thrice_differentiable, refusal, vectors_like
@@ -201,3 +202,13 @@ def test_the_operator_of_the_blocks_says_what_its_results_look_like(dtype: torch
     torch.library.opcheck(
         torch.ops.hesse.attention_tangents.default, arguments, test_utils=("test_schema", "test_faketensor")
     )
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.skipif(not HAS_COMPILER, reason="programs are compiled by a C++ compiler")
+def test_a_program_multiplies_through_attention_as_the_tape_does() -> None:
+    torch.manual_seed(0)
+    x, v = (tuple([torch.randn(1, 2, 70, 4) for _ in range(3)]) for _ in range(2))
+    with hesse.Hessian(cubed, x, engine="compiled") as H:
+        assert_values(H @ v, hesse.Hessian(cubed, x) @ v)
+        assert H.explain().engine == "compiled"
