@@ -28,8 +28,7 @@ CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 def block_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Small problems are one block; these are cut into many, of two rows and more."""
     if request.param is not None:
-        monkeypatch.setattr(blocks, "_ELEMENTS_CPU", request.param)
-        monkeypatch.setattr(blocks, "_ROWS", 2)
+        monkeypatch.setattr(blocks, "_ON_CPU", blocks._Size(scores=request.param, least_rows=2, most_rows=3))
     return
 
 

@@ -34,10 +34,20 @@ from torch import Tensor
 
 from hesse.rules.attention.formula import above_diagonal, precise, scale_of
 
-# Scores in a block: five of them in a core's cache on a CPU, enough work for a launch elsewhere.
-_ELEMENTS_CPU, _ELEMENTS = 2**17, 2**24
-# Fewer rows make products too thin.
-_ROWS = 64
+
+class _Size(NamedTuple):
+    """How large a block is: about so many scores, in so many rows of a head at least and at most."""
+
+    scores: int
+    least_rows: int
+    most_rows: int
+
+
+# Fewer rows make products too thin, more of them leave the caches and causal attention more above its diagonal. Several
+# heads in a block rather than many blocks: threads meet after each operation, and wait long where cores are shared.
+_ON_CPU = _Size(scores=2**19, least_rows=64, most_rows=128)
+# Enough work for each launch of a kernel.
+_ELSEWHERE = _Size(scores=2**24, least_rows=64, most_rows=2**24)
 
 
 class Kept(NamedTuple):
@@ -86,9 +96,9 @@ def tangents(kept: Kept, directions: Directions, *, only_output: bool = False) -
         torch.zeros_like(point.keys[..., : point.size].mT, memory_format=torch.contiguous_format).mT,
         torch.zeros_like(point.value.mT, memory_format=torch.contiguous_format).mT,
     )
-    elements = _ELEMENTS_CPU if point.queries.device.type == "cpu" else _ELEMENTS
+    block_size = _ON_CPU if point.queries.device.type == "cpu" else _ELSEWHERE
     buffers: list[Tensor] = []
-    for block in _blocks(tuple(shape), keys, kept.is_causal, elements):
+    for block in _blocks(tuple(shape), keys, kept.is_causal, block_size):
         scores = block.shape
         if not buffers or buffers[0].numel() < math.prod(scores):
             buffers = [point.queries.new_empty(scores) for _ in range(5)]
@@ -129,17 +139,15 @@ class _Block(NamedTuple):
         return tensor[self.batches, self.heads, : self.seen].flatten(0, 1)
 
 
-def _blocks(shape: tuple[int, ...], keys: int, is_causal: bool, elements: int) -> Iterator[_Block]:
-    """Blocks of about ``elements`` scores, or of the fewest rows, that cover queries of ``shape`` (B, H', H / H', L).
+def _blocks(shape: tuple[int, ...], keys: int, is_causal: bool, size: _Size) -> Iterator[_Block]:
+    """Blocks that cover queries of ``shape`` (B, H', H / H', L).
 
     A block is of heads of one batch or of whole batches, so that its part of a contiguous tensor is a view.
     """
     batch, heads, shared, length = shape
-    rows = min(length, max(elements // max(keys, 1), _ROWS))
-    if is_causal:
-        # The finer the blocks, the less of them lies above the diagonal.
-        rows = min(rows, max(length // 8, _ROWS))
-    together = max(elements // max(rows * keys, 1), 1)
+    rows = min(size.most_rows, size.scores // max(keys, 1), length // 8 if is_causal else length)
+    rows = min(max(rows, size.least_rows), length)
+    together = max(size.scores // max(rows * keys, 1), 1)
     for batches in _slices(batch, max(together // max(heads, 1), 1)):
         for some_heads in _slices(heads, min(together, heads)):
             for member in range(shared):
