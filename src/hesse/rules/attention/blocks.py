@@ -15,11 +15,11 @@ to take the *tangent* of output and gradients along them. With the names of ``fo
     \dot{\bar K} = \sigma (\dot{\bar S}^\top Q + \bar S^\top \dot Q), \quad
     \dot{\bar V} = \dot P^\top G + P^\top \dot G
 
-P is made anew from the softmax's statistics that the forward kept, :math:`P = \exp(S - \ell)`. A block is some rows of
-the scores over all keys that they see, so that no sum over a row needs a pass of its own: twelve products of a block
-with a matrix, where blocks of columns would take fifteen. Above the diagonal of causal attention nothing is made.
+P is made anew. A block is some rows of the scores over all keys that they see, so that neither the softmax nor another
+sum over a row needs statistics or a pass of its own: twelve products of a block with a matrix, where blocks of columns
+would take fifteen. Above the diagonal of causal attention nothing is made.
 
-Source: Dao et al., "FlashAttention" (2022), for the statistics and the first derivative; Pearlmutter, "Fast exact
+Source: Dao et al., "FlashAttention" (2022), for the first derivative in blocks; Pearlmutter, "Fast exact
 multiplication by the Hessian" (1994), for tangents of gradients. The formulas are derived here.
 """
 
@@ -51,17 +51,13 @@ _ELSEWHERE = _Size(scores=2**24, least_rows=64, most_rows=2**24)
 
 
 class Kept(NamedTuple):
-    """What the forward kept, and the cotangent of its output; shapes as in ``formula.gradient``.
-
-    ``statistics``, of shape (B, H, L), is the logarithm of the sum of each row's exponentials; None has it made anew.
-    """
+    """What the forward kept, and the cotangent of its output; shapes as in ``formula.gradient``."""
 
     cotangent: Tensor
     query: Tensor
     key: Tensor
     value: Tensor
     output: Tensor
-    statistics: Tensor | None
     mask: Tensor | None
     is_causal: bool
     scale: float | None
@@ -175,7 +171,6 @@ class _Point(NamedTuple):
     output: Tensor
     cotangent: Tensor
     cotangent_tangent: Tensor | None
-    statistics: Tensor | None
     means: Tensor
     mask: Tensor | None
 
@@ -191,7 +186,6 @@ def _layout(kept: Kept, directions: Directions) -> _Point:
         return tensor.new_zeros(tensor.shape, dtype=dtype) if direction is None else direction.to(dtype)
 
     output, cotangent = by_row(kept.output), by_row(kept.cotangent)
-    statistics = None if kept.statistics is None else by_row(kept.statistics.unsqueeze(-1))
     mask = None if kept.mask is None else kept.mask.expand(*kept.query.shape[:3], kept.key.shape[2])
     return _Point(
         size=kept.query.shape[-1],
@@ -203,8 +197,6 @@ def _layout(kept: Kept, directions: Directions) -> _Point:
         output=output,
         cotangent=cotangent,
         cotangent_tangent=None if directions.cotangent is None else by_row(directions.cotangent),
-        # Of a row that sees no key some kernels keep no number; exp(S - inf) is the zero that its weights have to be.
-        statistics=None if statistics is None else statistics.masked_fill(~statistics.isfinite(), torch.inf),
         means=(cotangent * output).sum(-1, keepdim=True),
         mask=None if mask is None else _unflatten(mask, shared),
     )
@@ -216,24 +208,20 @@ def _unflatten(tensor: Tensor, shared: int) -> Tensor:
     return tensor.view(batch, heads // shared, shared, *rest)
 
 
-def _fill_weights(weights: Tensor, point: _Point, block: _Block, query: Tensor, key: Tensor, is_causal: bool) -> None:
-    """Write the block's P into ``weights``."""
-    if point.statistics is None:
-        torch.bmm(query, key.mT, out=weights)
-    else:
-        torch.baddbmm(block.queries(point.statistics), query, key.mT, beta=-1, out=weights)
+def _fill_weights(
+    weights: Tensor, scores: Tensor, point: _Point, block: _Block, query: Tensor, key: Tensor, is_causal: bool
+) -> None:
+    """Write the block's P into ``weights`` and its S into ``scores``."""
+    torch.bmm(query, key.mT, out=scores)
     if point.mask is not None:
-        weights.add_(block.queries(point.mask)[..., : block.seen])
-    diagonal = weights[..., block.rows.start :]
-    if point.statistics is not None:
-        weights.exp_()
-        if is_causal:
-            diagonal.tril_()
-        return
+        scores.add_(block.queries(point.mask)[..., : block.seen])
     if is_causal:
+        diagonal = scores[..., block.rows.start :]
         diagonal.masked_fill_(above_diagonal(diagonal), -torch.inf)
-    # A row that sees no key has no softmax.
-    weights.copy_(weights.softmax(-1).nan_to_num_(0))
+    torch.softmax(scores, -1, out=weights)
+    if point.mask is not None:
+        # A row that sees no key has no softmax, and its weights are zero.
+        weights.nan_to_num_(0)
 
 
 def _add_block(
@@ -246,7 +234,7 @@ def _add_block(
     key, key_tangent = keys[..., :size], keys[..., size:]
     value, value_tangent = block.keys(point.value), block.keys(point.value_tangent)
 
-    _fill_weights(weights, point, block, query, key, is_causal)
+    _fill_weights(weights, by_weights, point, block, query, key, is_causal)
     scores_tangent = torch.bmm(queries, keys.mT, out=by_weights)
     torch.mul(weights, scores_tangent, out=weights_tangent)
     weights_tangent.addcmul_(weights, weights_tangent.sum(-1, keepdim=True), value=-1)

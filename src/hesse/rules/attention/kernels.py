@@ -50,8 +50,6 @@ class _Kernel:
             key,
             value,
             named["out"],
-            # Of the kernel on the CPU they are tested here; for the others they are made anew.
-            named["logsumexp"] if self.name == CPU else None,
             named.get(self._mask),
             named["is_causal"],
             named["scale"],

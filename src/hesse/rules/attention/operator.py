@@ -14,8 +14,8 @@ from hesse.rules.attention import blocks
 from hesse.rules.attention.blocks import Directions, Kept, Tangents
 
 _SCHEMA = (
-    "attention_tangents(Tensor cotangent, Tensor query, Tensor key, Tensor value, Tensor output, Tensor? statistics,"
-    " Tensor? mask, bool is_causal, float? scale, Tensor? cotangent_direction, Tensor? query_direction,"
+    "attention_tangents(Tensor cotangent, Tensor query, Tensor key, Tensor value, Tensor output, Tensor? mask,"
+    " bool is_causal, float? scale, Tensor? cotangent_direction, Tensor? query_direction,"
     " Tensor? key_direction, Tensor? value_direction, bool only_output) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 
@@ -30,7 +30,7 @@ def tangents(kept: Kept, directions: Directions, *, only_output: bool = False) -
 
 def _tangents(*arguments: object) -> tuple[Tensor, ...]:
     *entries, only_output = arguments
-    kept, directions = Kept(*entries[:9]), Directions(*entries[9:])  # type: ignore[arg-type]  # by the schema
+    kept, directions = Kept(*entries[:8]), Directions(*entries[8:])  # type: ignore[arg-type]  # by the schema
     return tuple(blocks.tangents(kept, directions, only_output=bool(only_output)))
 
 
