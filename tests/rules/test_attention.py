@@ -226,3 +226,14 @@ def test_rows_masked_by_the_least_number_see_all_keys_alike(dtype: torch.dtype) 
     value.requires_grad_()
     gradient = torch.autograd.grad(fused(query, key, value, mask).sum(), value)[0]
     assert not torch.allclose(gradient, weights.mT @ torch.ones_like(v))
+
+
+def test_scores_that_are_no_numbers_give_no_numbers() -> None:
+    query, key, value = [torch.randn(1, 1, 80, 8, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    mask = torch.zeros(80, 80)
+    query[0, 0, 3, 0] = torch.nan
+
+    def func(query: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).sum()
+
+    assert hesse.vhp(func, query, torch.ones_like(query))[1][0, 0, 3].isnan().all()

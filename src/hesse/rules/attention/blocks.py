@@ -220,8 +220,8 @@ def _fill_weights(
         diagonal.masked_fill_(above_diagonal(diagonal), -torch.inf)
     torch.softmax(scores, -1, out=weights)
     if point.mask is not None:
-        # A row that sees no key has no softmax, and its weights are zero.
-        weights.nan_to_num_(0)
+        # A row that sees no key has no softmax, and its weights are zero; scores that are no numbers stay so.
+        weights.masked_fill_(scores.amax(-1, keepdim=True).isneginf(), 0)
 
 
 def _add_block(
