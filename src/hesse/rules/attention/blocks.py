@@ -25,7 +25,6 @@ multiplication by the Hessian" (1994), for tangents of gradients. The formulas a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -33,21 +32,35 @@ import torch
 from torch import Tensor
 
 from hesse.rules.attention.formula import above_diagonal, precise, scale_of
+from hesse.rules.attention.products import added_product, prefers_single_matrices, product
 
 
 class _Size(NamedTuple):
-    """How large a block is: about so many scores, in so many rows of a head at least and at most."""
+    """How large a block is: about so many scores, of so many heads at most, in so many rows at least and at most.
+
+    ``most_widths``: how many numbers of keys may occur in causal attention, where each block sees more than the last.
+    """
 
     scores: int
     least_rows: int
     most_rows: int
+    most_heads: int = 2**24
+    most_widths: int = 2**24
 
 
 # Fewer rows make products too thin, more of them leave the caches and causal attention more above its diagonal. Several
 # heads in a block rather than many blocks: threads meet after each operation, and wait long where cores are shared.
 _ON_CPU = _Size(scores=2**19, least_rows=64, most_rows=128)
+# oneDNN compiles a program for each new shape, and keeps about a MiB of them.
+_ON_CPU_SINGLY = _Size(scores=2**20, least_rows=64, most_rows=256, most_heads=1, most_widths=8)
 # Enough work for each launch of a kernel.
 _ELSEWHERE = _Size(scores=2**24, least_rows=64, most_rows=2**24)
+
+
+def _size(key: Tensor) -> _Size:
+    if key.device.type != "cpu":
+        return _ELSEWHERE
+    return _ON_CPU_SINGLY if prefers_single_matrices(key) else _ON_CPU
 
 
 class Kept(NamedTuple):
@@ -84,22 +97,15 @@ class Tangents(NamedTuple):
 def tangents(kept: Kept, directions: Directions, *, only_output: bool = False) -> Tangents:
     """The tangents of output and gradients along ``directions``; with ``only_output`` the others stay zero."""
     point = _layout(kept, directions)
-    shape, keys = point.queries.shape[:4], point.keys.shape[-2]
     result = Tangents(
         torch.zeros_like(point.cotangent),
-        point.queries.new_zeros((*shape, point.size)),
+        torch.zeros_like(point.query),
         # Transposed in memory: adding to them is a fifth faster so.
-        torch.zeros_like(point.keys[..., : point.size].mT, memory_format=torch.contiguous_format).mT,
+        torch.zeros_like(point.key.mT, memory_format=torch.contiguous_format).mT,
         torch.zeros_like(point.value.mT, memory_format=torch.contiguous_format).mT,
     )
-    block_size = _ON_CPU if point.queries.device.type == "cpu" else _ELSEWHERE
-    buffers: list[Tensor] = []
-    for block in _blocks(tuple(shape), keys, kept.is_causal, block_size):
-        scores = block.shape
-        if not buffers or buffers[0].numel() < math.prod(scores):
-            buffers = [point.queries.new_empty(scores) for _ in range(5)]
-        work = [buffer.view(-1)[: math.prod(scores)].view(scores) for buffer in buffers]
-        _add_block(point, block, work, result, kept.is_causal, only_output)
+    for block in _blocks(tuple(point.query.shape[:4]), point.key.shape[-2], kept.is_causal, _size(point.key)):
+        _add_block(point, block, result, kept.is_causal, only_output)
     return Tangents(
         *[
             tangent.reshape(tensor.shape).to(tensor.dtype)
@@ -121,11 +127,6 @@ class _Block(NamedTuple):
     rows: slice
     seen: int
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        count = (self.batches.stop - self.batches.start) * (self.heads.stop - self.heads.start)
-        return count, self.rows.stop - self.rows.start, self.seen
-
     def queries(self, tensor: Tensor) -> Tensor:
         """The block's part of a tensor with a row for each query, (heads, rows, ·); a view of a contiguous one."""
         return tensor[self.batches, self.heads, self.member, self.rows].flatten(0, 1)
@@ -143,12 +144,13 @@ def _blocks(shape: tuple[int, ...], keys: int, is_causal: bool, size: _Size) -> 
     batch, heads, shared, length = shape
     rows = min(size.most_rows, size.scores // max(keys, 1), length // 8 if is_causal else length)
     rows = min(max(rows, size.least_rows), length)
-    together = max(size.scores // max(rows * keys, 1), 1)
+    step = -(-keys // size.most_widths)
+    together = min(max(size.scores // max(rows * keys, 1), 1), size.most_heads)
     for batches in _slices(batch, max(together // max(heads, 1), 1)):
         for some_heads in _slices(heads, min(together, heads)):
             for member in range(shared):
                 for some_rows in _slices(length, rows):
-                    seen = min(some_rows.stop, keys) if is_causal else keys
+                    seen = min(-(-some_rows.stop // step) * step, keys) if is_causal else keys
                     yield _Block(batches, some_heads, member, some_rows, seen)
 
 
@@ -157,21 +159,19 @@ def _slices(length: int, step: int) -> list[slice]:
 
 
 class _Point(NamedTuple):
-    """The tensors of a point and its directions as blocks want them.
+    """The tensors of a point and its directions as blocks want them: contiguous."""
 
-    ``queries`` are (Q̇, Q), times the scale, and ``keys`` are (K, K̇), side by side: both terms of Ṡ are one product.
-    """
-
-    size: int
     factor: float
-    queries: Tensor
-    keys: Tensor
+    query: Tensor
+    query_tangent: Tensor
+    key: Tensor
+    key_tangent: Tensor
     value: Tensor
     value_tangent: Tensor
     output: Tensor
     cotangent: Tensor
     cotangent_tangent: Tensor | None
-    means: Tensor
+    negative_means: Tensor
     mask: Tensor | None
 
 
@@ -179,25 +179,29 @@ def _layout(kept: Kept, directions: Directions) -> _Point:
     shared = kept.query.shape[1] // kept.key.shape[1]
     dtype, factor = precise(kept.query.dtype), scale_of(kept.query, kept.scale)
 
+    def by_key(tensor: Tensor) -> Tensor:
+        return tensor.to(dtype).contiguous()
+
     def by_row(tensor: Tensor) -> Tensor:
-        return _unflatten(tensor.to(dtype).contiguous(), shared)
+        return _unflatten(by_key(tensor), shared)
 
     def along(direction: Tensor | None, tensor: Tensor) -> Tensor:
-        return tensor.new_zeros(tensor.shape, dtype=dtype) if direction is None else direction.to(dtype)
+        return torch.zeros_like(tensor) if direction is None else direction
 
     output, cotangent = by_row(kept.output), by_row(kept.cotangent)
     mask = None if kept.mask is None else kept.mask.expand(*kept.query.shape[:3], kept.key.shape[2])
     return _Point(
-        size=kept.query.shape[-1],
         factor=factor,
-        queries=by_row(torch.cat([along(directions.query, kept.query), kept.query.to(dtype)], -1).mul_(factor)),
-        keys=torch.cat([kept.key.to(dtype), along(directions.key, kept.key)], -1),
-        value=kept.value.to(dtype).contiguous(),
-        value_tangent=along(directions.value, kept.value).contiguous(),
+        query=by_row(kept.query),
+        query_tangent=by_row(along(directions.query, kept.query)),
+        key=by_key(kept.key),
+        key_tangent=by_key(along(directions.key, kept.key)),
+        value=by_key(kept.value),
+        value_tangent=by_key(along(directions.value, kept.value)),
         output=output,
         cotangent=cotangent,
         cotangent_tangent=None if directions.cotangent is None else by_row(directions.cotangent),
-        means=(cotangent * output).sum(-1, keepdim=True),
+        negative_means=-(cotangent * output).sum(-1, keepdim=True),
         mask=None if mask is None else _unflatten(mask, shared),
     )
 
@@ -208,58 +212,54 @@ def _unflatten(tensor: Tensor, shared: int) -> Tensor:
     return tensor.view(batch, heads // shared, shared, *rest)
 
 
-def _fill_weights(
-    weights: Tensor, scores: Tensor, point: _Point, block: _Block, query: Tensor, key: Tensor, is_causal: bool
-) -> None:
-    """Write the block's P into ``weights`` and its S into ``scores``."""
-    torch.bmm(query, key.mT, out=scores)
+def _weights(query: Tensor, key: Tensor, point: _Point, block: _Block, is_causal: bool) -> Tensor:
+    """The block's P from its queries, times the scale, and keys."""
+    scores = product(query, key.mT)
     if point.mask is not None:
         scores.add_(block.queries(point.mask)[..., : block.seen])
     if is_causal:
         diagonal = scores[..., block.rows.start :]
         diagonal.masked_fill_(above_diagonal(diagonal), -torch.inf)
-    torch.softmax(scores, -1, out=weights)
+    weights = scores.softmax(-1)
     if point.mask is not None:
         # A row that sees no key has no softmax, and its weights are zero; scores that are no numbers stay so.
         weights.masked_fill_(scores.amax(-1, keepdim=True).isneginf(), 0)
+    return weights
 
 
-def _add_block(
-    point: _Point, block: _Block, work: list[Tensor], result: Tangents, is_causal: bool, only_output: bool
-) -> None:
-    """Write, for the queries, and add, for the keys, what a block gives; ``work`` is memory for five of its kind."""
-    weights, weights_tangent, by_weights, by_weights_tangent, by_scores = work
-    size, queries, keys = point.size, block.queries(point.queries), block.keys(point.keys)
-    query_tangent, query = queries[..., :size], queries[..., size:]
-    key, key_tangent = keys[..., :size], keys[..., size:]
+def _add_block(point: _Point, block: _Block, result: Tangents, is_causal: bool, only_output: bool) -> None:
+    """Write, for the queries, and add, for the keys, what a block gives."""
+    query, query_tangent = [block.queries(entry) * point.factor for entry in (point.query, point.query_tangent)]
+    key, key_tangent = block.keys(point.key), block.keys(point.key_tangent)
     value, value_tangent = block.keys(point.value), block.keys(point.value_tangent)
 
-    _fill_weights(weights, by_weights, point, block, query, key, is_causal)
-    scores_tangent = torch.bmm(queries, keys.mT, out=by_weights)
-    torch.mul(weights, scores_tangent, out=weights_tangent)
+    weights = _weights(query, key, point, block, is_causal)
+    scores_tangent = added_product(product(query_tangent, key.mT), query, key_tangent.mT)
+    weights_tangent = scores_tangent.mul_(weights)
     weights_tangent.addcmul_(weights, weights_tangent.sum(-1, keepdim=True), value=-1)
     output_tangent = block.queries(result.output)
-    torch.bmm(weights_tangent, value, out=output_tangent).baddbmm_(weights, value_tangent)
+    output_tangent.copy_(added_product(product(weights_tangent, value), weights, value_tangent))
     if only_output:
         return
 
     cotangent = block.queries(point.cotangent)
-    means_tangent = (cotangent * output_tangent).sum(-1, keepdim=True)
-    by_value = block.keys(result.value).mT.baddbmm_(cotangent.mT, weights_tangent)
+    negative_means_tangent = -(cotangent * output_tangent).sum(-1, keepdim=True)
+    by_value = block.keys(result.value).mT
+    by_value.add_(product(cotangent.mT, weights_tangent))
     if point.cotangent_tangent is not None:
         cotangent_tangent = block.queries(point.cotangent_tangent)
-        means_tangent += (cotangent_tangent * block.queries(point.output)).sum(-1, keepdim=True)
-        by_value.baddbmm_(cotangent_tangent.mT, weights)
+        negative_means_tangent -= (cotangent_tangent * block.queries(point.output)).sum(-1, keepdim=True)
+        by_value.add_(product(cotangent_tangent.mT, weights))
     # Both gradients by P less their means over a row.
-    torch.baddbmm(block.queries(point.means), cotangent, value.mT, beta=-1, out=by_weights)
-    torch.baddbmm(means_tangent, cotangent, value_tangent.mT, beta=-1, out=by_weights_tangent)
+    by_weights = added_product(block.queries(point.negative_means), cotangent, value.mT)
+    by_weights_tangent = added_product(negative_means_tangent, cotangent, value_tangent.mT)
     if point.cotangent_tangent is not None:
-        by_weights_tangent.baddbmm_(cotangent_tangent, value.mT)
-    torch.mul(weights, by_weights, out=by_scores)
-    by_scores_tangent = by_weights.mul_(weights_tangent).addcmul_(weights, by_weights_tangent)
+        by_weights_tangent = added_product(by_weights_tangent, cotangent_tangent, value.mT)
+    by_scores_tangent = weights_tangent.mul_(by_weights).addcmul_(weights, by_weights_tangent)
+    by_scores = weights.mul_(by_weights)
 
-    by_query = block.queries(result.query)
-    torch.bmm(by_scores_tangent, key, out=by_query).baddbmm_(by_scores, key_tangent).mul_(point.factor)
-    # The scale is in the queries.
-    by_key = block.keys(result.key).mT
-    by_key.baddbmm_(query.mT, by_scores_tangent).baddbmm_(query_tangent.mT, by_scores)
+    by_query = added_product(product(by_scores_tangent, key), by_scores, key_tangent)
+    block.queries(result.query).copy_(by_query.mul_(point.factor))
+    # The scale is in the queries already.
+    by_key = added_product(product(query.mT, by_scores_tangent), query_tangent.mT, by_scores)
+    block.keys(result.key).mT.add_(by_key)

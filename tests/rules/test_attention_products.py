@@ -1,0 +1,58 @@
+"""Products of matrices by oneDNN, under a name of PyTorch's that is private, and the long sequences that use them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import hesse
+from hesse.rules.attention import products
+
+from .attention import attention
+from .judge import vectors_like
+
+
+def test_pytorch_still_has_the_product_under_that_name() -> None:
+    assert torch.backends.mkldnn.is_available() == products._ONEDNN
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-14)])
+@pytest.mark.parametrize("heads", [1, 3])
+def test_products_are_those_of_the_matrices(heads: int, dtype: torch.dtype, tolerance: float, transposed: bool) -> None:
+    torch.manual_seed(0)
+    a, b, c = [torch.randn(heads, *shape, dtype=dtype) for shape in ((33, 70), (70, 21), (33, 21))]
+    expected = torch.einsum("hmk,hkn->hmn", a.double(), b.double())
+    if transposed:
+        a, b = a.mT.contiguous().mT, b.mT.contiguous().mT
+    for column in (c, c[..., :1]):
+        torch.testing.assert_close(
+            products.added_product(column, a, b).double(),
+            column.double() + expected,
+            rtol=tolerance,
+            atol=10 * tolerance,
+        )
+    torch.testing.assert_close(products.product(a, b).double(), expected, rtol=tolerance, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("length", [1024, 1333])
+def test_long_sequences_agree_with_attention_in_plain_operations_in_double_precision(
+    length: int, is_causal: bool
+) -> None:
+    torch.manual_seed(0)
+    x = (torch.randn(1, 4, length, 8), torch.randn(1, 2, 1100, 8), torch.randn(1, 2, 1100, 8))
+    v = vectors_like(x)
+    assert products.prefers_single_matrices(x[1])
+
+    def fused(*x: Tensor) -> Tensor:
+        return (F.scaled_dot_product_attention(*x, is_causal=is_causal, enable_gqa=True) ** 2).sum()
+
+    double = [tuple([entry.double() for entry in entries]) for entries in (x, v)]
+    plain = lambda *x: (attention(*x, is_causal=is_causal) ** 2).sum()  # noqa: E731
+    expected = torch.autograd.functional.vhp(plain, *double)[1]
+    for product in (hesse.vhp, hesse.hvp):
+        for entry, right in zip(product(fused, x, v)[1], expected, strict=True):
+            assert (entry.double() - right).norm() <= 1e-5 * right.norm()
