@@ -98,8 +98,9 @@ def tangents(kept: Kept, directions: Directions, *, only_output: bool = False) -
     """The tangents of output and gradients along ``directions``; with ``only_output`` the others stay zero."""
     point = _layout(kept, directions)
     result = Tangents(
-        torch.zeros_like(point.cotangent),
-        torch.zeros_like(point.query),
+        # These two are written, and the others added to.
+        torch.empty_like(point.cotangent),
+        torch.zeros_like(point.query) if only_output else torch.empty_like(point.query),
         # Transposed in memory: adding to them is a fifth faster so.
         torch.zeros_like(point.key.mT, memory_format=torch.contiguous_format).mT,
         torch.zeros_like(point.value.mT, memory_format=torch.contiguous_format).mT,

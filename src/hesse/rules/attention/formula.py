@@ -79,4 +79,4 @@ def _summed(tensor: Tensor, shared: int) -> Tensor:
 def above_diagonal(scores: Tensor) -> Tensor:
     """Where a query would see a key that comes after it, counted from the first of each."""
     rows, columns = scores.shape[-2:]
-    return torch.ones(rows, columns, dtype=torch.bool, device=scores.device).triu(1)
+    return torch.arange(columns, device=scores.device) > torch.arange(rows, device=scores.device).unsqueeze(-1)
