@@ -58,7 +58,7 @@ def ask(question: str, operator, checkpoint):
         found = hesse.solve(operator(hesse.as_operator(SYSTEM)), RIGHT, tol=1e-10, checkpoint=checkpoint)
         return found.solution.tolist(), found.residual_norms.tolist(), found.num_products, found.curvature
     if question == "cg":
-        H = operator(hessian()).shift(2.0)
+        H = operator(hessian()).shift(5.1)
         M = hesse.jacobi(torch.linspace(1, 2, H.shape[0], dtype=torch.float64))
         b = torch.ones(H.shape[0], dtype=torch.float64)
         found = hesse.solve(H, b, method="cg", tol=1e-12, preconditioner=M, checkpoint=checkpoint)

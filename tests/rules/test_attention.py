@@ -194,13 +194,13 @@ def test_a_traced_product_calls_the_blocks_and_does_not_spell_them_out() -> None
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("keys", [1, 7])
-def test_the_operator_of_the_blocks_says_what_its_results_look_like(dtype: torch.dtype, keys: int) -> None:
+def test_the_operators_of_the_blocks_say_what_their_results_look_like(dtype: torch.dtype, keys: int) -> None:
     query, cotangent = torch.randn(2, 4, 5, 3, dtype=dtype), torch.randn(2, 4, 5, 2, dtype=dtype)
     key, value = torch.randn(2, 2, keys, 3, dtype=dtype), torch.randn(2, 2, keys, 2, dtype=dtype)
-    arguments = (cotangent, query, key, value, cotangent, None, False, None, None, query, key, None, False)
-    torch.library.opcheck(
-        torch.ops.hesse.attention_tangents.default, arguments, test_utils=("test_schema", "test_faketensor")
-    )
+    kept, directions = (cotangent, query, key, value, cotangent, None, False, None), (None, query, key, None)
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch.ops.hesse.attention_gradients.default, kept, test_utils=checks)
+    torch.library.opcheck(torch.ops.hesse.attention_tangents.default, (*kept, *directions, False), test_utils=checks)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")

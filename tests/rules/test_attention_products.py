@@ -39,13 +39,16 @@ def test_products_are_those_of_the_matrices(heads: int, dtype: torch.dtype, tole
 
 @pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize("length", [1024, 1333])
+@pytest.mark.parametrize("values", ["kernel", "blocks"])
 def test_long_sequences_agree_with_attention_in_plain_operations_in_double_precision(
-    length: int, is_causal: bool
+    values: str, length: int, is_causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(products, "_LEAST_KEYS_FOR_VALUES", 1024 if values == "blocks" else 2048)
     torch.manual_seed(0)
     x = (torch.randn(1, 4, length, 8), torch.randn(1, 2, 1100, 8), torch.randn(1, 2, 1100, 8))
     v = vectors_like(x)
     assert products.prefers_single_matrices(x[1])
+    assert products.outruns_kernels(x[1]) == (values == "blocks")
 
     def fused(*x: Tensor) -> Tensor:
         return (F.scaled_dot_product_attention(*x, is_causal=is_causal, enable_gqa=True) ** 2).sum()
@@ -56,3 +59,21 @@ def test_long_sequences_agree_with_attention_in_plain_operations_in_double_preci
     for product in (hesse.vhp, hesse.hvp):
         for entry, right in zip(product(fused, x, v)[1], expected, strict=True):
             assert (entry.double() - right).norm() <= 1e-5 * right.norm()
+
+
+@pytest.mark.parametrize("kind", ["plain", "causal", "masked"])
+def test_gradients_in_blocks_are_those_of_attention_in_double_precision(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_LEAST_KEYS_FOR_VALUES", 1024)
+    torch.manual_seed(0)
+    x = (torch.randn(2, 4, 1100, 8), torch.randn(2, 2, 1100, 8), torch.randn(2, 2, 1100, 8))
+    mask = torch.rand(1, 1, 1100, 1100) > 0.3 if kind == "masked" else None
+    is_causal = kind == "causal"
+    cotangent = torch.randn(2, 4, 1100, 8)
+    fused = lambda *x: F.scaled_dot_product_attention(*x, mask, is_causal=is_causal, enable_gqa=True)  # noqa: E731
+    found = hesse.functional.vjp(fused, x, cotangent)[1]
+    plain = lambda *x: attention(*x, mask, is_causal=is_causal)  # noqa: E731
+    expected = torch.autograd.functional.vjp(plain, tuple([entry.double() for entry in x]), cotangent.double())[1]
+    for entry, right in zip(found, expected, strict=True):
+        assert (entry.double() - right).norm() <= 1e-5 * right.norm()

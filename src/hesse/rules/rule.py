@@ -1,8 +1,8 @@
 """What a rule is: an operator that PyTorch cannot differentiate, and a way to differentiate it.
 
 Nearly every second derivative that PyTorch refuses is one aten operator, ``…_backward``, without a derivative. A rule
-gives it one. Values stay PyTorch's own: the operator itself still runs, so forward and first backward keep their
-fused kernels, and only the derivative is the rule's.
+gives it one. Values stay PyTorch's own, unless the rule knows a faster way to them: the operator itself still runs, so
+forward and first backward keep their fused kernels, and only the derivative is the rule's.
 """
 
 from __future__ import annotations
@@ -36,16 +36,20 @@ Tangent = Callable[[Sequence[Any], Outputs], Outputs | None]
 None for all says that there is no faster way.
 """
 
+Values = Callable[[Sequence[Any]], Outputs | None]
+"""``values(arguments)``: the operator's results; None says that there is no faster way than the operator."""
+
 
 @dataclass(frozen=True)
 class Faster:
-    """Faster ways to a rewrite's first derivative; what they compute need not be differentiable.
+    """Faster ways to a rewrite's first derivative, and to its values; what they compute need not be differentiable.
 
     ``tangent`` is also the derivative of ``derivative`` by its cotangents, which ``hvp`` asks for.
     """
 
     derivative: Derivative
     tangent: Tangent
+    values: Values | None = None
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,10 @@ class Rule:
 
     def values(self, arguments: Sequence[Any]) -> Any:
         """The operator's results."""
-        if self.batched_by_rewrite and inside_transform():
-            return self.rewrite(*arguments)
-        return call(self.operator, arguments)
+        if inside_transform():
+            return self.rewrite(*arguments) if self.batched_by_rewrite else call(self.operator, arguments)
+        found = self.faster.values(arguments) if self.faster and self.faster.values else None
+        return call(self.operator, arguments) if found is None else found
 
 
 RULES: dict[str, Rule] = {}

@@ -25,7 +25,7 @@ multiplication by the Hessian" (1994), for tangents of gradients. The formulas a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -94,25 +94,47 @@ class Tangents(NamedTuple):
     value: Tensor
 
 
+class Gradients(NamedTuple):
+    """The gradients by query, key and value."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+def gradients(kept: Kept) -> Gradients:
+    """The first derivative, five products a block: what the kernel computes, where its products are the slower ones."""
+    point = _layout(kept)
+    result = Gradients(torch.empty_like(point.query), _zeros_for_adding(point.key), _zeros_for_adding(point.value))
+    for block in _blocks_of(point, kept.is_causal):
+        _add_gradient(point, block, result, kept.is_causal)
+    return Gradients(*_as_given(result, (kept.query, kept.key, kept.value)))
+
+
 def tangents(kept: Kept, directions: Directions, *, only_output: bool = False) -> Tangents:
     """The tangents of output and gradients along ``directions``; with ``only_output`` the others stay zero."""
-    point = _layout(kept, directions)
+    point = _layout(kept)
+    along = _layout_directions(directions, point)
     result = Tangents(
         # These two are written, and the others added to.
         torch.empty_like(point.cotangent),
         torch.zeros_like(point.query) if only_output else torch.empty_like(point.query),
-        # Transposed in memory: adding to them is a fifth faster so.
-        torch.zeros_like(point.key.mT, memory_format=torch.contiguous_format).mT,
-        torch.zeros_like(point.value.mT, memory_format=torch.contiguous_format).mT,
+        _zeros_for_adding(point.key),
+        _zeros_for_adding(point.value),
     )
-    for block in _blocks(tuple(point.query.shape[:4]), point.key.shape[-2], kept.is_causal, _size(point.key)):
-        _add_block(point, block, result, kept.is_causal, only_output)
-    return Tangents(
-        *[
-            tangent.reshape(tensor.shape).to(tensor.dtype)
-            for tangent, tensor in zip(result, (kept.output, kept.query, kept.key, kept.value), strict=True)
-        ]
-    )
+    for block in _blocks_of(point, kept.is_causal):
+        _add_tangents(point, along, block, result, kept.is_causal, only_output)
+    return Tangents(*_as_given(result, (kept.output, kept.query, kept.key, kept.value)))
+
+
+def _zeros_for_adding(tensor: Tensor) -> Tensor:
+    """Transposed in memory: adding to them is a fifth faster so."""
+    return torch.zeros_like(tensor.mT, memory_format=torch.contiguous_format).mT
+
+
+def _as_given(results: Iterable[Tensor], tensors: Iterable[Tensor]) -> list[Tensor]:
+    """The results in shapes and dtypes of those that were given."""
+    return [result.reshape(tensor.shape).to(tensor.dtype) for result, tensor in zip(results, tensors, strict=True)]
 
 
 class _Block(NamedTuple):
@@ -135,6 +157,10 @@ class _Block(NamedTuple):
     def keys(self, tensor: Tensor) -> Tensor:
         """The block's part of a tensor with a row for each key, (heads, seen, ·); a view of a contiguous one."""
         return tensor[self.batches, self.heads, : self.seen].flatten(0, 1)
+
+
+def _blocks_of(point: _Point, is_causal: bool) -> Iterator[_Block]:
+    return _blocks(tuple(point.query.shape[:4]), point.key.shape[-2], is_causal, _size(point.key))
 
 
 def _blocks(shape: tuple[int, ...], keys: int, is_causal: bool, size: _Size) -> Iterator[_Block]:
@@ -160,51 +186,59 @@ def _slices(length: int, step: int) -> list[slice]:
 
 
 class _Point(NamedTuple):
-    """The tensors of a point and its directions as blocks want them: contiguous."""
+    """The tensors of a point as blocks want them: contiguous."""
 
     factor: float
     query: Tensor
-    query_tangent: Tensor
     key: Tensor
-    key_tangent: Tensor
     value: Tensor
-    value_tangent: Tensor
     output: Tensor
     cotangent: Tensor
-    cotangent_tangent: Tensor | None
     negative_means: Tensor
     mask: Tensor | None
 
 
-def _layout(kept: Kept, directions: Directions) -> _Point:
+class _Along(NamedTuple):
+    """Its directions, likewise; zeros, but for the cotangent's, in place of None."""
+
+    cotangent: Tensor | None
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+def _layout(kept: Kept) -> _Point:
     shared = kept.query.shape[1] // kept.key.shape[1]
-    dtype, factor = precise(kept.query.dtype), scale_of(kept.query, kept.scale)
-
-    def by_key(tensor: Tensor) -> Tensor:
-        return tensor.to(dtype).contiguous()
-
-    def by_row(tensor: Tensor) -> Tensor:
-        return _unflatten(by_key(tensor), shared)
-
-    def along(direction: Tensor | None, tensor: Tensor) -> Tensor:
-        return torch.zeros_like(tensor) if direction is None else direction
-
-    output, cotangent = by_row(kept.output), by_row(kept.cotangent)
+    output, cotangent = _by_row(kept.output, shared), _by_row(kept.cotangent, shared)
     mask = None if kept.mask is None else kept.mask.expand(*kept.query.shape[:3], kept.key.shape[2])
     return _Point(
-        factor=factor,
-        query=by_row(kept.query),
-        query_tangent=by_row(along(directions.query, kept.query)),
-        key=by_key(kept.key),
-        key_tangent=by_key(along(directions.key, kept.key)),
-        value=by_key(kept.value),
-        value_tangent=by_key(along(directions.value, kept.value)),
+        factor=scale_of(kept.query, kept.scale),
+        query=_by_row(kept.query, shared),
+        key=_by_key(kept.key),
+        value=_by_key(kept.value),
         output=output,
         cotangent=cotangent,
-        cotangent_tangent=None if directions.cotangent is None else by_row(directions.cotangent),
         negative_means=-(cotangent * output).sum(-1, keepdim=True),
         mask=None if mask is None else _unflatten(mask, shared),
     )
+
+
+def _layout_directions(directions: Directions, point: _Point) -> _Along:
+    shared = point.query.shape[2]
+    return _Along(
+        cotangent=None if directions.cotangent is None else _by_row(directions.cotangent, shared),
+        query=torch.zeros_like(point.query) if directions.query is None else _by_row(directions.query, shared),
+        key=torch.zeros_like(point.key) if directions.key is None else _by_key(directions.key),
+        value=torch.zeros_like(point.value) if directions.value is None else _by_key(directions.value),
+    )
+
+
+def _by_key(tensor: Tensor) -> Tensor:
+    return tensor.to(precise(tensor.dtype)).contiguous()
+
+
+def _by_row(tensor: Tensor, shared: int) -> Tensor:
+    return _unflatten(_by_key(tensor), shared)
 
 
 def _unflatten(tensor: Tensor, shared: int) -> Tensor:
@@ -228,11 +262,25 @@ def _weights(query: Tensor, key: Tensor, point: _Point, block: _Block, is_causal
     return weights
 
 
-def _add_block(point: _Point, block: _Block, result: Tangents, is_causal: bool, only_output: bool) -> None:
+def _add_gradient(point: _Point, block: _Block, result: Gradients, is_causal: bool) -> None:
     """Write, for the queries, and add, for the keys, what a block gives."""
-    query, query_tangent = [block.queries(entry) * point.factor for entry in (point.query, point.query_tangent)]
-    key, key_tangent = block.keys(point.key), block.keys(point.key_tangent)
-    value, value_tangent = block.keys(point.value), block.keys(point.value_tangent)
+    query, key, value = block.queries(point.query) * point.factor, block.keys(point.key), block.keys(point.value)
+    cotangent = block.queries(point.cotangent)
+    weights = _weights(query, key, point, block, is_causal)
+    block.keys(result.value).mT.add_(product(cotangent.mT, weights))
+    by_scores = weights.mul_(added_product(block.queries(point.negative_means), cotangent, value.mT))
+    block.queries(result.query).copy_(product(by_scores, key).mul_(point.factor))
+    # The scale is in the queries already.
+    block.keys(result.key).mT.add_(product(query.mT, by_scores))
+
+
+def _add_tangents(
+    point: _Point, along: _Along, block: _Block, result: Tangents, is_causal: bool, only_output: bool
+) -> None:
+    """Write, for the queries, and add, for the keys, what a block gives."""
+    query, query_tangent = [block.queries(entry) * point.factor for entry in (point.query, along.query)]
+    key, key_tangent = block.keys(point.key), block.keys(along.key)
+    value, value_tangent = block.keys(point.value), block.keys(along.value)
 
     weights = _weights(query, key, point, block, is_causal)
     scores_tangent = added_product(product(query_tangent, key.mT), query, key_tangent.mT)
@@ -247,14 +295,14 @@ def _add_block(point: _Point, block: _Block, result: Tangents, is_causal: bool, 
     negative_means_tangent = -(cotangent * output_tangent).sum(-1, keepdim=True)
     by_value = block.keys(result.value).mT
     by_value.add_(product(cotangent.mT, weights_tangent))
-    if point.cotangent_tangent is not None:
-        cotangent_tangent = block.queries(point.cotangent_tangent)
+    if along.cotangent is not None:
+        cotangent_tangent = block.queries(along.cotangent)
         negative_means_tangent -= (cotangent_tangent * block.queries(point.output)).sum(-1, keepdim=True)
         by_value.add_(product(cotangent_tangent.mT, weights))
     # Both gradients by P less their means over a row.
     by_weights = added_product(block.queries(point.negative_means), cotangent, value.mT)
     by_weights_tangent = added_product(negative_means_tangent, cotangent, value_tangent.mT)
-    if point.cotangent_tangent is not None:
+    if along.cotangent is not None:
         by_weights_tangent = added_product(by_weights_tangent, cotangent_tangent, value.mT)
     by_scores_tangent = weights_tangent.mul_(by_weights).addcmul_(weights, by_weights_tangent)
     by_scores = weights.mul_(by_weights)

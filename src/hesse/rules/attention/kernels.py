@@ -14,7 +14,8 @@ from torch import Tensor
 
 from hesse.rules.attention.blocks import Directions, Kept
 from hesse.rules.attention.formula import gradient
-from hesse.rules.attention.operator import tangents
+from hesse.rules.attention.operator import gradients, tangents
+from hesse.rules.attention.products import outruns_kernels
 from hesse.rules.pullback import Outputs
 from hesse.rules.rule import Faster, operator_of, rule
 
@@ -67,6 +68,12 @@ class _Kernel:
         found = gradient(kept.cotangent, kept.query, kept.key, kept.value, kept.mask, kept.is_causal, kept.scale)
         return found if self._differentiates_mask else found[:3]
 
+    def values(self, arguments: Sequence[Any]) -> Outputs | None:
+        """The gradients in blocks, where those are faster than the kernel."""
+        if self._differentiates_mask or not outruns_kernels(arguments[self._places["key"]]):
+            return None
+        return gradients(self._kept(arguments))
+
     def derivative(self, arguments: Sequence[Any], wanted: Sequence[bool], cotangents: Outputs) -> Outputs | None:
         """The gradients' cotangents pulled back, in blocks; not by the mask, which is as large as all blocks."""
         if self._differentiates_mask and (cotangents[3] is not None or wanted[self._places[self._mask]]):
@@ -89,7 +96,7 @@ def _register(name: str) -> None:
     operator = operator_of(name)
     if operator is not None:
         kernel = _Kernel(name, operator)
-        rule(name, Faster(kernel.derivative, kernel.tangent))(kernel.rewrite)
+        rule(name, Faster(kernel.derivative, kernel.tangent, kernel.values))(kernel.rewrite)
 
 
 for _name in (CPU, EFFICIENT, FLASH, CUDNN):

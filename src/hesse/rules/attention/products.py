@@ -10,13 +10,18 @@ from torch import Tensor
 _ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-# Shorter sequences have products that are too small to gain by it.
-_LEAST_KEYS = 1024
+# Shorter sequences have products that are too small to gain by it; PyTorch's kernels lose only to longer ones.
+_LEAST_KEYS, _LEAST_KEYS_FOR_VALUES = 1024, 2048
 
 
 def prefers_single_matrices(key: Tensor) -> bool:
     """Whether products with keys (…, T, E) are faster one matrix at a time than many at once."""
     return _ONEDNN and key.device.type == "cpu" and key.dtype is torch.float32 and key.shape[-2] >= _LEAST_KEYS
+
+
+def outruns_kernels(key: Tensor) -> bool:
+    """Whether the gradients too are faster in blocks than by PyTorch's own kernel, for keys (…, T, E)."""
+    return prefers_single_matrices(key) and key.shape[-2] >= _LEAST_KEYS_FOR_VALUES
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
