@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import hesse
 from hesse.errors import NoDerivativeError
+from hesse.rules import recurrent
 
 from .references import DOUBLE, assert_values, dense_product
 
@@ -248,11 +249,21 @@ def test_autocast_multiplies_in_low_precision_and_is_right_to_it() -> None:
 RECURRENT = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
 
 
+@pytest.mark.parametrize("in_place_of_cudnn", [False, True], ids=["kernel", "in place of cuDNN's"])
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
-@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "num_layers": 2}, {"bias": False}], ids=str)
-@pytest.mark.parametrize("kind", RECURRENT)
-def test_recurrent_layers_in_float32_are_those_in_float64(kind: str, options: dict[str, Any], packed: bool) -> None:
-    """PyTorch takes oneDNN's LSTM in float32. cuDNN's layers cannot be run here; docs/limits.md says what they do."""
+@pytest.mark.parametrize(
+    "options", [{}, {"bidirectional": True, "num_layers": 2}, {"bias": False, "dropout": 0.5}], ids=str
+)
+@pytest.mark.parametrize("kind", [*RECURRENT, "RNN of relu", "LSTM with projections"])
+@pytest.mark.filterwarnings("ignore:dropout option adds dropout:UserWarning")
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
+def test_recurrent_layers_in_float32_are_those_in_float64(
+    kind: str, options: dict[str, Any], packed: bool, in_place_of_cudnn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch takes oneDNN's LSTM in float32. cuDNN cannot be run here, but what takes its place can."""
+    monkeypatch.setattr(recurrent, "by_cudnn", lambda entry: in_place_of_cudnn)
+    kind, _, more = kind.partition(" ")
+    options = options | {"of relu": {"nonlinearity": "relu"}, "with projections": {"proj_size": 2}, "": {}}[more]
     torch.manual_seed(0)
     layer = RECURRENT[kind](3, 4, **options)
     wide = RECURRENT[kind](3, 4, **options).double()
@@ -282,6 +293,17 @@ def test_recurrent_layers_in_float32_are_those_in_float64(kind: str, options: di
     for name, entry in product[0].items():
         assert_values(entry.double(), expected[0][name], rtol=1e-3, atol=1e-4)
     assert_values(product[1].double(), expected[1], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_dropout_between_recurrent_layers_stays_that_of_the_kernel(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recurrent, "by_cudnn", lambda entry: True)
+    layer, x = RECURRENT[kind](3, 4, num_layers=2, dropout=0.5, dtype=DOUBLE), draw(5, 2, 3)
+    func = lambda x: (layer(x)[0] ** 2).sum()  # noqa: E731
+    torch.manual_seed(1)
+    expected = func(x)
+    torch.manual_seed(1)
+    assert torch.equal(hesse.vhp(func, x, draw(5, 2, 3, seed=1))[0], expected)
 
 
 # Kinds of tensors

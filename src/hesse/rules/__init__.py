@@ -16,6 +16,7 @@ from hesse.rules import (
     multilabel_margin_loss,
     normalization,
     pairwise_distance,
+    recurrent,
     segment_reduce,
     sparse,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "multilabel_margin_loss",
     "normalization",
     "pairwise_distance",
+    "recurrent",
     "segment_reduce",
     "sparse",
 ]
