@@ -1,4 +1,4 @@
-"""Products of matrices by oneDNN, under a name of PyTorch's that is private, and the long sequences that use them."""
+"""Products of the matrices of a block, and the long sequences that use oneDNN's."""
 
 from __future__ import annotations
 
@@ -12,10 +12,6 @@ from hesse.rules.attention import products
 
 from .attention import attention
 from .judge import vectors_like
-
-
-def test_pytorch_still_has_the_product_under_that_name() -> None:
-    assert torch.backends.mkldnn.is_available() == products._ONEDNN
 
 
 @pytest.mark.parametrize("transposed", [False, True])

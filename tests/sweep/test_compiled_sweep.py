@@ -1,7 +1,7 @@
 """A product by a program through every operator of PyTorch's database: right, or refused by name.
 
 Captured, made functional and parted, and run without a compiler; every eighth operator goes through Inductor among
-the tests marked inductor, and all of them by a command of its own (see ``compiled.py``).
+the exhaustive tests, and all of them by a command of its own (see ``compiled.py``).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def test_a_refusal_names_what_no_program_can_hold(name: str) -> None:
     assert WITHOUT_A_PROGRAM[name] in found
 
 
-@pytest.mark.inductor
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_compiled_program_is_right_through_an_operator(name: str) -> None:
     assert len(SAMPLE) >= 60

@@ -12,6 +12,7 @@ from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hesse.engines.capture import Graph
+from hesse.engines.matrices import multiply_by_faster_library
 from hesse.errors import CaptureError
 
 with warnings.catch_warnings():
@@ -52,6 +53,7 @@ def _simplify(graph: Graph, mode: FakeTensorMode) -> None:
 
 
 def _compile(graph: Graph, inputs: list[Tensor], mode: FakeTensorMode) -> Run:
+    multiply_by_faster_library(graph)
     try:
         with _compiling(mode), tracing(TracingContext(mode)):
             compiled: Run = compile_fx_inner(graph, inputs)

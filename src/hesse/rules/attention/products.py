@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# oneDNN's product of single-precision matrices has no public name. On processors of AMD it is more than twice as fast
-# as the one that torch.mm calls there, which keeps to half the width of their registers.
-_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
+from hesse import onednn
 
 # Shorter sequences have products that are too small to gain by it; PyTorch's kernels lose only to longer ones.
 _LEAST_KEYS, _LEAST_KEYS_FOR_VALUES = 1024, 2048
@@ -16,7 +13,7 @@ _LEAST_KEYS, _LEAST_KEYS_FOR_VALUES = 1024, 2048
 
 def prefers_single_matrices(key: Tensor) -> bool:
     """Whether products with keys (…, T, E) are faster one matrix at a time than many at once."""
-    return _ONEDNN and key.device.type == "cpu" and key.dtype is torch.float32 and key.shape[-2] >= _LEAST_KEYS
+    return onednn.available and key.device.type == "cpu" and key.dtype is torch.float32 and key.shape[-2] >= _LEAST_KEYS
 
 
 def outruns_kernels(key: Tensor) -> bool:
@@ -28,8 +25,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     """a · b for matrices (h, m, k) and (h, k, n), each contiguous or the transpose of what is."""
     if not _by_onednn(a):
         return torch.bmm(a, b)
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(a[0], b[0].mT, None, "none", [], "")
-    return result.unsqueeze(0)
+    return onednn.product(a[0], b[0]).unsqueeze(0)
 
 
 def added_product(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -38,4 +34,4 @@ def added_product(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _by_onednn(a: Tensor) -> bool:
-    return _ONEDNN and len(a) == 1 and a.device.type == "cpu" and a.dtype is torch.float32
+    return onednn.available and len(a) == 1 and a.device.type == "cpu" and a.dtype is torch.float32

@@ -1,0 +1,59 @@
+"""Products of matrices by oneDNN, under a name of PyTorch's that is private, for processors where they are the faster.
+
+On processors of AMD, MKL keeps to half the width of the registers, and oneDNN is twice as fast or more. Whether it is
+on this one, a product of middle size tells once a process; which products gain is a matter of their shapes.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+available = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+"""Whether this build of PyTorch has oneDNN."""
+
+_PROBE, _REPEATS = 256, 25
+# Twice as fast or not at all: nothing that the clock's moods could turn.
+_CLEARLY = 1.3
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a · b for matrices (m, k) and (k, n) in single precision, each contiguous or the transpose of what is."""
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.mT, None, "none", [], "")
+    return result
+
+
+def outruns(a: Tensor, b: Tensor) -> bool:
+    """Whether :func:`product` is faster than ``torch.mm`` for matrices laid out like these, which may hold no numbers.
+
+    A function of their layout, so that two processes on a machine choose the same.
+    """
+    return (
+        available
+        and bool(torch.backends.mkldnn.enabled)
+        and all(entry.device.type == "cpu" and entry.dtype is torch.float32 for entry in (a, b))
+        and _gains(a.shape[0], a.shape[1], b.shape[1])
+        and _fast_here()
+    )
+
+
+def _gains(m: int, k: int, n: int) -> bool:
+    """Not the smallest, nor those of few sums over many terms, which oneDNN does not share out among threads."""
+    return k >= 16 and m * k * n >= 2**20 and (k <= 8 * max(m, n) or min(m, n) == 1)
+
+
+@functools.cache
+def _fast_here() -> bool:
+    a = torch.ones(_PROBE, _PROBE)
+    seconds: dict[Callable[[Tensor, Tensor], Tensor], float] = dict.fromkeys((product, torch.mm), math.inf)
+    for _ in range(_REPEATS):
+        for multiply, fastest in seconds.items():
+            began = time.perf_counter()
+            multiply(a, a)
+            seconds[multiply] = min(time.perf_counter() - began, fastest)
+    return _CLEARLY * seconds[product] < seconds[torch.mm]
