@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import hesse
 from hesse.engines.compiled import Compiled
 from hesse.engines.inductor import EAGER, Backend
+from tests.functional.test_compiled_functions import HAS_COMPILER
 
 from . import programs
 
@@ -232,3 +233,18 @@ def test_options_that_a_program_has_not_are_refused() -> None:
         programs.hessian(lambda x: (x**3).sum(), ONES, batching="vmap")
     with pytest.raises(ValueError, match='engine should be "tape", "compiled" or "auto" but is \'fast\''):
         hesse.Hessian(dropped, ONES, engine="fast")  # type: ignore[arg-type]  # not an engine
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="programs are compiled by a C++ compiler")
+def test_a_loop_that_uses_each_value_twice_is_compiled_in_reasonable_time() -> None:
+    """At Inductor's own bound on the length of an expression, twelve steps take ten minutes, and the test's time."""
+
+    def func(x: Tensor) -> Tensor:
+        for _ in range(12):
+            x = x + 0.2 * torch.sin(x)
+        return (x**2).sum()
+
+    x = torch.linspace(-1, 1, 5, dtype=torch.float64)
+    H = hesse.Hessian(func, x, engine="compiled")
+    dense = torch.autograd.functional.hessian(func, x)
+    torch.testing.assert_close(H @ torch.ones(5, dtype=torch.float64), dense.sum(1))

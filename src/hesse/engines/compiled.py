@@ -174,13 +174,11 @@ class CompiledLinearization:
     def _multiply(
         self, direction: Direction, vectors: Leaves, given: Sequence[int], wanted: Sequence[int], batched: bool
     ) -> list[Tensor]:
-        if batched:
-            raise NotImplementedError("A program multiplies one vector at a time.")
         tape.refuse_replay_inside_transform()
         if self._kept is None:
             raise ClosedError(tape.CLOSED)
         products: list[Tensor] = untraced(self._program.replay)(
-            direction, self._kept, dict(zip(given, vectors, strict=True))
+            direction, self._kept, dict(zip(given, vectors, strict=True)), len(vectors[0]) if batched else None
         )
         return [products[i] for i in wanted]
 

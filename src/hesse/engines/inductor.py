@@ -40,6 +40,12 @@ def decompositions() -> dict[Any, Any]:
     }
 
 
+# Where a value is used twice, Inductor writes out its expression twice, and twice again at the next step of a loop, until
+# an expression has so many operations: at its own bound, fifty, ten steps of x + sin(x) take three minutes. Rosenbrock's
+# replay is a tenth slower at this one, where a hundred and fifty steps take half a minute.
+_MOST_OPERATIONS = 16
+
+
 class Backend(NamedTuple):
     """How graphs are made fast: ``simplify`` a whole one in place, ``compile`` a half."""
 
@@ -54,6 +60,7 @@ def _simplify(graph: Graph, mode: FakeTensorMode) -> None:
 
 def _compile(graph: Graph, inputs: list[Tensor], mode: FakeTensorMode) -> Run:
     multiply_by_faster_library(graph)
+    _write_into_whole_tensors(graph)
     try:
         with _compiling(mode), tracing(TracingContext(mode)):
             compiled: Run = compile_fx_inner(graph, inputs)
@@ -64,6 +71,19 @@ def _compile(graph: Graph, inputs: list[Tensor], mode: FakeTensorMode) -> Run:
         raise CaptureError(_reason(error)) from error
 
 
+def _write_into_whole_tensors(graph: Graph) -> None:
+    """Copy what is expanded before it is written into: Inductor writes into the one element behind all of it."""
+    for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.index_put.default):
+        if 0 in node.args[0].meta["val"].stride():
+            with graph.graph.inserting_before(node):
+                whole = graph.graph.call_function(
+                    torch.ops.aten.clone.default, (node.args[0],), {"memory_format": torch.contiguous_format}
+                )
+            whole.meta["val"] = node.meta["val"]
+            node.replace_input_with(node.args[0], whole)
+    graph.recompile()
+
+
 class _compiling:
     """Inductor's settings while it looks at a graph of ours."""
 
@@ -72,14 +92,14 @@ class _compiling:
         self._entered: list[Any] = [
             warnings.catch_warnings(),
             V.set_fake_mode(mode),
-            inductor_config.patch(fallback_random=True),
+            inductor_config.patch(fallback_random=True, realize_opcount_threshold=_MOST_OPERATIONS),
         ]
 
     def __enter__(self) -> None:
         for manager in self._entered:
             manager.__enter__()
         # Of PyTorch's own doing, and none of the user's business.
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")
 
     def __exit__(self, *exception: Any) -> None:
         for manager in reversed(self._entered):

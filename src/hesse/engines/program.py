@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from hesse.engines.capture import Direction, Joint, capture
 from hesse.engines.inductor import EAGER, Backend, Run, decompositions
 from hesse.engines.linearization import Leaves, Map
+from hesse.engines.many import for_many
 from hesse.engines.partition import Replay, partition, stand_ins_of
 from hesse.engines.surroundings import Layout, Surroundings
 from hesse.engines.undisturbed import undisturbed
@@ -57,9 +59,10 @@ class Program:
         # One that draws runs as it is, operator by operator in the order of the tape, so that it draws the same.
         backend = EAGER if self.draws else backend
         self._first = backend.compile(halves.first, stand_ins_of(halves.first), joint.mode)
-        self._compiled: dict[Direction, Run] = {}
+        # By direction, and how many vectors at once; None for one by itself.
+        self._compiled: dict[tuple[Direction, int | None], Run] = {}
         # Positions of products that share memory with what they were made of.
-        self._shared: dict[Direction, list[int]] = {}
+        self._shared: dict[tuple[Direction, int | None], list[int]] = {}
         self.seconds = time.perf_counter() - began
 
     def fits(self, point: Leaves, surroundings: Surroundings) -> bool:
@@ -103,33 +106,47 @@ class Program:
         )
         return Start(given[: joint.num_outputs], joint.rebuild_aux(aux), changed, kept)
 
-    def replay(self, direction: Direction, kept: Sequence[Tensor], vectors: dict[int, Tensor]) -> list[Tensor]:
-        """Products with one vector, in memory of their own; entries that are not given are zero."""
+    def replay(
+        self, direction: Direction, kept: Sequence[Tensor], vectors: dict[int, Tensor], count: int | None = None
+    ) -> list[Tensor]:
+        """Products with one vector, in memory of their own; entries that are not given are zero.
+
+        With ``count``, products with so many vectors at once, one a row, by a half of its own.
+        """
         part = self._replays[direction]
         given = [kept[i] for i in part.kept]
         for i, stand_in in zip(part.vectors, part.stand_ins, strict=True):
             vector = vectors.get(i)
-            given.append(_zeros_like(stand_in) if vector is None else _laid_out(vector, stand_in.dtype))
+            given.append(_zeros_like(stand_in, count) if vector is None else _laid_out(vector, stand_in.dtype))
+        half = direction, count
         with undisturbed():
-            if direction not in self._compiled:
-                return self._first_replay(direction, part, given)
-            products = list(self._compiled[direction](given))
-        for i in self._shared[direction]:
+            if half not in self._compiled:
+                return self._first_replay(part, given, direction, count)
+            products = list(self._compiled[half](given))
+        for i in self._shared[half]:
             products[i] = products[i].clone()
         return products
 
-    def _first_replay(self, direction: Direction, part: Replay, given: list[Tensor]) -> list[Tensor]:
-        """Compile a direction for what the first half has in fact kept, whose strides are the compiler's choice."""
+    def _first_replay(self, part: Replay, given: list[Tensor], direction: Direction, count: int | None) -> list[Tensor]:
+        """Compile a half for what the first half has in fact kept, whose strides are the compiler's choice."""
         began = time.perf_counter()
-        with self._joint.mode:
+        mode = self._joint.mode
+        with mode:
             stand_ins = [
                 torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
                 for tensor in given
             ]
-        for node, stand_in in zip(part.graph.graph.find_nodes(op="placeholder"), stand_ins, strict=True):
-            node.meta["val"] = stand_in
-        self._compiled[direction] = self._backend.compile(part.graph, stand_ins, self._joint.mode)
-        products = list(self._compiled[direction](list(given)))
+        if count is None:
+            # The compiler writes into what it is given.
+            graph = fx.GraphModule(part.graph, copy.deepcopy(part.graph.graph))
+            for node, stand_in in zip(graph.graph.find_nodes(op="placeholder"), stand_ins, strict=True):
+                node.meta["val"] = stand_in
+        else:
+            kept = stand_ins[: len(part.kept)]
+            graph = for_many(part.graph, kept, part.stand_ins, count, mode, decompositions())
+            self._backend.simplify(graph, mode)
+        run = self._backend.compile(graph, stand_ins, mode)
+        products = list(run(list(given)))
         taken = {memory_of(tensor) for tensor in given} - {None}
         shared = []
         for i, product in enumerate(products):
@@ -138,7 +155,7 @@ class Program:
                 products[i] = product.clone()
             elif product.numel():
                 taken.add(memory_of(product))
-        self._shared[direction] = shared
+        self._compiled[direction, count], self._shared[direction, count] = run, shared
         self.seconds += time.perf_counter() - began
         return products
 
@@ -158,8 +175,9 @@ def _laid_out(vector: Tensor, dtype: torch.dtype) -> Tensor:
     return vector.contiguous()
 
 
-def _zeros_like(stand_in: Tensor) -> Tensor:
-    return torch.zeros(stand_in.shape, dtype=stand_in.dtype, device=stand_in.device)
+def _zeros_like(stand_in: Tensor, count: int | None) -> Tensor:
+    shape = stand_in.shape if count is None else (count, *stand_in.shape)
+    return torch.zeros(shape, dtype=stand_in.dtype, device=stand_in.device)
 
 
 def _coarsest(joint: Joint) -> torch.dtype:
