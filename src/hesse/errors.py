@@ -25,6 +25,13 @@ class NonFiniteProductError(RuntimeError):
     """A product that a question asked for holds infinities or NaNs, so nothing can be concluded from it."""
 
 
+class MemoryBudgetError(MemoryError):
+    """Products take more memory than ``memory=`` allows, or than there is, even one at a time.
+
+    Its message says what they take. The remedies are more memory, fewer columns at once, or fewer inputs.
+    """
+
+
 class ConvergenceWarning(UserWarning):
     """A question made all its products before its answer was as good as asked for; its ``converged`` is false."""
 

@@ -22,6 +22,12 @@ _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     "TIB": 2**40,
 }
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)\s*", re.IGNORECASE)
+_OUT_OF_MEMORY = (
+    "not enough memory: you tried to allocate",
+    "can't allocate memory",
+    "CUDA out of memory",
+    "std::bad_alloc",
+)
 # Of version 1 of the control groups: "no limit" is the largest number of whole pages.
 _NO_LIMIT = 2**60
 
@@ -51,6 +57,13 @@ def budget(memory: int | str | None, device: torch.device) -> int:
     if size <= 0:
         raise ValueError(f"memory should be positive but is {memory!r}.")
     return size
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator raised it: a GPU's, the CPU's (a plain ``RuntimeError``), or Python's own."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _OUT_OF_MEMORY)
 
 
 def readable(size: int) -> str:

@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from hesse.engines.room import Room
+from hesse.engines.unit_vectors import UnitVectors
 from hesse.functional.agreement import disagreement
+from hesse.memory import is_out_of_memory
 
 Mode = Literal["auto", "loop", "vmap"]
 
 Multiply = Callable[[Tensor], Tensor]
 """A linear map of rows: one vector of shape (n,) to (m,), or a batch of them (k, n) to (k, m)."""
 
+T = TypeVar("T")
+
+Rows = Tensor | UnitVectors
+"""One vector a row: a matrix, or rows of the identity that are made when they are multiplied."""
+
+
+class Into(Protocol):
+    """Where products are written, ``nbytes`` of the memory that may be taken."""
+
+    nbytes: int
+
+    def write(self, start: int, products: Tensor) -> None:
+        """Take the products of the rows from ``start`` on."""
+        ...
+
+
 _TRIAL = 4
 _CHUNK = 16
+# Larger chunks are tried by this factor, as long as they gain.
+_GROWTH = 4
+_LARGEST = 1024
 # A trial costs about ten products, so as many vectors must have come that it is little beside them.
 _PATIENCE = 64
 # A batch that gains less than this is not worth the memory it takes.
@@ -29,10 +52,18 @@ class Batching:
 
     The trial multiplies a few random vectors both ways; the user's own may be mostly zeros. Batching is taken
     when it raises nothing, agrees leaf by leaf, and is faster; the first batch of every further size is compared
-    with a single product, and the first whole chunk must be faster too. ``reason`` says which.
+    with a single product, and the first whole chunk must be faster too. Then chunks grow while that makes them faster,
+    and stay within ``room``. ``reason`` says which.
     """
 
-    def __init__(self, mode: Mode = "auto", precision: torch.dtype = torch.float32, *, can_batch: bool = True) -> None:
+    def __init__(
+        self,
+        mode: Mode = "auto",
+        precision: torch.dtype = torch.float32,
+        *,
+        can_batch: bool = True,
+        room: Room | None = None,
+    ) -> None:
         if mode not in ("auto", "loop", "vmap"):
             raise ValueError(f'batching should be "auto", "loop" or "vmap" but is {mode!r}.')
         self.mode: Mode = mode
@@ -44,9 +75,11 @@ class Batching:
             self.chosen, self.reason = "loop", "a program multiplies one vector at a time"
         # The dtype that rounds most on the way, which says how far a batch may differ.
         self._precision = precision
+        self.room = room or Room(lambda: 2**62, torch.device("cpu"), asked=False)
         # Sizes of batches that were compared with single products.
         self._right_sizes: set[int] = set()
-        self._single_seconds = 0.0
+        self._single_seconds = self._batched_seconds = 0.0
+        self._size, self._grows = _CHUNK, mode == "auto" and room is not None
         # Vectors that have come so far.
         self._seen = 0
 
@@ -68,51 +101,108 @@ class Batching:
     @property
     def chunk(self) -> int:
         """How many vectors go through the graph at once."""
-        return _CHUNK if self.chosen == "vmap" else 1
+        return min(self._size, self.room.at_once) if self.chosen == "vmap" else 1
 
-    def multiply(self, multiply: Multiply, rows: Tensor, lengths: Sequence[int]) -> Tensor:
-        """``multiply`` of each row of ``rows`` (k, n), as (k, m), where ``lengths`` are those of m's leaves."""
-        length = sum(lengths)
-        self._seen += rows.shape[0]
+    def multiply(
+        self,
+        multiply: Multiply,
+        rows: Rows,
+        lengths: Sequence[int],
+        *,
+        into: Into | None = None,
+    ) -> Tensor:
+        """``multiply`` of each row of ``rows`` (k, n), as (k, m), where ``lengths`` are those of m's leaves.
+
+        With ``into`` products go there, and the result is empty.
+
+        Raises:
+            MemoryBudgetError: not even one vector at a time stays within the memory.
+        """
+        count, length = rows.shape[0], sum(lengths)
+        self._seen += count
+        if count > 1 and (self.room.asked or count >= _CHUNK):
+            self.room.begin(into.nbytes if into else count * length * rows.dtype.itemsize, count)
         products: Tensor | None = None
         start = 0
         for piece in self._pieces(multiply, rows, lengths):
             if piece.requires_grad:
                 # Writing into one matrix would make the graph of every product pass through the others' copies.
                 return torch.cat([piece, *self._pieces(multiply, rows[piece.shape[0] :], lengths)])
-            if products is None:
-                products = piece.new_empty(rows.shape[0], length)
-            products[start : start + piece.shape[0]] = piece
+            if into is not None:
+                into.write(start, piece)
+            else:
+                products = piece.new_empty(count, length) if products is None else products
+                products[start : start + piece.shape[0]] = piece
             start += piece.shape[0]
-        return rows.new_zeros(0, length) if products is None else products
+        return torch.zeros(0, length, dtype=rows.dtype, device=rows.device) if products is None else products
 
-    def _pieces(self, multiply: Multiply, rows: Tensor, lengths: Sequence[int]) -> Iterator[Tensor]:
+    def _pieces(self, multiply: Multiply, rows: Rows, lengths: Sequence[int]) -> Iterator[Tensor]:
         """Products of consecutive rows, as many at a time as go through the graph at once."""
         count, start = rows.shape[0], 0
+        if (self.room.asked or self.mode == "vmap") and count > 1 and not self.room.each:
+            yield self._single(lambda: self.room.measured(lambda: multiply(rows[0:1][0]), 1)).unsqueeze(0)
+            self.room.require(count)
+            start = 1
         if self.chosen is None and count >= _CHUNK and self._seen >= _PATIENCE:
             self._try(multiply, rows, lengths)
         while start < count:
-            chunk = rows[start : start + self.chunk]
+            chunk = rows[start : start + self._next(count - start)]
             # A chunk of one goes the plain way: a batch of one costs more and gives nothing.
             if len(chunk) == 1:
-                yield multiply(chunk[0]).unsqueeze(0)
-            elif len(chunk) in self._right_sizes:
-                yield multiply(chunk)
+                piece = self._single(functools.partial(multiply, chunk[0])).unsqueeze(0)
             else:
-                yield self._first_of_its_size(multiply, chunk, lengths)
+                attempted, failure = _attempt(functools.partial(self._batch, multiply, chunk, lengths))
+                if attempted is None:
+                    self.room.lower(len(chunk), len(chunk) // 2, failure)
+                    continue
+                piece = attempted
+            yield piece
             start += len(chunk)
 
-    def _try(self, multiply: Multiply, rows: Tensor, lengths: Sequence[int]) -> None:
+    def _next(self, left: int) -> int:
+        """The size of the next chunk: a larger one than before, where that may gain."""
+        larger = self._size * _GROWTH
+        tried = self._size in self._right_sizes and self.chosen == "vmap"
+        if self._grows and tried and left >= larger <= _LARGEST and self.room.fits(larger):
+            return larger
+        return self.chunk
+
+    def _batch(self, multiply: Multiply, chunk: Tensor, lengths: Sequence[int]) -> Tensor:
+        if len(chunk) in self._right_sizes:
+            return multiply(chunk)
+        return self._first_of_its_size(multiply, chunk, lengths)
+
+    def _single(self, call: Callable[[], Tensor]) -> Tensor:
+        """One product, or one sentence where not even that fits."""
+        product, failure = _attempt(call)
+        if product is None:
+            raise self.room.exhausted(failure)
+        return product
+
+    def _try(self, multiply: Multiply, rows: Rows, lengths: Sequence[int]) -> None:
         """Multiply random vectors singly and batched, and take the faster way if they agree."""
         trial = torch.randn(_TRIAL, rows.shape[1], dtype=rows.dtype, device=rows.device, generator=_generator(rows))
+        self._single(lambda: self.room.measured(lambda: multiply(trial[0]), 1))
         timed = [_timed(multiply, row) for row in trial]
         # The fastest: the first product of a process pays for what PyTorch loads at it.
         self._single_seconds = min(seconds for _, seconds in timed)
-        batch, seconds = self._batched(multiply, trial)
+        if not self.room.each:
+            # Somebody else is profiling. The next call may tell.
+            return
+        attempted, failure = None, ""
+        if self.room.fits(_TRIAL):
+            attempted, failure = _attempt(lambda: self._batched(multiply, trial, look=True))
+        if attempted is None:
+            if failure:
+                self.room.lower(_TRIAL, 1, failure)
+            self.chosen, self.reason = "loop", f"{_TRIAL} vectors at once do not fit into the memory"
+            return
+        batch, seconds = attempted
         if batch is None:
             return
-        if 1 < seconds / (_TRIAL * self._single_seconds) < 4:
-            seconds = min(seconds, _timed(multiply, trial)[1])
+        # The look at the memory takes time of its own.
+        if seconds < 4 * _TRIAL * self._single_seconds:
+            seconds = _timed(multiply, trial)[1]
         self._judge(batch, torch.stack([product for product, _ in timed]), lengths)
         self._decide(seconds, _TRIAL)
 
@@ -123,22 +213,34 @@ class Batching:
         """
         weights = torch.randn(len(chunk), dtype=chunk.dtype, device=chunk.device, generator=_generator(chunk))
         single = multiply(weights @ chunk)
-        batch, seconds = self._batched(multiply, chunk)
+        batch, seconds = self._batched(multiply, chunk, look=self.room.is_tight(len(chunk)))
         if batch is not None:
             self._judge((weights.to(batch.dtype) @ batch).unsqueeze(0), single.unsqueeze(0), lengths)
-            if len(chunk) == _CHUNK:
+            if len(chunk) == self._size:
                 self._decide(seconds, len(chunk))
+            elif len(chunk) > self._size:
+                self._grow(seconds / len(chunk), len(chunk))
         if batch is None or self.chosen == "loop":
             return torch.stack([multiply(row) for row in chunk])
         self._right_sizes.add(len(chunk))
         return batch
 
-    def _batched(self, multiply: Multiply, rows: Tensor) -> tuple[Tensor | None, float]:
+    def _grow(self, seconds: float, size: int) -> None:
+        """Take the larger size if it was faster a vector."""
+        if _GAIN * seconds < self._batched_seconds:
+            self._size, self._batched_seconds = size, seconds
+            self.reason = self._figures(size)
+        else:
+            self._grows = False
+
+    def _batched(self, multiply: Multiply, rows: Tensor, *, look: bool) -> tuple[Tensor | None, float]:
         try:
+            if look:
+                return self.room.measured(functools.partial(_timed, multiply, rows), len(rows))
             return _timed(multiply, rows)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             # Whatever a backward of the user's own raises on a batch, it is the batch that it cannot do.
             self._refuse(f"a batched backward raises: {_first_line(error)}", error)
             return None, 0.0
@@ -151,9 +253,13 @@ class Batching:
 
     def _decide(self, seconds: float, count: int) -> None:
         if self.mode == "auto" and self.chosen != "loop":
-            single, batched = self._single_seconds, seconds / count
-            self.chosen = "vmap" if _GAIN * batched < single else "loop"
-            self.reason = f"a vector took {batched * 1e3:.3g} ms in a batch of {count}, {single * 1e3:.3g} ms singly"
+            self._batched_seconds = seconds / count
+            self.chosen = "vmap" if _GAIN * self._batched_seconds < self._single_seconds else "loop"
+            self.reason = self._figures(count)
+
+    def _figures(self, count: int) -> str:
+        batched, single = self._batched_seconds * 1e3, self._single_seconds * 1e3
+        return f"a vector took {batched:.3g} ms in a batch of {count}, {single:.3g} ms singly"
 
     def _refuse(self, reason: str, error: Exception | None = None) -> None:
         if self.mode == "vmap":
@@ -163,7 +269,7 @@ class Batching:
         self.chosen, self.reason = "loop", reason
 
 
-def _generator(tensor: Tensor) -> torch.Generator:
+def _generator(tensor: Rows) -> torch.Generator:
     """Draws of our own: a product must not advance the user's generator."""
     return torch.Generator(tensor.device).manual_seed(0)
 
@@ -179,6 +285,19 @@ def _timed(multiply: Multiply, rows: Tensor) -> tuple[Tensor, float]:
 def _synchronize(tensor: Tensor) -> None:
     if tensor.is_cuda:
         torch.cuda.synchronize(tensor.device)
+
+
+def _attempt(call: Callable[[], T]) -> tuple[T | None, str]:
+    """What ``call`` returns, or None and the reason where memory ran out.
+
+    The exception ends here: the frames of a failed attempt hold its tensors.
+    """
+    try:
+        return call(), ""
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return None, _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:

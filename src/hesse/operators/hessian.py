@@ -16,6 +16,7 @@ from hesse.functional.arguments import Argnums, check_point, evaluate_scalar, wi
 from hesse.functional.captured import tensors_of
 from hesse.functional.gradients import gradient_to_multiply, zeros_where_none
 from hesse.operators.linearized import Linearized, Options
+from hesse.operators.materialize import EVERYTHING, Part
 from hesse.space import Space
 from hesse.trees import Key
 
@@ -58,6 +59,7 @@ class Hessian(Linearized):
         RuntimeError: ``func`` returns no single element.
         CaptureError: ``engine="compiled"`` cannot take ``func``: it decides by values, say. The sentence names the
             operator or the line.
+        MemoryBudgetError: at a product, when not even one vector at a time stays within ``memory``.
         StalePointError: at a product, when an input or a tensor that ``func`` captures has changed in place.
 
     Source:
@@ -84,9 +86,10 @@ class Hessian(Linearized):
         batching: Mode = "auto",
         engine: Name | Engine = "tape",
         verify: bool = True,
+        memory: int | str | None = None,
     ) -> None:
         self._func = func
-        self._options = Options(has_aux, argnums, create_graph, batching, engine, verify)
+        options = Options(has_aux, argnums, create_graph, batching, engine, verify, memory)
         point = check_point("Hessian", func, inputs, argnums)
 
         def gradient_at(x: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
@@ -104,16 +107,16 @@ class Hessian(Linearized):
             made,
             linearization,
             Guard("Hessian", tensors_of(func, inputs, point)),
-            batching,
+            options,
             space,
             space,
             Selection(everything, everything),
             symmetric=True,
         )
 
-    def _forward(self, entries: list[Tensor], batched: bool) -> list[Tensor]:
+    def _forward(self, entries: list[Tensor], batched: bool, part: Part = EVERYTHING) -> list[Tensor]:
         # The Jacobian of a gradient is symmetric, and its transpose costs one backward less.
-        return self._linearization.rmatvec(entries, self._selection, batched=batched)
+        return self._backward(entries, batched, part)
 
     @property
     def structure(self) -> Any:
@@ -158,19 +161,19 @@ class HessianBlock(Linearized):
             hessian._engine,
             hessian._linearization,
             hessian._guard,
-            hessian._options.batching,
+            hessian._options,
             domain,
             range_,
             Selection(outputs=sources, inputs=targets),
             symmetric=targets == sources,
         )
 
-    def _forward(self, entries: list[Tensor], batched: bool) -> list[Tensor]:
-        return self._linearization.rmatvec(entries, self._selection, batched=batched)
+    def _forward(self, entries: list[Tensor], batched: bool, part: Part = EVERYTHING) -> list[Tensor]:
+        return super()._backward(entries, batched, part)
 
-    def _backward(self, entries: list[Tensor], batched: bool) -> list[Tensor]:
-        transposed = Selection(outputs=self._selection.inputs, inputs=self._selection.outputs)
-        return self._linearization.rmatvec(entries, transposed, batched=batched)
+    def _backward(self, entries: list[Tensor], batched: bool, part: Part = EVERYTHING) -> list[Tensor]:
+        outputs, inputs = part.of_sources(self._selection.inputs), part.of_targets(self._selection.outputs)
+        return self._linearization.rmatvec(entries, Selection(outputs, inputs), batched=batched)
 
     def close(self) -> None:
         """Nothing of its own to free: the Hessian owns the kept point."""

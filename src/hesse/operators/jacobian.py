@@ -31,7 +31,7 @@ class Jacobian(Linearized):
         argnums: which arguments to differentiate by, as an index or a tuple of them, when not all.
         create_graph: make value and products differentiable.
         batching: ``"loop"``, ``"vmap"`` or ``"auto"``, as for :class:`hesse.Hessian`.
-        engine, verify: as for :class:`hesse.Hessian`.
+        engine, verify, memory: as for :class:`hesse.Hessian`.
 
     Attributes:
         value: ``func(inputs)``, structured as the function returns it.
@@ -42,6 +42,7 @@ class Jacobian(Linearized):
     Raises:
         TypeError: something in ``inputs`` or the outputs is no tensor.
         CaptureError: ``engine="compiled"`` cannot take ``func``.
+        MemoryBudgetError: at a product, when not even one vector at a time stays within ``memory``.
         StalePointError: at a product, when an input or a tensor that ``func`` captures has changed in place.
 
     Source:
@@ -65,9 +66,10 @@ class Jacobian(Linearized):
         batching: Mode = "auto",
         engine: Name | Engine = "tape",
         verify: bool = True,
+        memory: int | str | None = None,
     ) -> None:
         self._func = func
-        self._options = Options(has_aux, argnums, create_graph, batching, engine, verify)
+        options = Options(has_aux, argnums, create_graph, batching, engine, verify, memory)
         point = check_point("Jacobian", func, inputs, argnums)
 
         def outputs_at(x: tuple[Tensor, ...]) -> tuple[list[Tensor], Any]:
@@ -88,7 +90,7 @@ class Jacobian(Linearized):
             made,
             linearization,
             Guard("Jacobian", tensors_of(func, inputs, point)),
-            batching,
+            options,
             Space(point.leaves, point.spec, "Jacobian"),
             Space(linearization.outputs, spec, "Jacobian"),
             Selection(tuple(range(len(linearization.outputs))), tuple(range(len(point.leaves)))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -13,8 +14,13 @@ from hesse.engines.batching import Batching, Mode
 from hesse.engines.choice import Engine, Name
 from hesse.engines.guard import Guard
 from hesse.engines.linearization import Linearization, Selection
+from hesse.engines.room import Room
 from hesse.functional.agreement import coarsest
 from hesse.functional.arguments import Argnums
+from hesse.functional.evaluation import untraced
+from hesse.memory import budget, readable
+from hesse.operators import materialize
+from hesse.operators.materialize import EVERYTHING, Part
 from hesse.operators.operator import Operator
 from hesse.space import Space
 
@@ -29,6 +35,7 @@ class Options:
     batching: Mode
     engine: Name | Engine
     verify: bool
+    memory: int | str | None
 
     def at(self, engine: Engine) -> dict[str, Any]:
         """The same options for another point, where the engine uses again what it has made."""
@@ -44,6 +51,8 @@ class Explanation:
         batching: how many vectors are multiplied: "loop", "vmap", or "undecided" before a trial.
         reason: why, with the figures of the trial.
         chunk: vectors that go through the kept graph at once.
+        bytes_each: memory that each of them takes at the peak of a product, in bytes, as measured; 0 before.
+        budget: memory that a product call may add now, in bytes.
         bytes_kept: memory that the kept point keeps alive, in bytes.
         programs: how many programs have been compiled for this function so far, one for each layout of its inputs
             and each set of Python values that it reads.
@@ -59,13 +68,19 @@ class Explanation:
     programs: int = 0
     compile_seconds: float = 0.0
     refusal: str | None = None
+    bytes_each: int = 0
+    budget: int = 0
 
     def __str__(self) -> str:
         compiled = f", {self.programs} programs compiled in {self.compile_seconds:.1f} s" if self.programs else ""
         refused = f" since no program can be had ({self.refusal})" if self.refusal else ""
+        each = (
+            f"{readable(self.bytes_each)} each at the peak" if self.bytes_each else "not measured yet what each takes"
+        )
         return (
             f"engine {self.engine}{refused}{compiled}, keeping {self.bytes_kept / 2**20:.1f} MiB; many vectors:"
-            f" {self.batching} in chunks of {self.chunk} ({self.reason})"
+            f" {self.batching} in chunks of {self.chunk} ({self.reason}), {each} of {readable(self.budget)} that may be"
+            " taken"
         )
 
 
@@ -80,7 +95,7 @@ class Linearized(Operator):
         engine: Engine,
         linearization: Linearization,
         guard: Guard,
-        batching: Mode,
+        options: Options,
         domain: Space,
         range_: Space,
         selection: Selection,
@@ -90,14 +105,17 @@ class Linearized(Operator):
         self._engine = engine
         self._linearization = linearization
         self._guard = guard
-        # One for each direction: J and its transpose are different programs, and one may batch where the other fails.
-        precision = coarsest([*domain.leaves, *range_.leaves])
-        self._batching = Batching(batching, precision, can_batch=linearization.can_batch)
-        self._transposed_batching = Batching(batching, precision, can_batch=linearization.can_batch)
+        self._options = options
         self._selection = selection
         self.domain, self.range = domain, range_
         self.shape = (range_.size, domain.size)
         self.dtype, self.device = torch.promote_types(domain.dtype, range_.dtype), domain.device
+        self._precision = coarsest([*domain.leaves, *range_.leaves])
+        if options.memory is not None:
+            # What is no size is refused now, and not at the first product.
+            self._memory()
+        # One for each direction: J and its transpose are different programs, and one may batch where the other fails.
+        self._batching, self._transposed_batching = self._new_batching(), self._new_batching()
         self.symmetric = symmetric
         self.differentiable = linearization.create_graph
 
@@ -111,11 +129,30 @@ class Linearized(Operator):
             return self.matmat(U)
         return self._columns(self._backward, self._transposed_batching, U, self.range, self.domain)
 
-    def _forward(self, entries: list[Tensor], batched: bool) -> list[Tensor]:
-        return self._linearization.matvec(entries, self._selection, batched=batched)
+    def _memory(self) -> int:
+        return _allowed(self._options.memory, self.device)
 
-    def _backward(self, entries: list[Tensor], batched: bool) -> list[Tensor]:
-        return self._linearization.rmatvec(entries, self._selection, batched=batched)
+    def _new_batching(self, left: int | None = None) -> Batching:
+        """What decides how vectors are multiplied, ``left`` bytes of memory given, or as many as are allowed then."""
+        asked = self._options.memory is not None
+        # Not this operator's own method: a cycle would keep the graph until the collector comes.
+        now = functools.partial(_allowed, self._options.memory, self.device)
+        room = Room(now if left is None else lambda: left, self.device, asked=asked)
+        can_batch = self._linearization.can_batch
+        batching = Batching(self._options.batching, self._precision, can_batch=can_batch, room=room)
+        if left is not None:
+            batching.inherit(self._batching)
+        return batching
+
+    def _forward(self, entries: list[Tensor], batched: bool, part: Part = EVERYTHING) -> list[Tensor]:
+        """A times a vector, of which ``part.sources`` are given, for the leaves ``part.targets`` of the product."""
+        selection = Selection(part.of_targets(self._selection.outputs), part.of_sources(self._selection.inputs))
+        return self._linearization.matvec(entries, selection, batched=batched)
+
+    def _backward(self, entries: list[Tensor], batched: bool, part: Part = EVERYTHING) -> list[Tensor]:
+        """Aᵀ times a vector."""
+        selection = Selection(part.of_sources(self._selection.outputs), part.of_targets(self._selection.inputs))
+        return self._linearization.rmatvec(entries, selection, batched=batched)
 
     def multiply_leaves(self, entries: list[Tensor]) -> list[Tensor]:
         """A times a structured vector: one replay, and no copy to a flat vector and back."""
@@ -145,6 +182,27 @@ class Linearized(Operator):
         with torch.set_grad_enabled(torch.is_grad_enabled() or self._linearization.create_graph):
             return batching.multiply(multiply, V.mT, target.lengths).mT.to(self.dtype)
 
+    def to_dense(self) -> Tensor:
+        """The matrix (m, n), from one product for each column or row, whichever are fewer.
+
+        Products are written into the matrix they belong to. Of a symmetric one only those on and above the diagonal,
+        by leaves, are asked for.
+
+        Raises:
+            MemoryBudgetError: the matrix and a product do not stay within ``memory``.
+        """
+        if self.differentiable:
+            return super().to_dense()
+        self._guard.check()
+        if self.symmetric:
+            return materialize.symmetric(self._forward, self.domain, self.dtype, self._memory(), self._new_batching)
+        m, n = self.shape
+        replay, source, target = (
+            (self._backward, self.range, self.domain) if m < n else (self._forward, self.domain, self.range)
+        )
+        rows = materialize.rows(replay, source, target, self.dtype, self._memory(), self._new_batching)
+        return rows if m < n else rows.mT
+
     def _inherit(self, earlier: Linearized) -> Self:
         """Take over what trials at another point of the same function decided."""
         self._batching.inherit(earlier._batching)
@@ -170,6 +228,8 @@ class Linearized(Operator):
             programs=len(self._engine.programs),
             compile_seconds=self._engine.seconds,
             refusal=self._engine.refusal,
+            bytes_each=self._batching.room.each,
+            budget=self._memory(),
         )
 
     def settle(self) -> dict[str, str]:
@@ -191,3 +251,9 @@ class Linearized(Operator):
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _allowed(memory: int | str | None, device: torch.device) -> int:
+    """The budget in bytes; torch.compile cannot trace how it is found."""
+    size: int = untraced(budget)(memory, device)
+    return size
