@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from hesse.engines import inductor, partition, stand_ins
+from hesse.engines import inductor, partition, peak, stand_ins
 
 
 def test_stand_ins_have_shapes_and_refuse_to_tell_values() -> None:
@@ -53,3 +53,11 @@ def test_decompositions_leave_out_what_draws() -> None:
     table = inductor.decompositions()
     assert torch.ops.aten.native_layer_norm.default in table
     assert torch.ops.aten.native_dropout.default not in table
+
+
+def test_the_allocators_events_come_in_their_order() -> None:
+    x = torch.ones(1000)
+    _, taken = peak.during(lambda: (x + 1, (x + 2).sum() + (x + 3).sum()), torch.device("cpu"))
+    # What is returned, one temporary at a time, and a few numbers.
+    assert taken is not None
+    assert 8000 <= taken <= 8100

@@ -120,7 +120,7 @@ class Batching:
         """
         count, length = rows.shape[0], sum(lengths)
         self._seen += count
-        if count > 1 and (self.room.asked or count >= _CHUNK):
+        if count > 1 and (self.room.asked or self.mode == "vmap" or count >= _CHUNK):
             self.room.begin(into.nbytes if into else count * length * rows.dtype.itemsize, count)
         products: Tensor | None = None
         start = 0

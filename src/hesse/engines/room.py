@@ -26,13 +26,15 @@ class Room:
         device: where.
         asked: whether the user named the budget: then a product is measured from the second vector on. Otherwise when
             vectors are about to go together.
+        refuses: whether a call is refused for which not even one vector at a time fits.
 
     Attributes:
         each: bytes that a vector takes at its peak, the most that was measured so far; 0 before.
     """
 
-    def __init__(self, left: Callable[[], int], device: torch.device, *, asked: bool) -> None:
+    def __init__(self, left: Callable[[], int], device: torch.device, *, asked: bool, refuses: bool = True) -> None:
         self.asked = asked
+        self._refuses = refuses
         self.each = 0
         self._left, self._device = left, device
         self._budget = self._for_vectors = _ANY
@@ -55,7 +57,7 @@ class Room:
 
     def require(self, count: int) -> None:
         """Raise where not even one of the ``count`` vectors fits."""
-        if self.each > self._for_vectors or self._for_vectors <= 0:
+        if self._refuses and (self.each > self._for_vectors or self._for_vectors <= 0):
             raise self._too_small(count)
 
     def fits(self, count: int) -> bool:

@@ -21,7 +21,7 @@ def by_rows(outputs: Sequence[Tensor], x: Sequence[Tensor], create_graph: bool, 
     for i, output in enumerate(outputs):
         _refuse_complex(output)
         basis = torch.zeros_like(output).reshape(-1)
-        rows: list[list[Tensor]] = [[] for _ in x]
+        rows = [_Rows(output, leaf) for leaf in x]
         for element in range(output.nelement()):
             basis[element] = 1
             cotangent = basis.clone().reshape(output.shape)
@@ -31,7 +31,7 @@ def by_rows(outputs: Sequence[Tensor], x: Sequence[Tensor], create_graph: bool, 
                 if strict:
                     _require_row(entry, i, j, create_graph)
                 rows[j].append(torch.zeros_like(leaf) if entry is None else entry)
-        blocks.append([_stack(column, output, leaf) for column, leaf in zip(rows, x, strict=True)])
+        blocks.append([column.block() for column in rows])
     return blocks
 
 
@@ -125,10 +125,35 @@ def _standard_basis(tensors: Sequence[Tensor], numels: Sequence[int]) -> list[Te
     return slabs
 
 
-def _stack(rows: list[Tensor], output: Tensor, leaf: Tensor) -> Tensor:
-    if not rows:
-        return leaf.new_zeros(output.shape + leaf.shape)
-    return torch.stack(rows, dim=0).reshape(output.shape + leaf.shape)
+class _Rows:
+    """The rows of one block, written into it as they come: stacked at the end they would all be there twice."""
+
+    def __init__(self, output: Tensor, leaf: Tensor) -> None:
+        self._output, self._leaf = output, leaf
+        self._matrix: Tensor | None = None
+        self._written = 0
+        # Those that are stacked all the same: with a graph, of a subclass, or sparse; and then all of them.
+        self._stacked: list[Tensor] = []
+
+    def append(self, row: Tensor) -> None:
+        """Take the next row."""
+        if self._stacked or row.requires_grad or type(row) is not Tensor or row.layout != torch.strided:
+            if self._matrix is not None:
+                self._stacked.extend(self._matrix[: self._written])
+                self._matrix = None
+            self._stacked.append(row)
+            return
+        if self._matrix is None:
+            self._matrix = row.new_empty((self._output.nelement(), *self._leaf.shape))
+        self._matrix[self._written] = row
+        self._written += 1
+
+    def block(self) -> Tensor:
+        """All rows, of shape ``output.shape + input.shape``."""
+        shape = self._output.shape + self._leaf.shape
+        if self._matrix is not None:
+            return self._matrix.reshape(shape)
+        return torch.stack(self._stacked).reshape(shape) if self._stacked else self._leaf.new_zeros(shape)
 
 
 def _require_row(entry: Tensor | None, i: int, j: int, create_graph: bool) -> None:

@@ -42,9 +42,9 @@ class Kept:
             self._terms[place] = term
             self.bytes += size
 
-    def has_room_for(self, vectors: int) -> bool:
-        """Whether so many vectors can pass at once through the largest batch seen."""
-        return self.bytes + self.largest + int(vectors * _PASSING * self.largest) <= self.budget
+    def left(self) -> int:
+        """Bytes that may be taken beside what is kept and the largest batch seen."""
+        return self.budget - self.bytes - self.largest
 
     def clear(self) -> None:
         """Free all."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hesse.engines.batching import Batching
 from hesse.engines.linearization import Selection
+from hesse.engines.room import Room
 from hesse.functional.agreement import coarsest
 from hesse.memory import budget
 from hesse.operators.data import rows
@@ -56,6 +57,8 @@ class Summation:
         self._sizes: dict[Any, int] = {}
         self._batchings: dict[tuple[Place, Selection], Batching] = {}
         self._settled = False
+        # Bytes of the matrix that products are added up in.
+        self._summed = 0
         self._values: dict[Place, Tensor] = {}
         self._complete = False
         self._value = torch.zeros(())
@@ -112,6 +115,7 @@ class Summation:
         if len(vectors) == 1:
             return self._multiply_one(vectors[0], selection, source, target).unsqueeze(0)
         total = torch.zeros(len(vectors), target.size, dtype=target.dtype, device=target.device)
+        self._summed = total.nbytes
 
         def add(place: Place, term: Term, weight: float) -> None:
             def multiply(part: Tensor) -> Tensor:
@@ -138,15 +142,17 @@ class Summation:
         """A batch is checked for itself: whether a batched backward is right may depend on the data."""
         key = place, selection
         if key not in self._batchings:
-            mode = self.settings.batching
-            if mode == "auto" and not self._kept.has_room_for(Batching("vmap").chunk):
-                mode = "loop"
-            self._batchings[key] = Batching(mode, coarsest(self.objective.leaves))
+            # What is kept shrinks what is left until nothing more is; so one vector at a time is never refused.
+            room = Room(self._left, self.objective.leaves[0].device, asked=False, refuses=False)
+            self._batchings[key] = Batching(self.settings.batching, coarsest(self.objective.leaves), room=room)
             if len(self._batchings) > 1:
                 self._batchings[key].inherit(next(iter(self._batchings.values())))
             if self._settled:
                 self._batchings[key].adopt("loop")
         return self._batchings[key]
+
+    def _left(self) -> int:
+        return self._kept.left() - self._summed
 
     def settle(self) -> dict[str, str]:
         """Multiply vectors one by one, at every batch, where no other way was asked for; how batches are cut up."""
