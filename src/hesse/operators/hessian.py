@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from hesse import trees
 from hesse.engines.batching import Mode
-from hesse.engines.choice import Engine, Name, engine_by_name
+from hesse.engines.choice import Engine, Name, Taped, engine_by_name
 from hesse.engines.guard import Guard
 from hesse.engines.linearization import Selection
 from hesse.functional.arguments import Argnums, check_point, evaluate_scalar, without_history
 from hesse.functional.captured import tensors_of
 from hesse.functional.gradients import gradient_to_multiply, zeros_where_none
+from hesse.operators import independent
 from hesse.operators.linearized import Linearized, Options
 from hesse.operators.materialize import EVERYTHING, Part
 from hesse.space import Space
@@ -44,6 +45,10 @@ class Hessian(Linearized):
         verify: whether a compiled program is compared with the tape at each new point, by one product with a random
             vector, value and gradient; a new program always is. False saves an evaluation a point, which then does
             not run ``func`` at all.
+        batch_dim: 0 for many independent problems at once: ``func`` returns their values, of shape (B,), and B is the
+            first dimension of each input. The operator is the Hessian of the sum, block-diagonal, and
+            ``dense_blocks()`` are its blocks. That no value depends on the inputs of another problem is checked by a
+            random product.
 
     Attributes:
         value: ``func(inputs)``, in its own shape.
@@ -56,7 +61,8 @@ class Hessian(Linearized):
 
     Raises:
         TypeError: something in ``inputs`` or the output is no tensor.
-        RuntimeError: ``func`` returns no single element.
+        RuntimeError: ``func`` returns no single element; or with ``batch_dim``, not one for each problem, or problems
+            that depend on each other.
         CaptureError: ``engine="compiled"`` cannot take ``func``: it decides by values, say. The sentence names the
             operator or the line.
         MemoryBudgetError: at a product, when not even one vector at a time stays within ``memory``.
@@ -87,14 +93,22 @@ class Hessian(Linearized):
         engine: Name | Engine = "tape",
         verify: bool = True,
         memory: int | str | None = None,
+        batch_dim: Literal[0] | None = None,
     ) -> None:
-        self._func = func
+        if batch_dim is not None:
+            _check_batch_dim(batch_dim, engine)
+        self._func, self._batch_dim = func, batch_dim
         options = Options(has_aux, argnums, create_graph, batching, engine, verify, memory)
         point = check_point("Hessian", func, inputs, argnums)
 
         def gradient_at(x: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
-            output, aux = evaluate_scalar("Hessian", point, x, False, has_aux)
-            gradient = zeros_where_none(gradient_to_multiply(output, x, create_graph), x)
+            if batch_dim is None:
+                output, aux = evaluate_scalar("Hessian", point, x, False, has_aux)
+                gradient = zeros_where_none(gradient_to_multiply(output, x, create_graph), x)
+            else:
+                output, aux = independent.evaluate_each("Hessian", point, x, has_aux)
+                gradient = zeros_where_none(gradient_to_multiply(output.sum(), x, create_graph), x)
+                independent.require_independent("Hessian", output, gradient, x)
             return gradient, without_history((output, aux), create_graph)
 
         made = engine_by_name(engine, func, directions=("rmatvec",), create_graph=create_graph, verify=verify)
@@ -125,7 +139,23 @@ class Hessian(Linearized):
 
     def at(self, inputs: Any) -> Hessian:
         """The Hessian of the same function at other inputs, or at the same ones as they are now."""
-        return Hessian(self._func, inputs, **self._options.at(self._engine))._inherit(self)
+        again = Hessian(self._func, inputs, batch_dim=self._batch_dim, **self._options.at(self._engine))
+        return again._inherit(self)
+
+    def dense_blocks(self) -> Tensor:
+        """The Hessians of all problems, (B, n, n), with ``batch_dim=0``: n products of the sum, for all at once.
+
+        n counts the elements of one problem's inputs, leaf after leaf.
+
+        Raises:
+            ValueError: the operator was made without ``batch_dim``.
+            MemoryBudgetError: the blocks and a product do not stay within ``memory``.
+        """
+        if self._batch_dim is None:
+            raise ValueError("dense_blocks() needs a Hessian of independent problems. Make it with batch_dim=0.")
+        self._guard.check()
+        memory = self._memory()
+        return independent.dense_blocks(self._forward, self.domain, self.dtype, memory, self._new_batching(memory))
 
     def block(self, rows: Key | tuple[Key, ...], columns: Key | tuple[Key, ...] | None = None) -> HessianBlock:
         """The block of second derivatives by two parts of the inputs.
@@ -177,6 +207,13 @@ class HessianBlock(Linearized):
 
     def close(self) -> None:
         """Nothing of its own to free: the Hessian owns the kept point."""
+
+
+def _check_batch_dim(batch_dim: int, engine: Name | Engine) -> None:
+    if batch_dim != 0:
+        raise ValueError(f"batch_dim should be 0 or None but is {batch_dim!r}. Move the problems to the front.")
+    if not (engine == "tape" or isinstance(engine, Taped)):
+        raise ValueError('batch_dim=0 needs engine="tape".')
 
 
 def _part(space: Space, keys: Key | tuple[Key, ...]) -> tuple[tuple[int, ...], Space]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -58,7 +59,7 @@ def rows(
     replay: Replay, source: Space, target: Space, dtype: torch.dtype, memory: int, new_batching: NewBatching
 ) -> Tensor:
     """The products of all unit vectors, one a row: (n, m)."""
-    matrix = _empty(source.size, target.size, dtype, source.device, memory)
+    matrix = empty((source.size, target.size), dtype, source.device, memory)
     batching = new_batching(memory)
     everything = tuple(range(len(target.leaves)))
     with _Rows(source.size) as made:
@@ -75,7 +76,7 @@ def symmetric(replay: Replay, space: Space, dtype: torch.dtype, memory: int, new
     """
     groups = _groups(space.lengths)
     order = _cheapest_order(replay, space, groups) if len(groups) > 1 else groups
-    matrix = _empty(space.size, space.size, dtype, space.device, memory)
+    matrix = empty((space.size, space.size), dtype, space.device, memory)
     with _Rows(space.size) as made:
         for strip in _strips(replay, space, order):
             strip.fill(matrix, new_batching(memory), made)
@@ -193,14 +194,15 @@ def _joined(spans: Sequence[slice]) -> list[slice]:
     return joined
 
 
-def _empty(m: int, n: int, dtype: torch.dtype, device: torch.device, memory: int) -> Tensor:
-    size = m * n * dtype.itemsize
+def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, memory: int) -> Tensor:
+    """Room for a matrix, or for several, or one sentence where they do not fit."""
+    size = math.prod(shape) * dtype.itemsize
     if size > memory:
         raise MemoryBudgetError(
-            f"The matrix of shape ({m}, {n}) takes {readable(size)} but {readable(memory)} may be taken. Give more"
+            f"The matrix of shape {shape} takes {readable(size)} but {readable(memory)} may be taken. Give more"
             " memory=, or multiply some columns at a time."
         )
-    return torch.empty(m, n, dtype=dtype, device=device)
+    return torch.empty(shape, dtype=dtype, device=device)
 
 
 class _Rows:
