@@ -40,9 +40,9 @@ def decompositions() -> dict[Any, Any]:
     }
 
 
-# Where a value is used twice, Inductor writes out its expression twice, and twice again at the next step of a loop, until
-# an expression has so many operations: at its own bound, fifty, ten steps of x + sin(x) take three minutes. Rosenbrock's
-# replay is a tenth slower at this one, where a hundred and fifty steps take half a minute.
+# Where a value is used twice, Inductor writes its expression out twice, and twice again at the next step of a loop,
+# until an expression has so many operations: at its own bound, fifty, ten steps of x + sin(x) take three minutes. At
+# this one a hundred and fifty steps take half a minute, and Rosenbrock's replay is a tenth slower.
 _MOST_OPERATIONS = 16
 
 
