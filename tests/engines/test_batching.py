@@ -81,9 +81,9 @@ def nan_in_batches(rows: Tensor) -> Tensor:
         (slow_singly, "vmap", "ms in a batch of 16"),
         (slow_in_batches, "loop", "ms in a batch of 4"),
         (slow_in_large_batches, "loop", "ms in a batch of 16"),
-        (wrong_in_batches, "loop", "differs from single ones by"),
+        (wrong_in_batches, "loop", "differs from single products by"),
         (nan_in_batches, "loop", "differs"),
-        (raises_in_batches, "loop", "a batched backward raises: no batching rule$"),
+        (raises_in_batches, "loop", "a batch raises: no batching rule$"),
     ],
 )
 def test_a_trial_chooses_the_faster_way_that_is_right(multiply, chosen: str, reason: str) -> None:
@@ -131,7 +131,7 @@ def test_a_batch_that_is_wrong_at_one_size_alone_is_noticed(mode) -> None:
     torch.testing.assert_close(batching.multiply(wrong_by_five, ROWS[:16], [3]), right(ROWS[:16]))
     rows = torch.cat([ROWS, ROWS[:1]])
     if mode == "vmap":
-        with pytest.raises(RuntimeError, match='batching="vmap" was asked for, but a batched backward differs'):
+        with pytest.raises(RuntimeError, match='batching="vmap" was asked for, but a batch differs'):
             batching.multiply(wrong_by_five, rows, [3])
     else:
         torch.testing.assert_close(batching.multiply(wrong_by_five, rows, [3]), right(rows))
@@ -165,7 +165,7 @@ def test_where_pytorch_cannot_batch_the_loop_is_taken_and_said() -> None:
     H = hesse.Hessian(loss, parameters)
     dense = H @ torch.eye(H.shape[1], dtype=torch.float64)
     assert H.explain().batching == "loop"
-    assert "batched backward raises" in H.explain().reason
+    assert "batch raises" in H.explain().reason
     order = list(parameters)
     blocks = torch.func.hessian(loss)(parameters)
     expected = torch.cat(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -11,9 +13,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import hesse
-from hesse.engines.compiled import Compiled
+from hesse.engines.batching import Batching
+from hesse.engines.compiled import Compiled, CompiledLinearization
 from hesse.engines.inductor import EAGER, INDUCTOR, Backend
+from hesse.engines.program import Program
 from tests.functional.test_compiled_functions import HAS_COMPILER
+
+from . import programs
 
 DOUBLE = torch.float64
 COUNT = 5
@@ -79,3 +85,59 @@ def test_a_shared_matrix_is_multiplied_once() -> None:
     assert products_seen == ["aten.mm.default"] * 2
     dense = torch.autograd.functional.hessian(func, x).reshape(24, 24)
     torch.testing.assert_close(found.reshape(COUNT, 24), V.reshape(COUNT, 24) @ dense, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="programs are compiled by a C++ compiler")
+def test_inductor_itself_still_writes_into_one_element_behind_an_expanded_tensor() -> None:
+    """When this fails, ``inductor._write_into_whole_tensors`` is not needed any more."""
+
+    def put(values: Tensor) -> Tensor:
+        zeros = values.new_zeros(4)
+        return torch.func.vmap(lambda row: zeros.index_put((PLACES[:3] % 4,), row, accumulate=True))(values)
+
+    values = draw(COUNT, 3)
+    assert not torch.allclose(torch.compile(put)(values), put(values))
+
+
+@pytest.mark.parametrize("batching", ["vmap", "auto"])
+def test_columns_go_through_a_program_sixteen_at_a_time_and_the_rest_singly(
+    batching: Literal["vmap", "auto"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int | None] = []
+    replay = Program.replay
+
+    def counted(self: Program, direction: Any, kept: Any, vectors: Any, count: int | None = None) -> list[Tensor]:
+        counts.append(count)
+        return replay(self, direction, kept, vectors, count)
+
+    monkeypatch.setattr(Program, "replay", counted)
+    # Whether batches are worth their price is a matter of the clock.
+    monkeypatch.setattr("hesse.engines.batching._GAIN", 0.0)
+    monkeypatch.setattr(CompiledLinearization, "batch_price", 0.0)
+    func, x, V = FUNCTIONS["gathered"], draw(12), draw(12, 70, seed=3)
+    dense = torch.autograd.functional.hessian(func, x)
+    H = programs.hessian(func, x, batching=batching)
+    for _ in range(2):
+        counts.clear()
+        torch.testing.assert_close(H @ V, dense @ V, rtol=1e-9, atol=1e-9)
+    assert H.explain().batching == "vmap"
+    assert H.explain().chunk == 16
+    assert counts == [16] * 4 + [None] * 6
+
+
+def test_a_batch_is_not_compiled_before_single_products_have_taken_as_long() -> None:
+    prices = iter([math.inf, math.inf, 0.0])
+    sizes: list[int] = []
+
+    def multiply(rows: Tensor) -> Tensor:
+        sizes.append(len(rows) if rows.dim() == 2 else 1)
+        return 2 * rows
+
+    batching = Batching(fixed=16, price=lambda: next(prices))
+    for _ in range(2):
+        batching.multiply(multiply, draw(64, 3), [3])
+        assert batching.chosen is None
+    assert set(sizes) == {1}
+    batching.multiply(multiply, draw(64, 3), [3])
+    assert batching.chosen is not None
+    assert set(sizes) == {1, 16}

@@ -67,7 +67,7 @@ def test_a_trial_that_runs_out_of_memory_is_not_taken_for_unsupported(error: Bas
 def test_another_error_of_a_batch_is_no_lack_of_memory() -> None:
     batching = Batching()
     batching.multiply(failing_above(1, RuntimeError("no batching rule")), ROWS, [3])
-    assert batching.reason == "a batched backward raises: no batching rule"
+    assert batching.reason == "a batch raises: no batching rule"
 
 
 @pytest.mark.parametrize("error", [OF_CUDA, OF_CPU, OF_PYTHON])

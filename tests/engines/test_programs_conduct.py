@@ -229,8 +229,6 @@ def test_auto_warns_once_and_says_why() -> None:
 def test_options_that_a_program_has_not_are_refused() -> None:
     with pytest.raises(ValueError, match='create_graph=True needs engine="tape"'):
         hesse.Hessian(dropped, ONES, engine="compiled", create_graph=True)
-    with pytest.raises(ValueError, match='batching="vmap" needs engine="tape"'):
-        programs.hessian(lambda x: (x**3).sum(), ONES, batching="vmap")
     with pytest.raises(ValueError, match='engine should be "tape", "compiled" or "auto" but is \'fast\''):
         hesse.Hessian(dropped, ONES, engine="fast")  # type: ignore[arg-type]  # not an engine
 

@@ -54,6 +54,9 @@ class Batching:
     when it raises nothing, agrees leaf by leaf, and is faster; the first batch of every further size is compared
     with a single product, and the first whole chunk must be faster too. Then chunks grow while that makes them faster,
     and stay within ``room``. ``reason`` says which.
+
+    An engine may take batches of one size only, ``fixed``, and pay for the first: it is tried when single products have
+    taken as long as that is expected to take, ``price()`` seconds.
     """
 
     def __init__(
@@ -61,7 +64,8 @@ class Batching:
         mode: Mode = "auto",
         precision: torch.dtype = torch.float32,
         *,
-        can_batch: bool = True,
+        fixed: int | None = None,
+        price: Callable[[], float] = lambda: 0.0,
         room: Room | None = None,
     ) -> None:
         if mode not in ("auto", "loop", "vmap"):
@@ -69,26 +73,23 @@ class Batching:
         self.mode: Mode = mode
         self.chosen: Literal["loop", "vmap"] | None = None if mode == "auto" else mode
         self.reason = "not measured yet" if mode == "auto" else "as asked for"
-        if not can_batch:
-            if mode == "vmap":
-                raise ValueError('batching="vmap" needs engine="tape": a program multiplies one vector at a time.')
-            self.chosen, self.reason = "loop", "a program multiplies one vector at a time"
+        self._fixed, self._price = fixed, price
         # The dtype that rounds most on the way, which says how far a batch may differ.
         self._precision = precision
         self.room = room or Room(lambda: 2**62, torch.device("cpu"), asked=False)
         # Sizes of batches that were compared with single products.
         self._right_sizes: set[int] = set()
         self._single_seconds = self._batched_seconds = 0.0
-        self._size, self._grows = _CHUNK, mode == "auto" and room is not None
-        # Vectors that have come so far.
-        self._seen = 0
+        self._size, self._grows = fixed or _CHUNK, mode == "auto" and room is not None and fixed is None
+        # Vectors that have come so far, and what they took.
+        self._seen, self._spent = 0, 0.0
 
     def inherit(self, earlier: Batching) -> None:
         """Take over what a trial at another point of the same function decided; a loop needs no further trial.
 
         A batched backward is tried again, since whether it is right may depend on the point.
         """
-        self._seen = earlier._seen
+        self._seen, self._spent = earlier._seen, earlier._spent
         if self.mode == "auto" and earlier.chosen == "loop":
             self.chosen, self.reason = "loop", earlier.reason
 
@@ -123,7 +124,7 @@ class Batching:
         if count > 1 and (self.room.asked or self.mode == "vmap" or count >= _CHUNK):
             self.room.begin(into.nbytes if into else count * length * rows.dtype.itemsize, count)
         products: Tensor | None = None
-        start = 0
+        start, began = 0, time.perf_counter()
         for piece in self._pieces(multiply, rows, lengths):
             if piece.requires_grad:
                 # Writing into one matrix would make the graph of every product pass through the others' copies.
@@ -134,6 +135,7 @@ class Batching:
                 products = piece.new_empty(count, length) if products is None else products
                 products[start : start + piece.shape[0]] = piece
             start += piece.shape[0]
+        self._spent += time.perf_counter() - began
         return torch.zeros(0, length, dtype=rows.dtype, device=rows.device) if products is None else products
 
     def _pieces(self, multiply: Multiply, rows: Rows, lengths: Sequence[int]) -> Iterator[Tensor]:
@@ -143,7 +145,8 @@ class Batching:
             yield self._single(lambda: self.room.measured(lambda: multiply(rows[0:1][0]), 1)).unsqueeze(0)
             self.room.require(count)
             start = 1
-        if self.chosen is None and count >= _CHUNK and self._seen >= _PATIENCE:
+        patient = self._seen >= _PATIENCE and self._spent >= self._price()
+        if self.chosen is None and count >= self._size and patient:
             self._try(multiply, rows, lengths)
         while start < count:
             chunk = rows[start : start + self._next(count - start)]
@@ -161,6 +164,8 @@ class Batching:
 
     def _next(self, left: int) -> int:
         """The size of the next chunk: a larger one than before, where that may gain."""
+        if self._fixed:
+            return self._fixed if self._fixed <= min(left, self.chunk) else 1
         larger = self._size * _GROWTH
         tried = self._size in self._right_sizes and self.chosen == "vmap"
         if self._grows and tried and left >= larger <= _LARGEST and self.room.fits(larger):
@@ -181,30 +186,31 @@ class Batching:
 
     def _try(self, multiply: Multiply, rows: Rows, lengths: Sequence[int]) -> None:
         """Multiply random vectors singly and batched, and take the faster way if they agree."""
-        trial = torch.randn(_TRIAL, rows.shape[1], dtype=rows.dtype, device=rows.device, generator=_generator(rows))
+        size = self._fixed or _TRIAL
+        trial = torch.randn(size, rows.shape[1], dtype=rows.dtype, device=rows.device, generator=_generator(rows))
         self._single(lambda: self.room.measured(lambda: multiply(trial[0]), 1))
-        timed = [_timed(multiply, row) for row in trial]
+        timed = [_timed(multiply, row) for row in trial[:_TRIAL]]
         # The fastest: the first product of a process pays for what PyTorch loads at it.
         self._single_seconds = min(seconds for _, seconds in timed)
         if not self.room.each:
             # Somebody else is profiling. The next call may tell.
             return
         attempted, failure = None, ""
-        if self.room.fits(_TRIAL):
+        if self.room.fits(size):
             attempted, failure = _attempt(lambda: self._batched(multiply, trial, look=True))
         if attempted is None:
             if failure:
-                self.room.lower(_TRIAL, 1, failure)
-            self.chosen, self.reason = "loop", f"{_TRIAL} vectors at once do not fit into the memory"
+                self.room.lower(size, 1, failure)
+            self.chosen, self.reason = "loop", f"{size} vectors at once do not fit into the memory"
             return
         batch, seconds = attempted
         if batch is None:
             return
-        # The look at the memory takes time of its own.
-        if seconds < 4 * _TRIAL * self._single_seconds:
+        # The look at the memory takes time of its own, and so does what is made at the first batch.
+        if self._fixed or seconds < 4 * size * self._single_seconds:
             seconds = _timed(multiply, trial)[1]
-        self._judge(batch, torch.stack([product for product, _ in timed]), lengths)
-        self._decide(seconds, _TRIAL)
+        self._judge(batch[:_TRIAL], torch.stack([product for product, _ in timed]), lengths)
+        self._decide(seconds, size)
 
     def _first_of_its_size(self, multiply: Multiply, chunk: Tensor, lengths: Sequence[int]) -> Tensor:
         """A batch of a size not seen yet, compared with the single product of a random combination of its rows.
@@ -216,7 +222,7 @@ class Batching:
         batch, seconds = self._batched(multiply, chunk, look=self.room.is_tight(len(chunk)))
         if batch is not None:
             self._judge((weights.to(batch.dtype) @ batch).unsqueeze(0), single.unsqueeze(0), lengths)
-            if len(chunk) == self._size:
+            if len(chunk) == self._size and not self._fixed:
                 self._decide(seconds, len(chunk))
             elif len(chunk) > self._size:
                 self._grow(seconds / len(chunk), len(chunk))
@@ -242,14 +248,14 @@ class Batching:
             if is_out_of_memory(error):
                 raise
             # Whatever a backward of the user's own raises on a batch, it is the batch that it cannot do.
-            self._refuse(f"a batched backward raises: {_first_line(error)}", error)
+            self._refuse(f"a batch raises: {_first_line(error)}", error)
             return None, 0.0
 
     def _judge(self, batch: Tensor, singles: Tensor, lengths: Sequence[int]) -> None:
         parts = (list(product.detach().split_with_sizes(list(lengths), dim=-1)) for product in (batch, singles))
         times = disagreement(*parts, precision=self._precision)
         if times > 1:
-            self._refuse(f"a batched backward differs from single ones by {times:.1e} times what rounding allows")
+            self._refuse(f"a batch differs from single products by {times:.1e} times what rounding allows")
 
     def _decide(self, seconds: float, count: int) -> None:
         if self.mode == "auto" and self.chosen != "loop":

@@ -156,12 +156,17 @@ class CompiledLinearization:
 
     engine = "compiled"
     create_graph = False
-    can_batch = False
+    batch_size: int | None = 16
 
     def __init__(self, program: Program, start: Start) -> None:
         self.outputs, self.aux = start.outputs, start.aux
         self._program = program
         self._kept: list[Tensor] | None = start.kept
+
+    @property
+    def batch_price(self) -> float:
+        """What compiling the program has taken: one for many vectors takes as long, or a few times as long."""
+        return 0.0 if self._program.has_batched else self._program.seconds
 
     def rmatvec(self, cotangents: Leaves, selection: Selection, *, batched: bool = False) -> list[Tensor]:
         """cotangentsᵀ · J, by the replay half."""

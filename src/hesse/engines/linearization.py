@@ -28,14 +28,19 @@ class Linearization(Protocol):
         aux: what the map returned beside them.
         engine: the engine's name.
         create_graph: whether products are differentiable.
-        can_batch: whether many vectors can be multiplied at once.
+        batch_size: how many vectors can be multiplied at once, where only so many can be; None for any number.
     """
 
     create_graph: bool
-    can_batch: bool
+    batch_size: int | None
     outputs: list[Tensor]
     aux: Any
     engine: str
+
+    @property
+    def batch_price(self) -> float:
+        """Seconds that the first batch is expected to take beside its products."""
+        ...
 
     def matvec(self, tangents: Leaves, selection: Selection, *, batched: bool = False) -> list[Tensor]:
         """J · tangents over the selected inputs, for the selected outputs; ``batched``: one vector a row."""

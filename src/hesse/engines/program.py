@@ -65,6 +65,11 @@ class Program:
         self._shared: dict[tuple[Direction, int | None], list[int]] = {}
         self.seconds = time.perf_counter() - began
 
+    @property
+    def has_batched(self) -> bool:
+        """Whether a half for many vectors is compiled already."""
+        return any(count is not None for _, count in self._compiled)
+
     def fits(self, point: Leaves, surroundings: Surroundings) -> bool:
         """Whether this program is right for a point and its surroundings."""
         return (

@@ -44,7 +44,8 @@ class Tape:
     """A :class:`~hesse.engines.linearization.Linearization` that keeps the autograd graph."""
 
     engine = "tape"
-    can_batch = True
+    batch_size: int | None = None
+    batch_price = 0.0
 
     def __init__(self, map: Map, point: Leaves, create_graph: bool, name: str) -> None:
         self.create_graph = create_graph

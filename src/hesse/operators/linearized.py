@@ -138,8 +138,14 @@ class Linearized(Operator):
         # Not this operator's own method: a cycle would keep the graph until the collector comes.
         now = functools.partial(_allowed, self._options.memory, self.device)
         room = Room(now if left is None else lambda: left, self.device, asked=asked)
-        can_batch = self._linearization.can_batch
-        batching = Batching(self._options.batching, self._precision, can_batch=can_batch, room=room)
+        linearization = self._linearization
+        batching = Batching(
+            self._options.batching,
+            self._precision,
+            fixed=linearization.batch_size,
+            price=lambda: linearization.batch_price,
+            room=room,
+        )
         if left is not None:
             batching.inherit(self._batching)
         return batching
