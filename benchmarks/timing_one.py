@@ -11,7 +11,7 @@ import json
 
 import torch
 
-from benchmarks import workloads
+from benchmarks import machine, workloads
 from benchmarks.answers import reference
 from benchmarks.contestants import BASELINE, CONTESTANTS
 from benchmarks.harness import QUICK, Budget, measure
@@ -34,6 +34,7 @@ def main() -> None:
         BASELINE,
         QUICK if arguments.quick else Budget(seconds=arguments.seconds),
     )
+    result["machine"] = machine.measure(workloads.build(arguments.workload, quick=arguments.quick), arguments.quick)
     print(json.dumps(result, allow_nan=False))
 
 

@@ -4,11 +4,14 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.machine import least_seconds
+
 HEADINGS = {
     "summary": "Summary",
     "lone": "A lone product",
     "one": "Replays, one vector",
     "many": "Replays, 16 vectors at once",
+    "machine": "Distance to the machine",
     "memory": "Memory",
     "problems": "What was not measured, and why",
     "environment": "Environment",
@@ -83,6 +86,20 @@ def fastest(workload: dict[str, Any], names: list[str], column: str) -> tuple[st
     return best, speedups[best]
 
 
+def distance(results: dict[str, Any]) -> str:
+    """What of the machine's best hesse's replays reach, and what bounds them."""
+    ours = [name for name in contestants(results) if name.split()[0] == "hesse"]
+    rows = []
+    for workload in results["workloads"]:
+        if "machine" not in workload:
+            continue
+        least, limit = least_seconds(workload["machine"])
+        found = [measured(workload, name, "one") for name in ours]
+        reached = [f"{100 * least / row['median_seconds']:.0f} %" if row else MISSING for row in found]
+        rows.append([workload["title"], milliseconds(least), limit, *reached])
+    return markdown(["workload", "at least", "bound by", *ours], rows)
+
+
 def memory(results: dict[str, Any]) -> str:
     """MiB beyond the peak of a gradient: with one vector, then with all; of right answers only."""
     names = contestants(results)
@@ -151,6 +168,7 @@ VIEWS: dict[str, Callable[[dict[str, Any]], str]] = {
     "lone": lambda results: speeds(results, "lone"),
     "one": lambda results: speeds(results, "one"),
     "many": lambda results: speeds(results, "many"),
+    "machine": distance,
     "memory": memory,
     "problems": problems,
     "environment": environment,

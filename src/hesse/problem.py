@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hesse.engines.choice import Name
 from hesse.functional.arguments import check_point
 from hesse.operators.data.first_batch import loss_of_first_batch
 from hesse.operators.data.parameters import Params, select
@@ -76,11 +77,17 @@ class Problem:
             raise TypeError(f"The func given to Problem must be callable but has type {type(self.func)}.")
         check_point("Problem", self.func, self.inputs)
 
-    def operator(self) -> Hessian | LossHessian:
-        """The Hessian at the point."""
+    def operator(self, engine: Name = "tape") -> Hessian | LossHessian:
+        """The Hessian at the point, by an engine: see :class:`hesse.Hessian`. Over data it is the tape.
+
+        Raises:
+            ValueError: an engine was asked for that sums over data do not have.
+        """
+        if self.model is not None and engine == "compiled":
+            raise ValueError('A Problem over data has engine="tape" only, but "compiled" was asked for.')
         if self.model is not None:
             return LossHessian(self.model, self.loss, self.data, params=self.params, **self.options)
-        return Hessian(self.func, self.inputs)
+        return Hessian(self.func, self.inputs, engine=engine)
 
     def function(self) -> tuple[Callable[..., Any], Any]:
         """The function and its inputs; of a model, its loss on the first batch of the data by its parameters."""

@@ -48,6 +48,7 @@ RESULTS = {
             "name": "mlp",
             "title": "MLP",
             "counted_ratio": 1.5,
+            "machine": {"flops": 4e8, "flops_per_second": 1e11, "bytes": 1e7, "bytes_per_second": 1e10},
             "contestants": {
                 "base": {
                     "problem": None,
@@ -134,3 +135,10 @@ def test_a_marker_without_its_partner_is_an_error(folder):
 def test_the_view_all_has_every_table():
     text = render(RESULTS, "all")
     assert all(f"### {heading}\n" in text for heading in table.views.HEADINGS.values())
+
+
+def test_the_distance_to_the_machine_is_the_longer_of_two_times():
+    results = copy.deepcopy(RESULTS)
+    assert "| MLP | 4 ms | arithmetic | 80 % |" in render(results, "machine")
+    results["workloads"][0]["machine"]["bytes"] = 4.5e7
+    assert "| MLP | 4.5 ms | memory | 90 % |" in render(results, "machine")

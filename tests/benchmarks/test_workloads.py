@@ -8,7 +8,7 @@ from benchmarks.contestants.base import split_rows
 from benchmarks.workloads.base import count_matmuls
 from benchmarks.workloads.mlp import perceptron
 
-from benchmarks import workloads
+from benchmarks import machine, workloads
 
 PLAIN = ["cubic", "rosenbrock", "lennard-jones-pairs", "lennard-jones-all"]
 
@@ -56,3 +56,12 @@ def test_matmuls_are_counted_by_layer():
     # The first layer costs 4 and 2 products of matrices, the second 9 and 6.
     ratio = count_matmuls(perceptron(7, 5, 3), torch.randn(2, 7))
     assert ratio == pytest.approx((4 * 35 + 9 * 15) / (2 * 35 + 6 * 15))
+
+
+def test_the_machine_is_measured_and_the_work_of_a_replay_counted():
+    found = machine.measure(workloads.build("mlp", quick=True), quick=True)
+    assert found["flops"] > 0
+    assert found["flops_per_second"] > 1e8
+    assert found["bytes_per_second"] > 1e8
+    inputs = sum(leaf.numel() * leaf.itemsize for leaf in workloads.build("mlp", quick=True).leaves)
+    assert found["bytes"] > 2 * inputs

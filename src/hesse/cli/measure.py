@@ -13,6 +13,7 @@ from torch import Tensor
 from hesse import trees
 from hesse.cli.failures import CommandError, UserError, attributed, sentence
 from hesse.clock import Clock
+from hesse.engines.choice import Name
 from hesse.functional.arguments import check_point
 from hesse.operators import Hessian, LossHessian
 from hesse.problem import Problem
@@ -60,12 +61,12 @@ class Measurement:
         return statistics.median(self.peer_seconds)
 
 
-def measure(problem: Problem, first: Any, count: int, rng: Any, compare: bool) -> Measurement:
+def measure(problem: Problem, first: Any, count: int, rng: Any, compare: bool, engine: Name) -> Measurement:
     """Make the operator and multiply ``count`` vectors: ``first`` (None for a random one), then random ones."""
     _load_pytorch()
     with attributed():
         clock = Clock()
-        hessian = problem.operator()
+        hessian = problem.operator(engine)
         evaluation_seconds = clock.lap(hessian.device)
         vectors = _vectors(hessian, first, count, rng)
         measurement: Measurement | None = None

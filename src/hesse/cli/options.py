@@ -10,6 +10,7 @@ import torch
 import typer
 
 from hesse.cli.failures import CommandError, sentence
+from hesse.engines.choice import Name
 
 
 class Dtype(enum.StrEnum):
@@ -25,6 +26,27 @@ class Dtype(enum.StrEnum):
         return {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}[self.value]
 
 
+class Engine(enum.StrEnum):
+    """The engines by name."""
+
+    TAPE = "tape"
+    COMPILED = "compiled"
+    AUTO = "auto"
+
+    @property
+    def kind(self) -> Name:
+        """What operators call it."""
+        return self.value
+
+
+EngineOption = Annotated[
+    Engine,
+    typer.Option(
+        "--engine",
+        help="tape keeps the autograd graph; compiled compiles the gradient and the product first, which takes seconds"
+        " and pays with many products; auto is compiled where that can be had, and otherwise the tape.",
+    ),
+]
 ProblemFile = Annotated[Path, typer.Argument(metavar="PROBLEM", help="Python file with a function problem().")]
 DeviceOption = Annotated[
     str | None,

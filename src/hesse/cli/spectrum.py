@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import time
 import warnings
@@ -21,9 +22,10 @@ from hesse.cli import entries, output
 from hesse.cli.failures import INTERRUPTED, CommandError, attributed, reported
 from hesse.cli.interrupt import Interrupt, interruptible
 from hesse.cli.load import load
-from hesse.cli.options import DeviceOption, DtypeOption, ProblemFile, to_device
+from hesse.cli.options import DeviceOption, DtypeOption, Engine, EngineOption, ProblemFile, to_device
 from hesse.cli.resources import peak_memory
 from hesse.eigen import eigsh
+from hesse.engines.choice import Name
 from hesse.errors import ConvergenceWarning
 from hesse.estimate import spectral_density, trace
 from hesse.problem import Problem
@@ -51,6 +53,7 @@ def spectrum(
     ] = 300,
     probes: Annotated[int, typer.Option(min=0, help="Random vectors for the density; 0 for no density.")] = 10,
     steps: Annotated[int, typer.Option(min=1, help="Products with each of them.")] = 80,
+    engine: EngineOption = Engine.TAPE,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ) -> None:
@@ -80,7 +83,7 @@ def spectrum(
             loaded = load(problem, wanted_device, None if dtype is None else dtype.torch)
             if out is not None:
                 entries.names(loaded.inputs)
-            study = _Study(str(problem), loaded, seed, top, bottom)
+            study = _Study(str(problem), loaded, seed, top, bottom, engine.kind)
             with attributed(), interruptible() as interrupt:
                 study.ask(interrupt, tol, max_products, probes, steps)
             _print(study.found)
@@ -93,10 +96,10 @@ def spectrum(
 class _Study:
     """The Hessian at the problem's point, and what is found out about it, step by step."""
 
-    def __init__(self, name: str, problem: Problem, seed: int, top: int, bottom: int) -> None:
+    def __init__(self, name: str, problem: Problem, seed: int, top: int, bottom: int, engine: Name) -> None:
         self._seconds: dict[str, float] = {}
         with attributed():
-            self.hessian = self._timed("evaluation", problem.operator)
+            self.hessian = self._timed("evaluation", functools.partial(problem.operator, engine))
             n = self.hessian.shape[1]
             if n == 0:
                 raise CommandError(f"The inputs of {name} hold no numbers, so there is no spectrum.")
