@@ -1,4 +1,5 @@
-"""The sharpness along training: the largest eigenvalue of the loss's Hessian at each of 200 steps, compiled once.
+"""The sharpness along training: the largest eigenvalue of the loss's Hessian at each of 200 steps, compiled once,
+and each search begun where the last one ended.
 
 Gradient descent on scikit-learn's digits sharpens until the largest eigenvalue hovers at 2 / learning rate, the edge
 of stability (Cohen et al., "Gradient descent on neural networks typically occurs at the edge of stability", ICLR 2021).
@@ -27,11 +28,11 @@ def sharpness_along_training(steps=STEPS, learning_rate=LEARNING_RATE, tol=1e-3)
 
     # Compared with the tape where it is compiled; the later points are laid out alike, and are taken on trust.
     H = hesse.Hessian(loss, parameters, engine="compiled", verify=False)
-    history = []
+    history, top = [], None
     for step in range(steps):
         if step > 0:
             H = H.at(parameters)
-        top = hesse.eigsh(H, k=1, tol=tol, rng=0)
+        top = hesse.eigsh(H, k=1, tol=tol, rng=0, start=top)
         history.append((H.value.item(), top.values[0].item(), top.num_products))
         with torch.no_grad():
             # The gradient comes with the Hessian.

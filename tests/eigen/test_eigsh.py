@@ -254,6 +254,14 @@ def test_numpy_and_scipy_matrices_are_taken():
         ({"k": 1, "tol": -1.0}, "tol given to eigsh should be at least 0 but is -1.0."),
         ({"k": 3, "max_products": 2}, "max_products given to eigsh should be at least k, 3, but is 2."),
         ({"k": 1, "basis_size": 2}, "basis_size given to eigsh should be at least 3 for k=1 but is 2."),
+        (
+            {"k": 1, "start": torch.ones(3)},
+            "start given to eigsh should be vectors of shape (4,) or (4, j) but is (3,).",
+        ),
+        (
+            {"k": 1, "start": torch.full((4,), torch.nan)},
+            "start given to eigsh should be finite but holds infinities or NaNs.",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_one_sentence(words, message):
@@ -281,3 +289,33 @@ def test_a_product_that_is_not_finite_is_named():
 def test_products_too_large_for_their_precision_are_refused():
     with pytest.raises(hesse.NonFiniteProductError, match="too large for the precision"):
         hesse.eigsh(torch.diag(torch.linspace(1, 9, 9)) * 1e30, 1, rng=0)
+
+
+@pytest.mark.parametrize(("which", "k"), [("LA", 1), ("LA", 4), ("LM", 1)])
+def test_a_search_that_begins_at_the_answer_of_a_near_operator_takes_fewer_products(which, k):
+    matrix = with_eigenvalues(SPREAD)
+    before = hesse.eigsh(matrix, k, which=which, rng=0)
+    moved = matrix + 1e-4 * with_eigenvalues(SPREAD[::-1].copy())
+    cold, warm = Counting(moved), Counting(moved)
+    expected = hesse.eigsh(cold, k, which=which, tol=1e-8, rng=0)
+    found = hesse.eigsh(warm, k, which=which, tol=1e-8, rng=0, start=before)
+    assert found.converged
+    torch.testing.assert_close(found.values, expected.values)
+    assert warm.products < cold.products
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        torch.eye(170, dtype=torch.float64)[:, 3],
+        torch.eye(170, dtype=torch.float64)[:, [3, 3, 8]],
+        torch.zeros(170, dtype=torch.float64),
+        torch.eye(170, dtype=torch.float64),
+        torch.ones(170, 2, dtype=torch.float32),
+    ],
+    ids=["another eigenvector", "twice the same", "zero", "more than there is room for", "of another dtype"],
+)
+def test_a_bad_beginning_costs_products_and_not_the_answer(start):
+    found = hesse.eigsh(torch.diag(torch.from_numpy(SPREAD)), 3, basis_size=60, rng=0, start=start)
+    assert found.converged
+    np.testing.assert_allclose(found.values, np.sort(SPREAD)[::-1][:3], rtol=1e-6)

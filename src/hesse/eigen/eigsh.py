@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from hesse.eigen.eigenpairs import Eigenpairs
 from hesse.eigen.search import Search
 from hesse.eigen.wanted import Wanted
@@ -24,6 +27,7 @@ def eigsh(
     tol: float = 1e-6,
     max_products: int | None = None,
     basis_size: int | None = None,
+    start: Tensor | Eigenpairs | None = None,
     rng: Rng = None,
     callback: Callback | None = None,
     progress: bool = False,
@@ -51,6 +55,10 @@ def eigsh(
         max_products: how many products may be made; max(300, 20·k), and at most 10·n, where it is not given.
         basis_size: how many vectors may be held at a time, at least k + 2 (or n); where it is not given, what 1 GiB
             holds with their products, at most 2000.
+        start: where to begin: flat vectors, (n,) or columns (n, j), or the answer at another point, such as the last
+            step of a training; a random vector where it is not given. The answer is as certain as without: the look
+            for missing eigenvalues begins from a random vector all the same, so that fewer products are saved the more
+            crowded that end of the spectrum is, and at a very crowded one none.
         rng: seed or NumPy generator of the random vectors.
         callback: given a ``hesse.Progress`` as the search goes on; a true answer stops it.
         progress: whether to show a bar on standard error.
@@ -60,7 +68,7 @@ def eigsh(
         ``hesse.ConvergenceWarning`` is issued.
 
     Raises:
-        ValueError: the operator is not square or not symmetric, or a number is out of range.
+        ValueError: the operator is not square or not symmetric, a number is out of range, or ``start`` does not fit.
         NonFiniteProductError: a product holds infinities or NaNs.
 
     Source: Wu and Simon, "Thick-restart Lanczos method for large symmetric eigenvalue problems", SIAM J. Matrix Anal.
@@ -82,6 +90,7 @@ def eigsh(
         products.require_symmetric()
         _check(products, wanted.count, tol, basis_size)
         search = Search(products, wanted, tol, _capacity(products, wanted.count, basis_size), rng)
+        search.begin(_columns(start, products))
         search.run()
         pairs = search.answer()
         if not pairs.converged:
@@ -91,6 +100,22 @@ def eigsh(
                 found = f"whether better ones than the {met} eigenpairs found are missing is not known"
             products.warn(found, "Their residuals say how good they are; raise max_products or tol.")
         return pairs
+
+
+def _columns(start: Tensor | Eigenpairs | None, products: Products) -> Tensor:
+    """The vectors to begin from, as columns (n, j) in the operator's dtype and on its device; (n, 0) for none."""
+    operator, n = products.operator, products.size
+    if start is None:
+        return torch.empty(n, 0, dtype=operator.dtype, device=operator.device)
+    # The space of one vector that has a part of each is found by fewer products than that of all of them.
+    vectors = start.vectors.sum(1) if isinstance(start, Eigenpairs) else start
+    if not isinstance(vectors, Tensor) or vectors.dim() not in (1, 2) or len(vectors) != n:
+        found = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors)
+        raise ValueError(f"start given to eigsh should be vectors of shape ({n},) or ({n}, j) but is {found}.")
+    columns = vectors.detach().reshape(n, -1).to(operator.device, operator.dtype)
+    if not columns.isfinite().all():
+        raise ValueError("start given to eigsh should be finite but holds infinities or NaNs.")
+    return columns
 
 
 def _check(products: Products, count: int, tol: float, basis_size: int | None) -> None:

@@ -41,6 +41,11 @@ class Search:
         self._status = ""
         self._completeness = Completeness(products, self._basis, self._rng)
 
+    def begin(self, vectors: Tensor) -> None:
+        """Grow the basis from these columns (n, j), as many as it has room for, and not from a random vector."""
+        for place in range(min(vectors.shape[1], self._basis.capacity)):
+            self._basis.push(vectors[:, place : place + 1])
+
     def run(self) -> None:
         """Make products until every wanted pair has converged and none is missing, or none may be made any more."""
         basis, products = self._basis, self._products
