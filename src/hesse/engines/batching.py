@@ -219,12 +219,13 @@ class Batching:
         """
         weights = torch.randn(len(chunk), dtype=chunk.dtype, device=chunk.device, generator=_generator(chunk))
         single = multiply(weights @ chunk)
+        usual = self.chunk
         batch, seconds = self._batched(multiply, chunk, look=self.room.is_tight(len(chunk)))
         if batch is not None:
             self._judge((weights.to(batch.dtype) @ batch).unsqueeze(0), single.unsqueeze(0), lengths)
-            if len(chunk) == self._size and not self._fixed:
+            if len(chunk) == usual and not self._fixed:
                 self._decide(seconds, len(chunk))
-            elif len(chunk) > self._size:
+            elif len(chunk) > usual:
                 self._grow(seconds / len(chunk), len(chunk))
         if batch is None or self.chosen == "loop":
             return torch.stack([multiply(row) for row in chunk])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ def rows(
     matrix = empty((source.size, target.size), dtype, source.device, memory)
     batching = new_batching(memory)
     everything = tuple(range(len(target.leaves)))
-    with _Rows(source.size) as made:
+    with contextlib.closing(_Rows(source.size)) as made:
         for sources in _groups(source.lengths):
             _Strip(replay, source, target, Part(sources, everything)).fill(matrix, batching, made)
     return matrix
@@ -77,7 +77,7 @@ def symmetric(replay: Replay, space: Space, dtype: torch.dtype, memory: int, new
     groups = _groups(space.lengths)
     order = _cheapest_order(replay, space, groups) if len(groups) > 1 else groups
     matrix = empty((space.size, space.size), dtype, space.device, memory)
-    with _Rows(space.size) as made:
+    with contextlib.closing(_Rows(space.size)) as made:
         for strip in _strips(replay, space, order):
             strip.fill(matrix, new_batching(memory), made)
             strip.mirror(matrix)
@@ -222,11 +222,7 @@ class _Rows:
         if self._bar is not None:
             self._bar.update(self._made, "")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Take the bar away."""
         if self._bar is not None:
-            self._bar.__exit__(kind, error, trace)
+            self._bar.__exit__(None, None, None)
