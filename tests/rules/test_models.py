@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 import hesse
+from tests.engines import programs
 from tests.functional.references import assert_values
 
 from .judge import refusal
@@ -121,6 +122,27 @@ def test_transformers_with_their_default_attention_have_products(name: str, trai
     assert_product_is_right(
         lambda parameters: torch.func.functional_call(model, parameters, (), data).loss, parameters_of(model)
     )
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_programs_of_transformers_are_right(name: str, training: bool) -> None:
+    """Captured and made functional, without a compiler; with dropout they draw what the tape draws."""
+    torch.manual_seed(0)
+    model, data = TRANSFORMERS[name]()
+    model = model.double().train(training)
+    func = lambda parameters: torch.func.functional_call(model, parameters, (), data).loss  # noqa: E731
+    parameters = parameters_of(model)
+    v = {name: torch.randn_like(leaf) for name, leaf in parameters.items()}
+    torch.manual_seed(2)
+    found = programs.hessian(func, parameters) @ v
+    torch.manual_seed(2)
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = hesse.vhp(func, parameters, v)[1]
+    size = max(float(entry.abs().max()) for entry in expected.values())
+    for name, entry in expected.items():
+        # Some models round to float32 inside.
+        assert_values(found[name], entry, rtol=1e-5, atol=1e-5 * size)
 
 
 def encoder(dropout: float = 0.1) -> nn.Module:

@@ -92,7 +92,9 @@ def capture(
         constants = _constants_to_inputs(recorded, len(belonging))
         inputs = [*belonging, *[stand_in(mode, constant) for constant in constants], *vectors]
         with undisturbed(), mode:
-            functional = make_fx(torch.func.functionalize(recorded), decomposition_table=decompositions)(*inputs)
+            functional = make_fx(torch.func.functionalize(recorded))(*inputs)
+            views_to_reshapes(functional)
+            functional = make_fx(functional, decomposition_table=decompositions)(*inputs)
         kept = len(inputs) - len(vectors)
         changed = _changes_to_results(functional, recorder.num_first)
         functional.graph.eliminate_dead_code()
@@ -166,6 +168,13 @@ class _Recorder:
             self.num_outputs = len(tape.outputs)
             self.num_first = len(tape.outputs) + len(places)
             return [*tape.outputs, *[leaves[i].detach() for i in places], *products]
+
+
+def views_to_reshapes(graph: Graph) -> None:
+    """Operators in other words, or of many vectors, need not leave their results in memory as those recorded did."""
+    for node in graph.graph.find_nodes(op="call_function", target=aten.view.default):
+        node.target = aten.reshape.default
+    graph.recompile()
 
 
 def _constants_to_inputs(graph: Graph, place: int) -> list[Tensor]:

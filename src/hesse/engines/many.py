@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from hesse.engines.capture import Graph
+from hesse.engines.capture import Graph, views_to_reshapes
 from hesse.engines.undisturbed import undisturbed
 
 aten = torch.ops.aten
@@ -50,16 +50,9 @@ def for_many(
         return make_fx(many, decomposition_table=table)(*kept, *batch)
 
 
-def _views_to_reshapes(graph: Graph) -> None:
-    """A batch need not lie in memory as one vector does."""
-    for node in graph.graph.find_nodes(op="call_function", target=aten.view.default):
-        node.target = aten.reshape.default
-    graph.recompile()
-
-
 def _fit_for_vmap(graph: Graph) -> None:
     """Say in other words what vmap cannot follow."""
-    _views_to_reshapes(graph)
+    views_to_reshapes(graph)
     for node in graph.graph.nodes:
         if node.target is aten.slice_scatter.default:
             # Its batching takes places that count from the end, or lie beyond it, for what they say.
@@ -98,7 +91,7 @@ def _share_matrices(graph: Graph) -> None:
                 continue
         node.replace_all_uses_with(found)
         graph.graph.erase_node(node)
-    _views_to_reshapes(graph)
+    views_to_reshapes(graph)
 
 
 def _the_same_for_all(node: fx.Node) -> bool:
