@@ -63,6 +63,10 @@ def ask(question: str, operator, checkpoint):
         b = torch.ones(H.shape[0], dtype=torch.float64)
         found = hesse.solve(H, b, method="cg", tol=1e-12, preconditioner=M, checkpoint=checkpoint)
         return found.solution.tolist(), found.residual_norms.tolist(), found.num_products
+    if question == "frobenius_norm":
+        matrix = hesse.as_operator(DECAYING)
+        found = hesse.frobenius_norm(operator(matrix), tol=0.02, rng=3, checkpoint=checkpoint)
+        return found.estimate, found.standard_error, found.interval, found.num_products, found.method
     matrix = DECAYING if question in ("hutch++", "xtrace") else SYSTEM
     method = {"trace": "auto"}.get(question, question)
     found = hesse.trace(operator(hesse.as_operator(matrix)), method=method, tol=0.02, rng=3, checkpoint=checkpoint)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from hesse import blocks
-from hesse.estimate.checks import check_question
+from hesse.checkpoint import Checkpoint
+from hesse.estimate.checks import check_question, origin
 from hesse.estimate.quantity import Quantity
 from hesse.estimate.sampling import LEAST_SAMPLES, Sampler, Strategy
 from hesse.operators.operator import Operator
@@ -49,6 +51,7 @@ def frobenius_norm(
     confidence: float = 0.95,
     max_products: int = 1000,
     rng: Rng = None,
+    checkpoint: Checkpoint | str | Path | None = None,
     callback: Callback | None = None,
     progress: bool = False,
 ) -> NormEstimate:
@@ -64,6 +67,8 @@ def frobenius_norm(
         confidence: of the interval, between 0 and 1.
         max_products: how many products may be made, at least 2.
         rng: seed or NumPy generator of the random vectors.
+        checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
+            is one already, the sampling goes on from it.
         callback: given a ``hesse.Progress`` as sampling goes on; a true answer stops it.
         progress: whether to show a bar on standard error.
 
@@ -74,6 +79,7 @@ def frobenius_norm(
     Raises:
         ValueError: the operator is not square, or a number is out of range.
         NonFiniteProductError: a product holds infinities or NaNs.
+        CheckpointError: the checkpoint is of another question, operator or version, or damaged.
 
     Source: Hutchinson, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines",
     Commun. Stat. Simul. Comput. 19 (1990) 433–450; ``hesse.estimate.sampling``.
@@ -101,7 +107,16 @@ def frobenius_norm(
     )
     with Products(A, "frobenius_norm", max_products=max_products, callback=callback, progress=progress) as products:
         strategy: Strategy = "exact" if products.size <= min(LEAST_SAMPLES, max_products) else "auto"
-        found = Sampler(products, quantity, strategy, confidence, np.random.default_rng(rng)).run()
+        generator = np.random.default_rng(rng)
+        settings = {
+            "tol": tol,
+            "atol": atol,
+            "confidence": confidence,
+            "max_products": max_products,
+            "rng": origin(rng, generator),
+        }
+        saved = products.resume(Checkpoint.of(checkpoint), settings)
+        found = Sampler(products, quantity, strategy, confidence, generator).run(saved)
         norm = math.sqrt(found.estimate) if found.estimate >= 0 else math.nan
         interval = (math.sqrt(max(found.estimate - found.half, 0.0)), math.sqrt(max(found.estimate + found.half, 0.0)))
         if not found.converged:

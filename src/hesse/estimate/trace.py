@@ -11,7 +11,7 @@ import numpy as np
 
 from hesse import blocks
 from hesse.checkpoint import Checkpoint
-from hesse.estimate.checks import check_question
+from hesse.estimate.checks import check_question, origin
 from hesse.estimate.quantity import Quantity
 from hesse.estimate.sampling import LEAST_SAMPLES, Sampled, Sampler
 from hesse.estimate.xtrace import xtrace
@@ -128,7 +128,7 @@ def trace(
             "atol": atol,
             "confidence": confidence,
             "max_products": max_products,
-            "rng": rng if rng is None or isinstance(rng, int) else generator.bit_generator.state,
+            "rng": origin(rng, generator),
         }
         saved = products.resume(Checkpoint.of(checkpoint), settings)
         if method == "xtrace":
