@@ -67,6 +67,13 @@ def ask(question: str, operator, checkpoint):
         matrix = hesse.as_operator(DECAYING)
         found = hesse.frobenius_norm(operator(matrix), tol=0.02, rng=3, checkpoint=checkpoint)
         return found.estimate, found.standard_error, found.interval, found.num_products, found.method
+    if question in ("diagonal", "xdiag", "exact diagonal"):
+        matrix, method = (
+            hesse.as_operator(DECAYING),
+            {"diagonal": "auto", "exact diagonal": "exact"}.get(question, question),
+        )
+        found = hesse.diagonal(operator(matrix), method=method, tol=0.1, rng=3, checkpoint=checkpoint)
+        return found.estimate.tolist(), found.errors.tolist(), found.error_estimate, found.num_products, found.method
     matrix = DECAYING if question in ("hutch++", "xtrace") else SYSTEM
     method = {"trace": "auto"}.get(question, question)
     found = hesse.trace(operator(hesse.as_operator(matrix)), method=method, tol=0.02, rng=3, checkpoint=checkpoint)

@@ -17,7 +17,18 @@ import torch
 import hesse
 
 ROOT = Path(__file__).parents[1]
-QUESTIONS = ("minres", "cg", "trace", "hutch++", "xtrace", "exact", "frobenius_norm")
+QUESTIONS = (
+    "minres",
+    "cg",
+    "trace",
+    "hutch++",
+    "xtrace",
+    "exact",
+    "frobenius_norm",
+    "diagonal",
+    "xdiag",
+    "exact diagonal",
+)
 
 
 def run(question, checkpoint, product):
@@ -36,7 +47,7 @@ def kill_again_and_again(question, path, kills, most, draw):
         killed += 1
 
 
-@pytest.mark.parametrize("question", ["minres", "trace", "xtrace", "frobenius_norm"])
+@pytest.mark.parametrize("question", ["minres", "trace", "xtrace", "frobenius_norm", "xdiag"])
 def test_a_question_killed_at_random_products_ends_with_the_same_digits(question, tmp_path):
     wanted = run(question, "none", "never").stdout
     found, killed = kill_again_and_again(question, tmp_path / "state", 2, 40, random.Random(question))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from hesse import blocks
-from hesse.estimate.checks import check_question
+from hesse.checkpoint import Checkpoint, State
+from hesse.estimate.checks import check_question, origin
 from hesse.estimate.range_finder import RangeFinder
 from hesse.estimate.sampling import BASIS_BYTES, BLOCK, LEAST_SAMPLES
 from hesse.estimate.xdiag import xdiag
@@ -19,6 +21,7 @@ from hesse.operators.probes import Rng
 from hesse.products import Callback, Products
 
 METHODS = ("auto", "hutchinson", "xdiag", "exact")
+KEPT = ("_count", "_mean", "_deviations", "_probes", "_images", "_entries", "_last")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,6 +54,7 @@ def diagonal(
     atol: float = 0.0,
     max_products: int = 1000,
     rng: Rng = None,
+    checkpoint: Checkpoint | str | Path | None = None,
     callback: Callback | None = None,
     progress: bool = False,
 ) -> DiagonalEstimate:
@@ -67,6 +71,8 @@ def diagonal(
         atol: error.
         max_products: how many products may be made, at least 2.
         rng: seed or NumPy generator of the signs.
+        checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
+            is one already, the sampling goes on from it.
         callback: given a ``hesse.Progress`` as sampling goes on; a true answer stops it.
         progress: whether to show a bar on standard error.
 
@@ -77,6 +83,7 @@ def diagonal(
     Raises:
         ValueError: the operator is not square, for ``"xdiag"`` not symmetric, or a number is out of range.
         NonFiniteProductError: a product holds infinities or NaNs.
+        CheckpointError: the checkpoint is of another question, operator or version, or damaged.
 
     Source: Bekas, Kokiopoulou and Saad, "An estimator for the diagonal of a matrix", Appl. Numer. Math. 57 (2007)
     1214–1229; for XDiag ``hesse.estimate.xdiag``.
@@ -97,7 +104,16 @@ def diagonal(
             )
         if method == "xdiag":
             products.require_symmetric()
-        found = _Diagonal(products, method, tol, atol, np.random.default_rng(rng)).run()
+        generator = np.random.default_rng(rng)
+        settings = {
+            "method": method,
+            "tol": tol,
+            "atol": atol,
+            "max_products": max_products,
+            "rng": origin(rng, generator),
+        }
+        saved = products.resume(Checkpoint.of(checkpoint), settings)
+        found = _Diagonal(products, method, tol, atol, generator).run(saved)
         if not found.converged:
             products.warn(
                 f"the diagonal is only known to {found.error_estimate:.2g} in norm", "Raise max_products, tol or atol."
@@ -120,16 +136,25 @@ class _Diagonal:
         self._probes = blocks.empty(products.operator)
         self._images = blocks.empty(products.operator)
         self._last: tuple[int, float] | None = None
+        # Of the exact diagonal, those entries that are done.
+        self._entries = self._mean[:0]
         # The probes, the basis, its images and what is left of each.
         vector_bytes = products.size * products.operator.dtype.itemsize
         sketches = products.operator.symmetric and method != "hutchinson"
         self._largest_basis = min(BASIS_BYTES // max(1, 4 * vector_bytes), products.size) if sketches else 0
 
-    def run(self) -> DiagonalEstimate:
-        """Sample until the errors are small enough or no products are left."""
+    def run(self, saved: State | None = None) -> DiagonalEstimate:
+        """Sample until the errors are small enough or no products are left; go on from ``saved``, if any."""
         products, always = self._products, self._method == "xdiag"
-        found = self._found(self._mean, torch.full_like(self._mean, torch.inf), self._method)
-        if self._method == "exact" or (self._method == "auto" and products.size <= min(LEAST_SAMPLES, products.left)):
+        if saved is None:
+            found = self._found(self._mean, torch.full_like(self._mean, torch.inf), self._method)
+        else:
+            found = self._load(saved)
+        if (
+            self._method == "exact"
+            or len(self._entries)
+            or (self._method == "auto" and products.size <= min(LEAST_SAMPLES, products.left))
+        ):
             return self._exact(found)
         while products.left // (1 + always):
             self._sample(min(BLOCK, products.left // (1 + always)))
@@ -147,7 +172,23 @@ class _Diagonal:
                 found = sketched if always or sketched.converged else found
                 if sketched.converged or (always and self._full):
                     return found
+            self._keep(found)
         return dataclasses.replace(found, converged=False)
+
+    def _keep(self, found: DiagonalEstimate) -> None:
+        def state() -> State:
+            kept = {name: getattr(self, name) for name in KEPT}
+            best = {f"found.{field.name}": getattr(found, field.name) for field in dataclasses.fields(found)}
+            return {**kept, **best, **self._finder.state(), "rng": self._rng.bit_generator.state}
+
+        self._products.keep(state)
+
+    def _load(self, saved: State) -> DiagonalEstimate:
+        for name in KEPT:
+            setattr(self, name, saved[name])
+        self._finder.load(saved)
+        self._rng.bit_generator.state = saved["rng"]
+        return DiagonalEstimate(**{f.name: saved[f"found.{f.name}"] for f in dataclasses.fields(DiagonalEstimate)})
 
     @property
     def _full(self) -> bool:
@@ -191,16 +232,15 @@ class _Diagonal:
         return min([way for way in costs if way == "plain" or costs[way] <= left], key=lambda way: costs[way])
 
     def _exact(self, otherwise: DiagonalEstimate) -> DiagonalEstimate:
-        entries: list[Tensor] = []
-        for start in range(0, self._products.size, BLOCK):
+        for start in range(len(self._entries), self._products.size, BLOCK):
             width = min(BLOCK, self._products.size - start)
             if self._products.left < width:
                 return dataclasses.replace(otherwise, converged=False, num_products=self._products.count)
             images = self._products.multiply(blocks.units(self._operator, start, width))
-            entries.append(images.diagonal(-start))
+            self._entries = torch.cat([self._entries, images.diagonal(-start)])
             self._products.report(f"{start + width} of {self._products.size} entries of the diagonal")
-        estimate = torch.cat(entries) if entries else self._mean
-        return self._found(estimate, torch.zeros_like(estimate), "exact")
+            self._keep(otherwise)
+        return self._found(self._entries, torch.zeros_like(self._entries), "exact")
 
     def _target(self, estimate: Tensor) -> float:
         return max(self._tol * self._norm(estimate), self._atol)
