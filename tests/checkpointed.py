@@ -49,6 +49,7 @@ def hessian():
 
 DECAYING = with_eigenvalues(0.8 ** np.arange(150.0), dtype=torch.float32)
 SYSTEM = with_eigenvalues(np.concatenate([np.linspace(-4, -1, 20), 10.0 ** np.linspace(-1, 2, 130)]))
+CROWDED = with_eigenvalues(np.concatenate([np.linspace(-1, 1, 144), np.full(3, 1.5), [1.2, -1.3, -1.3]]))
 RIGHT = SYSTEM @ torch.from_numpy(np.random.default_rng(0).standard_normal((150, 3)))
 
 
@@ -63,6 +64,11 @@ def ask(question: str, operator, checkpoint):
         b = torch.ones(H.shape[0], dtype=torch.float64)
         found = hesse.solve(H, b, method="cg", tol=1e-12, preconditioner=M, checkpoint=checkpoint)
         return found.solution.tolist(), found.residual_norms.tolist(), found.num_products
+    if question.startswith("eigsh"):
+        ends = {"eigsh": (6, "LA"), "eigsh of both ends": ((3, 3), "BE")}[question]
+        matrix = hesse.as_operator(CROWDED)
+        found = hesse.eigsh(operator(matrix), ends[0], which=ends[1], basis_size=40, rng=3, checkpoint=checkpoint)
+        return found.values.tolist(), found.vectors.tolist(), found.residuals.tolist(), found.num_products
     if question == "frobenius_norm":
         matrix = hesse.as_operator(DECAYING)
         found = hesse.frobenius_norm(operator(matrix), tol=0.02, rng=3, checkpoint=checkpoint)

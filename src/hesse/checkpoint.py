@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from hesse import files
 from hesse.errors import CheckpointError
 from hesse.operators.operator import Operator
+from hesse.operators.probes import Rng
 
 State = dict[str, Any]
 """Tensors, and whatever JSON holds; the names of tensors and of the rest are one space."""
@@ -55,6 +57,11 @@ class Checkpoint:
         if checkpoint is None or isinstance(checkpoint, Checkpoint):
             return checkpoint
         return Checkpoint(checkpoint)
+
+
+def origin(rng: Rng, generator: np.random.Generator) -> Any:
+    """Where random numbers begin, as a setting that a checkpoint compares: the seed, or else the generator's state."""
+    return rng if rng is None or isinstance(rng, int) else generator.bit_generator.state
 
 
 def digest(tensor: Tensor | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hesse.checkpoint import State
 from hesse.products import Products
 
 # A vector whose new part is that small, in units of eps·‖A‖, lies in the basis: it is rounding.
@@ -115,6 +116,21 @@ class Basis:
         """What of a vector (n, 1) is orthogonal to basis and tails, its coefficients in the basis, and its norm."""
         remainder, coefficients, norm = orthogonalize(self._products, [self.vectors, *self._tails], vector)
         return remainder, coefficients[: self.size], norm
+
+    def state(self) -> State:
+        """What a checkpoint keeps of it."""
+        tails = {f"basis.tail.{place}": tail for place, tail in enumerate(self._tails)}
+        kept = {"basis.vectors": self._vectors[: self.size], "basis.images": self._images[: self.size]}
+        return {**kept, **tails, "basis.matrix": self.matrix, "basis.norm": self.norm, "basis.tails": len(tails)}
+
+    def go_on_from(self, saved: State) -> None:
+        """Take over what another basis of this capacity kept."""
+        self.size = len(saved["basis.vectors"])
+        self._vectors[: self.size] = saved["basis.vectors"]
+        self._images[: self.size] = saved["basis.images"]
+        self.matrix.copy_(saved["basis.matrix"])
+        self._tails = [saved[f"basis.tail.{place}"] for place in range(saved["basis.tails"])]
+        self.norm = saved["basis.norm"]
 
     def couplings(self) -> Tensor:
         """C = Pᵀ·A·Q, (tails, size), float64: ‖C·y‖ is the residual norm of a Ritz vector Q·y, up to rounding."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hesse.checkpoint import State
 from hesse.eigen.basis import Basis
 from hesse.eigen.claim import Claim
 from hesse.eigen.remainder import Remainder
@@ -57,6 +59,25 @@ class Completeness:
         # For ends where the search has to find something first: the claim that this makes false, and after how many
         # products another look is taken anyway.
         self._waiting: dict[End, tuple[Claim, int]] = {}
+
+    def state(self, ends: Sequence[End]) -> State:
+        """What a checkpoint keeps of it; ends go by their places among these."""
+        waiting = {
+            str(ends.index(end)): [*dataclasses.astuple(claim), most] for end, (claim, most) in self._waiting.items()
+        }
+        return {
+            "complete.ends": sorted(ends.index(end) for end in self.ends),
+            "complete.waiting": waiting,
+            "complete.looking": self.num_looking,
+        }
+
+    def go_on_from(self, saved: State, ends: Sequence[End]) -> None:
+        """Take over what another one kept."""
+        self.ends = {ends[place] for place in saved["complete.ends"]}
+        self._waiting = {
+            ends[int(place)]: (Claim(*claim), most) for place, (*claim, most) in saved["complete.waiting"].items()
+        }
+        self.num_looking = saved["complete.looking"]
 
     def examine(self, claims: dict[End, list[Claim]], ritz: Ritz, status: str) -> None:
         """Find out by products whether the claims of these ends are true.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from hesse.checkpoint import Checkpoint, digest, origin
 from hesse.eigen.eigenpairs import Eigenpairs
 from hesse.eigen.search import Search
 from hesse.eigen.wanted import Wanted
@@ -29,6 +32,7 @@ def eigsh(
     basis_size: int | None = None,
     start: Tensor | Eigenpairs | None = None,
     rng: Rng = None,
+    checkpoint: Checkpoint | str | Path | None = None,
     callback: Callback | None = None,
     progress: bool = False,
 ) -> Eigenpairs:
@@ -60,6 +64,8 @@ def eigsh(
             for missing eigenvalues begins from a random vector all the same, so that fewer products are saved the more
             crowded that end of the spectrum is, and at a very crowded one none.
         rng: seed or NumPy generator of the random vectors.
+        checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
+            is one already, the search goes on from it. It holds the basis and its products.
         callback: given a ``hesse.Progress`` as the search goes on; a true answer stops it.
         progress: whether to show a bar on standard error.
 
@@ -70,6 +76,7 @@ def eigsh(
     Raises:
         ValueError: the operator is not square or not symmetric, a number is out of range, or ``start`` does not fit.
         NonFiniteProductError: a product holds infinities or NaNs.
+        CheckpointError: the checkpoint is of another question, operator or version, or damaged.
 
     Source: Wu and Simon, "Thick-restart Lanczos method for large symmetric eigenvalue problems", SIAM J. Matrix Anal.
     Appl. 22 (2000) 602–616; with more starting vectors, as Ruhe, "Implementation aspects of band Lanczos algorithms",
@@ -89,8 +96,23 @@ def eigsh(
     with Products(operator, "eigsh", max_products=max_products, callback=callback, progress=progress) as products:
         products.require_symmetric()
         _check(products, wanted.count, tol, basis_size)
-        search = Search(products, wanted, tol, _capacity(products, wanted.count, basis_size), rng)
-        search.begin(_columns(start, products))
+        capacity, generator = _capacity(products, wanted.count, basis_size), np.random.default_rng(rng)
+        columns = _columns(start, products)
+        settings = {
+            "k": k,
+            "which": which,
+            "tol": tol,
+            "max_products": max_products,
+            "basis_size": capacity,
+            "start": digest(columns),
+            "rng": origin(rng, generator),
+        }
+        saved = products.resume(Checkpoint.of(checkpoint), settings)
+        search = Search(products, wanted, tol, capacity, generator)
+        if saved is None:
+            search.begin(columns)
+        else:
+            search.go_on_from(saved)
         search.run()
         pairs = search.answer()
         if not pairs.converged:

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hesse.checkpoint import State
 from hesse.eigen.basis import Basis
 from hesse.eigen.completeness import Completeness, Ritz
 from hesse.eigen.eigenpairs import Eigenpairs
 from hesse.eigen.wanted import Wanted
-from hesse.operators.probes import Rng
 from hesse.products import Products
 
 # What residuals computed in floating point can be expected to reach, in units of eps·‖A‖.
@@ -27,18 +27,20 @@ class Search:
         wanted: which eigenvalues are asked for.
         tol: relative residual at which a pair has converged.
         capacity: how many vectors may be held.
-        rng: seed or NumPy generator of the random vectors.
+        rng: generator of the random vectors.
     """
 
-    def __init__(self, products: Products, wanted: Wanted, tol: float, capacity: int, rng: Rng) -> None:
+    def __init__(self, products: Products, wanted: Wanted, tol: float, capacity: int, rng: np.random.Generator) -> None:
         self._products = products
         self._wanted = wanted
         self._tol = tol
-        self._rng = np.random.default_rng(rng)
+        self._rng = rng
         self._basis = Basis(products, capacity, keep_products=True)
         self._eps = torch.finfo(products.operator.dtype).eps
         self._norm = 0.0
         self._status = ""
+        # The size at which the basis is looked at next.
+        self._due = wanted.count
         self._completeness = Completeness(products, self._basis, self._rng)
 
     def begin(self, vectors: Tensor) -> None:
@@ -46,23 +48,40 @@ class Search:
         for place in range(min(vectors.shape[1], self._basis.capacity)):
             self._basis.push(vectors[:, place : place + 1])
 
+    def go_on_from(self, saved: State) -> None:
+        """Take over what a search for the same kept."""
+        self._basis.go_on_from(saved)
+        self._completeness.go_on_from(saved, self._wanted.ends)
+        self._norm, self._due, self._status = saved["norm"], saved["due"], saved["status"]
+        self._rng.bit_generator.state = saved["rng"]
+
+    def _state(self) -> State:
+        return {
+            **self._basis.state(),
+            **self._completeness.state(self._wanted.ends),
+            "norm": self._norm,
+            "due": self._due,
+            "status": self._status,
+            "rng": self._rng.bit_generator.state,
+        }
+
     def run(self) -> None:
         """Make products until every wanted pair has converged and none is missing, or none may be made any more."""
         basis, products = self._basis, self._products
-        due = self._wanted.count
         while products.left and basis.size < products.size:
             while basis.exhausted:
                 basis.push(products.operator.randn(1, self._rng))
             basis.grow()
             products.report(self._status)
             full = basis.size == basis.capacity
-            if basis.size >= due or basis.exhausted or full:
+            if basis.size >= self._due or basis.exhausted or full:
                 values, coordinates = self._ritz()
                 if self._settled(values, coordinates):
                     return
                 if full and products.left:
                     self._restart(values, coordinates)
-                due = basis.size + max(1, basis.size // 20)
+                self._due = basis.size + max(1, basis.size // 20)
+            products.keep(self._state)
 
     def answer(self) -> Eigenpairs:
         """The wanted Ritz pairs, with their residuals."""

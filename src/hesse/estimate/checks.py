@@ -1,13 +1,8 @@
-"""What the questions about sums refuse, one sentence each, and what a checkpoint holds of their seed."""
+"""What the questions about sums refuse, one sentence each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
-
-from hesse.operators.probes import Rng
 
 
 def check_question(
@@ -22,8 +17,3 @@ def check_question(
             raise ValueError(f"{name} given to {question} should be at least 0 but is {value}.")
     if confidence is not None and not 0 < confidence < 1:
         raise ValueError(f"confidence given to {question} should be between 0 and 1 but is {confidence}.")
-
-
-def origin(rng: Rng, generator: np.random.Generator) -> Any:
-    """Where random numbers begin, as a setting that a checkpoint compares: the seed, or else the generator's state."""
-    return rng if rng is None or isinstance(rng, int) else generator.bit_generator.state

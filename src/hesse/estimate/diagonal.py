@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from hesse import blocks
-from hesse.checkpoint import Checkpoint, State
-from hesse.estimate.checks import check_question, origin
+from hesse.checkpoint import Checkpoint, State, origin
+from hesse.estimate.checks import check_question
 from hesse.estimate.range_finder import RangeFinder
 from hesse.estimate.sampling import BASIS_BYTES, BLOCK, LEAST_SAMPLES
 from hesse.estimate.xdiag import xdiag

@@ -11,8 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from hesse import blocks
-from hesse.checkpoint import Checkpoint
-from hesse.estimate.checks import check_question, origin
+from hesse.checkpoint import Checkpoint, origin
+from hesse.estimate.checks import check_question
 from hesse.estimate.quantity import Quantity
 from hesse.estimate.sampling import LEAST_SAMPLES, Sampler, Strategy
 from hesse.operators.operator import Operator

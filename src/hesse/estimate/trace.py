@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from hesse import blocks
-from hesse.checkpoint import Checkpoint
-from hesse.estimate.checks import check_question, origin
+from hesse.checkpoint import Checkpoint, origin
+from hesse.estimate.checks import check_question
 from hesse.estimate.quantity import Quantity
 from hesse.estimate.sampling import LEAST_SAMPLES, Sampled, Sampler
 from hesse.estimate.xtrace import xtrace
