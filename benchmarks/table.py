@@ -4,7 +4,7 @@
     python -m benchmarks.table --check   exit with 1 where one is stale
 
 A page says where a table goes by a pair of comments, `<!-- benchmark:begin cpu/one -->` and
-`<!-- benchmark:end cpu/one -->`: the results file, and one of the views in views.py, or attention's own.
+`<!-- benchmark:end cpu/one -->`: the results file, and one of the views in views.py, or another of its own.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks import results_file, views
 from benchmarks.processes import REPOSITORY
 from benchmarks.views_attention import attention
+from benchmarks.views_vocabulary import vocabulary
 
 PAGES = (REPOSITORY / "README.md", REPOSITORY / "docs" / "benchmarks.md")
 MARKED = re.compile(
@@ -30,7 +31,7 @@ MARKER = re.compile(r"<!-- benchmark:(?:begin|end) ")
 def render(results: dict[str, Any], view: str) -> str:
     """One view of the results in Markdown; the view "all" is every one under its own heading."""
     if view != "all":
-        return {**views.VIEWS, "attention": attention}[view](results)
+        return {**views.VIEWS, "attention": attention, "vocabulary": vocabulary}[view](results)
     return "\n\n".join(f"### {views.HEADINGS[name]}\n\n{render(results, name)}" for name in views.VIEWS)
 
 

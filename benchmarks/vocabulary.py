@@ -1,7 +1,8 @@
 """A product through a linear layer with cross entropy over a large vocabulary: seconds, and peak memory of a process.
 
 ``python -m benchmarks.vocabulary`` measures PyTorch's ``vhp`` of the plain loss, and hesse's of the plain and of the
-chunked one, each in a process of its own, at 2048 tokens, width 256 and 50,000 words; then it prints the ratios.
+chunked one, each in a process of its own, at 2048 tokens, width 256 and 50,000 words, and writes
+benchmarks/results/vocabulary.json.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import resource
 import subprocess
 import sys
 import time
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import hesse
+from benchmarks import environment, results_file, table
 
 TOKENS, WIDTH, WORDS = 2048, 256, 50_000
 CONTESTANTS = {
@@ -58,13 +61,13 @@ def main() -> None:
     if len(sys.argv) > 1:
         print(json.dumps(measure(sys.argv[1])))
         return
-    found = {}
+    results: dict[str, Any] = {"environment": environment.describe(), "contestants": {}}
     for contestant in CONTESTANTS:
         command = [sys.executable, "-m", "benchmarks.vocabulary", contestant]
-        found[contestant] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        print(f"{contestant:15}", *[f"{key} {value:.6g}" for key, value in found[contestant].items()])
-    ours, theirs = found["hesse, chunked"], found["torch"]
-    print(*[f"{key} {ours[key] / theirs[key]:.2f} of torch's" for key in ("seconds", "peak")], sep=", ")
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        results["contestants"][contestant] = found
+    results_file.write(results_file.FOLDER / "vocabulary.json", results)
+    print(table.render(results, "vocabulary"))
 
 
 if __name__ == "__main__":

@@ -69,6 +69,10 @@ def ask(question: str, operator, checkpoint):
         matrix = hesse.as_operator(CROWDED)
         found = hesse.eigsh(operator(matrix), ends[0], which=ends[1], basis_size=40, rng=3, checkpoint=checkpoint)
         return found.values.tolist(), found.vectors.tolist(), found.residuals.tolist(), found.num_products
+    if question == "spectral_density":
+        matrix = hesse.as_operator(CROWDED)
+        found = hesse.spectral_density(operator(matrix), num_probes=3, num_steps=30, rng=3, checkpoint=checkpoint)
+        return found.nodes.tolist(), found.weights.tolist(), found.low.tolist(), found.num_products, found.converged
     if question == "frobenius_norm":
         matrix = hesse.as_operator(DECAYING)
         found = hesse.frobenius_norm(operator(matrix), tol=0.02, rng=3, checkpoint=checkpoint)

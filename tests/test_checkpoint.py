@@ -30,6 +30,7 @@ QUESTIONS = (
     "exact diagonal",
     "eigsh",
     "eigsh of both ends",
+    "spectral_density",
 )
 
 
@@ -49,7 +50,7 @@ def kill_again_and_again(question, path, kills, most, draw):
         killed += 1
 
 
-@pytest.mark.parametrize("question", ["minres", "trace", "xtrace", "xdiag", "eigsh"])
+@pytest.mark.parametrize("question", ["minres", "trace", "xtrace", "xdiag", "eigsh", "spectral_density"])
 def test_a_question_killed_at_random_products_ends_with_the_same_digits(question, tmp_path):
     wanted = run(question, "none", "never").stdout
     found, killed = kill_again_and_again(question, tmp_path / "state", 2, 40, random.Random(question))

@@ -142,3 +142,11 @@ def test_the_distance_to_the_machine_is_the_longer_of_two_times():
     assert "| MLP | 4 ms | arithmetic | 80 % |" in render(results, "machine")
     results["workloads"][0]["machine"]["bytes"] = 4.5e7
     assert "| MLP | 4.5 ms | memory | 90 % |" in render(results, "machine")
+
+
+def test_a_vocabularys_table_has_each_as_a_part_of_the_first():
+    results = {"contestants": {"torch": {"seconds": 2.0, "peak": 3000.0}, "hesse": {"seconds": 1.5, "peak": 600.0}}}
+    assert render(results, "vocabulary").splitlines()[2:] == [
+        "| torch | 2 s (1.00) | 3000 MiB (1.00) |",
+        "| hesse | 1.5 s (0.75) | 600 MiB (0.20) |",
+    ]

@@ -33,6 +33,7 @@ from hesse.report.numbers import duration, memory, number
 from hesse.report.spectrum import Pair, Spectrum
 
 Answer = TypeVar("Answer")
+_Kept = Callable[[str], Path | None]
 
 
 def spectrum(
@@ -53,6 +54,14 @@ def spectrum(
     ] = 300,
     probes: Annotated[int, typer.Option(min=0, help="Random vectors for the density; 0 for no density.")] = 10,
     steps: Annotated[int, typer.Option(min=1, help="Products with each of them.")] = 80,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep what is known there every minute, and go on from what is there: with the same digits, however it"
+            " was stopped. Made if it is not there.",
+        ),
+    ] = None,
     engine: EngineOption = Engine.TAPE,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -69,6 +78,8 @@ def spectrum(
       hesse spectrum problem.py --top 20 --bottom 0 --out report
 
       hesse spectrum problem.py --dtype float64 --max-products 1000
+
+      hesse spectrum problem.py --resume state
     """
     with reported():
         if probes == 1:
@@ -85,7 +96,7 @@ def spectrum(
                 entries.names(loaded.inputs)
             study = _Study(str(problem), loaded, seed, top, bottom, engine.kind)
             with attributed(), interruptible() as interrupt:
-                study.ask(interrupt, tol, max_products, probes, steps)
+                study.ask(interrupt, tol, max_products, probes, steps, _kept_in(resume))
             _print(study.found)
             if out is not None:
                 _write(out, study)
@@ -117,7 +128,7 @@ class _Study:
                 seconds=self._seconds,
             )
 
-    def ask(self, interrupt: Interrupt, tol: float, max_products: int, probes: int, steps: int) -> None:
+    def ask(self, interrupt: Interrupt, tol: float, max_products: int, probes: int, steps: int, kept: _Kept) -> None:
         """All questions in turn, until the user interrupts."""
         found, H = self.found, self.hessian
         ends = (found.num_bottom, found.num_top)
@@ -125,7 +136,15 @@ class _Study:
             # What has not converged is told with the results.
             warnings.simplefilter("ignore", ConvergenceWarning)
             found.trace = self._timed(
-                "trace", lambda: trace(H, max_products=max_products, rng=found.seed, callback=interrupt, progress=True)
+                "trace",
+                lambda: trace(
+                    H,
+                    max_products=max_products,
+                    rng=found.seed,
+                    checkpoint=kept("trace"),
+                    callback=interrupt,
+                    progress=True,
+                ),
             )
             if sum(ends) and not interrupt.asked:
                 found.eigenpairs = self._timed(
@@ -137,6 +156,7 @@ class _Study:
                         tol=tol,
                         max_products=max_products,
                         rng=found.seed,
+                        checkpoint=kept("eigenvalues"),
                         callback=interrupt,
                         progress=True,
                     ),
@@ -145,7 +165,13 @@ class _Study:
                 found.density = self._timed(
                     "density",
                     lambda: spectral_density(
-                        H, num_probes=probes, num_steps=steps, rng=found.seed, callback=interrupt, progress=True
+                        H,
+                        num_probes=probes,
+                        num_steps=steps,
+                        rng=found.seed,
+                        checkpoint=kept("density"),
+                        callback=interrupt,
+                        progress=True,
                     ),
                 )
         found.interrupted = interrupt.asked
@@ -166,6 +192,17 @@ class _Study:
         answer = work()
         self._seconds[step] = time.perf_counter() - start
         return answer
+
+
+def _kept_in(folder: Path | None) -> _Kept:
+    """Where each question keeps its state, by its name."""
+    if folder is None:
+        return lambda name: None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"--resume {folder} cannot be made: {error.strerror}.") from error
+    return lambda name: folder / f"{name}.safetensors"
 
 
 def _write(out: Path, study: _Study) -> None:

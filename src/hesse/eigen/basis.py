@@ -117,20 +117,20 @@ class Basis:
         remainder, coefficients, norm = orthogonalize(self._products, [self.vectors, *self._tails], vector)
         return remainder, coefficients[: self.size], norm
 
-    def state(self) -> State:
-        """What a checkpoint keeps of it."""
-        tails = {f"basis.tail.{place}": tail for place, tail in enumerate(self._tails)}
-        kept = {"basis.vectors": self._vectors[: self.size], "basis.images": self._images[: self.size]}
-        return {**kept, **tails, "basis.matrix": self.matrix, "basis.norm": self.norm, "basis.tails": len(tails)}
+    def state(self, name: str = "basis") -> State:
+        """What a checkpoint keeps of it, under names that begin so."""
+        tails = {f"{name}.tail.{place}": tail for place, tail in enumerate(self._tails)}
+        kept = {f"{name}.vectors": self._vectors[: self.size], f"{name}.images": self._images[: self.size]}
+        return {**kept, **tails, f"{name}.matrix": self.matrix, f"{name}.norm": self.norm, f"{name}.tails": len(tails)}
 
-    def go_on_from(self, saved: State) -> None:
+    def go_on_from(self, saved: State, name: str = "basis") -> None:
         """Take over what another basis of this capacity kept."""
-        self.size = len(saved["basis.vectors"])
-        self._vectors[: self.size] = saved["basis.vectors"]
-        self._images[: self.size] = saved["basis.images"]
-        self.matrix.copy_(saved["basis.matrix"])
-        self._tails = [saved[f"basis.tail.{place}"] for place in range(saved["basis.tails"])]
-        self.norm = saved["basis.norm"]
+        self.size = len(saved[f"{name}.vectors"])
+        self._vectors[: self.size] = saved[f"{name}.vectors"]
+        self._images[: self.size] = saved[f"{name}.images"]
+        self.matrix.copy_(saved[f"{name}.matrix"])
+        self._tails = [saved[f"{name}.tail.{place}"] for place in range(saved[f"{name}.tails"])]
+        self.norm = saved[f"{name}.norm"]
 
     def couplings(self) -> Tensor:
         """C = Pᵀ·A·Q, (tails, size), float64: ‖C·y‖ is the residual norm of a Ritz vector Q·y, up to rounding."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hesse.checkpoint import Checkpoint, State, origin
 from hesse.estimate import chi_square, student
 from hesse.estimate.quadrature import Probe
 from hesse.operators.probes import Rng
@@ -74,6 +78,7 @@ def spectral_density(
     sigma: float | None = None,
     confidence: float = 0.95,
     rng: Rng = None,
+    checkpoint: Checkpoint | str | Path | None = None,
     callback: Callback | None = None,
     progress: bool = False,
 ) -> SpectralDensity:
@@ -89,6 +94,8 @@ def spectral_density(
         sigma: standard deviation of the smoothing Gaussian; a hundredth of the spectrum's width if not given.
         confidence: of the band, between 0 and 1.
         rng: seed or NumPy generator of the signs.
+        checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
+            is one already, it goes on from that. It holds the bases of all probes.
         callback: given a ``hesse.Progress`` as it goes on; a true answer stops it.
         progress: whether to show a bar on standard error.
 
@@ -99,6 +106,7 @@ def spectral_density(
         ValueError: the operator is not square or not symmetric, or a number is out of range; also a sigma so small
             that the grid would have more than 100,000 points.
         NonFiniteProductError: a product holds infinities or NaNs.
+        CheckpointError: the checkpoint is of another question, operator or version, or damaged.
 
     Source: Ubaru, Chen and Saad, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature", SIAM J. Matrix
     Anal. Appl. 38 (2017) 1075–1099; Ghorbani, Krishnan and Xiao, "An investigation into neural net optimization via
@@ -128,24 +136,43 @@ def spectral_density(
         vector_bytes = products.size * products.operator.dtype.itemsize
         at_once = max(1, BASIS_BYTES // (steps * vector_bytes))
         generator = np.random.default_rng(rng)
-        probes: list[Probe] = []
-        while len(probes) < num_probes and products.left:
-            signs = products.operator.signs(min(at_once, num_probes - len(probes)), generator)
-            probes += _side_by_side(products, signs, steps, num_probes, len(probes))
+        settings = {"num_probes": num_probes, "num_steps": num_steps, "rng": origin(rng, generator)}
+        saved = products.resume(Checkpoint.of(checkpoint), settings)
+        probes = [] if saved is None else _kept_probes(products, saved, steps, generator)
+        while products.left and not (len(probes) == num_probes and all(probe.ended for probe in probes)):
+            running = [probe for probe in probes if not probe.ended]
+            if not running:
+                signs = products.operator.signs(min(at_once, num_probes - len(probes)), generator)
+                running = [Probe(products, start, steps) for start in torch.split(signs, 1, dim=1)]
+                probes.extend(running)
+            _step(products, running)
+            products.report(f"{sum(probe.ended for probe in probes)} of {num_probes} probes done")
+            products.keep(functools.partial(_state, probes, generator))
         converged = len(probes) == num_probes and all(probe.ended for probe in probes)
         return _density(probes, steps, sigma, confidence, converged, products.count)
 
 
-def _side_by_side(products: Products, starts: Tensor, steps: int, num_probes: int, done: int) -> list[Probe]:
-    probes = [Probe(products, start, steps) for start in torch.split(starts, 1, dim=1)]
-    running = probes
-    while running and products.left:
-        images = products.multiply(torch.cat([probe.basis.next for probe in running], dim=1))
-        for probe, image in zip(running, torch.split(images, 1, dim=1), strict=True):
-            probe.basis.take(image)
-        running = [probe for probe in running if not probe.ended]
-        ended = done + sum(probe.ended for probe in probes)
-        products.report(f"{ended} of {num_probes} probes done")
+def _step(products: Products, running: Sequence[Probe]) -> None:
+    """One product with each of the probes, all at once."""
+    images = products.multiply(torch.cat([probe.basis.next for probe in running], dim=1))
+    for probe, image in zip(running, torch.split(images, 1, dim=1), strict=True):
+        probe.basis.take(image)
+
+
+def _state(probes: Sequence[Probe], rng: np.random.Generator) -> State:
+    kept: State = {"probes": len(probes), "rng": rng.bit_generator.state}
+    for place, probe in enumerate(probes):
+        kept |= probe.basis.state(f"probe.{place}")
+    return kept
+
+
+def _kept_probes(products: Products, saved: State, steps: int, rng: np.random.Generator) -> list[Probe]:
+    rng.bit_generator.state = saved["rng"]
+    probes = []
+    for place in range(saved["probes"]):
+        probe = Probe(products, torch.zeros_like(products.operator.signs(1, 0)), steps)
+        probe.basis.go_on_from(saved, f"probe.{place}")
+        probes.append(probe)
     return probes
 
 
