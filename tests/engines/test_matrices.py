@@ -23,7 +23,7 @@ WIDTH, ROWS = 128, 256
 
 @pytest.fixture(params=[True, False], ids=["fast here", "not fast here"])
 def fast_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr(onednn, "_fast_here", lambda: request.param)
+    monkeypatch.setattr(onednn, "fast_here", lambda: request.param)
     return bool(request.param)
 
 

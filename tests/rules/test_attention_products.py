@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import hesse
+from hesse import onednn
 from hesse.rules.attention import products
 
 from .attention import attention
@@ -39,6 +40,7 @@ def test_products_are_those_of_the_matrices(heads: int, dtype: torch.dtype, tole
 def test_long_sequences_agree_with_attention_in_plain_operations_in_double_precision(
     values: str, length: int, is_causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(onednn, "fast_here", lambda: True)
     monkeypatch.setattr(products, "_LEAST_KEYS_FOR_VALUES", 1024 if values == "blocks" else 2048)
     torch.manual_seed(0)
     x = (torch.randn(1, 4, length, 8), torch.randn(1, 2, 1100, 8), torch.randn(1, 2, 1100, 8))
@@ -61,6 +63,7 @@ def test_long_sequences_agree_with_attention_in_plain_operations_in_double_preci
 def test_gradients_in_blocks_are_those_of_attention_in_double_precision(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(onednn, "fast_here", lambda: True)
     monkeypatch.setattr(products, "_LEAST_KEYS_FOR_VALUES", 1024)
     torch.manual_seed(0)
     x = (torch.randn(2, 4, 1100, 8), torch.randn(2, 2, 1100, 8), torch.randn(2, 2, 1100, 8))
@@ -73,3 +76,8 @@ def test_gradients_in_blocks_are_those_of_attention_in_double_precision(
     expected = torch.autograd.functional.vjp(plain, tuple([entry.double() for entry in x]), cotangent.double())[1]
     for entry, right in zip(found, expected, strict=True):
         assert (entry.double() - right).norm() <= 1e-5 * right.norm()
+
+
+def test_kernels_keep_their_values_where_onednn_is_not_the_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "fast_here", lambda: False)
+    assert not products.outruns_kernels(torch.empty(1, 1, 4096, 8))

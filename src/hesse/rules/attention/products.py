@@ -18,7 +18,7 @@ def prefers_single_matrices(key: Tensor) -> bool:
 
 def outruns_kernels(key: Tensor) -> bool:
     """Whether the gradients too are faster in blocks than by PyTorch's own kernel, for keys (…, T, E)."""
-    return prefers_single_matrices(key) and key.shape[-2] >= _LEAST_KEYS_FOR_VALUES
+    return prefers_single_matrices(key) and key.shape[-2] >= _LEAST_KEYS_FOR_VALUES and onednn.fast_here()
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
