@@ -35,8 +35,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def run(
-    workload_names: Sequence[str], contestants: Sequence[str], seconds: float, with_memory: bool, quick: bool
+    workload_names: Sequence[str],
+    contestants: Sequence[str],
+    seconds: float,
+    with_memory: bool,
+    quick: bool,
+    out: Path | None,
 ) -> dict[str, Any]:
+    """Time the workloads one after another; what is known so far stands in the file `out` at any time."""
     flags = ("--quick",) if quick else ()
     results: dict[str, Any] = {
         "environment": environment.describe(),
@@ -60,6 +66,8 @@ def run(
             for contestant, peak in memory.measure(name, right, quick).items():
                 timed["contestants"][contestant]["memory"] = peak
         results["workloads"].append(timed)
+        if out:
+            results_file.write(out, results)
     return results
 
 
@@ -75,9 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.seconds,
         not options.no_memory,
         options.quick,
+        out,
     )
-    if out:
-        results_file.write(out, results)
     print(table.render(results, "all"))
     return 0
 
