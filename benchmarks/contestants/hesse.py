@@ -1,7 +1,7 @@
 """hesse. An engine of its own is one more line at the end of this file."""
 
 import time
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -17,23 +17,23 @@ def lay_out(workload: Workload) -> tuple[Any, Tensor]:
     return workload.vector(), workload.rows.T
 
 
-def contestant(name: str, **options: Any) -> Contestant:
-    """hesse with the options of `hesse.Hessian`; without any, a lone call is `hesse.vhp`.
+def contestant(name: str, engine: Literal["tape", "compiled"]) -> Contestant:
+    """hesse by an engine; by the tape a lone call is `hesse.vhp`.
 
-    With options a lone call is the operator moved to a point, which compiled programs survive.
+    By programs it is the operator moved to a point, which they survive.
     """
 
     def prepare(workload: Workload, vectors: tuple[Any, Tensor]) -> Prepared:
         import hesse
 
         vector, columns = vectors
-        kept = hesse.Hessian(workload.func, workload.inputs, **options)
+        kept = hesse.Hessian(workload.func, workload.inputs, engine=engine)
         began = time.perf_counter()
         while kept.explain().batching == "undecided" and time.perf_counter() - began < SETTLING:
             kept @ columns
 
         def lone() -> Any:
-            if options:
+            if engine == "compiled":
                 return kept.at(workload.inputs) @ vector
             return hesse.vhp(workload.func, workload.inputs, vector)[1]
 
@@ -48,4 +48,4 @@ def contestant(name: str, **options: Any) -> Contestant:
     return Contestant(name, "hesse", lay_out, prepare)
 
 
-CONTESTANTS = (contestant("hesse"), contestant("hesse compiled", engine="compiled"))
+CONTESTANTS = (contestant("hesse", "tape"), contestant("hesse compiled", "compiled"))

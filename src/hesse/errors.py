@@ -5,6 +5,12 @@ Each message is one sentence, then a remedy.
 
 from __future__ import annotations
 
+import inspect
+import warnings
+from pathlib import Path
+
+_PACKAGE = str(Path(__file__).parent)
+
 
 class StalePointError(RuntimeError):
     """A product was asked of an operator whose point has changed since it was made.
@@ -63,3 +69,11 @@ class CaptureError(RuntimeError):
     Its message names the operator, tensor or line. The remedy is ``engine="tape"``, or ``"auto"``, which goes on
     with the tape by itself.
     """
+
+
+def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line outside of hesse that led here, however deep inside the reason was found."""
+    frame, depth = inspect.currentframe(), 0
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(message, category, stacklevel=depth + 1)

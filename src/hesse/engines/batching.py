@@ -55,8 +55,9 @@ class Batching:
     with a single product, and the first whole chunk must be faster too. Then chunks grow while that makes them faster,
     and stay within ``room``. ``reason`` says which.
 
-    An engine may take batches of one size only, ``fixed``, and pay for the first: it is tried when single products have
-    taken as long as that is expected to take, ``price()`` seconds.
+    An engine may take batches of one size only, ``fixed()``, and pay for the first: it is tried when single products
+    have taken as long as that is expected to take, ``price()`` seconds. Where the engine changes, all begins anew.
+    With ``chunk`` batches have that size, and do not grow.
     """
 
     def __init__(
@@ -64,7 +65,8 @@ class Batching:
         mode: Mode = "auto",
         precision: torch.dtype = torch.float32,
         *,
-        fixed: int | None = None,
+        chunk: int | None = None,
+        fixed: Callable[[], int | None] = lambda: None,
         price: Callable[[], float] = lambda: 0.0,
         room: Room | None = None,
     ) -> None:
@@ -73,14 +75,17 @@ class Batching:
         self.mode: Mode = mode
         self.chosen: Literal["loop", "vmap"] | None = None if mode == "auto" else mode
         self.reason = "not measured yet" if mode == "auto" else "as asked for"
-        self._fixed, self._price = fixed, price
+        self._fixed_now, self._price = fixed, price
+        self._fixed = fixed()
         # The dtype that rounds most on the way, which says how far a batch may differ.
         self._precision = precision
         self.room = room or Room(lambda: 2**62, torch.device("cpu"), asked=False)
         # Sizes of batches that were compared with single products.
         self._right_sizes: set[int] = set()
         self._single_seconds = self._batched_seconds = 0.0
-        self._size, self._grows = fixed or _CHUNK, mode == "auto" and room is not None and fixed is None
+        self._asked_size = chunk
+        self._size = self._fixed or chunk or _CHUNK
+        self._grows = mode == "auto" and room is not None
         # Vectors that have come so far, and what they took.
         self._seen, self._spent = 0, 0.0
 
@@ -90,14 +95,27 @@ class Batching:
         A batched backward is tried again, since whether it is right may depend on the point.
         """
         self._seen, self._spent = earlier._seen, earlier._spent
+        if earlier._asked_size is not None:
+            self._asked_size = self._size = earlier._asked_size
         if self.mode == "auto" and earlier.chosen == "loop":
             self.chosen, self.reason = "loop", earlier.reason
 
-    def adopt(self, chosen: str) -> None:
+    def adopt(self, chosen: str, chunk: int | None = None) -> None:
         """Take over a choice, which no clock is asked about again; whether a batch is right is still looked at."""
+        self._grows = False
+        self._size = self._fixed or chunk or self._size
         if self.mode == "auto":
             self.mode = self.chosen = "vmap" if chosen == "vmap" else "loop"
             self.reason = "settled for a checkpoint"
+
+    def _follow_engine(self) -> None:
+        """Begin anew where the engine has changed, since another one batches in another way."""
+        if self._fixed == (now := self._fixed_now()):
+            return
+        self._fixed, self._size = now, now or self._asked_size or _CHUNK
+        self._right_sizes.clear()
+        if self.mode == "auto":
+            self.chosen, self.reason = None, "not measured yet"
 
     @property
     def chunk(self) -> int:
@@ -120,6 +138,7 @@ class Batching:
             MemoryBudgetError: not even one vector at a time stays within the memory.
         """
         count, length = rows.shape[0], sum(lengths)
+        self._follow_engine()
         self._seen += count
         if count > 1 and (self.room.asked or self.mode == "vmap" or count >= _CHUNK):
             self.room.begin(into.nbytes if into else count * length * rows.dtype.itemsize, count)

@@ -1,15 +1,47 @@
-"""The engines by name."""
+"""The engines by name, and a choice of how products are made that can be printed and given back."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from hesse.engines import tape
+from hesse.engines.automatic import Auto
 from hesse.engines.compiled import Compiled
 from hesse.engines.linearization import Leaves, Linearization, Map
 
 Name = Literal["tape", "compiled", "auto"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """How products are made, without any measurement: what ``explain().choice`` says, given back as ``engine=``.
+
+    Attributes:
+        engine: "tape" or "compiled".
+        batching: "loop" multiplies many vectors one by one, "vmap" in batches.
+        chunk: vectors in a batch.
+
+    Example:
+        >>> import torch, hesse
+        >>> H = hesse.Hessian(lambda x: (x**3).sum(), torch.ones(2))
+        >>> H.explain().choice
+        Choice(engine='tape', batching='loop', chunk=1)
+        >>> hesse.Hessian(lambda x: (x**3).sum(), torch.ones(2), engine=H.explain().choice) @ torch.ones(2)
+        tensor([6., 6.])
+    """
+
+    engine: Literal["tape", "compiled"] = "tape"
+    batching: Literal["loop", "vmap"] = "loop"
+    chunk: int = 1
+
+    def __post_init__(self) -> None:
+        if self.engine not in ("tape", "compiled") or self.batching not in ("loop", "vmap") or self.chunk < 1:
+            raise ValueError(
+                'A Choice needs engine "tape" or "compiled", batching "loop" or "vmap" and a chunk of at least 1 but got'
+                f" {self.engine!r}, {self.batching!r} and {self.chunk!r}."
+            )
 
 
 class Taped:
@@ -18,6 +50,7 @@ class Taped:
     programs = ()
     seconds = 0.0
     refusal = None
+    reason = "as asked for"
 
     def __init__(self, create_graph: bool) -> None:
         self._create_graph = create_graph
@@ -27,24 +60,29 @@ class Taped:
         return tape.linearize(map, point, create_graph=self._create_graph, name=name)
 
 
-Engine = Taped | Compiled
+Engine = Taped | Compiled | Auto
 
 
 def engine_by_name(
-    name: Name | Engine,
+    name: Name | Choice | Engine,
     func: Callable[..., Any],
     *,
     directions: tuple[Literal["rmatvec", "matvec"], ...],
     create_graph: bool,
     verify: bool,
+    expect: int | None,
 ) -> Engine:
     """The engine of that name, for one function; an engine itself is one that another point has used before."""
-    if isinstance(name, Taped | Compiled):
+    if isinstance(name, Engine):
         return name
+    if expect is not None and expect < 0:
+        raise ValueError(f"expect should be a number of products but is {expect!r}.")
+    name = name.engine if isinstance(name, Choice) else name
     if name not in get_args(Name):
         raise ValueError(f'engine should be "tape", "compiled" or "auto" but is {name!r}.')
     if name == "tape" or (name == "auto" and create_graph):
         return Taped(create_graph)
     if create_graph:
         raise ValueError('create_graph=True needs engine="tape": the products of a program are not differentiable.')
-    return Compiled(func, directions, verify=verify, or_tape=name == "auto")
+    compiled = Compiled(func, directions, verify=verify, or_tape=name == "auto")
+    return compiled if name == "compiled" else Auto(compiled, expect or 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from hesse import trees
 from hesse.engines import tape
 from hesse.engines.linearization import Leaves, Linearization, Map, Selection
 from hesse.engines.surroundings import Surroundings
-from hesse.errors import CaptureError, ClosedError
+from hesse.errors import CaptureError, ClosedError, warn_caller
 from hesse.functional.agreement import disagreement
 from hesse.functional.evaluation import untraced
 from hesse.functional.gradients import memory_of
@@ -23,6 +22,9 @@ if TYPE_CHECKING:
     from hesse.engines.capture import Direction
     from hesse.engines.inductor import Backend
     from hesse.engines.program import Program, Start
+
+States = dict[torch.Generator, Tensor]
+"""Of random generators, at some time."""
 
 # A function that needs more programs than this changes something at each point.
 _PROGRAMS = 8
@@ -65,6 +67,11 @@ class Compiled:
         return linearization
 
     @property
+    def reason(self) -> str:
+        """Why this engine, or why not."""
+        return f"no program can be had: {self.refusal}" if self.refusal else "as asked for"
+
+    @property
     def seconds(self) -> float:
         """Spent on capturing and compiling, at all points so far."""
         return sum(program.seconds for program in self.programs)
@@ -90,7 +97,7 @@ class Compiled:
         from hesse.engines.inductor import INDUCTOR
         from hesse.engines.program import Program
 
-        states = _generator_states([*point, *surroundings.tensors.values()])
+        states = generator_states([*point, *surroundings.tensors.values()])
         with _exceptions_refused("making its program"):
             program = Program(map, point, surroundings, self._directions, self._backend or INDUCTOR)
         # Stand-ins draw nothing, so whoever has moved a generator is the function.
@@ -107,11 +114,40 @@ class Compiled:
     def _verified(self, program: Program, inputs: list[Tensor], map: Map, point: Leaves, name: str) -> Linearization:
         # The tape's is the one evaluation that counts: it draws and changes buffers. The program repeats it.
         before = program.with_copies(inputs)
-        states = _generator_states(inputs) if program.draws else {}
+        states = generator_states(inputs) if program.draws else {}
         reference = tape.linearize(map, point, name=name)
         try:
+            ours = self._checked(program, before, states, reference, point)
+        except CaptureError as error:
+            return self._instead(error, reference)
+        reference.close()
+        return ours
+
+    def beside(
+        self, reference: Linearization, states: States, map: Map, point: Leaves, arguments: Any
+    ) -> CompiledLinearization:
+        """The linearization by a program where the tape has made its own, ``reference``, already.
+
+        ``states`` are those of the generators before that. The function runs on stand-ins only.
+
+        Raises:
+            CaptureError: there is no program, or not for a point that has passed.
+        """
+        surroundings = Surroundings(self.func, arguments, point)
+        program = next((program for program in self.programs if program.fits(point, surroundings)), None)
+        program = program or self._new_program(map, point, surroundings)
+        inputs = program.inputs(point, surroundings)
+        if program.changed_inputs(inputs):
+            raise CaptureError("it changes tensors in place, so that its evaluation cannot be repeated")
+        return self._checked(program, inputs, states if program.draws else {}, reference, point)
+
+    def _checked(
+        self, program: Program, inputs: list[Tensor], states: States, reference: Linearization, point: Leaves
+    ) -> CompiledLinearization:
+        """The program's linearization, compared with the tape's."""
+        try:
             with _exceptions_refused("running its program"), _drawing_from(states):
-                ours = CompiledLinearization(program, program.start(before))
+                ours = CompiledLinearization(program, program.start(inputs))
                 _compare(
                     "value or gradient",
                     [*ours.outputs, *_tensors(ours.aux)],
@@ -121,9 +157,8 @@ class Compiled:
                 self._compare_products(ours, reference, point, program.precision)
         except CaptureError as error:
             drawn = f", and it draws by {', '.join(program.draws)}" if program.draws else ""
-            return self._instead(CaptureError(f"{error}{drawn}"), reference)
+            raise CaptureError(f"{error}{drawn}") from error
         ours.outputs, ours.aux = reference.outputs, reference.aux
-        reference.close()
         if program not in self.programs:
             self.programs.append(program)
         return ours
@@ -133,7 +168,7 @@ class Compiled:
     ) -> None:
         everything = Selection(tuple(range(len(ours.outputs))), tuple(range(len(point))))
         for direction in self._directions:
-            vectors = [_random_like(leaf) for leaf in (ours.outputs if direction == "rmatvec" else point)]
+            vectors = [random_like(leaf) for leaf in (ours.outputs if direction == "rmatvec" else point)]
             product = getattr(ours, direction)(vectors, everything)
             expected = getattr(reference, direction)(vectors, everything)
             _compare("product with a random vector", product, expected, precision)
@@ -146,13 +181,12 @@ class Compiled:
                 f'engine="compiled" cannot take this function: {error}. Use engine="tape", or "auto".'
             ) from error
         self.refusal = str(error)
-        # As many frames up is who made the operator.
-        warnings.warn(f'engine="auto" goes on with the tape: {error}.', stacklevel=5)
+        warn_caller(f'engine="auto" goes on with the tape: {error}.')
         return reference
 
 
-class CompiledLinearization:
-    """A :class:`~hesse.engines.linearization.Linearization` that replays a program."""
+class CompiledLinearization(Linearization):
+    """A linearization that replays a program."""
 
     engine = "compiled"
     create_graph = False
@@ -209,20 +243,21 @@ def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in trees.flatten(tree)[0] if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
-def _random_like(leaf: Tensor) -> Tensor:
-    # Draws of our own: a comparison must not advance the user's generator.
+def random_like(leaf: Tensor) -> Tensor:
+    """Draws of our own: a comparison must not advance the user's generator."""
     generator = torch.Generator(leaf.device).manual_seed(0)
     return torch.randn(leaf.shape, dtype=leaf.dtype, device=leaf.device, generator=generator)
 
 
-def _generator_states(tensors: Sequence[Tensor]) -> dict[torch.Generator, Tensor]:
+def generator_states(tensors: Sequence[Tensor]) -> States:
+    """The states of the generators that a function of these tensors may draw from."""
     generators = [torch.default_generator]
     generators += [torch.cuda.default_generators[index] for index in {t.device.index for t in tensors if t.is_cuda}]
     return {generator: generator.get_state() for generator in generators}
 
 
 @contextlib.contextmanager
-def _drawing_from(states: dict[torch.Generator, Tensor]) -> Iterator[None]:
+def _drawing_from(states: States) -> Iterator[None]:
     """Draw again from these states, and leave the generators as they are found."""
     found = {generator: generator.get_state() for generator in states}
     for generator, state in states.items():

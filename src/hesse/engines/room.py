@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gc
-import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 
 from hesse.engines import peak
-from hesse.errors import MemoryBudgetError
+from hesse.errors import MemoryBudgetError, warn_caller
 from hesse.memory import DEFAULT_FRACTION, readable
 
 T = TypeVar("T")
@@ -79,10 +78,9 @@ class Room:
         """From now on at most ``most`` vectors at once: ``count`` were too many."""
         self._most = most
         if not self._warned:
-            warnings.warn(
+            warn_caller(
                 f"There was not enough memory for {count} vectors at once ({reason}), so at most {self._most} are"
-                " multiplied at once from now on. Give memory= to say beforehand what may be taken.",
-                stacklevel=2,
+                " multiplied at once from now on. Give memory= to say beforehand what may be taken."
             )
             self._warned = True
         # What the failed attempt held is in cycles, and in the device's cache.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from hesse.engines.linearization import Leaves, Map, Selection
+from hesse.engines.linearization import Leaves, Linearization, Map, Selection
 from hesse.errors import ClosedError, StalePointError
 from hesse.functional import graph
 from hesse.functional.evaluation import constant, inside_transform, ordinary_autograd, track, untraced
@@ -40,8 +40,8 @@ def linearize(map: Map, point: Leaves, *, create_graph: bool = False, name: str 
         raise no_derivative(missing, name, map, point, tape) from missing.__cause__
 
 
-class Tape:
-    """A :class:`~hesse.engines.linearization.Linearization` that keeps the autograd graph."""
+class Tape(Linearization):
+    """A linearization that keeps the autograd graph."""
 
     engine = "tape"
     batch_size: int | None = None
@@ -135,6 +135,15 @@ class Tape:
         if self._x is None or self._outputs is None:
             raise ClosedError(CLOSED)
         return self._x, self._outputs
+
+    @property
+    def num_inputs(self) -> int:
+        """How many leaves the point has."""
+        return len(self._point)
+
+    def num_nodes(self) -> int:
+        """How many nodes the kept graph has."""
+        return sum(1 for _ in graph.nodes(self._outputs or ()))
 
     def kept_bytes(self, beside: Leaves = ()) -> int:
         """Bytes of all distinct memory that the graph keeps alive, that of the tensors ``beside`` not counted."""

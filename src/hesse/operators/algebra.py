@@ -24,6 +24,11 @@ class _Composite(Operator):
 
     _parts: tuple[Operator, ...]
 
+    def expect(self, products: int) -> None:
+        """Of each part."""
+        for part in self._parts:
+            part.expect(products)
+
     def settle(self) -> dict[str, str]:
         """Decide for each part."""
         settled = enumerate([part.settle() for part in self._parts])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hesse import trees
 from hesse.engines.batching import Mode
-from hesse.engines.choice import Engine, Name, Taped, engine_by_name
+from hesse.engines.choice import Choice, Engine, Name, Taped, engine_by_name
 from hesse.engines.guard import Guard
 from hesse.engines.linearization import Selection
 from hesse.functional.arguments import Argnums, check_point, evaluate_scalar, without_history
@@ -41,7 +41,12 @@ class Hessian(Linearized):
             measures both when sixteen vectors or more come, and takes the faster one that is right.
         engine: ``"tape"`` keeps the autograd graph; ``"compiled"`` compiles the gradient and the product once, for
             this point and all others laid out alike that ``at`` moves to, and is compared with the tape before it is
-            trusted; ``"auto"`` is compiled where that can be had and right, and otherwise the tape with one warning.
+            trusted. ``"auto"`` is the tape until the products made, or expected if those are more, take ten times as
+            long as compiling is expected to take; then a program is made beside it, and taken if it is right and
+            measured faster, so that products take at most a tenth longer than on the tape. ``H.explain()`` says what
+            was decided and why; its ``choice``, a :class:`hesse.Choice`, can be given here and decides the same again.
+        expect: how many products will be asked for, at this point and all that ``at`` moves to; questions say what they
+            need by themselves.
         verify: whether a compiled program is compared with the tape at each new point, by one product with a random
             vector, value and gradient; a new program always is. False saves an evaluation a point, which then does
             not run ``func`` at all.
@@ -90,15 +95,25 @@ class Hessian(Linearized):
         argnums: Argnums = None,
         create_graph: bool = False,
         batching: Mode = "auto",
-        engine: Name | Engine = "tape",
+        engine: Name | Choice | Engine = "auto",
         verify: bool = True,
         memory: int | str | None = None,
+        expect: int | None = None,
         batch_dim: Literal[0] | None = None,
     ) -> None:
         if batch_dim is not None:
-            _check_batch_dim(batch_dim, engine)
+            engine = _engine_of_problems(batch_dim, engine)
         self._func, self._batch_dim = func, batch_dim
-        options = Options(has_aux, argnums, create_graph, batching, engine, verify, memory)
+        options = Options.of(
+            engine,
+            batching,
+            has_aux=has_aux,
+            argnums=argnums,
+            create_graph=create_graph,
+            verify=verify,
+            memory=memory,
+            expect=expect,
+        )
         point = check_point("Hessian", func, inputs, argnums)
 
         def gradient_at(x: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
@@ -111,7 +126,9 @@ class Hessian(Linearized):
                 independent.require_independent("Hessian", output, gradient, x)
             return gradient, without_history((output, aux), create_graph)
 
-        made = engine_by_name(engine, func, directions=("rmatvec",), create_graph=create_graph, verify=verify)
+        made = engine_by_name(
+            engine, func, directions=("rmatvec",), create_graph=create_graph, verify=verify, expect=expect
+        )
         linearization = made.linearize(gradient_at, point.leaves, inputs, name="Hessian")
         self.value, self.aux = linearization.aux
         self.gradient = point.spec.rebuild(linearization.outputs)
@@ -153,7 +170,7 @@ class Hessian(Linearized):
         """
         if self._batch_dim is None:
             raise ValueError("dense_blocks() needs a Hessian of independent problems. Make it with batch_dim=0.")
-        self._guard.check()
+        self._begin(self.domain.size)
         memory = self._memory()
         return independent.dense_blocks(self._forward, self.domain, self.dtype, memory, self._new_batching(memory))
 
@@ -209,11 +226,15 @@ class HessianBlock(Linearized):
         """Nothing of its own to free: the Hessian owns the kept point."""
 
 
-def _check_batch_dim(batch_dim: int, engine: Name | Engine) -> None:
+def _engine_of_problems(batch_dim: int, engine: Name | Choice | Engine) -> Name | Choice | Engine:
+    """That of independent problems: the tape, which can see that they are independent."""
     if batch_dim != 0:
         raise ValueError(f"batch_dim should be 0 or None but is {batch_dim!r}. Move the problems to the front.")
-    if not (engine == "tape" or isinstance(engine, Taped)):
+    if engine == "auto":
+        return "tape"
+    if not (engine == "tape" or isinstance(engine, Taped) or (isinstance(engine, Choice) and engine.engine == "tape")):
         raise ValueError('batch_dim=0 needs engine="tape".')
+    return engine
 
 
 def _part(space: Space, keys: Key | tuple[Key, ...]) -> tuple[tuple[int, ...], Space]:

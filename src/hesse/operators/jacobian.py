@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hesse import trees
 from hesse.engines.batching import Mode
-from hesse.engines.choice import Engine, Name, engine_by_name
+from hesse.engines.choice import Choice, Engine, Name, engine_by_name
 from hesse.engines.guard import Guard
 from hesse.engines.linearization import Selection
 from hesse.functional.arguments import Argnums, check_point, evaluate, without_history
@@ -31,7 +31,7 @@ class Jacobian(Linearized):
         argnums: which arguments to differentiate by, as an index or a tuple of them, when not all.
         create_graph: make value and products differentiable.
         batching: ``"loop"``, ``"vmap"`` or ``"auto"``, as for :class:`hesse.Hessian`.
-        engine, verify, memory: as for :class:`hesse.Hessian`.
+        engine, verify, memory, expect: as for :class:`hesse.Hessian`.
 
     Attributes:
         value: ``func(inputs)``, structured as the function returns it.
@@ -64,12 +64,22 @@ class Jacobian(Linearized):
         argnums: Argnums = None,
         create_graph: bool = False,
         batching: Mode = "auto",
-        engine: Name | Engine = "tape",
+        engine: Name | Choice | Engine = "auto",
         verify: bool = True,
         memory: int | str | None = None,
+        expect: int | None = None,
     ) -> None:
         self._func = func
-        options = Options(has_aux, argnums, create_graph, batching, engine, verify, memory)
+        options = Options.of(
+            engine,
+            batching,
+            has_aux=has_aux,
+            argnums=argnums,
+            create_graph=create_graph,
+            verify=verify,
+            memory=memory,
+            expect=expect,
+        )
         point = check_point("Jacobian", func, inputs, argnums)
 
         def outputs_at(x: tuple[Tensor, ...]) -> tuple[list[Tensor], Any]:
@@ -82,7 +92,9 @@ class Jacobian(Linearized):
                     )
             return outputs, (spec, without_history(aux, create_graph))
 
-        made = engine_by_name(engine, func, directions=("rmatvec", "matvec"), create_graph=create_graph, verify=verify)
+        made = engine_by_name(
+            engine, func, directions=("rmatvec", "matvec"), create_graph=create_graph, verify=verify, expect=expect
+        )
         linearization = made.linearize(outputs_at, point.leaves, inputs, name="Jacobian")
         spec, self.aux = linearization.aux
         self.value = spec.rebuild(linearization.outputs)

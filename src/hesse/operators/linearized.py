@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from hesse.engines.batching import Batching, Mode
-from hesse.engines.choice import Engine, Name
+from hesse.engines.choice import Choice, Engine, Name
 from hesse.engines.guard import Guard
 from hesse.engines.linearization import Linearization, Selection
 from hesse.engines.room import Room
@@ -33,13 +33,23 @@ class Options:
     argnums: Argnums
     create_graph: bool
     batching: Mode
-    engine: Name | Engine
+    engine: Name | Choice | Engine
     verify: bool
     memory: int | str | None
+    expect: int | None = None
+    chunk: int | None = None
+
+    @staticmethod
+    def of(engine: Name | Choice | Engine, batching: Mode, **others: Any) -> Options:
+        """The options, where a choice says how many vectors are multiplied, too."""
+        if isinstance(engine, Choice):
+            return Options(engine=engine, batching=engine.batching, chunk=engine.chunk, **others)
+        return Options(engine=engine, batching=batching, **others)
 
     def at(self, engine: Engine) -> dict[str, Any]:
         """The same options for another point, where the engine uses again what it has made."""
-        return {**vars(self), "engine": engine}
+        # The chunk is taken over with what trials decided.
+        return {**{name: value for name, value in vars(self).items() if name != "chunk"}, "engine": engine}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +58,7 @@ class Explanation:
 
     Attributes:
         engine: "tape" or "compiled".
+        engine_reason: why this engine, with the figures.
         batching: how many vectors are multiplied: "loop", "vmap", or "undecided" before a trial.
         reason: why, with the figures of the trial.
         chunk: vectors that go through the kept graph at once.
@@ -70,15 +81,21 @@ class Explanation:
     refusal: str | None = None
     bytes_each: int = 0
     budget: int = 0
+    engine_reason: str = ""
+
+    @property
+    def choice(self) -> Choice:
+        """All that was decided, to be given back as ``engine=``; what was not measured yet is a loop."""
+        engine: Literal["tape", "compiled"] = "compiled" if self.engine == "compiled" else "tape"
+        return Choice(engine, "vmap", self.chunk) if self.batching == "vmap" else Choice(engine)
 
     def __str__(self) -> str:
         compiled = f", {self.programs} programs compiled in {self.compile_seconds:.1f} s" if self.programs else ""
-        refused = f" since no program can be had ({self.refusal})" if self.refusal else ""
         each = (
             f"{readable(self.bytes_each)} each at the peak" if self.bytes_each else "not measured yet what each takes"
         )
         return (
-            f"engine {self.engine}{refused}{compiled}, keeping {self.bytes_kept / 2**20:.1f} MiB; many vectors:"
+            f"engine {self.engine} ({self.engine_reason}){compiled}, keeping {self.bytes_kept / 2**20:.1f} MiB; many vectors:"
             f" {self.batching} in chunks of {self.chunk} ({self.reason}), {each} of {readable(self.budget)} that may be"
             " taken"
         )
@@ -129,6 +146,15 @@ class Linearized(Operator):
             return self.matmat(U)
         return self._columns(self._backward, self._transposed_batching, U, self.range, self.domain)
 
+    def expect(self, products: int) -> None:
+        """So many products are about to be asked for: ``engine="auto"`` decides by that."""
+        self._begin(products)
+
+    def _begin(self, count: int) -> None:
+        """Products with so many vectors are asked for: the point must be as it was, and the engine may change."""
+        self._guard.check()
+        self._linearization.begin(count)
+
     def _memory(self) -> int:
         return _allowed(self._options.memory, self.device)
 
@@ -142,7 +168,8 @@ class Linearized(Operator):
         batching = Batching(
             self._options.batching,
             self._precision,
-            fixed=linearization.batch_size,
+            chunk=self._options.chunk,
+            fixed=lambda: linearization.batch_size,
             price=lambda: linearization.batch_price,
             room=room,
         )
@@ -162,12 +189,12 @@ class Linearized(Operator):
 
     def multiply_leaves(self, entries: list[Tensor]) -> list[Tensor]:
         """A times a structured vector: one replay, and no copy to a flat vector and back."""
-        self._guard.check()
+        self._begin(1)
         return self._forward(entries, False)
 
     def rmultiply_leaves(self, entries: list[Tensor]) -> list[Tensor]:
         """Aᵀ times a structured vector."""
-        self._guard.check()
+        self._begin(1)
         return self._forward(entries, False) if self.symmetric else self._backward(entries, False)
 
     def _columns(
@@ -178,7 +205,7 @@ class Linearized(Operator):
         source: Space,
         target: Space,
     ) -> Tensor:
-        self._guard.check()
+        self._begin(V.shape[1])
 
         def multiply(rows: Tensor) -> Tensor:
             batch = rows.dim() - 1
@@ -199,7 +226,7 @@ class Linearized(Operator):
         """
         if self.differentiable:
             return super().to_dense()
-        self._guard.check()
+        self._begin(min(self.shape))
         if self.symmetric:
             return materialize.symmetric(self._forward, self.domain, self.dtype, self._memory(), self._new_batching)
         m, n = self.shape
@@ -227,6 +254,7 @@ class Linearized(Operator):
         """How products are made, and why; ``print`` it."""
         return Explanation(
             engine=self._linearization.engine,
+            engine_reason=self._engine.reason,
             batching=self._batching.chosen or "undecided",
             reason=self._batching.reason,
             chunk=self._batching.chunk,
@@ -239,13 +267,16 @@ class Linearized(Operator):
         )
 
     def settle(self) -> dict[str, str]:
-        """Multiply vectors one by one where nothing was measured yet: the reference, and no clock's choice."""
+        """Decide for an engine by what is expected now, and for single products where batches were not measured yet."""
+        self._linearization.settle(None)
         self._batching.adopt(self._batching.chosen or "loop")
-        return {"batching": str(self._batching.chosen)}
+        choice = self.explain().choice
+        return {"engine": choice.engine, "batching": choice.batching, "chunk": str(choice.chunk)}
 
     def adopt(self, settled: dict[str, str]) -> None:
-        """Multiply many vectors as another process settled it."""
-        self._batching.adopt(settled.get("batching", "loop"))
+        """Make products as another process settled it."""
+        self._linearization.settle(settled["engine"])
+        self._batching.adopt(settled["batching"], int(settled["chunk"]))
 
     def close(self) -> None:
         """Free what is kept; products raise from then on."""

@@ -106,6 +106,10 @@ class Operator(abc.ABC):
             )
         return V.to(self.dtype)
 
+    def expect(self, products: int) -> None:
+        """So many products are about to be asked for, which may pay for making them another way."""
+        del products
+
     def settle(self) -> dict[str, str]:
         """Decide now how products are made, so that from now on their digits depend on no clock; what was decided."""
         return {}
