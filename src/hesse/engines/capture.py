@@ -44,6 +44,7 @@ class Joint(NamedTuple):
         num_outputs: how many of the graph's results are outputs of the map.
         rebuild_aux: the auxiliary output from its tensors.
         num_first: how many of the graph's results do not depend on vectors.
+        num_sorted: how many of these, the last, are places that were sorted for sums.
         products: for each direction, how many vectors it takes and how many products it gives.
     """
 
@@ -57,6 +58,7 @@ class Joint(NamedTuple):
     rebuild_aux: Callable[[Sequence[Tensor]], Any]
     num_first: int
     products: dict[Direction, tuple[int, int]]
+    num_sorted: int = 0
 
     @property
     def num_kept_inputs(self) -> int:

@@ -14,6 +14,7 @@ from hesse.engines.capture import Direction, Joint, capture
 from hesse.engines.inductor import EAGER, Backend, Run, decompositions
 from hesse.engines.linearization import Leaves, Map
 from hesse.engines.many import for_many
+from hesse.engines.scattering import sum_by_sorted_places
 from hesse.engines.partition import Replay, partition, stand_ins_of
 from hesse.engines.surroundings import Layout, Surroundings
 from hesse.engines.undisturbed import undisturbed
@@ -47,6 +48,7 @@ class Program:
         reachable = {id(tensor): tensor for tensor in surroundings.tensors.values()}
         joint = capture(map, point, reachable, directions, decompositions())
         backend.simplify(joint.graph, joint.mode)
+        joint = sum_by_sorted_places(joint, decompositions())
         self.precision = _coarsest(joint)
         halves = partition(joint)
         self.draws = halves.draws
@@ -101,7 +103,7 @@ class Program:
         joint = self._joint
         with undisturbed():
             results = list(self._first(list(inputs)))
-        first, kept = results[: joint.num_first], results[joint.num_first :]
+        first, kept = results[: joint.num_first - joint.num_sorted], results[joint.num_first :]
         taken = {memory_of(tensor) for tensor in (*inputs, *kept)} - {None}
         # What is given away must not share memory with what is kept.
         given = [result.clone() if memory_of(result) in taken else result for result in first]
