@@ -4,6 +4,7 @@ from hesse import func, functional
 from hesse.checking import Check, Finding, check
 from hesse.checkpoint import Checkpoint
 from hesse.eigen import Eigenpairs, eigsh
+from hesse.engines.choice import Choice
 from hesse.errors import (
     CaptureError,
     CheckpointError,
@@ -50,6 +51,7 @@ __all__ = [
     "Check",
     "Checkpoint",
     "CheckpointError",
+    "Choice",
     "ClosedError",
     "ConvergenceWarning",
     "DiagonalEstimate",

@@ -154,8 +154,9 @@ def test_a_function_without_a_program_warns_once_and_says_why() -> None:
 
     H = hesse.Hessian(branching, X, engine="auto")
     with pytest.warns(UserWarning, match=r'engine="auto" goes on with the tape: aten.* needs the values') as caught:
-        for _ in range(5):
-            torch.testing.assert_close(H @ V, DENSE @ V)
+        products = [H @ V for _ in range(5)]
+    for product in products:
+        torch.testing.assert_close(product, DENSE @ V)
     assert len(caught) == 1
     assert caught[0].filename == __file__
     with warnings.catch_warnings():
@@ -277,7 +278,7 @@ def test_a_checkpoint_settles_the_engine_and_hands_it_on(tmp_path: Path) -> None
     def density(engine: Any, seconds: float) -> tuple[Tensor, str]:
         H = hesse.Hessian(quartic, X, engine=engine)
         found = hesse.spectral_density(
-            H, num_probes=3, steps=4, rng=0, checkpoint=hesse.Checkpoint(path, seconds=seconds)
+            H, num_probes=3, num_steps=4, rng=0, checkpoint=hesse.Checkpoint(path, seconds=seconds)
         )
         return found.density, H.explain().engine
 

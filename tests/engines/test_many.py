@@ -133,7 +133,7 @@ def test_a_batch_is_not_compiled_before_single_products_have_taken_as_long() -> 
         sizes.append(len(rows) if rows.dim() == 2 else 1)
         return 2 * rows
 
-    batching = Batching(fixed=16, price=lambda: next(prices))
+    batching = Batching(fixed=lambda: 16, price=lambda: next(prices))
     for _ in range(2):
         batching.multiply(multiply, draw(64, 3), [3])
         assert batching.chosen is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -208,22 +207,6 @@ def test_a_program_that_is_right_at_one_point_only_is_refused_at_the_next() -> N
     H = programs.hessian(func, ONES)
     with pytest.raises(hesse.CaptureError, match="differs from the tape's"):
         H.at(ONES)
-
-
-def test_auto_warns_once_and_says_why() -> None:
-    def branching(x: Tensor) -> Tensor:
-        return (x**3).sum() if x.sum() > 0 else x.sum()
-
-    with pytest.warns(UserWarning, match=r'engine="auto" goes on with the tape: aten.* needs the values') as caught:
-        H = hesse.Hessian(branching, ONES, engine="auto")
-    assert caught[0].filename == __file__
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        H = H.at(2 * ONES)
-    assert torch.equal(H @ ONES, 12 * ONES)
-    explanation = H.explain()
-    assert (explanation.engine, explanation.programs) == ("tape", 0)
-    assert "needs the values of a tensor" in str(explanation)
 
 
 def test_options_that_a_program_has_not_are_refused() -> None:

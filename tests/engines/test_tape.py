@@ -46,7 +46,9 @@ def test_products_through_a_checkpoint_are_exact() -> None:
 
 def test_explain_reads_as_one_line() -> None:
     H = hesse.Hessian(lambda x: (x**3).sum(), torch.ones(4))
-    assert str(H.explain()).startswith("engine tape, keeping 0.0 MiB; many vectors: undecided")
+    assert str(H.explain()).startswith(
+        "engine tape (no product was timed yet), keeping 0.0 MiB; many vectors: undecided"
+    )
     H @ torch.eye(4).repeat(1, 16)
     assert H.explain().batching in ("loop", "vmap")
     assert "ms" in H.explain().reason

@@ -107,14 +107,17 @@ class Auto:
         """Time a product beforehand, if none was."""
         if self._tape_seconds == math.inf:
             for _ in range(2):
+                self.counted(1)
                 self.timed(taped, 1, _product(taped, taped))
 
-    def timed(self, taped: tape.Tape, count: int, multiply: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """``multiply()`` of ``count`` vectors. Only calls whose number is a power of two are timed."""
+    def counted(self, count: int) -> bool:
+        """Count ``count`` vectors more; whether this call is to be timed: those whose number is a power of two are."""
         self._made += count
         self._calls += 1
-        if self._calls & (self._calls - 1):
-            return multiply()
+        return not self._calls & (self._calls - 1)
+
+    def timed(self, taped: tape.Tape, count: int, multiply: Callable[[], list[Tensor]]) -> list[Tensor]:
+        """``multiply()`` of ``count`` vectors, with a look at the clock."""
         clock = Clock()
         products = multiply()
         # The first of a process pays for what PyTorch loads at it.
@@ -171,7 +174,8 @@ class Adaptive(Linearization):
 
     def __init__(self, auto: Auto, taped: tape.Tape, make: Callable[[], CompiledLinearization]) -> None:
         self.outputs, self.aux = taped.outputs, taped.aux
-        self._auto, self._taped, self._make = auto, taped, make
+        self._auto, self._taped = auto, taped
+        self._make: Callable[[], CompiledLinearization] | None = make
         self._now: Linearization = taped
 
     @property
@@ -189,27 +193,30 @@ class Adaptive(Linearization):
         """That of the engine."""
         return self._now.batch_price
 
+    @property
+    def _may_change(self) -> bool:
+        return self._now is self._taped and self._auto.chosen is None and self._make is not None
+
     def begin(self, count: int) -> None:
         """So many vectors are about to come: now is the time to give way to a program."""
-        auto = self._auto
-        if self._now is not self._taped or auto.chosen is not None:
-            return
-        if count >= _MANY:
-            auto.expect(count)
-            auto.measure(self._taped)
-        if auto.pays:
-            self._now = auto.attempt(self._taped, self._make, measured=True)
+        if self._may_change:
+            if count >= _MANY:
+                self._auto.expect(count)
+                untraced(self._auto.measure)(self._taped)
+            if self._auto.pays:
+                self._change(measured=True)
 
     def settle(self, engine: str | None) -> None:
         """Decide for ``engine``, or for what pays by what is expected now; from now on no clock does."""
-        if self._now is self._taped and self._auto.chosen is None:
-            if engine is None:
-                self._auto.measure(self._taped)
-                if self._auto.pays:
-                    self._now = self._auto.attempt(self._taped, self._make, measured=True)
-            elif engine == "compiled":
-                self._now = self._auto.attempt(self._taped, self._make, measured=False)
+        if self._may_change:
+            self._auto.measure(self._taped)
+            if engine == "compiled" or (engine is None and self._auto.pays):
+                self._change(measured=engine is None)
             self._auto.settle()
+
+    def _change(self, *, measured: bool) -> None:
+        assert self._make is not None
+        self._now = untraced(self._auto.attempt)(self._taped, self._make, measured=measured)
 
     def rmatvec(self, cotangents: Leaves, selection: Selection, *, batched: bool = False) -> list[Tensor]:
         """cotangentsᵀ · J."""
@@ -224,9 +231,13 @@ class Adaptive(Linearization):
             products: list[Tensor] = getattr(self._now, direction)(vectors, selection, batched=batched)
             return products
 
-        if self._now is not self._taped or self._auto.chosen is not None:
+        if not self._may_change:
             return multiply()
-        return self._auto.timed(self._taped, len(vectors[0]) if batched else 1, multiply)
+        count = len(vectors[0]) if batched else 1
+        if not self._auto.counted(count):
+            return multiply()
+        products: list[Tensor] = untraced(self._auto.timed)(self._taped, count, multiply)
+        return products
 
     def kept_bytes(self, beside: Leaves = ()) -> int:
         """Bytes kept alive for products by the engine that makes them now."""
@@ -235,6 +246,7 @@ class Adaptive(Linearization):
     def close(self) -> None:
         """Free what is kept."""
         self._now.close()
+        self._make = None
 
 
 def _product(linearization: Linearization, taped: tape.Tape) -> Callable[[], list[Tensor]]:

@@ -39,8 +39,8 @@ class Choice:
     def __post_init__(self) -> None:
         if self.engine not in ("tape", "compiled") or self.batching not in ("loop", "vmap") or self.chunk < 1:
             raise ValueError(
-                'A Choice needs engine "tape" or "compiled", batching "loop" or "vmap" and a chunk of at least 1 but got'
-                f" {self.engine!r}, {self.batching!r} and {self.chunk!r}."
+                'A Choice needs engine "tape" or "compiled", batching "loop" or "vmap" and a chunk of at least 1 but'
+                f" got {self.engine!r}, {self.batching!r} and {self.chunk!r}."
             )
 
 

@@ -44,9 +44,11 @@ class Linearization(Protocol):
 
     def begin(self, count: int) -> None:
         """So many vectors are about to come; an engine that may change changes now."""
+        return
 
     def settle(self, engine: str | None) -> None:
         """Let no clock change the engine from now on; one that may still change is the one named, or decides now."""
+        return
 
     def matvec(self, tangents: Leaves, selection: Selection, *, batched: bool = False) -> list[Tensor]:
         """J · tangents over the selected inputs, for the selected outputs; ``batched``: one vector a row."""

@@ -14,8 +14,8 @@ from hesse.engines.capture import Direction, Joint, capture
 from hesse.engines.inductor import EAGER, Backend, Run, decompositions
 from hesse.engines.linearization import Leaves, Map
 from hesse.engines.many import for_many
-from hesse.engines.scattering import sum_by_sorted_places
 from hesse.engines.partition import Replay, partition, stand_ins_of
+from hesse.engines.scattering import sum_by_sorted_places
 from hesse.engines.surroundings import Layout, Surroundings
 from hesse.engines.undisturbed import undisturbed
 from hesse.functional.gradients import memory_of

@@ -7,7 +7,7 @@ with it vanish, and sums lose a term.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -107,9 +107,10 @@ def _is_zero(node: fx.Node, zeros: set[fx.Node]) -> bool:
 
 def _keep_the_other_term(graph: Graph, node: fx.Node, zeros: set[fx.Node]) -> None:
     """A sum of which one term is zero: the other, in the shape and dtype of the sum."""
-    first, second = node.args
-    meta = node.meta["val"]
-    factor = node.kwargs.get("alpha", 1) * (1 if node.target is aten.add.Tensor else -1)
+    first: Any = node.args[0]
+    second: Any = node.args[1]
+    meta, alpha = node.meta["val"], cast("float", node.kwargs.get("alpha", 1))
+    factor = alpha if node.target is aten.add.Tensor else -alpha
     other, factor = (second, factor) if first in zeros else (first, 1)
     with graph.graph.inserting_before(node):
         call = graph.graph.call_function

@@ -12,6 +12,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -79,9 +80,7 @@ def sum_by_sorted_places(joint: Joint, table: dict[Any, Any]) -> Joint:
     joint.graph.recompile()
     with undisturbed(), joint.mode:
         graph = make_fx(joint.graph, decomposition_table=table)(*joint.stand_ins)
-    return joint._replace(
-        graph=graph, num_first=joint.num_first + len(sorted_places), num_sorted=len(sorted_places)
-    )
+    return joint._replace(graph=graph, num_first=joint.num_first + len(sorted_places), num_sorted=len(sorted_places))
 
 
 def _dependent_on_vectors(joint: Joint) -> set[fx.Node]:
@@ -119,7 +118,7 @@ def _sorted_sum(graph: fx.Graph, node: fx.Node) -> tuple[fx.Node, list[fx.Node]]
     count, width = math.prod(shape[:dims]), math.prod(shape[dims:])
     call = graph.call_function
     # One place for each row, counted along all indexed dimensions; negative ones count from the end.
-    broadcast = list(torch.broadcast_shapes(*[place.meta["val"].shape for place in places]))  # type: ignore[union-attr]
+    broadcast = list(np.broadcast_shapes(*[tuple(place.meta["val"].shape) for place in cast("list[fx.Node]", places)]))
     linear: Any = None
     for size, place in zip(shape, places, strict=False):  # type: ignore[arg-type]  # a list of nodes
         within = call(aten.expand.default, (call(aten.remainder.Scalar, (place, size)), broadcast))

@@ -95,9 +95,9 @@ class Explanation:
             f"{readable(self.bytes_each)} each at the peak" if self.bytes_each else "not measured yet what each takes"
         )
         return (
-            f"engine {self.engine} ({self.engine_reason}){compiled}, keeping {self.bytes_kept / 2**20:.1f} MiB; many vectors:"
-            f" {self.batching} in chunks of {self.chunk} ({self.reason}), {each} of {readable(self.budget)} that may be"
-            " taken"
+            f"engine {self.engine} ({self.engine_reason}){compiled}, keeping {self.bytes_kept / 2**20:.1f} MiB;"
+            f" many vectors: {self.batching} in chunks of {self.chunk} ({self.reason}), {each} of"
+            f" {readable(self.budget)} that may be taken"
         )
 
 
