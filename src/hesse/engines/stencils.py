@@ -38,7 +38,7 @@ def put_pieces_side_by_side(graph: Graph, inputs: list[torch.Tensor], mode: Fake
     found = False
     for node in list(graph.graph.nodes):
         if node.target is aten.add.Tensor and not _is_term(node):
-            found |= _Sum(graph.graph, node).rewrite()
+            found |= _Sum(graph.graph, node, mode).rewrite()
     if not found:
         return graph
     graph.graph.eliminate_dead_code()
@@ -69,8 +69,8 @@ def _alike(term: fx.Node, total: fx.Node) -> bool:
 class _Sum:
     """A sum whose terms may be padded pieces along one dimension."""
 
-    def __init__(self, graph: fx.Graph, node: fx.Node) -> None:
-        self._graph, self._node = graph, node
+    def __init__(self, graph: fx.Graph, node: fx.Node, mode: FakeTensorMode) -> None:
+        self._graph, self._node, self._mode = graph, node, mode
         self._value = node.meta["val"]
         terms = list(_terms(node)) if _is_plain_sum(node) else []
         padded = [term for term in terms if _is_padded(term)]
@@ -140,7 +140,8 @@ class _Sum:
             shape[self._dim] = stop - start
             return self._call(aten.full.default, (shape, node.args[1]), **node.kwargs)
         if torch.Tag.pointwise in getattr(node.target, "tags", ()) and isinstance(value, torch.Tensor):
-            return self._graph.node_copy(node, lambda entry: self._argument(entry, value, start, stop))
+            copied = self._graph.node_copy(node, lambda entry: self._argument(entry, value, start, stop))
+            return self._with_value(copied)
         return self._call(aten.slice.Tensor, (node, self._dim, start, stop))
 
     def _argument(self, entry: fx.Node, result: torch.Tensor, start: int, stop: int) -> fx.Node:
@@ -154,7 +155,14 @@ class _Sum:
         return self._part(entry, start, stop)
 
     def _call(self, target: Any, arguments: tuple[Any, ...], **options: Any) -> fx.Node:
-        return self._graph.call_function(target, arguments, options)
+        return self._with_value(self._graph.call_function(target, arguments, options))
+
+    def _with_value(self, node: fx.Node) -> fx.Node:
+        """The node with a stand-in of what it gives, which other sums may look at."""
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda entry: entry.meta["val"])
+        with self._mode:
+            node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]  # an operator
+        return node
 
 
 def _terms(node: fx.Node) -> Iterator[fx.Node]:
