@@ -14,8 +14,9 @@ from torch import Tensor
 import hesse
 from hesse.engines import automatic
 from hesse.engines.automatic import Auto
+from hesse.engines.backends import Backend
 from hesse.engines.compiled import Compiled
-from hesse.engines.inductor import EAGER, Backend
+from hesse.engines.inductor import EAGER
 from hesse.engines.stand_ins import is_stand_in
 
 X = torch.linspace(-1, 1, 6, dtype=torch.float64)

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import hesse
+from hesse.engines.backends import Backend
 from hesse.engines.batching import Batching
 from hesse.engines.compiled import Compiled, CompiledLinearization
-from hesse.engines.inductor import EAGER, INDUCTOR, Backend
+from hesse.engines.inductor import EAGER, INDUCTOR
 from hesse.engines.program import Program
 from tests.functional.test_compiled_functions import HAS_COMPILER
 

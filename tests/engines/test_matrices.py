@@ -12,8 +12,8 @@ from torch import Tensor
 import hesse
 from hesse import onednn
 from hesse.engines import inductor
+from hesse.engines.backends import Backend
 from hesse.engines.compiled import Compiled
-from hesse.engines.inductor import Backend
 from hesse.engines.matrices import multiply_by_faster_library
 
 pytestmark = pytest.mark.skipif(not onednn.available, reason="this build of PyTorch has no oneDNN")

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import hesse
+from hesse.engines.backends import Backend
 from hesse.engines.compiled import Compiled
-from hesse.engines.inductor import EAGER, Backend
+from hesse.engines.inductor import EAGER
 from tests.functional.test_compiled_functions import HAS_COMPILER
 
 from . import programs

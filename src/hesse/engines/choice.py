@@ -11,7 +11,7 @@ from hesse.engines.automatic import Auto
 from hesse.engines.compiled import Compiled
 from hesse.engines.linearization import Leaves, Linearization, Map
 
-Name = Literal["tape", "compiled", "auto"]
+Name = Literal["tape", "captured", "compiled", "auto"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,8 +19,8 @@ from hesse.functional.evaluation import untraced
 from hesse.functional.gradients import memory_of
 
 if TYPE_CHECKING:
+    from hesse.engines.backends import Backend
     from hesse.engines.capture import Direction
-    from hesse.engines.inductor import Backend
     from hesse.engines.program import Program, Start
 
 States = dict[torch.Generator, Tensor]
@@ -188,13 +188,13 @@ class Compiled:
 class CompiledLinearization(Linearization):
     """A linearization that replays a program."""
 
-    engine = "compiled"
     create_graph = False
     batch_size: int | None = 16
 
     def __init__(self, program: Program, start: Start) -> None:
         self.outputs, self.aux = start.outputs, start.aux
         self._program = program
+        self.engine = program.engine
         self._kept: list[Tensor] | None = start.kept
 
     @property
@@ -216,10 +216,13 @@ class CompiledLinearization(Linearization):
         tape.refuse_replay_inside_transform()
         if self._kept is None:
             raise ClosedError(tape.CLOSED)
-        products: list[Tensor] = untraced(self._program.replay)(
-            direction, self._kept, dict(zip(given, vectors, strict=True)), len(vectors[0]) if batched else None
-        )
-        return [products[i] for i in wanted]
+        by_position = dict(zip(given, vectors, strict=True))
+        products: list[Tensor]
+        if batched:
+            products = untraced(self._program.replay)(direction, self._kept, by_position, len(vectors[0]))
+            return [products[i] for i in wanted]
+        products = untraced(self._program.replay_part)(direction, self._kept, by_position, tuple(wanted))
+        return products
 
     def kept_bytes(self, beside: Leaves = ()) -> int:
         """Bytes of all distinct memory that is kept for replays."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from hesse.engines.backends import Backend, Run, run_as_it_is
 from hesse.engines.capture import Graph
 from hesse.engines.matrices import multiply_by_faster_library
 from hesse.engines.stencils import put_pieces_side_by_side
@@ -28,9 +28,6 @@ with warnings.catch_warnings():
     from torch._inductor.fx_passes.joint_graph import joint_graph_passes
     from torch._inductor.virtualized import V
 
-Run = Callable[[list[Tensor]], Sequence[Tensor]]
-"""A compiled half: takes a list of tensors, which it empties, and returns the results."""
-
 
 def decompositions() -> dict[Any, Any]:
     """Inductor's own, but for what draws: drawn in other steps, the numbers would be others than the tape's."""
@@ -45,13 +42,6 @@ def decompositions() -> dict[Any, Any]:
 # until an expression has so many operations: at its own bound, fifty, ten steps of x + sin(x) take three minutes. At
 # this one a hundred and fifty steps take half a minute, and Rosenbrock's replay is a tenth slower.
 _MOST_OPERATIONS = 16
-
-
-class Backend(NamedTuple):
-    """How graphs are made fast: ``simplify`` a whole one in place, ``compile`` a half."""
-
-    simplify: Callable[[Graph, FakeTensorMode], Any]
-    compile: Callable[[Graph, list[Tensor], FakeTensorMode], Run]
 
 
 def _simplify(graph: Graph, mode: FakeTensorMode) -> None:
@@ -118,12 +108,7 @@ def _reason(error: BaseException) -> str:
     return f"Inductor cannot compile it: {first}"
 
 
-INDUCTOR = Backend(_simplify, _compile)
+INDUCTOR = Backend(_simplify, _compile, decompositions)
 
-
-def _run_as_it_is(graph: Graph, inputs: list[Tensor], mode: FakeTensorMode) -> Run:
-    return lambda given: graph(*given)
-
-
-EAGER = Backend(lambda graph, mode: None, _run_as_it_is)
-"""No compiler: the graph, operator by operator. What it gives is what was captured."""
+EAGER = Backend(lambda graph, mode: None, run_as_it_is, decompositions)
+"""Inductor's graphs, operator by operator. What it gives is what was captured."""

@@ -17,12 +17,16 @@ _library.impl("mm", onednn.product, "CPU")  # type: ignore[no-untyped-call]  # a
 torch.library.register_fake("hesse::mm", lambda a, b: a.new_empty(a.shape[0], b.shape[1]), lib=_library)
 
 
+MM = torch.ops.hesse.mm.default
+"""The product of two matrices by oneDNN."""
+
+
 def multiply_by_faster_library(graph: Graph) -> None:
     """Replace in ``graph`` those products that oneDNN is faster at."""
     for node in graph.graph.find_nodes(op="call_function", target=aten.mm.default):
         a, b = [argument.meta["val"] for argument in node.args]
         if _laid_out(a) and _laid_out(b) and onednn.outruns(a, b):
-            node.target = torch.ops.hesse.mm.default
+            node.target = MM
     graph.recompile()
 
 

@@ -46,8 +46,11 @@ class Halves(NamedTuple):
     draws: list[str]
 
 
-def partition(joint: Joint) -> Halves:
+def partition(joint: Joint, *, fuses: bool) -> Halves:
     """The two halves of a captured graph.
+
+    Where a compiler ``fuses`` elementwise operations as little memory is kept as will do; otherwise all that does not
+    depend on the vectors is computed once, as by the tape.
 
     Raises:
         CaptureError: the products would draw random numbers of their own.
@@ -58,6 +61,19 @@ def partition(joint: Joint) -> Halves:
         kept = i < joint.num_kept_inputs
         node.name = node.target = f"primals_{i + 1}" if kept else f"tangents_{i + 1 - joint.num_kept_inputs}"
     joint.graph.recompile()
+    first, replay = _by_least_memory(joint) if fuses else _by_dependence(joint)
+    for node in replay.graph.nodes:
+        if _draws(node):
+            raise CaptureError(f"{node.target} would draw anew for every product")
+    replays = {}
+    vector = product = 0
+    for direction, (num_vectors, num_products) in joint.products.items():
+        replays[direction] = _part(replay, slice(product, product + num_products), vector)
+        vector, product = vector + num_vectors, product + num_products
+    return Halves(first, replays, sorted({str(node.target) for node in first.graph.nodes if _draws(node)}))
+
+
+def _by_least_memory(joint: Joint) -> tuple[Graph, Graph]:
     # By default it keeps more for fear of long recomputations. Where all is elementwise, reading costs more than they
     # do (Rosenbrock: 28x against 45x); beside products of matrices they only add (the CNN: 10 % slower without fear).
     afraid = any(node.target in _PRODUCTS for node in joint.graph.graph.nodes)
@@ -72,15 +88,44 @@ def partition(joint: Joint) -> Halves:
             num_fwd_outputs=joint.num_first,
             static_lifetime_input_indices=list(range(joint.num_kept_inputs)),
         )
-    for node in replay.graph.nodes:
-        if _draws(node):
-            raise CaptureError(f"{node.target} would draw anew for every product")
-    replays = {}
-    vector = product = 0
-    for direction, (num_vectors, num_products) in joint.products.items():
-        replays[direction] = _part(replay, slice(product, product + num_products), vector)
-        vector, product = vector + num_vectors, product + num_products
-    return Halves(first, replays, sorted({str(node.target) for node in first.graph.nodes if _draws(node)}))
+    return first, replay
+
+
+def _by_dependence(joint: Joint) -> tuple[Graph, Graph]:
+    graph = joint.graph.graph
+    inputs = graph.find_nodes(op="placeholder")
+    dependent = set(inputs[joint.num_kept_inputs :])
+    for node in graph.nodes:
+        if node.op == "call_function" and any(entry in dependent for entry in node.all_input_nodes):
+            dependent.add(node)
+    results = list(cast("list[fx.Node]", graph.output_node().args[0]))
+    products = results[joint.num_first :]
+    # What the dependent ones, or the products themselves, take of the others; a tuple is taken by its entries.
+    needed = [
+        entry
+        for node in graph.nodes
+        if node in dependent and node.op == "call_function"
+        for entry in node.all_input_nodes
+        if entry not in dependent
+    ]
+    kept = list(dict.fromkeys([*needed, *[node for node in products if node not in dependent]]))
+    first = fx.GraphModule(joint.graph, copy.deepcopy(graph))
+    copies = dict(zip(graph.nodes, first.graph.nodes, strict=True))
+    first.graph.output_node().args = ([copies[node] for node in [*results[: joint.num_first], *kept]],)
+    first.graph.eliminate_dead_code()
+    for node in first.graph.find_nodes(op="placeholder")[joint.num_kept_inputs :]:
+        first.graph.erase_node(node)
+    first.recompile()
+    replay = fx.Graph()
+    made: dict[fx.Node, fx.Node] = {}
+    for number, node in enumerate(kept):
+        made[node] = replay.placeholder(f"kept_{number}")
+        made[node].meta = dict(node.meta)
+    for node in graph.nodes:
+        if node in dependent:
+            made[node] = replay.node_copy(node, lambda entry: made[entry])
+    replay.output([made[node] for node in products])
+    return first, fx.GraphModule(joint.graph, replay)
 
 
 def _part(replay: Graph, products: slice, first_vector: int) -> Replay:

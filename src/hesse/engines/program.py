@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from hesse.clock import Clock
+from hesse.engines.backends import Backend, Run, run_as_it_is, run_with_faster_products
 from hesse.engines.capture import Direction, Joint, capture
-from hesse.engines.inductor import EAGER, Backend, Run, decompositions
 from hesse.engines.linearization import Leaves, Map
 from hesse.engines.many import for_many
 from hesse.engines.partition import Replay, partition, stand_ins_of
+from hesse.engines.restricted import restrict
 from hesse.engines.scattering import sum_by_sorted_places
 from hesse.engines.surroundings import Layout, Surroundings
 from hesse.engines.undisturbed import undisturbed
 from hesse.functional.gradients import memory_of
+
+Positions = tuple[int, ...]
 
 
 class Start(NamedTuple):
@@ -38,6 +43,7 @@ class Program:
         draws: names of the operators by which the function draws random numbers.
         plain: the plain values of its surroundings, which are parts of it.
         precision: the dtype that rounds most on the way.
+        engine: the name of the engine.
     """
 
     def __init__(
@@ -46,11 +52,12 @@ class Program:
         began = time.perf_counter()
         names = surroundings.names_by_tensor()
         reachable = {id(tensor): tensor for tensor in surroundings.tensors.values()}
-        joint = capture(map, point, reachable, directions, decompositions())
+        self._table, self.engine = backend.table(), backend.engine
+        joint = capture(map, point, reachable, directions, self._table)
         backend.simplify(joint.graph, joint.mode)
-        joint = sum_by_sorted_places(joint, decompositions())
+        joint = sum_by_sorted_places(joint, self._table)
         self.precision = _coarsest(joint)
-        halves = partition(joint)
+        halves = partition(joint, fuses=backend.fuses)
         self.draws = halves.draws
         self.plain = surroundings.plain
         self._captured = [names[key] for key in joint.captured]
@@ -59,12 +66,14 @@ class Program:
         # Without the graph, which is not needed any more.
         self._joint, self._replays, self._backend = joint._replace(graph=halves.first), halves.replays, backend
         # One that draws runs as it is, operator by operator in the order of the tape, so that it draws the same.
-        backend = EAGER if self.draws else backend
-        self._first = backend.compile(halves.first, stand_ins_of(halves.first), joint.mode)
+        compile = run_as_it_is if self.draws else backend.compile
+        self._first = compile(halves.first, stand_ins_of(halves.first), joint.mode)
         # By direction, and how many vectors at once; None for one by itself.
         self._compiled: dict[tuple[Direction, int | None], Run] = {}
         # Positions of products that share memory with what they were made of.
         self._shared: dict[tuple[Direction, int | None], list[int]] = {}
+        # By direction, and which vectors are given and which products wanted; None where all are made as fast.
+        self._restricted: dict[tuple[Direction, Positions, Positions], _Restricted | None] = {}
         self.seconds = time.perf_counter() - began
 
     @property
@@ -134,6 +143,29 @@ class Program:
             products[i] = products[i].clone()
         return products
 
+    def replay_part(
+        self, direction: Direction, kept: Sequence[Tensor], vectors: dict[int, Tensor], wanted: Positions
+    ) -> list[Tensor]:
+        """The products ``wanted``, with one vector: by a graph for these alone, where that was measured faster."""
+        key = direction, tuple(vectors), wanted
+        if len(vectors) < self._joint.products[direction][0] or len(wanted) < self._joint.products[direction][1]:
+            if key not in self._restricted:
+                self._restricted[key] = self._new_restricted(direction, kept, vectors, wanted)
+            restricted = self._restricted[key]
+            if restricted is not None:
+                return restricted.run(kept, vectors)
+        products = self.replay(direction, kept, vectors)
+        return [products[i] for i in wanted]
+
+    def _new_restricted(
+        self, direction: Direction, kept: Sequence[Tensor], vectors: dict[int, Tensor], wanted: Positions
+    ) -> _Restricted | None:
+        restricted = _Restricted(restrict(self._replays[direction], vectors, wanted), self._joint.mode)
+        calls = (lambda: restricted.run(kept, vectors)), (lambda: self.replay(direction, kept, vectors))
+        # The second time: the first makes what is used again.
+        ours, whole = [min(_seconds(call), _seconds(call)) for call in calls]
+        return restricted if ours < whole else None
+
     def _first_replay(self, part: Replay, given: list[Tensor], direction: Direction, count: int | None) -> list[Tensor]:
         """Compile a half for what the first half has in fact kept, whose strides are the compiler's choice."""
         began = time.perf_counter()
@@ -150,7 +182,7 @@ class Program:
                 node.meta["val"] = stand_in
         else:
             kept = stand_ins[: len(part.kept)]
-            graph = for_many(part.graph, kept, part.stand_ins, count, mode, decompositions())
+            graph = for_many(part.graph, kept, part.stand_ins, count, mode, self._table)
             self._backend.simplify(graph, mode)
         run = self._backend.compile(graph, stand_ins, mode)
         products = list(run(list(given)))
@@ -165,6 +197,34 @@ class Program:
         self._compiled[direction, count], self._shared[direction, count] = run, shared
         self.seconds += time.perf_counter() - began
         return products
+
+
+class _Restricted:
+    """A replay for some of the leaves, run operator by operator: compiling one for each part would take long."""
+
+    def __init__(self, part: Replay, mode: FakeTensorMode) -> None:
+        self._part = part
+        self._run = run_with_faster_products(part.graph, [], mode)
+
+    def run(self, kept: Sequence[Tensor], vectors: dict[int, Tensor]) -> list[Tensor]:
+        """The wanted products, in memory of their own."""
+        part = self._part
+        given = [kept[i] for i in part.kept]
+        given += [_laid_out(vectors[i], own.dtype) for i, own in zip(part.vectors, part.stand_ins, strict=True)]
+        taken = {memory_of(tensor) for tensor in given} - {None}
+        with undisturbed():
+            products = list(self._run(given))
+        for i, product in enumerate(products):
+            if memory_of(product) in taken or 0 in product.stride():
+                products[i] = product = product.clone()
+            if product.numel():
+                taken.add(memory_of(product))
+        return products
+
+
+def _seconds(call: Callable[[], list[Tensor]]) -> float:
+    clock = Clock()
+    return clock.lap(call()[0].device)
 
 
 def _plain(tensor: Tensor) -> Tensor:

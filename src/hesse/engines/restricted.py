@@ -13,7 +13,9 @@ import torch
 from torch import fx
 
 from hesse.engines.capture import Graph
+from hesse.engines.matrices import MM
 from hesse.engines.partition import Replay
+from hesse.engines.scattering import SUM_ROWS
 
 aten = torch.ops.aten
 
@@ -41,6 +43,16 @@ _LINEAR = {
     aten.gather.default,
     aten.index.Tensor,
     aten.index_select.default,
+    aten.mul.Scalar,
+    aten.div.Scalar,
+    aten.tanh_backward.default,
+    aten.sigmoid_backward.default,
+    aten.threshold_backward.default,
+    aten.gelu_backward.default,
+    aten.silu_backward.default,
+    aten._softmax_backward_data.default,
+    aten._log_softmax_backward_data.default,
+    SUM_ROWS,
 }
 _SUMS = (aten.add.Tensor, aten.sub.Tensor)
 # Zero where any of these arguments is.
@@ -49,7 +61,7 @@ _PRODUCTS = {
     aten.div.Tensor: (0,),
     aten.mm.default: (0, 1),
     aten.bmm.default: (0, 1),
-    torch.ops.hesse.mm.default: (0, 1),
+    MM: (0, 1),
 }
 
 

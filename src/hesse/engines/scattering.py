@@ -57,6 +57,10 @@ torch.library.register_fake(
 torch.library.register_vmap("hesse::sum_rows", _sum_many_rows, lib=_library)
 
 
+SORT_PLACES, SUM_ROWS = torch.ops.hesse.sort_places.default, torch.ops.hesse.sum_rows.default
+"""Places in order; sums of rows in that order."""
+
+
 def sum_by_sorted_places(joint: Joint, table: dict[Any, Any]) -> Joint:
     """The same joint graph, where sums at places that depend on vectors are sums of sorted rows.
 
@@ -124,9 +128,9 @@ def _sorted_sum(graph: fx.Graph, node: fx.Node) -> tuple[fx.Node, list[fx.Node]]
         within = call(aten.expand.default, (call(aten.remainder.Scalar, (place, size)), broadcast))
         linear = within if linear is None else call(aten.add.Tensor, (call(aten.mul.Scalar, (linear, size)), within))
     linear = call(aten.reshape.default, (linear, [-1]))
-    places_sorted = call(torch.ops.hesse.sort_places.default, (linear, count))
+    places_sorted = call(SORT_PLACES, (linear, count))
     order, starts = [call(operator.getitem, (places_sorted, i)) for i in range(2)]
     rows = call(aten.expand.default, (values, [*broadcast, *shape[dims:]]))
     rows = call(aten.reshape.default, (rows, [math.prod(broadcast), width]))
-    sums = call(aten.reshape.default, (call(torch.ops.hesse.sum_rows.default, (rows, order, starts)), shape))
+    sums = call(aten.reshape.default, (call(SUM_ROWS, (rows, order, starts)), shape))
     return call(aten.add.Tensor, (into, sums)), [order, starts]
