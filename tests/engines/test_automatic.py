@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 import hesse
-from hesse.engines import automatic
-from hesse.engines.automatic import Auto
+from hesse.engines import automatic, choice
+from hesse.engines.automatic import Auto, Candidate
 from hesse.engines.backends import Backend
 from hesse.engines.compiled import Compiled
 from hesse.engines.inductor import EAGER
 from hesse.engines.stand_ins import is_stand_in
 
+PRICE = 1e-6, 0.0
 X = torch.linspace(-1, 1, 6, dtype=torch.float64)
 V = torch.linspace(0, 2, 6, dtype=torch.float64)
 
@@ -34,14 +35,15 @@ def auto(
     func: Callable[..., Any], *, expect: int = 0, directions: tuple[str, ...] = ("rmatvec",), backend: Backend = EAGER
 ) -> Auto:
     """The engine, whose programs run without a compiler."""
-    return Auto(Compiled(func, directions, or_tape=True, backend=backend), expect)  # type: ignore[arg-type]  # literals
+    compiled = Compiled(func, directions, or_tape=True, backend=backend)  # type: ignore[arg-type]  # literals
+    return Auto([Candidate(compiled, *PRICE)], expect)
 
 
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiling is expected to cost a microsecond, and a program always to be faster."""
-    monkeypatch.setattr(automatic, "FIXED_PRICE", 1e-6)
-    monkeypatch.setattr(automatic, "NODE_PRICE", 0.0)
+    for price in ("CAPTURED_PRICE", "COMPILED_PRICE"):
+        monkeypatch.setattr(choice, price, PRICE)
     monkeypatch.setattr(automatic, "_GAIN", 0.0)
 
 
@@ -56,7 +58,7 @@ def test_a_few_products_stay_with_the_tape_and_compile_nothing() -> None:
         torch.testing.assert_close(H @ V, DENSE @ V)
     explained = H.explain()
     assert (explained.engine, explained.programs) == ("tape", 0)
-    assert "ms on the tape, 100 were made" in explained.engine_reason
+    assert "ms by the tape engine; 100 were made" in explained.engine_reason
 
 
 @pytest.mark.usefixtures("cheap")
@@ -73,7 +75,7 @@ def test_many_products_change_to_a_program_and_stay_right() -> None:
         torch.testing.assert_close(H @ V, DENSE @ V)
     explained = H.explain()
     assert (explained.engine, explained.programs) == ("compiled", 1)
-    assert "ms compiled" in explained.engine_reason
+    assert "ms by the compiled engine" in explained.engine_reason
     # The function runs on numbers once, when the operator is made.
     assert len(real) == 1
     torch.testing.assert_close(H.to_dense(), DENSE)
@@ -85,31 +87,47 @@ def test_a_program_that_is_measured_slower_is_not_taken_and_not_tried_again() ->
     for _ in range(5):
         torch.testing.assert_close(H @ V, DENSE @ V)
     assert H.explain().engine == "tape"
-    assert "ms compiled" in H.explain().engine_reason
+    assert "ms by the compiled engine" in H.explain().engine_reason
     moved = H.at(2 * X)
     moved @ V
     assert moved.explain().programs == 1
 
 
-def test_a_program_is_tried_when_a_tenth_of_all_products_pays_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_is_tried_when_a_tenth_of_all_products_pays_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted with a clock of our own: 1 s a product, so 30 s of compiling pay from 300 products on."""
     monkeypatch.setattr(automatic.Clock, "lap", lambda self, device: 1.0)
-    monkeypatch.setattr(automatic, "FIXED_PRICE", 30.0)
-    monkeypatch.setattr(automatic, "NODE_PRICE", 0.0)
-    engine = auto(quartic)
-    H = hesse.Hessian(quartic, X, engine=engine)
     tried: list[int] = []
-    monkeypatch.setattr(engine, "attempt", lambda taped, make, measured: tried.append(engine._made) or taped)
-    while not tried:
-        H @ V
+
+    def multiplied(expect: int) -> hesse.Hessian:
+        compiled = Compiled(quartic, ("rmatvec",), or_tape=True, backend=EAGER)
+        engine = Auto([Candidate(compiled, 30.0, 0.0)], expect)
+        monkeypatch.setattr(engine, "attempt", lambda candidate, now, *rest, **how: tried.append(engine._made) or now)
+        H = hesse.Hessian(quartic, X, engine=engine)
+        while not tried:
+            H @ V
+        return H
+
+    multiplied(0)
     assert tried == [300]
-    expecting = auto(quartic, expect=300)
-    H = hesse.Hessian(quartic, X, engine=expecting)
-    monkeypatch.setattr(expecting, "attempt", lambda taped, make, measured: tried.append(expecting._made) or taped)
-    for _ in range(3):
-        H @ V
-    assert tried[1] == 2
-    assert "30 s" in hesse.Hessian(quartic, X, engine=expecting).explain().engine_reason
+    tried.clear()
+    H = multiplied(300)
+    assert tried == [2]
+    assert "300 are expected, which does not pay for the 30.0 s" in H.explain().engine_reason
+
+
+def test_the_dearer_engine_is_tried_after_the_cheaper_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(automatic, "_GAIN", 0.0)
+    monkeypatch.setattr(automatic.Clock, "lap", lambda self, device: 1.0)
+    cheap = Compiled(quartic, ("rmatvec",), or_tape=True, engine="captured")
+    dear = Compiled(quartic, ("rmatvec",), or_tape=True, backend=EAGER)
+    monkeypatch.setattr(Compiled, "seconds", 0.0)
+    H = hesse.Hessian(quartic, X, engine=Auto([Candidate(cheap, 1.0, 0.0), Candidate(dear, 5.0, 0.0)], 0))
+    kinds = []
+    for _ in range(60):
+        torch.testing.assert_close(H @ V, DENSE @ V)
+        kinds.append(H.explain().engine)
+    assert [kinds.index(kind) for kind in ("tape", "captured", "compiled")] == [0, 10, 50]
+    assert H.explain().programs == 2
 
 
 @pytest.mark.usefixtures("cheap")
@@ -289,6 +307,15 @@ def test_a_checkpoint_settles_the_engine_and_hands_it_on(tmp_path: Path) -> None
     again, kind = density(auto(quartic), 0)
     assert kind == "compiled"
     assert torch.equal(again, expected)
+
+
+def test_products_by_the_captured_graph_are_right_at_all_points() -> None:
+    H = hesse.Hessian(quartic, X, engine="captured")
+    torch.testing.assert_close(H @ V, DENSE @ V)
+    assert H.explain().choice == hesse.Choice("captured")
+    moved = H.at(2 * X)
+    torch.testing.assert_close(moved.to_dense(), torch.autograd.functional.hessian(quartic, 2 * X))
+    assert moved.explain().programs == 1
 
 
 def test_a_choice_can_be_given_back() -> None:

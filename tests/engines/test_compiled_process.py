@@ -41,14 +41,14 @@ print([name for name in ("torch._dynamo", "torch._inductor", "torch._functorch.p
 
 NO_COMPILER = """
 import torch, hesse, warnings
-from hesse.engines import automatic
+from hesse.engines import choice
 x = torch.ones(3)
 def f(x): return (x**3).sum()
 try:
     hesse.Hessian(f, x, engine="compiled")
 except hesse.CaptureError as error:
     print(error)
-automatic.FIXED_PRICE = automatic.NODE_PRICE = 0.0
+choice.CAPTURED_PRICE, choice.COMPILED_PRICE = (1e9, 0.0), (0.0, 0.0)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     H = hesse.Hessian(f, x, engine="auto")

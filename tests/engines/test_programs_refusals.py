@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import hesse
-from hesse.engines import automatic
+from hesse.engines import choice
 
 from . import programs
 
@@ -76,8 +76,7 @@ def test_a_function_that_cannot_be_captured_is_refused_by_name(func: Callable[..
 
 @pytest.mark.parametrize("func", [func for func, _ in REFUSED], ids=[func.__name__ for func, _ in REFUSED])
 def test_auto_multiplies_all_the_same(func: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(automatic, "FIXED_PRICE", 0.0)
-    monkeypatch.setattr(automatic, "NODE_PRICE", 0.0)
+    monkeypatch.setattr(choice, "CAPTURED_PRICE", (0.0, 0.0))
     H = hesse.Hessian(func, X, engine="auto")
     with pytest.warns(UserWarning, match="goes on with the tape"):
         products = [H @ X for _ in range(3)]

@@ -1,114 +1,120 @@
-"""``engine="auto"``: the tape, until so many products are made or expected that a program would repay its price."""
+"""``engine="auto"``: the tape, until so many products are made or expected that a faster engine repays its price."""
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
 from hesse.clock import Clock
 from hesse.engines import tape
 from hesse.engines.compiled import Compiled, CompiledLinearization, generator_states, random_like
-from hesse.engines.linearization import Leaves, Linearization, Map, Selection
+from hesse.engines.linearization import EngineName, Leaves, Linearization, Map, Selection
 from hesse.errors import CaptureError, warn_caller
 from hesse.functional.evaluation import untraced
 from hesse.memory import is_out_of_memory
 
 Direction = Literal["rmatvec", "matvec"]
 
-# Of the seconds that all products take on the tape as much may go into trying a program.
+# Of the seconds that all products take on the tape as much may go into trying other engines.
 SHARE = 0.1
-# What a program is expected to cost, in seconds: in any case, and for each node of the tape's graph.
-FIXED_PRICE, NODE_PRICE = 12.0, 0.1
-# A program that gains less is not worth the memory it takes.
+# An engine that gains less is not worth the memory it takes.
 _GAIN = 1.05
 _TRIALS = 3
 # So many vectors at once, or more, are worth measuring a product beforehand.
 _MANY = 64
 
 
+class Candidate(NamedTuple):
+    """An engine that may be tried, and what that is expected to cost in seconds: at any rate, and for each node."""
+
+    compiled: Compiled
+    fixed_price: float
+    node_price: float
+
+
 class Auto:
     """Which engine makes the products of one function, at all of its points.
 
-    A program is tried once a tenth of what all products take on the tape, those made so far or those expected if they
+    An engine is tried once a tenth of what all products take on the tape, those made so far or those expected if they
     are more, would pay for it; it is taken if it is right and was measured faster. So whatever comes, the products take
-    at most a tenth longer than on the tape alone.
+    about a tenth longer than on the tape alone at most.
 
     Args:
-        compiled: makes programs; it goes on with the tape where there is none.
+        candidates: what may be tried, the cheapest first; each goes on with the tape where it cannot take a point.
         expected: how many products will be asked for, at all points together; 0 where nobody knows.
-
-    Attributes:
-        chosen: the engine that was decided for, or None.
-        reason: why, with the figures.
     """
 
-    def __init__(self, compiled: Compiled, expected: int) -> None:
-        self._compiled = compiled
+    def __init__(self, candidates: Sequence[Candidate], expected: int) -> None:
+        self._candidates, self._left = candidates, list(candidates)
         self._expected, self._made, self._calls = expected, 0, 0
-        self.chosen: Literal["tape", "compiled"] | None = None
-        # Seconds a vector, the least that was seen, and what a program is expected to cost; unknown before a product.
-        self._tape_seconds, self._program_seconds, self._price = math.inf, math.inf, math.inf
+        # What makes the products of new points; the tape where it is None.
+        self._best: Compiled | None = None
+        self.refusal: str | None = None
+        # Seconds a vector by each engine, the least that was seen; what the tape keeps, which compiling grows with.
+        self._seconds: dict[str, float] = {}
+        self._nodes = 0
         self._lock = threading.RLock()
 
     @property
     def programs(self) -> list[Any]:
-        """The programs compiled so far."""
-        return self._compiled.programs
+        """The programs made so far."""
+        return [program for candidate in self._candidates for program in candidate.compiled.programs]
 
     @property
     def seconds(self) -> float:
         """Spent on capturing and compiling."""
-        return self._compiled.seconds
-
-    @property
-    def refusal(self) -> str | None:
-        """Why no program can be had, once one was tried."""
-        return self._compiled.refusal
+        return sum(candidate.compiled.seconds for candidate in self._candidates)
 
     @property
     def reason(self) -> str:
         """Why this engine, with the figures."""
-        if self._compiled.refusal:
-            return self._compiled.reason
-        if self._tape_seconds == math.inf:
+        if not self._seconds:
             return "no product was timed yet"
-        figures = f"a product takes {1e3 * self._tape_seconds:.3g} ms on the tape"
-        if self._program_seconds < math.inf:
-            return f"{figures} and {1e3 * self._program_seconds:.3g} ms compiled"
+        found = [f"{1e3 * seconds:.3g} ms by the {name} engine" for name, seconds in self._seconds.items()]
+        figures = f"a product takes {', '.join(found)}"
+        if self.refusal:
+            return f"no program can be had: {self.refusal}; {figures}"
+        if not self._left:
+            return figures
         return (
-            f"{figures}, {self._made} were made and {max(self._made, self._expected)} are expected, which does not pay"
-            f" for up to {self._price:.0f} s of compiling"
+            f"{figures}; {self._made} were made and {max(self._made, self._expected)} are expected, which does not pay"
+            f" for the {self._price(self._left[0]):.1f} s that another may take"
         )
 
     def linearize(self, map: Map, point: Leaves, arguments: Any, *, name: str) -> Linearization:
-        """The linearization of ``map``: by the engine that was decided for, or by the tape, which may yet give way."""
-        if self.chosen == "compiled":
-            return self._compiled.linearize(map, point, arguments, name=name)
-        states = generator_states(point) if self.chosen is None else {}
-        taped = tape.linearize(map, point, name=name)
-        if self.chosen == "tape":
-            return taped
-        return Adaptive(self, taped, lambda: self._compiled.beside(taped, states, map, point, arguments))
+        """The linearization of ``map``: by the best engine so far, which may yet give way to a better one."""
+        states = generator_states(point) if self._left else {}
+        if self._best is None:
+            made: Linearization = tape.linearize(map, point, name=name)
+        else:
+            made = self._best.linearize(map, point, arguments, name=name)
+        if not self._left:
+            return made
+        return Adaptive(
+            self, made, len(point), lambda engine, beside: engine.beside(beside, states, map, point, arguments)
+        )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is an engine that was not tried."""
+        return bool(self._left)
 
     def expect(self, products: int) -> None:
         """So many more products will be asked for."""
         self._expected = max(self._expected, self._made + products)
 
-    @property
-    def pays(self) -> bool:
-        """Whether a program may be tried now."""
-        return self._price < math.inf and SHARE * max(self._made, self._expected) * self._tape_seconds >= self._price
+    def _price(self, candidate: Candidate) -> float:
+        return candidate.fixed_price + self._nodes * candidate.node_price
 
-    def measure(self, taped: tape.Tape) -> None:
-        """Time a product beforehand, if none was."""
-        if self._tape_seconds == math.inf:
-            for _ in range(2):
-                self.counted(1)
-                self.timed(taped, 1, _product(taped, taped))
+    def affordable(self) -> Candidate | None:
+        """The fastest engine that may be tried now, by what is expected."""
+        allowed = SHARE * max(self._made, self._expected) * self._seconds.get("tape", 0.0) - self.seconds
+        paying = [candidate for candidate in self._left if self._price(candidate) <= allowed]
+        return paying[-1] if paying and self._seconds else None
 
     def counted(self, count: int) -> bool:
         """Count ``count`` vectors more; whether this call is to be timed: those whose number is a power of two are."""
@@ -116,70 +122,101 @@ class Auto:
         self._calls += 1
         return not self._calls & (self._calls - 1)
 
-    def timed(self, taped: tape.Tape, count: int, multiply: Callable[[], list[Tensor]]) -> list[Tensor]:
+    def timed(self, linearization: Linearization, count: int, multiply: Callable[[], list[Tensor]]) -> list[Tensor]:
         """``multiply()`` of ``count`` vectors, with a look at the clock."""
         clock = Clock()
         products = multiply()
         # The first of a process pays for what PyTorch loads at it.
         if self._calls > 1:
-            self._tape_seconds = min(self._tape_seconds, clock.lap(taped.outputs[0].device) / count)
-            self._price = FIXED_PRICE + NODE_PRICE * taped.num_nodes()
+            self._see(linearization.engine, clock.lap(linearization.outputs[0].device) / count)
+            if isinstance(linearization, tape.Tape) and not self._nodes:
+                self._nodes = linearization.num_nodes()
         return products
 
-    def attempt(self, taped: tape.Tape, make: Callable[[], CompiledLinearization], *, measured: bool) -> Linearization:
-        """The program's linearization if there is one, and if it is ``measured`` faster; the tape otherwise."""
+    def _see(self, engine: str, seconds: float) -> None:
+        self._seconds[engine] = min(seconds, self._seconds.get(engine, math.inf))
+
+    def measure(self, linearization: Linearization, multiply: Callable[[Linearization], list[Tensor]]) -> None:
+        """Time a product beforehand, if none was."""
+        if not self._seconds:
+            for _ in range(2):
+                self.counted(1)
+                self.timed(linearization, 1, lambda: multiply(linearization))
+
+    def attempt(
+        self,
+        candidate: Candidate,
+        now: Linearization,
+        make: Make,
+        multiply: Callable[[Linearization], list[Tensor]],
+        *,
+        measured: bool,
+    ) -> Linearization:
+        """The candidate's linearization if there is one, and if it is ``measured`` faster; otherwise ``now``."""
         with self._lock:
-            if self.chosen is not None:
+            if candidate not in self._left:
                 # Another point has decided; this one stays with what it has.
-                return taped
-            ours = self._made_beside(make)
-            if ours is not None and measured and not self._is_faster(ours, taped):
-                ours.close()
-                ours = None
+                return now
+            ours = self._made_beside(candidate, make, now)
             if ours is None:
-                self.chosen = "tape"
-                return taped
-            self.chosen = "compiled"
-            taped.close()
+                # What cannot be captured cannot be compiled.
+                self._left.clear()
+                return now
+            del self._left[: self._left.index(candidate) + 1]
+            if measured and not self._is_faster(ours, now, multiply):
+                ours.close()
+                return now
+            self._best = candidate.compiled
+            now.close()
             return ours
 
-    def _made_beside(self, make: Callable[[], CompiledLinearization]) -> CompiledLinearization | None:
+    def _made_beside(self, candidate: Candidate, make: Make, now: Linearization) -> CompiledLinearization | None:
         try:
-            ours: CompiledLinearization = untraced(make)()
+            ours: CompiledLinearization = untraced(make)(candidate.compiled, now)
         except Exception as error:
             if not (isinstance(error, CaptureError) or is_out_of_memory(error)):
                 raise
-            reason = str(error).strip().split("\n", 1)[0].rstrip(".")
-            self._compiled.refusal = reason
-            warn_caller(f'engine="auto" goes on with the tape: {reason}.')
+            self.refusal = str(error).strip().split("\n", 1)[0].rstrip(".")
+            on = "tape" if now.engine == "tape" else f"{now.engine} graph"
+            warn_caller(f'engine="auto" goes on with the {on}: {self.refusal}.')
             return None
         return ours
 
-    def _is_faster(self, ours: CompiledLinearization, taped: tape.Tape) -> bool:
+    def _is_faster(
+        self, ours: Linearization, now: Linearization, multiply: Callable[[Linearization], list[Tensor]]
+    ) -> bool:
         for _ in range(_TRIALS):
-            self._tape_seconds = min(self._tape_seconds, _seconds(taped, taped))
-            self._program_seconds = min(self._program_seconds, _seconds(ours, taped))
-        return _GAIN * self._program_seconds < self._tape_seconds
+            for linearization in (now, ours):
+                clock = Clock()
+                multiply(linearization)
+                self._see(linearization.engine, clock.lap(ours.outputs[0].device))
+        return _GAIN * self._seconds[ours.engine] < self._seconds[now.engine]
 
     def settle(self) -> None:
-        """Decide now, so that no clock does from now on."""
-        if self.chosen is None:
-            self.chosen = "tape"
+        """Let no clock decide from now on."""
+        self._left.clear()
+
+    def named(self, engine: str) -> Candidate | None:
+        """The engine of that name, if it is left."""
+        return next((candidate for candidate in self._left if candidate.compiled.engine == engine), None)
+
+
+Make = Callable[[Compiled, Linearization], CompiledLinearization]
+"""Makes an engine's linearization beside another one of the same point."""
 
 
 class Adaptive(Linearization):
-    """A linearization by the tape, until its engine decides for a program."""
+    """A linearization that gives way to that of a faster engine at the same point, once that pays."""
 
     create_graph = False
 
-    def __init__(self, auto: Auto, taped: tape.Tape, make: Callable[[], CompiledLinearization]) -> None:
-        self.outputs, self.aux = taped.outputs, taped.aux
-        self._auto, self._taped = auto, taped
-        self._make: Callable[[], CompiledLinearization] | None = make
-        self._now: Linearization = taped
+    def __init__(self, auto: Auto, now: Linearization, num_inputs: int, make: Make) -> None:
+        self.outputs, self.aux = now.outputs, now.aux
+        self._auto, self._now, self._num_inputs = auto, now, num_inputs
+        self._make: Make | None = make
 
     @property
-    def engine(self) -> str:  # type: ignore[override]  # it changes, and nobody sets it
+    def engine(self) -> EngineName:  # type: ignore[override]  # it changes, and nobody sets it
         """The engine that makes the products now."""
         return self._now.engine
 
@@ -195,28 +232,35 @@ class Adaptive(Linearization):
 
     @property
     def _may_change(self) -> bool:
-        return self._now is self._taped and self._auto.chosen is None and self._make is not None
+        return self._make is not None and self._auto.is_open
 
     def begin(self, count: int) -> None:
-        """So many vectors are about to come: now is the time to give way to a program."""
+        """So many vectors are about to come: now is the time to give way to another engine."""
         if self._may_change:
             if count >= _MANY:
                 self._auto.expect(count)
-                untraced(self._auto.measure)(self._taped)
-            if self._auto.pays:
-                self._change(measured=True)
+                untraced(self._auto.measure)(self._now, self._random_product)
+            candidate = self._auto.affordable()
+            if candidate is not None:
+                self._try(candidate, measured=True)
 
     def settle(self, engine: str | None) -> None:
         """Decide for ``engine``, or for what pays by what is expected now; from now on no clock does."""
         if self._may_change:
-            self._auto.measure(self._taped)
-            if engine == "compiled" or (engine is None and self._auto.pays):
-                self._change(measured=engine is None)
-            self._auto.settle()
+            self._auto.measure(self._now, self._random_product)
+            candidate = self._auto.affordable() if engine is None else self._auto.named(engine)
+            if candidate is not None:
+                self._try(candidate, measured=engine is None)
+        self._auto.settle()
 
-    def _change(self, *, measured: bool) -> None:
+    def _try(self, candidate: Candidate, *, measured: bool) -> None:
         assert self._make is not None
-        self._now = untraced(self._auto.attempt)(self._taped, self._make, measured=measured)
+        attempt = untraced(self._auto.attempt)
+        self._now = attempt(candidate, self._now, self._make, self._random_product, measured=measured)
+
+    def _random_product(self, linearization: Linearization) -> list[Tensor]:
+        everything = Selection(tuple(range(len(self.outputs))), tuple(range(self._num_inputs)))
+        return linearization.rmatvec([random_like(output) for output in self.outputs], everything)
 
     def rmatvec(self, cotangents: Leaves, selection: Selection, *, batched: bool = False) -> list[Tensor]:
         """cotangentsᵀ · J."""
@@ -236,7 +280,7 @@ class Adaptive(Linearization):
         count = len(vectors[0]) if batched else 1
         if not self._auto.counted(count):
             return multiply()
-        products: list[Tensor] = untraced(self._auto.timed)(self._taped, count, multiply)
+        products: list[Tensor] = untraced(self._auto.timed)(self._now, count, multiply)
         return products
 
     def kept_bytes(self, beside: Leaves = ()) -> int:
@@ -247,17 +291,3 @@ class Adaptive(Linearization):
         """Free what is kept."""
         self._now.close()
         self._make = None
-
-
-def _product(linearization: Linearization, taped: tape.Tape) -> Callable[[], list[Tensor]]:
-    """A product with a random vector."""
-    vectors = [random_like(output) for output in taped.outputs]
-    everything = Selection(tuple(range(len(vectors))), tuple(range(taped.num_inputs)))
-    return lambda: linearization.rmatvec(vectors, everything)
-
-
-def _seconds(linearization: Linearization, taped: tape.Tape) -> float:
-    multiply = _product(linearization, taped)
-    clock = Clock()
-    multiply()
-    return clock.lap(taped.outputs[0].device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -38,7 +38,8 @@ class Compiled:
         directions: the products that are wanted.
         verify: compare with the tape at each new point, not only where a program is new.
         or_tape: go on with the tape, and one warning, where no program can be had.
-        backend: what makes graphs fast; Inductor when left out.
+        engine: "captured" runs graphs operator by operator, "compiled" by Inductor.
+        backend: what makes graphs fast, when another.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Compiled:
         *,
         verify: bool = True,
         or_tape: bool = False,
+        engine: Literal["captured", "compiled"] = "compiled",
         backend: Backend | None = None,
     ) -> None:
         self.func = func
@@ -56,6 +58,7 @@ class Compiled:
         self._directions = directions
         self._or_tape = or_tape
         self._backend = backend
+        self.engine = backend.engine if backend else engine
         self.refusal: str | None = None
 
     def linearize(self, map: Map, point: Leaves, arguments: Any, *, name: str) -> Linearization:
@@ -94,12 +97,11 @@ class Compiled:
             changed = surroundings.difference(self.programs[-1].plain)
             what = f"{changed!r} is different at each point" if changed else "its tensors are laid out anew each time"
             raise CaptureError(f"it has been captured {_PROGRAMS} times already, since {what}")
-        from hesse.engines.inductor import INDUCTOR
         from hesse.engines.program import Program
 
         states = generator_states([*point, *surroundings.tensors.values()])
         with _exceptions_refused("making its program"):
-            program = Program(map, point, surroundings, self._directions, self._backend or INDUCTOR)
+            program = Program(map, point, surroundings, self._directions, self._backend or _backend(self.engine))
         # Stand-ins draw nothing, so whoever has moved a generator is the function.
         if program.draws and any(not torch.equal(generator.get_state(), state) for generator, state in states.items()):
             raise CaptureError(f"it sets the state of the random generator and draws by {', '.join(program.draws)}")
@@ -178,7 +180,7 @@ class Compiled:
         if not self._or_tape:
             reference.close()
             raise CaptureError(
-                f'engine="compiled" cannot take this function: {error}. Use engine="tape", or "auto".'
+                f'engine="{self.engine}" cannot take this function: {error}. Use engine="tape", or "auto".'
             ) from error
         self.refusal = str(error)
         warn_caller(f'engine="auto" goes on with the tape: {error}.')
@@ -233,6 +235,17 @@ class CompiledLinearization(Linearization):
     def close(self) -> None:
         """Free what is kept; the program stays for other points."""
         self._kept = None
+
+
+def _backend(engine: str) -> Backend:
+    """Loaded only where it is used."""
+    if engine == "captured":
+        from hesse.engines.backends import OPERATORS
+
+        return OPERATORS
+    from hesse.engines.inductor import INDUCTOR
+
+    return INDUCTOR
 
 
 def _compare(what: str, ours: Leaves, expected: Leaves, precision: torch.dtype) -> None:

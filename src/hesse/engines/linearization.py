@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
+
+EngineName = Literal["tape", "captured", "compiled"]
 
 Leaves = Sequence[Tensor]
 
@@ -35,7 +37,7 @@ class Linearization(Protocol):
     batch_size: int | None
     outputs: list[Tensor]
     aux: Any
-    engine: str
+    engine: EngineName
 
     @property
     def batch_price(self) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from hesse.engines.linearization import Leaves, Linearization, Map, Selection
+from hesse.engines.linearization import EngineName, Leaves, Linearization, Map, Selection
 from hesse.errors import ClosedError, StalePointError
 from hesse.functional import graph
 from hesse.functional.evaluation import constant, inside_transform, ordinary_autograd, track, untraced
@@ -43,7 +43,7 @@ def linearize(map: Map, point: Leaves, *, create_graph: bool = False, name: str 
 class Tape(Linearization):
     """A linearization that keeps the autograd graph."""
 
-    engine = "tape"
+    engine: EngineName = "tape"
     batch_size: int | None = None
     batch_price = 0.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from hesse.engines.batching import Batching, Mode
 from hesse.engines.choice import Choice, Engine, Name
 from hesse.engines.guard import Guard
-from hesse.engines.linearization import Linearization, Selection
+from hesse.engines.linearization import EngineName, Linearization, Selection
 from hesse.engines.room import Room
 from hesse.functional.agreement import coarsest
 from hesse.functional.arguments import Argnums
@@ -57,7 +57,7 @@ class Explanation:
     """How an operator makes its products, and why.
 
     Attributes:
-        engine: "tape" or "compiled".
+        engine: "tape", "captured" or "compiled".
         engine_reason: why this engine, with the figures.
         batching: how many vectors are multiplied: "loop", "vmap", or "undecided" before a trial.
         reason: why, with the figures of the trial.
@@ -71,7 +71,7 @@ class Explanation:
         refusal: why ``engine="auto"`` goes on with the tape, or None.
     """
 
-    engine: str
+    engine: EngineName
     batching: str
     reason: str
     chunk: int
@@ -86,8 +86,9 @@ class Explanation:
     @property
     def choice(self) -> Choice:
         """All that was decided, to be given back as ``engine=``; what was not measured yet is a loop."""
-        engine: Literal["tape", "compiled"] = "compiled" if self.engine == "compiled" else "tape"
-        return Choice(engine, "vmap", self.chunk) if self.batching == "vmap" else Choice(engine)
+        if self.batching == "vmap":
+            return Choice(self.engine, "vmap", self.chunk)
+        return Choice(self.engine)
 
     def __str__(self) -> str:
         compiled = f", {self.programs} programs compiled in {self.compile_seconds:.1f} s" if self.programs else ""
