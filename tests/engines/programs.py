@@ -6,13 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 import hesse
+from hesse.engines.backends import Backend
 from hesse.engines.compiled import Compiled
 from hesse.engines.inductor import EAGER
 
 
-def hessian(func: Callable[..., Any], inputs: Any, *, verify: bool = True, **options: Any) -> hesse.Hessian:
+def hessian(
+    func: Callable[..., Any], inputs: Any, *, verify: bool = True, backend: Backend = EAGER, **options: Any
+) -> hesse.Hessian:
     """A Hessian by a captured program."""
-    engine = Compiled(func, ("rmatvec",), verify=verify, backend=EAGER)
+    engine = Compiled(func, ("rmatvec",), verify=verify, backend=backend)
     return hesse.Hessian(func, inputs, engine=engine, **options)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 
+from hesse.engines.backends import OPERATORS as AS_CAPTURED
 from hesse.engines.inductor import EAGER
 
 from .compiled import verdict
@@ -23,6 +24,13 @@ SAMPLE = CAPTURED[::8]
 @pytest.mark.parametrize("name", CAPTURED)
 def test_a_program_is_right_through_an_operator(name: str) -> None:
     found = verdict(name, next(cases_of(OPERATORS[name])), EAGER)
+    assert found == "right" or DRAWS in found
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", CAPTURED)
+def test_a_graph_run_operator_by_operator_is_right_through_an_operator(name: str) -> None:
+    found = verdict(name, next(cases_of(OPERATORS[name])), AS_CAPTURED)
     assert found == "right" or DRAWS in found
 
 

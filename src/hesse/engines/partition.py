@@ -112,9 +112,11 @@ def _by_dependence(joint: Joint) -> tuple[Graph, Graph]:
     first = fx.GraphModule(joint.graph, copy.deepcopy(graph))
     copies = dict(zip(graph.nodes, first.graph.nodes, strict=True))
     first.graph.output_node().args = ([copies[node] for node in [*results[: joint.num_first], *kept]],)
+    # Not as dead code: what asserts something is never dead.
+    for node in reversed(graph.nodes):
+        if node in dependent:
+            first.graph.erase_node(copies[node])
     first.graph.eliminate_dead_code()
-    for node in first.graph.find_nodes(op="placeholder")[joint.num_kept_inputs :]:
-        first.graph.erase_node(node)
     first.recompile()
     replay = fx.Graph()
     made: dict[fx.Node, fx.Node] = {}
