@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from hesse.engines import inductor, partition, peak, stand_ins
+from hesse.engines import inductor, minimal_cut, peak, stand_ins
 
 
 def test_stand_ins_have_shapes_and_refuse_to_tell_values() -> None:
@@ -39,7 +39,7 @@ def test_the_partitioner_keeps_the_point_alone() -> None:
     for node, name in zip(graph.graph.find_nodes(op="placeholder"), ("primals_1", "tangents_1"), strict=True):
         node.name = node.target = name
     graph.recompile()
-    first, replay = partition.min_cut_rematerialization_partition(
+    first, replay = minimal_cut.min_cut_rematerialization_partition(
         graph, inputs, num_fwd_outputs=1, static_lifetime_input_indices=[0]
     )
     assert [str(node) for node in first.graph.output_node().args[0]] == ["sin", "primals_1"]

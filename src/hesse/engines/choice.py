@@ -13,7 +13,7 @@ from hesse.engines.linearization import Leaves, Linearization, Map
 
 # What these engines take at most to be made, in seconds: at any rate, and for each node of the gradient's graph. Two
 # cores were measured to take 0.6 s and 2.6 s for 41 nodes, 2.6 s and 38 s for 185 of a convolutional network.
-CAPTURED_PRICE, COMPILED_PRICE = (0.5, 0.02), (4.0, 0.25)
+CAPTURED_PRICE, COMPILED_PRICE = (0.7, 0.01), (4.0, 0.25)
 
 Name = Literal["tape", "captured", "compiled", "auto"]
 

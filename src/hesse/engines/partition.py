@@ -1,8 +1,4 @@
-"""Part a captured graph into what is run once a point and what is run for each vector.
-
-Kept in between is as little memory as will do: what is cheap to compute again from what is kept anyway is computed
-again, by a minimal cut. On the Rosenbrock function only the point itself is left to keep.
-"""
+"""Part a captured graph into what is run once a point and what is run for each vector."""
 
 from __future__ import annotations
 
@@ -10,18 +6,10 @@ import copy
 from typing import NamedTuple, cast
 
 import torch
-
-# Private: the minimal cut of PyTorch's own training graphs.
-import torch._functorch.config as functorch_config
 from torch import Tensor, fx
-from torch._functorch.partitioners import min_cut_rematerialization_partition
 
 from hesse.engines.capture import Direction, Graph, Joint
 from hesse.errors import CaptureError
-
-aten = torch.ops.aten
-
-_PRODUCTS = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.convolution.default}
 
 
 class Replay(NamedTuple):
@@ -61,7 +49,13 @@ def partition(joint: Joint, *, fuses: bool) -> Halves:
         kept = i < joint.num_kept_inputs
         node.name = node.target = f"primals_{i + 1}" if kept else f"tangents_{i + 1 - joint.num_kept_inputs}"
     joint.graph.recompile()
-    first, replay = _by_least_memory(joint) if fuses else _by_dependence(joint)
+    if fuses:
+        # It loads half of the compiler.
+        from hesse.engines.minimal_cut import by_least_memory
+
+        first, replay = by_least_memory(joint)
+    else:
+        first, replay = _by_dependence(joint)
     for node in replay.graph.nodes:
         if _draws(node):
             raise CaptureError(f"{node.target} would draw anew for every product")
@@ -71,24 +65,6 @@ def partition(joint: Joint, *, fuses: bool) -> Halves:
         replays[direction] = _part(replay, slice(product, product + num_products), vector)
         vector, product = vector + num_vectors, product + num_products
     return Halves(first, replays, sorted({str(node.target) for node in first.graph.nodes if _draws(node)}))
-
-
-def _by_least_memory(joint: Joint) -> tuple[Graph, Graph]:
-    # By default it keeps more for fear of long recomputations. Where all is elementwise, reading costs more than they
-    # do (Rosenbrock: 28x against 45x); beside products of matrices they only add (the CNN: 10 % slower without fear).
-    afraid = any(node.target in _PRODUCTS for node in joint.graph.graph.nodes)
-    with functorch_config.patch(
-        ban_recompute_used_far_apart=afraid,
-        ban_recompute_long_fusible_chains=afraid,
-        ban_recompute_materialized_backward=afraid,
-    ):
-        first, replay = min_cut_rematerialization_partition(
-            joint.graph,
-            joint.stand_ins,
-            num_fwd_outputs=joint.num_first,
-            static_lifetime_input_indices=list(range(joint.num_kept_inputs)),
-        )
-    return first, replay
 
 
 def _by_dependence(joint: Joint) -> tuple[Graph, Graph]:
