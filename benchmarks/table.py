@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results_file, views
+from benchmarks import results_file, views, views_data
 from benchmarks.processes import REPOSITORY
 from benchmarks.views_attention import attention
 from benchmarks.views_vocabulary import vocabulary
@@ -31,7 +31,7 @@ MARKER = re.compile(r"<!-- benchmark:(?:begin|end) ")
 def render(results: dict[str, Any], view: str) -> str:
     """One view of the results in Markdown; the view "all" is every one under its own heading."""
     if view != "all":
-        return {**views.VIEWS, "attention": attention, "vocabulary": vocabulary}[view](results)
+        return {**views.VIEWS, **views_data.VIEWS, "attention": attention, "vocabulary": vocabulary}[view](results)
     return "\n\n".join(f"### {views.HEADINGS[name]}\n\n{render(results, name)}" for name in views.VIEWS)
 
 

@@ -11,12 +11,12 @@ from benchmarks.workloads.base import Workload, of_network
 GROUPS = 8
 
 
-def network(width: int) -> nn.Sequential:
+def network(width: int, activation: type[nn.Module] = nn.SiLU) -> nn.Sequential:
     def block(before: int, after: int, stride: int) -> list[nn.Module]:
         return [
             nn.Conv2d(before, after, 3, stride=stride, padding=1),
             nn.GroupNorm(GROUPS, after),
-            nn.SiLU(),
+            activation(),
         ]
 
     return nn.Sequential(

@@ -78,15 +78,13 @@ class Problem:
         check_point("Problem", self.func, self.inputs)
 
     def operator(self, engine: Name = "tape") -> Hessian | LossHessian:
-        """The Hessian at the point, by an engine: see :class:`hesse.Hessian`. Over data it is the tape.
+        """The Hessian at the point, by an engine: see :class:`hesse.Hessian` and :class:`hesse.LossHessian`.
 
-        Raises:
-            ValueError: an engine was asked for that sums over data do not have.
+        One that is asked for here goes before that of ``options``.
         """
-        if self.model is not None and engine == "compiled":
-            raise ValueError('A Problem over data has engine="tape" only, but "compiled" was asked for.')
         if self.model is not None:
-            return LossHessian(self.model, self.loss, self.data, params=self.params, **self.options)
+            options = self.options if engine == "tape" else {**self.options, "engine": engine}
+            return LossHessian(self.model, self.loss, self.data, params=self.params, **options)
         return Hessian(self.func, self.inputs, engine=engine)
 
     def function(self) -> tuple[Callable[..., Any], Any]:

@@ -105,10 +105,14 @@ def _is_unregistered_dataclass(node: Any) -> bool:
 def _flatten_dataclass(node: Any) -> tuple[list[Any], Spec]:
     fields = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
     leaves, inner = flatten(fields)
+    # Without its fields, so that a spec keeps no tensors.
+    bare = copy.copy(node)
+    for name in fields:
+        object.__setattr__(bare, name, None)
 
     def rebuild(new_leaves: Sequence[Any]) -> Any:
         # Not through the constructor: a dataclass may compute or refuse fields in its own __init__.
-        fresh = copy.copy(node)
+        fresh = copy.copy(bare)
         for name, value in inner.rebuild(new_leaves).items():
             object.__setattr__(fresh, name, value)
         return fresh

@@ -44,7 +44,21 @@ def test_a_function_that_no_program_can_hold_is_refused_in_one_sentence(write_pr
     assert "Traceback" not in result.output
 
 
-def test_sums_over_data_have_the_tape_only(write_problem, hesse_command):
-    result = hesse_command("vhp", write_problem(SOURCE), "--engine", "compiled")
+@pytest.mark.skipif(not HAS_COMPILER, reason="programs are compiled by a C++ compiler")
+def test_a_models_loss_has_the_same_product_by_a_program(write_problem, hesse_command):
+    path = write_problem(SOURCE)
+    for engine in ("tape", "compiled"):
+        result = hesse_command("vhp", path, "--engine", engine, "--out", f"{engine}.safetensors")
+        assert result.exit_code == 0, result.output
+    ours, theirs = load_file("compiled.safetensors"), load_file("tape.safetensors")
+    for name, entry in theirs.items():
+        torch.testing.assert_close(ours[name], entry)
+
+
+def test_a_model_that_no_program_can_hold_is_refused_in_one_sentence(write_problem, hesse_command):
+    branching = "torch.nn.CrossEntropyLoss()"
+    path = write_problem(SOURCE.replace(branching, "lambda f, y: (f**2).mean() if f.sum() > -1e9 else f.mean()"))
+    result = hesse_command("vhp", path, "--engine", "compiled")
     assert result.exit_code == 2
-    assert 'A Problem over data has engine="tape" only' in result.output
+    assert 'engine="compiled" cannot take this function' in result.output
+    assert "Traceback" not in result.output

@@ -24,6 +24,7 @@ from hesse.engines.stand_ins import Substitute, has_stand_in, is_stand_in, new_m
 from hesse.engines.tape import Tape
 from hesse.engines.undisturbed import undisturbed
 from hesse.errors import CaptureError
+from hesse.functional.captured import reach
 
 aten = torch.ops.aten
 
@@ -158,6 +159,10 @@ class _Recorder:
                 self.num_products[kind] = len(made)
                 products += made
             leaves, spec = trees.flatten(tape.aux)
+            for leaf in leaves:
+                # It would come back as it was here, with the tensors of this call.
+                if not isinstance(leaf, Tensor) and any(isinstance(found, Tensor) for _, found in reach(leaf)):
+                    raise CaptureError(f"it returns tensors beside its result in a {type(leaf).__name__}")
             places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
 
             def rebuild_aux(tensors: Sequence[Tensor]) -> Any:

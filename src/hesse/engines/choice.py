@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from hesse.engines import tape
 from hesse.engines.automatic import Auto, Candidate
-from hesse.engines.compiled import Compiled
+from hesse.engines.compiled import Compiled, Shared
 from hesse.engines.linearization import Leaves, Linearization, Map
 
 # What these engines take at most to be made, in seconds: at any rate, and for each node of the gradient's graph. Two
@@ -63,7 +63,9 @@ class Taped:
     def __init__(self, create_graph: bool) -> None:
         self._create_graph = create_graph
 
-    def linearize(self, map: Map, point: Leaves, arguments: Any, *, name: str) -> Linearization:
+    def linearize(
+        self, map: Map, point: Leaves, arguments: Any, *, name: str, shared: Shared | None = None
+    ) -> Linearization:
         """See :func:`hesse.engines.tape.linearize`."""
         return tape.linearize(map, point, create_graph=self._create_graph, name=name)
 
@@ -73,7 +75,7 @@ Engine = Taped | Compiled | Auto
 
 def engine_by_name(
     name: Name | Choice | Engine,
-    func: Callable[..., Any],
+    func: Any,
     *,
     directions: tuple[Literal["rmatvec", "matvec"], ...],
     create_graph: bool,
@@ -85,17 +87,32 @@ def engine_by_name(
         return name
     if expect is not None and expect < 0:
         raise ValueError(f"expect should be a number of products but is {expect!r}.")
-    name = name.engine if isinstance(name, Choice) else name
+    if name == "auto" and not create_graph:
+        ways: tuple[Literal["captured", "compiled"], ...] = ("captured", "compiled")
+        made = [Compiled(func, directions, verify=verify, or_tape=True, engine=way) for way in ways]
+        prices = CAPTURED_PRICE, COMPILED_PRICE
+        return Auto([Candidate(engine, *price) for engine, price in zip(made, prices, strict=True)], expect or 0)
+    plain = name.engine if isinstance(name, Choice) else name
+    return plain_engine(plain, func, directions=directions, create_graph=create_graph, verify=verify)
+
+
+def plain_engine(
+    name: Name,
+    func: Any,
+    *,
+    directions: tuple[Literal["rmatvec", "matvec"], ...],
+    create_graph: bool,
+    verify: bool,
+) -> Taped | Compiled:
+    """The engine of that name, from the first product on; "auto" compiles where it can, and is else the tape.
+
+    ``func`` is the function, or what else reaches all that a map reads.
+    """
     if name not in get_args(Name):
         raise ValueError(f'engine should be "tape", "captured", "compiled" or "auto" but is {name!r}.')
     if name == "tape" or (name == "auto" and create_graph):
         return Taped(create_graph)
     if create_graph:
         raise ValueError('create_graph=True needs engine="tape": the products of a program are not differentiable.')
-    or_tape = name == "auto"
-    captured = Compiled(func, directions, verify=verify, or_tape=or_tape, engine="captured")
-    compiled = Compiled(func, directions, verify=verify, or_tape=or_tape)
-    if name == "auto":
-        prices = CAPTURED_PRICE, COMPILED_PRICE
-        return Auto([Candidate(e, *price) for e, price in zip((captured, compiled), prices, strict=True)], expect or 0)
-    return captured if name == "captured" else compiled
+    engine: Literal["captured", "compiled"] = "captured" if name == "captured" else "compiled"
+    return Compiled(func, directions, verify=verify, or_tape=name == "auto", engine=engine)

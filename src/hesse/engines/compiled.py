@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,11 +31,31 @@ States = dict[torch.Generator, Tensor]
 _PROGRAMS = 8
 
 
+class Shared:
+    """What linearizations at one point have in common, when there is one for each batch of data.
+
+    Args:
+        reads: by name, all that they read beside the arguments of each.
+
+    Attributes:
+        compared: the programs that were compared with the tape at this point, and are trusted there from then on.
+    """
+
+    def __init__(self, reads: Callable[[], dict[str, Any]]) -> None:
+        self._reads = reads
+        self.compared: set[Program] = set()
+
+    @functools.cached_property
+    def surroundings(self) -> Surroundings:
+        """What those read, looked through once."""
+        return Surroundings(self._reads(), (), ())
+
+
 class Compiled:
     """Makes linearizations by programs, and keeps the programs of one function.
 
     Args:
-        func: the user's function.
+        func: the user's function, or whatever else reaches all that a map reads beside its arguments.
         directions: the products that are wanted.
         verify: compare with the tape at each new point, not only where a program is new.
         or_tape: go on with the tape, and one warning, where no program can be had.
@@ -44,7 +65,7 @@ class Compiled:
 
     def __init__(
         self,
-        func: Callable[..., Any],
+        func: Any,
         directions: Sequence[Direction],
         *,
         verify: bool = True,
@@ -61,12 +82,17 @@ class Compiled:
         self.engine = backend.engine if backend else engine
         self.refusal: str | None = None
 
-    def linearize(self, map: Map, point: Leaves, arguments: Any, *, name: str) -> Linearization:
-        """The linearization of ``map``, which evaluates the function on ``arguments`` with the variables ``point``."""
+    def linearize(
+        self, map: Map, point: Leaves, arguments: Any, *, name: str, shared: Shared | None = None
+    ) -> Linearization:
+        """The linearization of ``map``, which evaluates the function on ``arguments`` with the variables ``point``.
+
+        With ``shared`` it is one of several at this point: a program is compared with the tape at the first of them.
+        """
         tape.refuse_inside_transform()
         if self.refusal is not None:
             return tape.linearize(map, point, name=name)
-        linearization: Linearization = untraced(self._linearize)(map, point, arguments, name)
+        linearization: Linearization = untraced(self._linearize)(map, point, arguments, name, shared)
         return linearization
 
     @property
@@ -79,10 +105,11 @@ class Compiled:
         """Spent on capturing and compiling, at all points so far."""
         return sum(program.seconds for program in self.programs)
 
-    def _linearize(self, map: Map, point: Leaves, arguments: Any, name: str) -> Linearization:
-        surroundings = Surroundings(self.func, arguments, point)
+    def _linearize(self, map: Map, point: Leaves, arguments: Any, name: str, shared: Shared | None) -> Linearization:
+        surroundings = Surroundings(self.func, arguments, point, shared.surroundings if shared else None)
         program = next((program for program in self.programs if program.fits(point, surroundings)), None)
-        if program is not None and not self.verify:
+        compares = self.verify and (shared is None or program not in shared.compared)
+        if program is not None and not compares:
             return self._trusted(program, program.inputs(point, surroundings))
         if program is None:
             try:
@@ -90,7 +117,10 @@ class Compiled:
             except CaptureError as error:
                 # What the function itself raises passes through unchanged.
                 return self._instead(error, tape.linearize(map, point, name=name))
-        return self._verified(program, program.inputs(point, surroundings), map, point, name)
+        linearization = self._verified(program, program.inputs(point, surroundings), map, point, name)
+        if shared is not None:
+            shared.compared.add(program)
+        return linearization
 
     def _new_program(self, map: Map, point: Leaves, surroundings: Surroundings) -> Program:
         if len(self.programs) == _PROGRAMS:

@@ -12,7 +12,11 @@ EngineName = Literal["tape", "captured", "compiled"]
 Leaves = Sequence[Tensor]
 
 Map = Callable[[tuple[Tensor, ...]], tuple[Leaves, Any]]
-"""A differentiable map of leaves to (leaves, auxiliary output)."""
+"""A differentiable map of leaves to (leaves, auxiliary output).
+
+One that is an object with a method ``replay(x, thunk)`` has its products made within it, since what evaluates a part
+of the map again in a backward needs what surrounded the map.
+"""
 
 
 class Selection(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,22 +41,31 @@ class Layout(NamedTuple):
 class Surroundings:
     """Everything found at one point.
 
+    Args:
+        func: a function, or whatever else reaches all that is read beside the arguments.
+        arguments: what it is called with.
+        variables: those of the arguments that a program takes for themselves.
+        beside: what was found elsewhere, and belongs to it.
+
     Attributes:
         tensors: by name; the variables are left out.
         plain: names and values of everything else, and the shapes of the tensors, which a function may read without
             the tensors' values.
     """
 
-    def __init__(self, func: Callable[..., Any], arguments: Any, variables: Sequence[Tensor]) -> None:
-        self.tensors: dict[str, Tensor] = {}
-        plain: list[Plain] = [*_settings()]
+    def __init__(
+        self, func: Any, arguments: Any, variables: Sequence[Tensor], beside: Surroundings | None = None
+    ) -> None:
+        self.tensors: dict[str, Tensor] = {} if beside is None else dict(beside.tensors)
+        plain: list[Plain] = [] if beside is None else list(beside._found)
         own = {id(variable) for variable in variables}
         leaves, spec = trees.flatten(arguments)
         for path, leaf in zip(spec.paths, leaves, strict=True):
             if id(leaf) not in own:
                 self._sort(reach(leaf, f"the argument {trees.path_name(path)}"), plain)
         self._sort(reach(func), plain)
-        self.plain = tuple(plain)
+        self._found: list[Plain] = plain
+        self.plain = (*_settings(), *plain)
 
     def _sort(self, found: Any, plain: list[Plain]) -> None:
         for name, value in found:

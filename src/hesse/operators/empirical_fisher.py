@@ -7,15 +7,17 @@ from typing import Any
 from torch import nn
 
 from hesse.engines.batching import Mode
-from hesse.operators.data.curvatures import OuterProducts, Per, factor, token_dimension
+from hesse.engines.choice import Name
+from hesse.operators.data.curvatures import OuterProducts, Per, factor, loss_and_gradient, token_dimension
 from hesse.operators.data.data_sum import DataSum
+from hesse.operators.data.linearizers import Linearizer
 from hesse.operators.data.losses import Reduction, Weight
 from hesse.operators.data.models import Output, model_objective, watched
 from hesse.operators.data.objective import Objective, Prediction
 from hesse.operators.data.parameters import Params
 from hesse.operators.data.settings import BatchNorm, Draws, Settings
 from hesse.operators.data.summation import Place
-from hesse.operators.data.terms import Curvature, OuterTerm
+from hesse.operators.data.terms import Curved, OuterTerm
 
 
 class EmpiricalFisher(DataSum):
@@ -33,7 +35,8 @@ class EmpiricalFisher(DataSum):
         data: see :class:`hesse.LossHessian`.
         per: what a sample is: a ``"row"``, an entry of the prediction's first dimension; or a ``"token"``, where
             only the classes (for PyTorch's cross entropy), or else the last dimension, belong to one sample.
-        params, reduction, weight, memory, batching, random, batch_norm, progress: see :class:`hesse.LossHessian`.
+        params, reduction, weight, memory, engine, verify, batching, random, batch_norm, progress: see
+            :class:`hesse.LossHessian`.
         output: ``output(model, batch)`` returns (prediction, target); needed where a batch is no pair.
 
     Raises:
@@ -64,6 +67,8 @@ class EmpiricalFisher(DataSum):
         weight: Weight | None = None,
         output: Output | None = None,
         memory: int | str | None = None,
+        engine: Name = "tape",
+        verify: bool = True,
         batching: Mode = "auto",
         random: Draws = "fixed",
         batch_norm: BatchNorm = "refuse",
@@ -75,6 +80,8 @@ class EmpiricalFisher(DataSum):
             reduction=reduction,
             weighted=weight is not None,
             memory=memory,
+            engine=engine,
+            verify=verify,
             batching=batching,
             random=random,
             batch_norm=batch_norm,
@@ -85,8 +92,11 @@ class EmpiricalFisher(DataSum):
         def objective() -> Objective:
             return model_objective("EmpiricalFisher", model, loss, params, output=output, weight=weight, predicts=True)
 
-        def term(objective: Objective, batch: Any, reduction: Reduction, place: Place) -> OuterTerm:
-            def curvature(prediction: Prediction, gradient: Any) -> Curvature:
+        def term(
+            objective: Objective, linearizer: Linearizer, batch: Any, reduction: Reduction, place: Place
+        ) -> OuterTerm:
+            def curved(prediction: Prediction) -> Curved:
+                value, gradient = loss_and_gradient(objective, prediction)
                 c = factor(prediction, reduction, "EmpiricalFisher")
                 if any(leaf.dim() == 0 for leaf in prediction.leaves):
                     raise ValueError(
@@ -94,9 +104,10 @@ class EmpiricalFisher(DataSum):
                     )
                 token = token_dimension(prediction.leaves[0], objective.known) if per == "token" else None
                 # The gradient of the reduced loss is c times that of the unreduced one.
-                return OuterProducts([leaf.unsqueeze(0) / c for leaf in gradient], c, token)
+                outer = OuterProducts([leaf.unsqueeze(0) / c for leaf in gradient], c, token)
+                return Curved(value, gradient, outer)
 
-            return OuterTerm(objective, batch, curvature)
+            return OuterTerm(objective, linearizer, batch, curved)
 
         super().__init__(objective, term, data, settings, lambda: watched(model, loss, output))
         self.positive_semidefinite = True

@@ -9,16 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from hesse.engines.batching import Mode
-from hesse.operators.data.curvatures import OuterProducts, factor
+from hesse.engines.choice import Name
+from hesse.operators.data.curvatures import OuterProducts, factor, loss_and_gradient
 from hesse.operators.data.data_sum import DataSum
 from hesse.operators.data.likelihoods import Information, likelihood
+from hesse.operators.data.linearizers import Linearizer
 from hesse.operators.data.losses import Reduction, Weight
 from hesse.operators.data.models import Output, model_objective, watched
 from hesse.operators.data.objective import Objective, Prediction
 from hesse.operators.data.parameters import Params
 from hesse.operators.data.settings import BatchNorm, Draws, Settings
 from hesse.operators.data.summation import Place
-from hesse.operators.data.terms import Curvature, OuterTerm
+from hesse.operators.data.terms import Curved, OuterTerm
 from hesse.operators.probes import Rng
 
 
@@ -40,7 +42,8 @@ class Fisher(DataSum):
         samples: None for the expectation itself; a number for the mean over so many draws of all targets, which are
             made once: the matrix stays the same.
         rng: an int (seed), ``numpy.random.Generator`` or None, for the draws.
-        params, reduction, weight, memory, batching, random, batch_norm, progress: see :class:`hesse.LossHessian`.
+        params, reduction, weight, memory, engine, verify, batching, random, batch_norm, progress: see
+            :class:`hesse.LossHessian`.
         output: ``output(model, batch)`` returns (prediction, target); needed where a batch is no pair.
 
     Raises:
@@ -72,6 +75,8 @@ class Fisher(DataSum):
         weight: Weight | None = None,
         output: Output | None = None,
         memory: int | str | None = None,
+        engine: Name = "tape",
+        verify: bool = True,
         batching: Mode = "auto",
         random: Draws = "fixed",
         batch_norm: BatchNorm = "refuse",
@@ -83,6 +88,8 @@ class Fisher(DataSum):
             reduction=reduction,
             weighted=weight is not None,
             memory=memory,
+            engine=engine,
+            verify=verify,
             batching=batching,
             random=random,
             batch_norm=batch_norm,
@@ -101,19 +108,23 @@ class Fisher(DataSum):
                 )
             return made
 
-        def term(objective: Objective, batch: Any, reduction: Reduction, place: Place) -> OuterTerm:
-            def curvature(prediction: Prediction, gradient: Any) -> Curvature:
+        def term(
+            objective: Objective, linearizer: Linearizer, batch: Any, reduction: Reduction, place: Place
+        ) -> OuterTerm:
+            def curved(prediction: Prediction) -> Curved:
                 assert objective.known is not None
+                value, gradient = loss_and_gradient(objective, prediction)
                 (leaf,) = _lone(prediction)
                 of = likelihood(objective.known, leaf, prediction.target, "Fisher")
                 c = factor(prediction, reduction, "Fisher")
                 if samples is None:
-                    return Information(of, c)
+                    return Curved(value, gradient, Information(of, c))
                 generator = torch.Generator(leaf.device)
                 generator.manual_seed(int(np.random.default_rng([seed, *place]).integers(2**62)))
-                return OuterProducts([of.scores(samples, generator)], c / samples)
+                outer = OuterProducts([of.scores(samples, generator)], c / samples)
+                return Curved(value, gradient, outer)
 
-            return OuterTerm(objective, batch, curvature)
+            return OuterTerm(objective, linearizer, batch, curved)
 
         super().__init__(objective, term, data, settings, lambda: watched(model, loss, output))
         self.positive_semidefinite = True

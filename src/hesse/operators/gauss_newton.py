@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from hesse.engines.batching import Mode
+from hesse.engines.choice import Name
 from hesse.functional.arguments import check_point
 from hesse.functional.captured import captured, tensors_of
 from hesse.operators.data.curvatures import LossCurvature
 from hesse.operators.data.data_sum import DataSum
 from hesse.operators.data.function_objective import FunctionObjective
+from hesse.operators.data.linearizers import Linearizer
 from hesse.operators.data.losses import Reduction, Weight, recognize
 from hesse.operators.data.models import Output, model_objective, watched
 from hesse.operators.data.objective import Objective
@@ -38,7 +41,8 @@ class GaussNewton(DataSum):
         data: see :class:`hesse.LossHessian`.
         inputs: in place of loss and data, the point of a plain function: a tensor or a structure of them; an outermost
             tuple is splatted.
-        params, reduction, weight, memory, batching, random, batch_norm, progress: see :class:`hesse.LossHessian`.
+        params, reduction, weight, memory, engine, verify, batching, random, batch_norm, progress: see
+            :class:`hesse.LossHessian`.
         output: ``output(model, batch)`` returns (prediction, target); needed where a batch is no pair.
 
     Attributes:
@@ -76,6 +80,8 @@ class GaussNewton(DataSum):
         weight: Weight | None = None,
         output: Output | None = None,
         memory: int | str | None = None,
+        engine: Name = "tape",
+        verify: bool = True,
         batching: Mode = "auto",
         random: Draws = "fixed",
         batch_norm: BatchNorm = "refuse",
@@ -85,6 +91,8 @@ class GaussNewton(DataSum):
             reduction=reduction,
             weighted=weight is not None,
             memory=memory,
+            engine=engine,
+            verify=verify,
             batching=batching,
             random=random,
             batch_norm=batch_norm,
@@ -114,7 +122,8 @@ class GaussNewton(DataSum):
             func, data, self._point = model, (), inputs
 
             def objective() -> Objective:
-                return FunctionObjective(check_point("GaussNewton", func, self._point), loss, "GaussNewton")
+                point = check_point("GaussNewton", func, self._point)
+                return FunctionObjective(point, func, loss, "GaussNewton")
 
             def tensors() -> Iterator[tuple[str, Tensor]]:
                 yield from tensors_of(func, self._point, check_point("GaussNewton", func, self._point))
@@ -124,8 +133,8 @@ class GaussNewton(DataSum):
         super().__init__(objective, _term, data, settings, tensors)
 
 
-def _term(objective: Objective, batch: Any, reduction: Reduction, place: Place) -> OuterTerm:
-    return OuterTerm(objective, batch, LossCurvature)
+def _term(objective: Objective, linearizer: Linearizer, batch: Any, reduction: Reduction, place: Place) -> OuterTerm:
+    return OuterTerm(objective, linearizer, batch, partial(LossCurvature.of, objective, linearizer))
 
 
 def _arguments(positional: tuple[Any, ...], **named: Any) -> list[Any]:

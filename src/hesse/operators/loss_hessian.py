@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from hesse.engines.batching import Mode
+from hesse.engines.choice import Name
 from hesse.operators.data.data_sum import DataSum
 from hesse.operators.data.losses import Reduction, Weight
 from hesse.operators.data.mixed import MixedBlock
@@ -45,6 +46,11 @@ class LossHessian(DataSum):
             target)``.
         memory: bytes or a size such as ``"2GiB"`` that kept batches and a product may take; half of what is available
             when left out. As many batches as fit stay linearized between products, and too large ones are cut up.
+        engine: ``"tape"`` keeps autograd graphs; ``"compiled"`` compiles the gradient and the product once, for all
+            batches laid out alike and all points that ``at`` moves to, and is compared with the tape before it is
+            trusted; ``"auto"`` is compiled where that can be had and right, and otherwise the tape with one warning.
+        verify: whether each program is compared with the tape at each new point, on the first batch that it serves
+            there; a new program always is.
         batching: ``"loop"``, ``"vmap"`` or ``"auto"``, as for :class:`hesse.Hessian`.
         random: ``"fixed"`` draws dropout's masks (and any random numbers of PyTorch) once for each batch;
             ``"refuse"`` raises where any are drawn.
@@ -61,6 +67,8 @@ class LossHessian(DataSum):
             returns no scalar, or the losses of batches cannot be put together.
         StalePointError: at a product, when a parameter, a buffer or the mode of the model has changed.
         RuntimeError: at a product, when the data is not the same as in an earlier pass.
+        CaptureError: at the first product, value or gradient, when ``engine="compiled"`` cannot take the model or the
+            loss. The sentence names the operator or the line.
 
     Source:
         Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6 (1994).
@@ -89,6 +97,8 @@ class LossHessian(DataSum):
         call: Call | None = None,
         output: Output | None = None,
         memory: int | str | None = None,
+        engine: Name = "tape",
+        verify: bool = True,
         batching: Mode = "auto",
         random: Draws = "fixed",
         batch_norm: BatchNorm = "refuse",
@@ -98,6 +108,8 @@ class LossHessian(DataSum):
             reduction=reduction,
             weighted=weight is not None,
             memory=memory,
+            engine=engine,
+            verify=verify,
             batching=batching,
             random=random,
             batch_norm=batch_norm,
@@ -109,7 +121,7 @@ class LossHessian(DataSum):
 
         super().__init__(
             objective,
-            lambda objective, batch, reduction, place: HessianTerm(objective, batch),
+            lambda objective, linearizer, batch, reduction, place: HessianTerm(objective, linearizer, batch),
             data,
             settings,
             lambda: watched(model, loss, call, output),

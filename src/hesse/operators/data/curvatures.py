@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from hesse.engines import tape
-from hesse.engines.linearization import Leaves, Selection
+from hesse.engines.linearization import Leaves, Linearization, Selection
 from hesse.functional.gradients import gradients, zeros_where_none
+from hesse.operators.data.linearizers import Linearizer
 from hesse.operators.data.losses import Known, Reduction, class_dimension
-from hesse.operators.data.objective import Prediction
+from hesse.operators.data.objective import Objective, Prediction
+from hesse.operators.data.terms import Curved
 
 Per = Literal["row", "token"]
 
@@ -20,23 +22,45 @@ Per = Literal["row", "token"]
 class LossCurvature:
     """The Hessian of the loss by the prediction."""
 
-    def __init__(self, prediction: Prediction, gradient: Sequence[Tensor]) -> None:
-        self._everything = Selection(tuple(range(len(prediction.leaves))), tuple(range(len(prediction.leaves))))
+    def __init__(self, linearization: Linearization, leaves: Sequence[Tensor]) -> None:
+        self._linearization, self._apart = linearization, leaves
+        self.linearizations: Sequence[Linearization] = [linearization]
+        everything = tuple(range(len(leaves)))
+        self._everything = Selection(everything, everything)
+
+    @staticmethod
+    def of(objective: Objective, linearizer: Linearizer, prediction: Prediction) -> Curved:
+        """The loss, its gradient and this, from one evaluation."""
 
         def gradient_at(leaves: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
-            value = prediction.loss(leaves)
-            return zeros_where_none(gradients((value,), leaves, create_graph=True), leaves), None
+            value = objective.loss_of(prediction, leaves)
+            gradient = gradients((value,), leaves, create_graph=True)
+            return zeros_where_none(gradient, leaves), value.detach().reshape(())
 
-        self._linearization = tape.linearize(gradient_at, prediction.leaves)
-        self._apart = prediction.leaves
+        given = prediction.others, prediction.target
+        linearization = linearizer.linearize("curvature", gradient_at, prediction.leaves, given)
+        curvature = LossCurvature(linearization, prediction.leaves)
+        return Curved(linearization.aux, linearization.outputs, curvature)
 
     def multiply(self, vectors: Leaves, *, batched: bool) -> list[Tensor]:
         """∇²ℓ·u."""
         return self._linearization.rmatvec(vectors, self._everything, batched=batched)
 
     def kept_bytes(self) -> int:
-        """Bytes of the graph of the loss's gradient."""
+        """Bytes of what the loss's gradient keeps."""
         return self._linearization.kept_bytes(self._apart)
+
+
+def loss_and_gradient(objective: Objective, prediction: Prediction) -> tuple[Tensor, list[Tensor]]:
+    """The loss of a prediction, and its gradient by the prediction's tensors."""
+
+    def loss_at(leaves: tuple[Tensor, ...]) -> tuple[Leaves, Any]:
+        value = objective.loss_of(prediction, leaves)
+        return zeros_where_none(gradients((value,), leaves), leaves), value.detach().reshape(())
+
+    found = tape.linearize(loss_at, prediction.leaves, name=objective.name)
+    found.close()
+    return found.aux, found.outputs
 
 
 class OuterProducts:
@@ -48,6 +72,8 @@ class OuterProducts:
         token: the dimension, counted from the end, of the entries of a token; None where a sample is a row, an entry
             of the first dimension of every leaf.
     """
+
+    linearizations: Sequence[Linearization] = ()
 
     def __init__(self, scores: Sequence[Tensor], factor: float, token: int | None = None) -> None:
         self._scores = scores
@@ -92,10 +118,10 @@ def factor(prediction: Prediction, reduction: Reduction, name: str) -> float:
     """What a batch's loss multiplies the sum of the unreduced losses with: one over its count for a mean."""
     if reduction == "sum":
         return 1.0
-    if prediction.counted is None:
+    if prediction.terms is None:
         raise ValueError(
             f"It cannot be told what the loss given to {name} is a mean over, since some rows have more labels masked"
             " than others. Give weight=, a function of a batch that counts it."
         )
     # A batch in which nothing counts has no mean, and is left out.
-    return 1 / (prediction.counted or 1.0)
+    return 1 / (prediction.terms or 1.0)

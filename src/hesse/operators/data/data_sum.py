@@ -12,7 +12,9 @@ from hesse import trees
 from hesse.engines.guard import Guard
 from hesse.engines.linearization import Selection
 from hesse.errors import ClosedError
+from hesse.operators.data.batches import Batches
 from hesse.operators.data.explanation import DataExplanation
+from hesse.operators.data.linearizers import Engines
 from hesse.operators.data.objective import Objective
 from hesse.operators.data.parameters import matching
 from hesse.operators.data.settings import Settings
@@ -46,6 +48,7 @@ class DataSum(Operator):
     ) -> None:
         self._make_objective, self._make_term = make_objective, make_term
         self._data, self._settings, self._watched = data, settings, watched
+        self._engines = Engines(settings.engine, settings.verify)
         self._look(None)
 
     def _look(self, earlier: Summation | None) -> None:
@@ -56,7 +59,10 @@ class DataSum(Operator):
         self.dtype, self.device = self.domain.dtype, self.domain.device
         self._guard = Guard(objective.name, self._watched(), remedy="at()")
         plan = None if earlier is None else earlier.plan
-        self._sum: Summation | None = Summation(objective, self._make_term, self._data, self._settings, plan)
+        batches = Batches(self._data, objective.device, objective.name)
+        self._sum: Summation | None = Summation(
+            objective, self._make_term, batches, self._settings, self._engines, plan
+        )
 
     @property
     def summation(self) -> Summation:

@@ -12,7 +12,7 @@ class DataExplanation:
     """How the products of an operator over data are made.
 
     Attributes:
-        engine: what linearizes a batch.
+        engine: what linearizes a batch: "tape" or "compiled".
         reduction: "mean" or "sum", how batches are put together.
         pieces: batches, or pieces of them, that were linearized; 0 before the first pass.
         kept: how many of them stay linearized between products; the others are evaluated anew in each.
@@ -21,6 +21,9 @@ class DataExplanation:
         rows: at most how many rows of a batch are linearized at once; None for whole batches.
         reason: why.
         batching: how many vectors are multiplied at each piece: "loop", "vmap", or "undecided".
+        programs: how many programs were compiled so far, one for each layout of batches and kind of map.
+        compile_seconds: what capturing and compiling them has taken so far.
+        refusal: why ``engine="auto"`` goes on with the tape, or None.
     """
 
     engine: str
@@ -32,6 +35,9 @@ class DataExplanation:
     rows: int | None
     reason: str
     batching: str
+    programs: int = 0
+    compile_seconds: float = 0.0
+    refusal: str | None = None
 
     def __str__(self) -> str:
         cut = "whole batches" if self.rows is None else f"at most {self.rows} rows of a batch at once"
@@ -41,7 +47,9 @@ class DataExplanation:
             if self.pieces
             else f"no pass over the data yet, {readable(self.budget)} to keep batches in"
         )
+        compiled = f", {self.programs} programs compiled in {self.compile_seconds:.1f} s" if self.programs else ""
+        refused = f" since no program can be had ({self.refusal})" if self.refusal else ""
         return (
-            f"engine {self.engine}; {self.reduction} over batches; {cut} ({self.reason}); {held}; many vectors:"
-            f" {self.batching}"
+            f"engine {self.engine}{refused}{compiled}; {self.reduction} over batches; {cut} ({self.reason});"
+            f" {held}; many vectors: {self.batching}"
         )

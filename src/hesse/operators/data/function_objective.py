@@ -11,18 +11,18 @@ from torch import Tensor
 from hesse import trees
 from hesse.functional.arguments import Point
 from hesse.operators.data.losses import Known
-from hesse.operators.data.objective import Prediction, require_scalar
+from hesse.operators.data.objective import Counted, Prediction, require_scalar
 
 
 class FunctionObjective:
     """The loss of the output of a plain function, as a function of its inputs; it has one batch, of nothing."""
 
-    def __init__(self, point: Point, loss: Callable[..., Any] | None, name: str) -> None:
+    def __init__(self, point: Point, func: Callable[..., Any], loss: Callable[..., Any] | None, name: str) -> None:
         self.leaves, self.spec = point.leaves, point.spec
         self.name = name
         self.known: Known | None = None
         self.device: torch.device | None = None
-        self._point, self._loss = point, loss
+        self._point, self._func, self._loss = point, func, loss
 
     def within(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
         """``thunk()``."""
@@ -44,10 +44,14 @@ class FunctionObjective:
     def require_same_mode(self) -> None:
         """Nothing: a function has no mode."""
 
-    def value(self, x: Sequence[Tensor], batch: Any) -> tuple[Tensor, float | None]:
+    def value(self, x: Sequence[Tensor], batch: Any) -> tuple[Tensor, Counted]:
         """The loss at the inputs x."""
         prediction = self.predict(x, batch)
-        return prediction.loss(prediction.leaves), 1.0
+        return self.loss_of(prediction, prediction.leaves), prediction.counted
+
+    def count(self, batch: Any, counted: Counted) -> float | None:
+        """One: there is one batch, of nothing."""
+        return 1.0
 
     def predict(self, x: Sequence[Tensor], batch: Any) -> Prediction:
         """The output at the inputs x."""
@@ -59,10 +63,14 @@ class FunctionObjective:
                 raise TypeError(
                     f"The function given to {self.name} should return real floating-point tensors but gave {what}."
                 )
+        return Prediction(leaves, list(range(len(leaves))), [None] * len(leaves), spec, Counted())
 
-        def loss(replaced: Sequence[Tensor]) -> Tensor:
-            if self._loss is None:
-                return torch.stack([0.5 * leaf.square().sum() for leaf in replaced]).sum()
-            return require_scalar(self._loss(spec.rebuild(list(replaced))), self.name)
+    def loss_of(self, prediction: Prediction, leaves: Sequence[Tensor]) -> Tensor:
+        """The loss of an output with other tensors in the place of its own."""
+        if self._loss is None:
+            return torch.stack([0.5 * leaf.square().sum() for leaf in leaves]).sum()
+        return require_scalar(self._loss(prediction.rebuilt(leaves)), self.name)
 
-        return Prediction(leaves, loss, None, 1.0)
+    def reads(self) -> dict[str, Any]:
+        """By name, the function and the loss, and what they capture."""
+        return {"the function": self._func, "the loss": self._loss}

@@ -17,12 +17,14 @@ class Kept:
     Attributes:
         bytes: what the kept ones take.
         largest: size of the largest batch seen, kept or not.
+        summed: bytes of the matrix that products are added up in.
     """
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.bytes = 0
         self.largest = 0
+        self.summed = 0
         self._terms: dict[Hashable, Term] = {}
 
     def __len__(self) -> int:
@@ -43,8 +45,8 @@ class Kept:
             self.bytes += size
 
     def left(self) -> int:
-        """Bytes that may be taken beside what is kept and the largest batch seen."""
-        return self.budget - self.bytes - self.largest
+        """Bytes that may be taken beside what is kept, the largest batch seen and the sum of products."""
+        return self.budget - self.bytes - self.largest - self.summed
 
     def clear(self) -> None:
         """Free all."""

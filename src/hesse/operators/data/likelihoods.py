@@ -5,12 +5,13 @@ Each gives the Fisher information of a prediction, E[s·sᵀ] with scores s = �
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from hesse.engines.linearization import Leaves
+from hesse.engines.linearization import Leaves, Linearization
 from hesse.operators.data.losses import Known, class_dimension
 
 
@@ -158,6 +159,8 @@ def _noise(draw: object, like: Tensor, draws: int, generator: torch.Generator) -
 
 class Information:
     """c·E[s·sᵀ] on the prediction of a batch."""
+
+    linearizations: Sequence[Linearization] = ()
 
     def __init__(self, of: Likelihood, factor: float) -> None:
         self._of, self._factor = of, factor

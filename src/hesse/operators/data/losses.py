@@ -44,10 +44,11 @@ class Known(NamedTuple):
         """``"mean"``, ``"sum"`` or ``"none"``."""
         return str(self.options["reduction"])
 
-    def counted(self, prediction: Tensor, target: Tensor) -> float:
-        """How many terms the mean of a batch is over: targets that are not ignored (by weight), or elements."""
+    def counted(self, shape: tuple[int, ...], target: Tensor) -> float:
+        """How many terms the mean of a batch is over, whose prediction has a shape: targets that are not ignored (by
+        weight), or elements."""
         if self.kind in ("mse", "l1"):
-            return float(math.prod(np.broadcast_shapes(tuple(prediction.shape), tuple(target.shape))))
+            return float(math.prod(np.broadcast_shapes(shape, tuple(target.shape))))
         if self.kind == "bce_logits":
             return float(target.numel())
         if target.dtype.is_floating_point:  # probabilities of classes

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hesse import trees
 from hesse.engines.linearization import Selection
+from hesse.operators.data.linearizers import Engines
 from hesse.operators.data.summation import Place, Summation
 from hesse.operators.data.terms import HessianTerm, Term
 from hesse.operators.operator import Operator
@@ -32,12 +33,15 @@ class MixedBlock(Operator):
         now = point()
         self._sum = Summation(
             now.objective,
-            lambda objective, batch, reduction, place: HessianTerm(objective, batch, part),
-            now.data,
+            lambda objective, linearizer, batch, reduction, place: HessianTerm(objective, linearizer, batch, part),
+            # The same batches in the same order, also where a loader shuffles; and the same random numbers.
+            now.batches,
             now.settings,
+            Engines(now.settings.engine, now.settings.verify),
             now.plan._replace(rows=None, reason="each batch has columns of its own"),
+            now.seed,
         )
-        leaves = [_named(batch, part, number, now.objective.name) for number, batch in enumerate(now.batches())]
+        leaves = [_named(batch, part, number, now.objective.name) for number, batch in enumerate(now.batches)]
         self.domain = Space(leaves, trees.flatten(leaves)[1], "data block")
         self.shape = (self.range.size, self.domain.size)
         self.dtype, self.device = torch.promote_types(self.range.dtype, self.domain.dtype), self.range.device

@@ -19,7 +19,7 @@ from hesse.operators.data.losses import (
     recognize,
     reduction_of,
 )
-from hesse.operators.data.objective import Prediction, require_scalar
+from hesse.operators.data.objective import Counted, Prediction, require_scalar
 from hesse.operators.data.parameters import Model, Params, select
 from hesse.trees import Spec
 
@@ -135,11 +135,11 @@ class ModelObjective:
                 " is gone. Call at() for the operator in the present mode."
             )
 
-    def value(self, x: Sequence[Tensor], batch: Any) -> tuple[Tensor, float | None]:
+    def value(self, x: Sequence[Tensor], batch: Any) -> tuple[Tensor, Counted]:
         """The loss of a batch at the parameters, which ``within`` has put in place."""
         if self._has_prediction(batch):
             prediction = self.predict(x, batch)
-            return prediction.loss(prediction.leaves), prediction.counted
+            return self.loss_of(prediction, prediction.leaves), prediction.counted
         if self._call is not None:
             value: Any = self._call(self.model.module, self.loss, batch)
         elif self.loss is not None:
@@ -151,7 +151,7 @@ class ModelObjective:
                 f"{self.name} without a loss takes the one that the model works out from a batch of keywords, but the"
                 f" batch is {type(batch)}. Give a loss."
             )
-        return self._scalar(value), self._count(batch)
+        return require_scalar(value, self.name), Counted()
 
     def predict(self, x: Sequence[Tensor], batch: Any) -> Prediction:
         """The prediction for a batch at the parameters, which ``within`` has put in place."""
@@ -180,27 +180,36 @@ class ModelObjective:
                 f"The model given to {self.name} should predict floating-point tensors but gave {type(predicted)}."
             )
 
-        def loss(replaced: Sequence[Tensor]) -> Tensor:
-            full = list(leaves)
-            for place, leaf in zip(places, replaced, strict=True):
-                full[place] = leaf
-            return self._scalar(self.loss(spec.rebuild(full), target))
+        others = [None if i in places else leaf for i, leaf in enumerate(leaves)]
+        shape = tuple(predicted.shape) if isinstance(predicted, Tensor) else None
+        return Prediction([leaves[i] for i in places], places, others, spec, Counted(shape, target))
 
-        return Prediction([leaves[i] for i in places], loss, target, self._count(batch, predicted, target))
+    def loss_of(self, prediction: Prediction, leaves: Sequence[Tensor]) -> Tensor:
+        """The loss of a prediction with other tensors in the place of its floating-point ones."""
+        return require_scalar(self.loss(prediction.rebuilt(leaves), prediction.target), self.name)
+
+    def reads(self) -> dict[str, Any]:
+        """By name, all that is read beside the batch and the variables."""
+        return {
+            "the model": self.model.module,
+            "what is not chosen of the model": self.model.constants,
+            "the loss": self.loss,
+            "call": self._call,
+            "output": self._output,
+        }
 
     def _has_prediction(self, batch: Any) -> bool:
         if self._predicts or self._output is not None:
             return True
         return self._call is None and self.loss is not None and _is_pair(batch)
 
-    def _scalar(self, value: Any) -> Tensor:
-        return require_scalar(value, self.name)
-
-    def _count(self, batch: Any, prediction: Any = None, target: Any = None) -> float | None:
+    def count(self, batch: Any, counted: Counted) -> float | None:
+        """How many terms the loss of a batch is the mean of, if that can be told."""
+        shape, target = counted
         if self._weight is not None:
             return float(self._weight(batch))
-        if self.known is not None and isinstance(prediction, Tensor) and isinstance(target, Tensor):
-            return self.known.counted(prediction, target)
+        if self.known is not None and shape is not None and isinstance(target, Tensor):
+            return self.known.counted(shape, target)
         if self.loss is None and self._call is None:
             count = hugging_face_count(self.model.module, batch)
             if count is not None:

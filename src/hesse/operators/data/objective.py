@@ -12,16 +12,48 @@ from hesse.operators.data.losses import Known
 from hesse.trees import Spec
 
 
-class Prediction(NamedTuple):
-    """What the model makes of a batch.
+class Counted(NamedTuple):
+    """What it takes, beside a batch, to count the terms that its loss is the mean of.
 
-    ``loss(leaves)`` is the batch's loss with other tensors in the place of the floating-point leaves.
+    Attributes:
+        shape: of the prediction, where that is one tensor.
+        target: what the prediction is compared with.
+    """
+
+    shape: tuple[int, ...] | None = None
+    target: Any = None
+
+
+class Prediction(NamedTuple):
+    """What the model makes of a batch, in a form that a program can return: tensors, and values of Python.
+
+    Attributes:
+        leaves: the floating-point tensors of it.
+        places: where those stand among all leaves.
+        others: all leaves, with None in those places.
+        spec: its structure.
+        counted: with the target in it.
+        terms: how many the loss is the mean of, once that was looked up.
     """
 
     leaves: list[Tensor]
-    loss: Callable[[Sequence[Tensor]], Tensor]
-    target: Any
-    counted: float | None
+    places: list[int]
+    others: list[Any]
+    spec: Spec
+    counted: Counted
+    terms: float | None = None
+
+    @property
+    def target(self) -> Any:
+        """What it is compared with."""
+        return self.counted.target
+
+    def rebuilt(self, leaves: Sequence[Tensor]) -> Any:
+        """The prediction with other tensors in the place of its floating-point ones."""
+        full = list(self.others)
+        for place, leaf in zip(self.places, leaves, strict=True):
+            full[place] = leaf
+        return self.spec.rebuild(full)
 
 
 class Objective(Protocol):
@@ -40,12 +72,24 @@ class Objective(Protocol):
     known: Known | None
     device: torch.device | None
 
-    def value(self, x: Sequence[Tensor], batch: Any) -> tuple[Tensor, float | None]:
-        """The loss of a batch, and how many terms it is the mean of, if that can be told."""
+    def value(self, x: Sequence[Tensor], batch: Any) -> tuple[Tensor, Counted]:
+        """The loss of a batch, and what its terms are counted by."""
+        ...
+
+    def count(self, batch: Any, counted: Counted) -> float | None:
+        """How many terms the loss of a batch is the mean of, if that can be told; this reads values of tensors."""
         ...
 
     def predict(self, x: Sequence[Tensor], batch: Any) -> Prediction:
         """The prediction for a batch."""
+        ...
+
+    def loss_of(self, prediction: Prediction, leaves: Sequence[Tensor]) -> Tensor:
+        """The loss of a prediction with other tensors in the place of its floating-point ones."""
+        ...
+
+    def reads(self) -> dict[str, Any]:
+        """By name, all that is read beside the batch and the variables."""
         ...
 
     def within(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:

@@ -89,7 +89,8 @@ class Model:
         self.module = model
         self.chosen = chosen
         self._within = _Within(model)
-        self._constants = {
+        # The same tensors in each evaluation, which is how a program knows them.
+        self.constants = {
             f"module.{key}": parameter.detach()
             for key, parameter in model.named_parameters()
             if key not in chosen and parameter.requires_grad
@@ -102,7 +103,7 @@ class Model:
 
     def run(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
         """``thunk()`` while the model's chosen parameters are ``x``."""
-        state: dict[str, Tensor] = dict(self._constants)
+        state: dict[str, Tensor] = dict(self.constants)
         state |= {
             f"module.{key}": tensor
             for key, tensor, variable in zip(self.chosen, x, self._variable, strict=True)
@@ -111,13 +112,14 @@ class Model:
         copies = [(key, buffer, buffer.clone()) for key, buffer in self.module.named_buffers()]
         state |= {f"module.{key}": copy for key, _, copy in copies}
         result = torch.func.functional_call(self._within, state, (thunk,))
-        if self._writes is None:
+        # A stand-in, of which a program is captured, has no values to compare.
+        if self._writes is None and all([type(copy) is Tensor for _, _, copy in copies]):
             self._writes = not all([same(buffer, copy) for _, buffer, copy in copies])
         return result
 
     def replay(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
         """``thunk()``, a backward; a checkpoint in it evaluates layers again, which must not write into buffers."""
-        return self.run(x, thunk) if self._writes else thunk()
+        return thunk() if self._writes is False else self.run(x, thunk)
 
     def has_changed_mode(self) -> bool:
         """Whether a layer was switched between training and evaluation since this was made."""

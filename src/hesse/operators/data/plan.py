@@ -29,12 +29,14 @@ class Plan(NamedTuple):
         several: whether there is more than one batch, or piece of one.
         rows: at most how many rows of a batch are linearized at once; None for whole batches.
         reason: why.
+        largest: bytes that the tape keeps of the first piece, which programs are compared with; 0 where there are none.
     """
 
     reduction: Reduction
     several: bool
     rows: int | None
     reason: str
+    largest: int = 0
 
 
 def make_plan(

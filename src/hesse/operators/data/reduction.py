@@ -74,9 +74,9 @@ def examine(objective: Objective, batch: Any, seed: int) -> Finding:
 
 def _loss(objective: Objective, batch: Any) -> tuple[float, float | None]:
     x = [leaf.detach() for leaf in objective.leaves]
-    value, count = objective.within(x, lambda: objective.value(x, batch))
+    value, counted = objective.within(x, lambda: objective.value(x, batch))
     assert isinstance(value, Tensor)
-    return float(value.detach()), count
+    return float(value.detach()), objective.count(batch, counted)
 
 
 def rounding(objective: Objective) -> float:

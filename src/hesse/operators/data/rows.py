@@ -73,3 +73,13 @@ def part(batch: Any, start: int, stop: int) -> Any:
         return tensor[start:stop] if tensor.dim() > 0 and tensor.shape[0] == rows else tensor
 
     return map_batch(cut, batch)
+
+
+def pieces(batch: Any, most: int | None) -> Iterator[tuple[int, Any]]:
+    """A batch in pieces of at most so many rows, each after the number of its first row; whole where it is None."""
+    number = count(batch)
+    if most is None or number is None or number <= most:
+        yield 0, batch
+        return
+    for start in range(0, number, most):
+        yield start, part(batch, start, min(start + most, number))

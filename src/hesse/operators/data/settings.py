@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal
 
 from hesse.engines.batching import Batching, Mode
+from hesse.engines.choice import Name
 from hesse.operators.data.losses import Reduction
 
 Draws = Literal["fixed", "refuse"]
@@ -20,6 +21,8 @@ class Settings:
         reduction: whether a batch's loss is the "mean" or the "sum" of its rows' losses; None to find out.
         weighted: whether the user said how many terms a batch's mean is over.
         memory: the budget as it was asked for.
+        engine: what linearizes batches, by its name.
+        verify: whether programs are compared with the tape at each new point.
         batching: how many vectors are multiplied.
         random: "fixed" has one draw for each batch, "refuse" raises when the loss draws random numbers.
         batch_norm: "refuse" raises for batch statistics over several batches; "per batch" sums losses with their own.
@@ -30,6 +33,8 @@ class Settings:
     reduction: Reduction | None = None
     weighted: bool = False
     memory: int | str | None = None
+    engine: Name = "tape"
+    verify: bool = True
     batching: Mode = "auto"
     random: Draws = "fixed"
     batch_norm: BatchNorm = "refuse"

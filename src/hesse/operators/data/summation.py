@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from hesse.operators.data.batches import Batches
 from hesse.operators.data.draws import Seeded, State
 from hesse.operators.data.explanation import DataExplanation
 from hesse.operators.data.kept import Kept
+from hesse.operators.data.linearizers import Engines, Linearizer
 from hesse.operators.data.losses import Reduction
 from hesse.operators.data.objective import Objective
 from hesse.operators.data.plan import PILOT, Plan, make_plan
@@ -32,8 +33,8 @@ from hesse.space import Space
 Place = tuple[int, int]
 """Which batch, and its first row."""
 
-MakeTerm = Callable[[Objective, Any, Reduction, Place], Term]
-"""A batch's term, made from the objective, the batch, the reduction of its loss, and its place in the data."""
+MakeTerm = Callable[[Objective, Linearizer, Any, Reduction, Place], Term]
+"""A batch's term, made from the objective, what linearizes, the batch, the reduction of its loss, and its place."""
 
 Visit = Callable[[Place, Term, float], None]
 """Called with each term and its weight."""
@@ -43,44 +44,52 @@ class Summation:
     r"""Σ w·A over the batches of data, divided by Σ w for a mean, where A is made of a batch by ``make``."""
 
     def __init__(
-        self, objective: Objective, make: MakeTerm, data: Any, settings: Settings, plan: Plan | None = None
+        self,
+        objective: Objective,
+        make: MakeTerm,
+        batches: Batches,
+        settings: Settings,
+        engines: Engines,
+        plan: Plan | None = None,
+        seed: int | None = None,
     ) -> None:
         self.objective = objective
-        self.data, self.settings = data, settings
-        self._make = make
-        self._batches = Batches(data, objective.device, objective.name)
+        self.batches, self.settings = batches, settings
+        self._make, self._engines = make, engines
+        self._linearizer = Linearizer(engines, objective)
         self._kept = Kept(budget(settings.memory, objective.leaves[0].device))
         # From a copy of the user's generator, which is advanced only if the loss draws, too.
         with State(None):
-            self._seed = int(torch.randint(2**61, ()))
+            self.seed = int(torch.randint(2**61, ())) if seed is None else seed
         self._drew = False
         self._sizes: dict[Any, int] = {}
         self._batchings: dict[tuple[Place, Selection], Batching] = {}
         self._settled = False
-        # Bytes of the matrix that products are added up in.
-        self._summed = 0
+        # What compiling a program for many vectors may take, by what batches them.
+        self._prices: dict[tuple[Place, Selection], float] = {}
         self._values: dict[Place, Tensor] = {}
         self._complete = False
         self._value = torch.zeros(())
         self._gradient = torch.zeros(())
         # An earlier plan for one batch says nothing of more, if the data has grown.
-        keep = plan is not None and (plan.several or not self._batches.may_be_several())
+        keep = plan is not None and (plan.several or not self.batches.may_be_several())
         self.plan = plan if plan is not None and keep else self._begin()
+        # A program is compared with the tape, whose graph is there meanwhile.
+        self._kept.see(self.plan.largest)
         if self._drew:
             # The next operator draws anew.
             torch.randint(2**61, ())
 
     def _begin(self) -> Plan:
         """Plan by the first batch; one too small to try a part of is linearized, so that what is wrong is said now."""
-        first, several = self._batches.first()
-        plan = make_plan(self.objective, first, several, self.settings, self._measure, self._kept.budget, self._seed)
+        first, several = self.batches.first()
+        plan = make_plan(self.objective, first, several, self.settings, self._measure, self._kept.budget, self.seed)
+        _, piece = next(rows.pieces(first, plan.rows))
+        if self._engines.compiles:
+            plan = plan._replace(largest=self._measure(piece, plan.reduction))
         if (rows.count(first) or 1) <= PILOT:
-            self._fresh((0, 0), first, plan.reduction, lambda place, term: None)
+            self._fresh((0, 0), piece, plan.reduction, lambda place, term: None)
         return plan
-
-    def batches(self) -> Iterator[Any]:
-        """The batches themselves, on the model's device."""
-        return iter(self._batches)
 
     @property
     def value(self) -> Tensor:
@@ -101,10 +110,10 @@ class Summation:
     def loss_at(self, x: Sequence[Tensor]) -> Tensor:
         """The loss over all data at other values of the variables, which autograd follows."""
         values, weights = [], []
-        for number, batch in enumerate(self._batches):
+        for number, batch in enumerate(self.batches):
             with Seeded(self.objective.device, self._seed_of((number, 0))):
-                value, count = self.objective.within(x, partial(self.objective.value, x, batch))
-            weight = self._weight(count, (number, 0))
+                value, counted = self.objective.within(x, partial(self.objective.value, x, batch))
+            weight = self._weight(self.objective.count(batch, counted), (number, 0))
             if weight:
                 values.append(weight * value.reshape(()))
                 weights.append(weight)
@@ -115,14 +124,14 @@ class Summation:
         if len(vectors) == 1:
             return self._multiply_one(vectors[0], selection, source, target).unsqueeze(0)
         total = torch.zeros(len(vectors), target.size, dtype=target.dtype, device=target.device)
-        self._summed = total.nbytes
+        self._kept.summed = total.nbytes
 
         def add(place: Place, term: Term, weight: float) -> None:
             def multiply(part: Tensor) -> Tensor:
                 batch = part.dim() - 1
                 return target.join(term.multiply(source.split(part), selection, batched=batch == 1), batch)
 
-            batching = self._batching(place, selection)
+            batching = self._batching(place, selection, term)
             total.add_(batching.multiply(multiply, vectors, target.lengths), alpha=weight)
 
         return total.div_(self.go(add))
@@ -138,21 +147,27 @@ class Summation:
         divisor = self.go(add)
         return target.join(total).div_(divisor)
 
-    def _batching(self, place: Place, selection: Selection) -> Batching:
+    def _batching(self, place: Place, selection: Selection, term: Term) -> Batching:
         """A batch is checked for itself: whether a batched backward is right may depend on the data."""
-        key = place, selection
+        key, prices = (place, selection), self._prices
+        # Not the term's own: one that is made anew must not be held.
+        prices[key] = sum(one.batch_price for one in term.linearizations)
         if key not in self._batchings:
             # What is kept shrinks what is left until nothing more is; so one vector at a time is never refused.
-            room = Room(self._left, self.objective.leaves[0].device, asked=False, refuses=False)
-            self._batchings[key] = Batching(self.settings.batching, coarsest(self.objective.leaves), room=room)
+            room = Room(self._kept.left, self.objective.leaves[0].device, asked=False, refuses=False)
+            sizes = [one.batch_size for one in term.linearizations if one.batch_size is not None]
+            self._batchings[key] = Batching(
+                self.settings.batching,
+                coarsest(self.objective.leaves),
+                fixed=min(sizes, default=None),
+                price=lambda: prices[key],
+                room=room,
+            )
             if len(self._batchings) > 1:
                 self._batchings[key].inherit(next(iter(self._batchings.values())))
             if self._settled:
                 self._batchings[key].adopt("loop")
         return self._batchings[key]
-
-    def _left(self) -> int:
-        return self._kept.left() - self._summed
 
     def settle(self) -> dict[str, str]:
         """Multiply vectors one by one, at every batch, where no other way was asked for; how batches are cut up."""
@@ -215,10 +230,10 @@ class Summation:
                 look(place, term)
             return
         name = self.objective.name
-        bar = Bar(f"{name}: batches", self._batches.length()) if self.settings.progress else contextlib.nullcontext()
+        bar = Bar(f"{name}: batches", self.batches.length()) if self.settings.progress else contextlib.nullcontext()
         with bar:
-            for number, batch in enumerate(self._batches):
-                for start, piece in self._pieces(batch):
+            for number, batch in enumerate(self.batches):
+                for start, piece in rows.pieces(batch, self.plan.rows):
                     place = number, start
                     kept = self._kept.get(place)
                     if kept is not None:
@@ -228,26 +243,18 @@ class Summation:
                 if isinstance(bar, Bar):
                     bar.update(number + 1, "")
 
-    def _pieces(self, batch: Any) -> Iterator[tuple[int, Any]]:
-        number, most = rows.count(batch), self.plan.rows
-        if most is None or number is None or number <= most:
-            yield 0, batch
-            return
-        for start in range(0, number, most):
-            yield start, rows.part(batch, start, min(start + most, number))
-
     def _fresh(self, place: Place, piece: Any, reduction: Reduction, look: Callable[[Place, Term], None]) -> None:
-        term = self._linearized(place, piece, reduction)
+        term = self._linearized(place, piece, reduction, self._linearizer)
         self._compare(place, term.value)
         size = self._size(term, piece)
         self._kept.see(size)
         look(place, term)
         self._kept.offer(place, term, size)
 
-    def _linearized(self, place: Place, piece: Any, reduction: Reduction) -> Term:
+    def _linearized(self, place: Place, piece: Any, reduction: Reduction, linearizer: Linearizer) -> Term:
         generators = Seeded(self.objective.device, self._seed_of(place))
         with generators:
-            term = self._make(self.objective, piece, reduction, place)
+            term = self._make(self.objective, linearizer, piece, reduction, place)
         if generators.drew:
             self._drew = True
             if self.settings.random == "refuse":
@@ -259,7 +266,7 @@ class Summation:
 
     def _seed_of(self, place: Place) -> int:
         """Of a batch the same numbers are drawn each time; a multiple of an odd number keeps places apart."""
-        return (self._seed + 0x9E3779B97F4A7C15 * (1 + place[0]) + place[1]) % 2**63
+        return (self.seed + 0x9E3779B97F4A7C15 * (1 + place[0]) + place[1]) % 2**63
 
     def _compare(self, place: Place, value: Tensor) -> None:
         """A batch's loss must come out the same each time it is evaluated."""
@@ -273,13 +280,15 @@ class Summation:
             )
 
     def _measure(self, piece: Any, reduction: Reduction) -> int:
-        return self._linearized((0, 0), piece, reduction).kept_bytes(self._batches.held_elsewhere(piece))
+        # By the tape, so that no program is made of a part of a batch.
+        tape = Linearizer(Engines("tape"), self.objective)
+        return self._linearized((0, 0), piece, reduction, tape).kept_bytes(self.batches.held_elsewhere(piece))
 
     def _size(self, term: Term, piece: Any) -> int:
         """Bytes that a term keeps: measured once for all batches of the same shapes."""
         shapes = tuple([(tensor.shape, tensor.dtype) for tensor in rows.tensors(piece)])
         if shapes not in self._sizes:
-            self._sizes[shapes] = term.kept_bytes(self._batches.held_elsewhere(piece))
+            self._sizes[shapes] = term.kept_bytes(self.batches.held_elsewhere(piece))
         return self._sizes[shapes]
 
     def clear(self) -> None:
@@ -290,7 +299,7 @@ class Summation:
         """How products are made."""
         decided = {batching.chosen for batching in self._batchings.values()} - {None}
         return DataExplanation(
-            engine="tape",
+            engine="compiled" if self._engines.compiles and not self._engines.refusal else "tape",
             reduction=self.plan.reduction,
             pieces=len(self._values) if self._complete else 0,
             kept=len(self._kept),
@@ -299,4 +308,7 @@ class Summation:
             rows=self.plan.rows,
             reason=self.plan.reason,
             batching=" and ".join(sorted(str(one) for one in decided)) or "undecided",
+            programs=self._engines.programs,
+            compile_seconds=self._engines.seconds,
+            refusal=self._engines.refusal,
         )

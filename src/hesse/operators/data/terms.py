@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from hesse.engines import tape
+from hesse import trees
 from hesse.engines.linearization import Leaves, Linearization, Selection
 from hesse.functional.gradients import gradients, zeros_where_none
 from hesse.operators.data import rows
+from hesse.operators.data.linearizers import Linearizer
 from hesse.operators.data.objective import Objective, Prediction
 
 
@@ -21,10 +22,12 @@ class Term(Protocol):
     Attributes:
         value: the batch's loss.
         count: how many samples or tokens that loss is the mean of.
+        linearizations: what is replayed in a product.
     """
 
     value: Tensor
     count: float | None
+    linearizations: Sequence[Linearization]
 
     @property
     def gradient(self) -> Sequence[Tensor]:
@@ -40,51 +43,71 @@ class Term(Protocol):
         ...
 
 
+class GradientMap:
+    """The gradient of a batch's loss by the variables and, where a part of the batch is named, by that after them."""
+
+    def __init__(self, objective: Objective, batch: Any, part: Hashable = None) -> None:
+        self._objective, self._batch, self._part = objective, batch, part
+        self._number = len(objective.leaves)
+
+    def __call__(self, leaves: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
+        """The gradient; and the loss, and what its terms are counted by."""
+        objective, x = self._objective, leaves[: self._number]
+        # What is named takes its place in the batch again, where autograd can follow it.
+        seen = self._batch if self._part is None else rows.replaced(self._batch, self._part, leaves[self._number])
+
+        def gradient() -> Any:
+            value, counted = objective.value(x, seen)
+            objective.require_followed([value])
+            grads = gradients((value,), leaves, create_graph=True)
+            return zeros_where_none(grads, leaves), (
+                value.detach().reshape(()),
+                trees.map_tensors(Tensor.detach, counted),
+            )
+
+        found: tuple[tuple[Tensor, ...], Any] = objective.within(x, gradient)
+        return found
+
+    def replay(self, leaves: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
+        """A product, whose backward may evaluate checkpointed layers again."""
+        return self._objective.replay(leaves[: self._number], thunk)
+
+
 class HessianTerm:
     """The Hessian of a batch's loss, by the variables and, where a part of the batch is named, by that after them."""
 
-    def __init__(self, objective: Objective, batch: Any, part: Hashable = None) -> None:
-        self._objective = objective
-        number = len(objective.leaves)
-
-        def gradient_at(leaves: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
-            x = leaves[:number]
-            # What is named takes its place in the batch again, where autograd can follow it.
-            seen = rows.replaced(batch, part, leaves[number]) if len(leaves) > number else batch
-
-            def gradient() -> Any:
-                value, count = objective.value(x, seen)
-                objective.require_followed([value])
-                grads = gradients((value,), leaves, create_graph=True)
-                return zeros_where_none(grads, leaves), (value.detach().reshape(()), count, x)
-
-            found: tuple[tuple[Tensor, ...], Any] = objective.within(x, gradient)
-            return found
-
+    def __init__(self, objective: Objective, linearizer: Linearizer, batch: Any, part: Hashable = None) -> None:
+        self._variables = objective.leaves
         point = objective.leaves if part is None else [*objective.leaves, batch[part]]
-        self._linearization: Linearization = tape.linearize(gradient_at, point, name=objective.name)
-        # Handed out as the map's second output: a map that refers to this term would keep both alive.
-        self.value, self.count, self._x = self._linearization.aux
+        self._linearization = linearizer.linearize("gradient", GradientMap(objective, batch, part), point, batch)
+        self.linearizations: Sequence[Linearization] = [self._linearization]
+        self.value, counted = self._linearization.aux
+        self.count = objective.count(batch, counted)
+        # A target of its own, which a program copies, is needed no more.
+        self._linearization.aux = None
 
     @property
     def gradient(self) -> Sequence[Tensor]:
         """The gradient, which was found on the way."""
-        return self._linearization.outputs[: len(self._objective.leaves)]
+        return self._linearization.outputs[: len(self._variables)]
 
     def multiply(self, vectors: Leaves, selection: Selection, *, batched: bool) -> list[Tensor]:
-        """H·v: one backward through the gradient's graph."""
-        product: list[Tensor] = self._objective.replay(
-            self._x, lambda: self._linearization.rmatvec(vectors, selection, batched=batched)
-        )
-        return product
+        """H·v: one backward through the gradient's graph, or one replay of a program."""
+        return self._linearization.rmatvec(vectors, selection, batched=batched)
 
     def kept_bytes(self, beside: Sequence[Tensor]) -> int:
-        """Bytes that the gradient's graph keeps alive."""
-        return self._linearization.kept_bytes([*self._objective.leaves, *beside]) + _size(self.gradient)
+        """Bytes that are kept alive for products, and the gradient's."""
+        return self._linearization.kept_bytes([*self._variables, *beside]) + _size(self.gradient)
 
 
 class Curvature(Protocol):
-    """A symmetric matrix B on the predictions of a batch."""
+    """A symmetric matrix B on the predictions of a batch.
+
+    Attributes:
+        linearizations: what is replayed in a product with it.
+    """
+
+    linearizations: Sequence[Linearization]
 
     def multiply(self, vectors: Leaves, *, batched: bool) -> list[Tensor]:
         """B·u; ``batched``: one vector a row."""
@@ -95,69 +118,72 @@ class Curvature(Protocol):
         ...
 
 
-MakeCurvature = Callable[[Prediction, Sequence[Tensor]], Curvature]
-"""B, made from the prediction and the gradient of the loss by its leaves."""
+class Curved(NamedTuple):
+    """The loss of a prediction, its gradient by it, and B."""
+
+    value: Tensor
+    gradient: Sequence[Tensor]
+    curvature: Curvature
+
+
+class PredictionMap:
+    """The prediction for a batch as a function of the variables."""
+
+    def __init__(self, objective: Objective, batch: Any) -> None:
+        self._objective, self._batch = objective, batch
+
+    def __call__(self, x: tuple[Tensor, ...]) -> tuple[list[Tensor], Prediction]:
+        """The floating-point tensors of the prediction; and all else of it."""
+        objective = self._objective
+        prediction: Prediction = objective.within(x, lambda: objective.predict(x, self._batch))
+        objective.require_followed(prediction.leaves)
+        return prediction.leaves, prediction._replace(leaves=[])
+
+    def replay(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
+        """A product, whose backward may evaluate checkpointed layers again."""
+        return self._objective.replay(x, thunk)
 
 
 class OuterTerm:
-    """JᵀBJ: J the Jacobian of a batch's prediction, B a matrix on the predictions."""
+    """JᵀBJ: J the Jacobian of a batch's prediction, B a matrix on the predictions, made of one by ``curve``."""
 
-    def __init__(self, objective: Objective, batch: Any, make: MakeCurvature) -> None:
-        self._objective = objective
-
-        def outputs_at(x: tuple[Tensor, ...]) -> tuple[list[Tensor], Any]:
-            prediction: Prediction = objective.within(x, lambda: objective.predict(x, batch))
-            objective.require_followed(prediction.leaves)
-            return prediction.leaves, (prediction, x)
-
-        self._jacobian: Linearization = tape.linearize(outputs_at, objective.leaves, name=objective.name)
-        predicted, self._x = self._jacobian.aux
-        outputs = self._jacobian.outputs
-        prediction = Prediction(outputs, predicted.loss, predicted.target, predicted.counted)
+    def __init__(
+        self, objective: Objective, linearizer: Linearizer, batch: Any, curve: Callable[[Prediction], Curved]
+    ) -> None:
+        self._variables = objective.leaves
+        self._jacobian = linearizer.linearize("prediction", PredictionMap(objective, batch), objective.leaves, batch)
+        predicted: Prediction = self._jacobian.aux
+        self._jacobian.aux = None
+        self._everything = tuple(range(len(self._jacobian.outputs)))
+        self.count = objective.count(batch, predicted.counted)
+        # Laid out alike whichever engine predicts, so that one program of the loss serves.
+        leaves = self._jacobian.outputs = [output.contiguous() for output in self._jacobian.outputs]
+        self.value, self._output_gradient, self._curvature = curve(predicted._replace(leaves=leaves, terms=self.count))
+        self.linearizations: Sequence[Linearization] = [self._jacobian, *self._curvature.linearizations]
         self._multiplied = False
-        self._everything = tuple(range(len(outputs)))
-        self.count = prediction.counted
-
-        def loss_at(leaves: tuple[Tensor, ...]) -> tuple[Leaves, Any]:
-            value = prediction.loss(leaves)
-            return zeros_where_none(gradients((value,), leaves), leaves), value.detach().reshape(())
-
-        lossy = tape.linearize(loss_at, outputs, name=objective.name)
-        self.value, self._output_gradient = lossy.aux, lossy.outputs
-        lossy.close()
-        self._curvature = make(prediction, self._output_gradient)
 
     @property
     def gradient(self) -> Sequence[Tensor]:
         """Jᵀ times the gradient of the loss by the prediction: one backward."""
-        variables = tuple(range(len(self._objective.leaves)))
-        return self._pull(self._output_gradient, variables, batched=False)
+        variables = tuple(range(len(self._variables)))
+        return self._jacobian.rmatvec(self._output_gradient, Selection(self._everything, variables))
 
     def multiply(self, vectors: Leaves, selection: Selection, *, batched: bool) -> list[Tensor]:
         """Jᵀ·B·J·v."""
         self._multiplied = True
-        pushed: list[Tensor] = self._objective.replay(
-            self._x,
-            lambda: self._jacobian.matvec(vectors, Selection(self._everything, selection.outputs), batched=batched),
-        )
-        return self._pull(self._curvature.multiply(pushed, batched=batched), selection.inputs, batched=batched)
-
-    def _pull(self, cotangents: Leaves, inputs: tuple[int, ...], *, batched: bool) -> list[Tensor]:
-        product: list[Tensor] = self._objective.replay(
-            self._x,
-            lambda: self._jacobian.rmatvec(cotangents, Selection(self._everything, inputs), batched=batched),
-        )
-        return product
+        pushed = self._jacobian.matvec(vectors, Selection(self._everything, selection.outputs), batched=batched)
+        cotangents = self._curvature.multiply(pushed, batched=batched)
+        return self._jacobian.rmatvec(cotangents, Selection(self._everything, selection.inputs), batched=batched)
 
     def kept_bytes(self, beside: Sequence[Tensor]) -> int:
         """Bytes that the prediction's graph, that of Jᵀw and B keep alive."""
-        if not self._multiplied:
+        if not self._multiplied and self._jacobian.engine == "tape":
             # The first product makes the graph of Jᵀw, which is then kept too.
-            variables = tuple(range(len(self._objective.leaves)))
-            zeros = [torch.zeros_like(leaf) for leaf in self._objective.leaves]
+            variables = tuple(range(len(self._variables)))
+            zeros = [torch.zeros_like(leaf) for leaf in self._variables]
             self.multiply(zeros, Selection(variables, variables), batched=False)
         return (
-            self._jacobian.kept_bytes([*self._objective.leaves, *beside])
+            self._jacobian.kept_bytes([*self._variables, *beside])
             + _size(self._jacobian.outputs)
             + self._curvature.kept_bytes()
         )
