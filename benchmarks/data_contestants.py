@@ -100,9 +100,7 @@ def eigenthings_gauss_newton(problem: Problem, memory: int | None) -> Multiply:
     from hessian_eigenthings.loss_fns import supervised_forward, supervised_loss_of_output
     from hessian_eigenthings.operators import GGNOperator
 
-    operator = GGNOperator(
-        problem.model, problem.batches, supervised_forward(), supervised_loss_of_output(problem.loss)
-    )
+    operator = GGNOperator(problem.model, problem.batches, supervised_forward, supervised_loss_of_output(problem.loss))
     return lambda: operator @ problem.vector
 
 

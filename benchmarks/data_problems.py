@@ -45,11 +45,23 @@ def convolutional(quick: bool) -> tuple[str, nn.Module, list[Batch]]:
     return "CNN with GroupNorm", model, [(torch.randn(x), torch.randint(10, y)) for x, y in shapes]
 
 
+class Language(nn.Module):
+    """The GPT with its logits laid out as cross entropy takes a batch of sequences: (rows, words, tokens)."""
+
+    def __init__(self, layers: int, width: int, length: int) -> None:
+        super().__init__()
+        self.gpt = gpt.GPT(layers, width, length)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits: Tensor = self.gpt(tokens)
+        return logits.unflatten(0, tokens.shape).transpose(1, 2)
+
+
 def language(quick: bool) -> tuple[str, nn.Module, list[Batch]]:
     number, size, layers, width, length = (2, 2, 1, 8, 4) if quick else (4, 8, 2, 64, 64)
     tokens = [torch.randint(gpt.VOCABULARY, (size, length + 1)) for _ in range(number)]
-    batches = [(batch[:, :-1].contiguous(), batch[:, 1:].flatten()) for batch in tokens]
-    return f"GPT, {layers} layers, d {width}, T {length}", gpt.GPT(layers, width, length), batches
+    batches = [(batch[:, :-1].contiguous(), batch[:, 1:].contiguous()) for batch in tokens]
+    return f"GPT, {layers} layers, d {width}, T {length}", Language(layers, width, length), batches
 
 
 BUILDERS: dict[str, Callable[[bool], tuple[str, nn.Module, list[Batch]]]] = {

@@ -134,7 +134,7 @@ def test_a_batch_with_a_number_of_its_own_each_time_is_refused_by_name() -> None
 
     data = [{"x": X[:4], "y": REAL[:4], "step": step} for step in range(9)]
     H = hesse.LossHessian(mlp(), loss, data, engine="compiled")
-    with pytest.raises(hesse.CaptureError, match=r"captured 8 times already, since .*'batch'.*'step'.* is different"):
+    with pytest.raises(hesse.CaptureError, match=r"captured 8 times already, since .*'step'.* is different"):
         H @ ONES
 
 

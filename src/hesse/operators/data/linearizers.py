@@ -59,4 +59,4 @@ class Linearizer:
         """The linearization of a map of that kind, which is made of a batch."""
         # What is refused for one kind of map is refused for all, so that one name says what is done.
         engine = self._engines.by_kind[kind] if self._engines.refusal is None else TAPE
-        return engine.linearize(map, point, {"batch": batch}, name=self._name, shared=self._shared)
+        return engine.linearize(map, point, batch, name=self._name, shared=self._shared)

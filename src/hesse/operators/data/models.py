@@ -139,7 +139,11 @@ class ModelObjective:
         """The loss of a batch at the parameters, which ``within`` has put in place."""
         if self._has_prediction(batch):
             prediction = self.predict(x, batch)
-            return self.loss_of(prediction, prediction.leaves), prediction.counted
+            counted = prediction.counted
+            if self._output is not None:
+                # Counting must not hold the graph of a target that the model made.
+                counted = counted._replace(target=trees.map_tensors(Tensor.detach, counted.target))
+            return self.loss_of(prediction, prediction.leaves), counted
         if self._call is not None:
             value: Any = self._call(self.model.module, self.loss, batch)
         elif self.loss is not None:
@@ -170,7 +174,7 @@ class ModelObjective:
                 " only a pair (x, y) does. Give output=, a function of model and batch that returns (prediction,"
                 " target)."
             )
-        if self._predicts:
+        if self._predicts and self._output is not None:
             # J is the Jacobian of the prediction alone, whatever the target was made of.
             target = trees.map_tensors(Tensor.detach, target)
         leaves, spec = trees.flatten(predicted)

@@ -89,14 +89,20 @@ class Model:
         self.module = model
         self.chosen = chosen
         self._within = _Within(model)
+        names: dict[int, list[str]] = {}
+        for key, parameter in model.named_parameters(remove_duplicate=False):
+            names.setdefault(id(parameter), []).append(f"module.{key}")
+        # Under all names of each, so that functional_call need not look for tied ones at each evaluation. Those that
+        # require no gradients stay in their place, and their derivatives come out as zeros.
+        self._names = [names[id(parameter)] if parameter.requires_grad else [] for parameter in chosen.values()]
         # The same tensors in each evaluation, which is how a program knows them.
         self.constants = {
-            f"module.{key}": parameter.detach()
+            name: constant
             for key, parameter in model.named_parameters()
             if key not in chosen and parameter.requires_grad
+            for constant in [parameter.detach()]
+            for name in names[id(parameter)]
         }
-        # Those that require no gradients stay in their place, and their derivatives come out as zeros.
-        self._variable = [parameter.requires_grad for parameter in chosen.values()]
         # Whether an evaluation writes into buffers, as BatchNorm in training does; found out at the first.
         self._writes: bool | None = None
         self._modes = self._training()
@@ -104,17 +110,17 @@ class Model:
     def run(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
         """``thunk()`` while the model's chosen parameters are ``x``."""
         state: dict[str, Tensor] = dict(self.constants)
-        state |= {
-            f"module.{key}": tensor
-            for key, tensor, variable in zip(self.chosen, x, self._variable, strict=True)
-            if variable
-        }
-        copies = [(key, buffer, buffer.clone()) for key, buffer in self.module.named_buffers()]
-        state |= {f"module.{key}": copy for key, _, copy in copies}
-        result = torch.func.functional_call(self._within, state, (thunk,))
+        for names, tensor in zip(self._names, x, strict=True):
+            state.update(dict.fromkeys(names, tensor))
+        copies: dict[int, tuple[Tensor, Tensor]] = {}
+        for key, buffer in self.module.named_buffers(remove_duplicate=False):
+            if id(buffer) not in copies:
+                copies[id(buffer)] = buffer, buffer.clone()
+            state[f"module.{key}"] = copies[id(buffer)][1]
+        result = torch.func.functional_call(self._within, state, (thunk,), tie_weights=False)
         # A stand-in, of which a program is captured, has no values to compare.
-        if self._writes is None and all([type(copy) is Tensor for _, _, copy in copies]):
-            self._writes = not all([same(buffer, copy) for _, buffer, copy in copies])
+        if self._writes is None and all([type(copy) is Tensor for _, copy in copies.values()]):
+            self._writes = not all([same(buffer, copy) for buffer, copy in copies.values()])
         return result
 
     def replay(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:

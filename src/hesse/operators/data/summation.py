@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ class Summation:
         self._settled = False
         # What compiling a program for many vectors may take, by what batches them.
         self._prices: dict[tuple[Place, Selection], float] = {}
-        self._values: dict[Place, Tensor] = {}
+        self._values: dict[Place, float] = {}
         self._complete = False
         self._value = torch.zeros(())
         self._gradient = torch.zeros(())
@@ -112,7 +113,7 @@ class Summation:
         values, weights = [], []
         for number, batch in enumerate(self.batches):
             with Seeded(self.objective.device, self._seed_of((number, 0))):
-                value, counted = self.objective.within(x, partial(self.objective.value, x, batch))
+                value, counted = self.objective.within(x, functools.partial(self.objective.value, x, batch))
             weight = self._weight(self.objective.count(batch, counted), (number, 0))
             if weight:
                 values.append(weight * value.reshape(()))
@@ -180,8 +181,8 @@ class Summation:
         """Visit all terms; the first time, add up value and gradient. Returns what a sum is divided by."""
         self.objective.require_same_mode()
         first = not self._complete
-        space = Space(self.objective.leaves, self.objective.spec, self.objective.name)
-        value, gradient, total = 0.0, space.zeros() if first else [], 0.0
+        space = Space(self.objective.leaves, self.objective.spec, self.objective.name) if first else None
+        value, gradient, total = 0.0, [] if space is None else space.zeros(), 0.0
 
         def look(place: Place, term: Term) -> None:
             nonlocal value, total
@@ -202,7 +203,7 @@ class Summation:
                 f"The data given to {self.objective.name} holds nothing that counts: all weights are zero."
             )
         divisor = total if self.plan.reduction == "mean" else 1.0
-        if first:
+        if space is not None:
             self._value = torch.tensor(value / divisor, dtype=space.dtype, device=space.device)
             self._gradient = space.join(gradient).div_(divisor)
             self._complete = True
@@ -245,7 +246,7 @@ class Summation:
 
     def _fresh(self, place: Place, piece: Any, reduction: Reduction, look: Callable[[Place, Term], None]) -> None:
         term = self._linearized(place, piece, reduction, self._linearizer)
-        self._compare(place, term.value)
+        self._compare(place, float(term.value))
         size = self._size(term, piece)
         self._kept.see(size)
         look(place, term)
@@ -268,13 +269,18 @@ class Summation:
         """Of a batch the same numbers are drawn each time; a multiple of an odd number keeps places apart."""
         return (self.seed + 0x9E3779B97F4A7C15 * (1 + place[0]) + place[1]) % 2**63
 
-    def _compare(self, place: Place, value: Tensor) -> None:
+    @functools.cached_property
+    def _rounding(self) -> float:
+        return rounding(self.objective)
+
+    def _compare(self, place: Place, value: float) -> None:
         """A batch's loss must come out the same each time it is evaluated."""
         before = self._values.setdefault(place, value)
-        allowed = rounding(self.objective)
-        if not torch.allclose(value.double(), before.double(), rtol=allowed, atol=allowed, equal_nan=True):
+        allowed = self._rounding
+        same = math.isclose(value, before, rel_tol=allowed, abs_tol=allowed) or (value != value and before != before)
+        if not same:
             raise RuntimeError(
-                f"The loss of batch {place[0]} is {float(value):.6g} but was {float(before):.6g} when it was evaluated"
+                f"The loss of batch {place[0]} is {value:.6g} but was {before:.6g} when it was evaluated"
                 f" before, so there is no one {self.objective.name}: it depends on something that changes, such as"
                 " random numbers that are not PyTorch's. Take that out, or give more memory."
             )

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from hesse import trees
 from hesse.engines.linearization import Leaves, Linearization, Selection
 from hesse.functional.gradients import gradients, zeros_where_none
 from hesse.operators.data import rows
@@ -60,10 +59,7 @@ class GradientMap:
             value, counted = objective.value(x, seen)
             objective.require_followed([value])
             grads = gradients((value,), leaves, create_graph=True)
-            return zeros_where_none(grads, leaves), (
-                value.detach().reshape(()),
-                trees.map_tensors(Tensor.detach, counted),
-            )
+            return zeros_where_none(grads, leaves), (value.detach().reshape(()), counted)
 
         found: tuple[tuple[Tensor, ...], Any] = objective.within(x, gradient)
         return found
