@@ -25,14 +25,15 @@ class Kept:
         self.bytes = 0
         self.largest = 0
         self.summed = 0
-        self._terms: dict[Hashable, Term] = {}
+        self._terms: dict[Hashable, tuple[Term, int]] = {}
 
     def __len__(self) -> int:
         return len(self._terms)
 
     def get(self, place: Hashable) -> Term | None:
         """The term at a place, if it was kept."""
-        return self._terms.get(place)
+        found = self._terms.get(place)
+        return None if found is None else found[0]
 
     def see(self, size: int) -> None:
         """Take note of the size of a batch before anything is multiplied with it."""
@@ -41,8 +42,13 @@ class Kept:
     def offer(self, place: Hashable, term: Term, size: int) -> None:
         """Keep a term if there is room for it, for one more that is made anew, and for what passes in a product."""
         if self.bytes + size + needed(self.largest) <= self.budget:
-            self._terms[place] = term
+            self._terms[place] = term, size
             self.bytes += size
+
+    def make_room(self, size: int) -> None:
+        """Let go of what was kept last until a batch of that size can be linearized and multiplied."""
+        while self._terms and self.bytes + needed(size) > self.budget:
+            self.bytes -= self._terms.popitem()[1][1]
 
     def left(self) -> int:
         """Bytes that may be taken beside what is kept, the largest batch seen and the sum of products."""

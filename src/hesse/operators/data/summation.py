@@ -63,6 +63,7 @@ class Summation:
         with State(None):
             self.seed = int(torch.randint(2**61, ())) if seed is None else seed
         self._drew = False
+        # Bytes that a term keeps: measured once for all batches laid out alike.
         self._sizes: dict[Any, int] = {}
         self._batchings: dict[tuple[Place, Selection], Batching] = {}
         self._settled = False
@@ -74,23 +75,24 @@ class Summation:
         self._gradient = torch.zeros(())
         # An earlier plan for one batch says nothing of more, if the data has grown.
         keep = plan is not None and (plan.several or not self.batches.may_be_several())
-        self.plan = plan if plan is not None and keep else self._begin()
-        # A program is compared with the tape, whose graph is there meanwhile.
-        self._kept.see(self.plan.largest)
+        if plan is not None and keep:
+            self.plan = plan
+        else:
+            self._begin()
         if self._drew:
             # The next operator draws anew.
             torch.randint(2**61, ())
 
-    def _begin(self) -> Plan:
+    def _begin(self) -> None:
         """Plan by the first batch; one too small to try a part of is linearized, so that what is wrong is said now."""
         first, several = self.batches.first()
         plan = make_plan(self.objective, first, several, self.settings, self._measure, self._kept.budget, self.seed)
         _, piece = next(rows.pieces(first, plan.rows))
         if self._engines.compiles:
             plan = plan._replace(largest=self._measure(piece, plan.reduction))
+        self.plan = plan
         if (rows.count(first) or 1) <= PILOT:
             self._fresh((0, 0), piece, plan.reduction, lambda place, term: None)
-        return plan
 
     @property
     def value(self) -> Tensor:
@@ -245,9 +247,15 @@ class Summation:
                     bar.update(number + 1, "")
 
     def _fresh(self, place: Place, piece: Any, reduction: Reduction, look: Callable[[Place, Term], None]) -> None:
+        layout = tuple([(tensor.shape, tensor.dtype) for tensor in rows.tensors(piece)])
+        if layout not in self._sizes and self._engines.compiles:
+            # The first one that a program makes is compared with the tape, whose graph is there meanwhile.
+            self._kept.make_room(self.plan.largest)
         term = self._linearized(place, piece, reduction, self._linearizer)
         self._compare(place, float(term.value))
-        size = self._size(term, piece)
+        if layout not in self._sizes:
+            self._sizes[layout] = term.kept_bytes(self.batches.held_elsewhere(piece))
+        size = self._sizes[layout]
         self._kept.see(size)
         look(place, term)
         self._kept.offer(place, term, size)
@@ -289,13 +297,6 @@ class Summation:
         # By the tape, so that no program is made of a part of a batch.
         tape = Linearizer(Engines("tape"), self.objective)
         return self._linearized((0, 0), piece, reduction, tape).kept_bytes(self.batches.held_elsewhere(piece))
-
-    def _size(self, term: Term, piece: Any) -> int:
-        """Bytes that a term keeps: measured once for all batches of the same shapes."""
-        shapes = tuple([(tensor.shape, tensor.dtype) for tensor in rows.tensors(piece)])
-        if shapes not in self._sizes:
-            self._sizes[shapes] = term.kept_bytes(self.batches.held_elsewhere(piece))
-        return self._sizes[shapes]
 
     def clear(self) -> None:
         """Free what is kept."""
