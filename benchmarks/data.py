@@ -57,7 +57,7 @@ def products(name: str, matrix: str, seconds: float, quick: bool) -> dict[str, A
     for contestant in MATRICES[matrix]:
         # Each its own model: peers leave gradients and modes behind.
         problem = problem_of(matrix, name, quick)
-        found[contestant.name] = {"recomputes": contestant.recomputes, "problem": None}
+        found[contestant.name] = {"problem": None}
         try:
             entries.append(Entry(contestant.name, contestant.prepare(problem), "one"))
         except Exception as error:
