@@ -50,7 +50,14 @@ def hessian():
 DECAYING = with_eigenvalues(0.8 ** np.arange(150.0), dtype=torch.float32)
 SYSTEM = with_eigenvalues(np.concatenate([np.linspace(-4, -1, 20), 10.0 ** np.linspace(-1, 2, 130)]))
 CROWDED = with_eigenvalues(np.concatenate([np.linspace(-1, 1, 144), np.full(3, 1.5), [1.2, -1.3, -1.3]]))
+DAMPED = with_eigenvalues(10.0 ** np.linspace(-1, 2, 150))
+SHIFTS = [3.0, 0.01, 0.3, 0.0]
 RIGHT = SYSTEM @ torch.from_numpy(np.random.default_rng(0).standard_normal((150, 3)))
+
+
+def jacobi(shift):
+    """A preconditioner for the damped matrix."""
+    return hesse.jacobi(DAMPED.diagonal() + shift)
 
 
 def ask(question: str, operator, checkpoint):
@@ -65,14 +72,32 @@ def ask(question: str, operator, checkpoint):
         found = hesse.solve(H, b, method="cg", tol=1e-12, preconditioner=M, checkpoint=checkpoint)
         return found.solution.tolist(), found.residual_norms.tolist(), found.num_products
     if question.startswith("eigsh"):
-        ends = {"eigsh": (6, "LA"), "eigsh of both ends": ((3, 3), "BE")}[question]
+        ends = ((3, 3), "BE") if question == "eigsh of both ends" else (6, "LA")
+        words = {"block_size": 3 if question == "eigsh by blocks" else 1, "basis_size": 40, "certify": True}
         matrix = hesse.as_operator(CROWDED)
-        found = hesse.eigsh(operator(matrix), ends[0], which=ends[1], basis_size=40, rng=3, checkpoint=checkpoint)
+        found = hesse.eigsh(operator(matrix), ends[0], which=ends[1], rng=3, checkpoint=checkpoint, **words)
         return found.values.tolist(), found.vectors.tolist(), found.residuals.tolist(), found.num_products
     if question == "spectral_density":
         matrix = hesse.as_operator(CROWDED)
         found = hesse.spectral_density(operator(matrix), num_probes=3, num_steps=30, rng=3, checkpoint=checkpoint)
         return found.nodes.tolist(), found.weights.tolist(), found.low.tolist(), found.num_products, found.converged
+    if question in ("logdet", "exact logdet"):
+        matrix = hesse.as_operator(DAMPED if question == "logdet" else DAMPED[:90, :90])
+        found = hesse.logdet(operator(matrix), tol=0.3, rng=3, checkpoint=checkpoint)
+        return found.estimate, found.interval, found.quadrature_error, found.num_probes, found.num_products
+    if question == "trace_of":
+        # Few samples tell that the whole matrix is cheaper.
+        matrix = hesse.as_operator(CROWDED)
+        found = hesse.trace_of(torch.exp, operator(matrix), tol=1e-4, num_steps=20, rng=3, checkpoint=checkpoint)
+        return found.estimate, found.interval, found.num_probes, found.num_products
+    if question.startswith("solve_shifted"):
+        b = torch.ones(150, dtype=torch.float64)
+        inverse = {"solve_shifted": None, "solve_shifted, preconditioned": jacobi}[question]
+        found = hesse.solve_shifted(
+            operator(hesse.as_operator(DAMPED)), b, SHIFTS, tol=1e-10, preconditioner=inverse, checkpoint=checkpoint
+        )
+        solutions = [x.tolist() for x in found.solutions]
+        return solutions, found.residual_norms.tolist(), found.num_iterations.tolist(), found.num_products
     if question == "frobenius_norm":
         matrix = hesse.as_operator(DECAYING)
         found = hesse.frobenius_norm(operator(matrix), tol=0.02, rng=3, checkpoint=checkpoint)

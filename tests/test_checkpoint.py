@@ -30,7 +30,13 @@ QUESTIONS = (
     "exact diagonal",
     "eigsh",
     "eigsh of both ends",
+    "eigsh by blocks",
     "spectral_density",
+    "logdet",
+    "exact logdet",
+    "trace_of",
+    "solve_shifted",
+    "solve_shifted, preconditioned",
 )
 
 
@@ -50,7 +56,9 @@ def kill_again_and_again(question, path, kills, most, draw):
         killed += 1
 
 
-@pytest.mark.parametrize("question", ["minres", "trace", "xtrace", "xdiag", "eigsh", "spectral_density"])
+@pytest.mark.parametrize(
+    "question", ["minres", "trace", "xtrace", "xdiag", "eigsh", "spectral_density", "logdet", "solve_shifted"]
+)
 def test_a_question_killed_at_random_products_ends_with_the_same_digits(question, tmp_path):
     wanted = run(question, "none", "never").stdout
     found, killed = kill_again_and_again(question, tmp_path / "state", 2, 40, random.Random(question))
@@ -175,7 +183,7 @@ def test_the_threads_are_taken_over_and_given_back(tmp_path):
                 preconditioner=hesse.jacobi(torch.ones(200, dtype=torch.float64)),
                 checkpoint=path,
             ),
-            r"was written with preconditioner none, not JacobiPreconditioner \(200, 200\) [0-9a-f]+",
+            r"was written with preconditioner None, not JacobiPreconditioner \(200, 200\) [0-9a-f]+",
         ),
         (lambda path: hesse.trace(Counting(), checkpoint=path), "is of solve, not of trace"),
     ],
@@ -212,7 +220,7 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path):
     with safetensors.safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["hesse"])
     safetensors.torch.save_file({"": torch.zeros(0)}, path, {"hesse": json.dumps({**header, "version": 99})})
-    with pytest.raises(hesse.CheckpointError, match="is of version 99, not 1, and is left as it is"):
+    with pytest.raises(hesse.CheckpointError, match="is of version 99, not 2, and is left as it is"):
         solve_for(20, path)
 
 
@@ -246,3 +254,42 @@ def test_a_sum_over_data_goes_on_and_is_settled(tmp_path):
     path = hesse.Checkpoint(tmp_path / "state", seconds=0)
     ask(path, stop=6)
     assert torch.equal(ask(path).solution, ask().solution)
+
+
+def test_a_function_that_is_another_one_is_refused(tmp_path):
+    path = hesse.Checkpoint(tmp_path / "state", seconds=0)
+    words = {"rng": 0, "checkpoint": path}
+    hesse.trace_of(torch.sqrt, Counting(), callback=lambda p: p.num_products >= 30, **words)
+    content = path.path.read_bytes()
+    with pytest.raises(hesse.CheckpointError, match="was written with another f, and is left as it is"):
+        hesse.trace_of(torch.log, Counting(), **words)
+    assert path.path.read_bytes() == content
+    assert hesse.trace_of(torch.sqrt, Counting(), **words) == hesse.trace_of(torch.sqrt, Counting(), rng=0)
+
+
+@pytest.mark.parametrize("stop", range(1, 60, 7))
+def test_damped_systems_that_are_stopped_go_on_where_they_were(stop, tmp_path):
+    def ask(path=None, inverse=1.0, stop=10**9, preconditioned=True):
+        def preconditioner(shift):
+            return hesse.jacobi(inverse + torch.linspace(1, 200, 200, dtype=torch.float64) ** 0.5)
+
+        A = Counting()
+        words = {"tol": 1e-9, "checkpoint": path, "callback": lambda p: p.num_products >= stop}
+        b = torch.linspace(1, 2, 200, dtype=torch.float64)
+        found = hesse.solve_shifted(
+            A, b, [2.0, 1.0], preconditioner=preconditioner if preconditioned else None, **words
+        )
+        return torch.stack(found.solutions), found.num_products, A.count
+
+    path = hesse.Checkpoint(tmp_path / "state", seconds=0)
+    wanted, count, _ = ask()
+    ask(path, stop=stop)
+    with pytest.raises(hesse.CheckpointError, match="was written with another preconditioner"):
+        ask(path, inverse=2.0)
+    with pytest.raises(hesse.CheckpointError, match="was written with preconditioned True, not False"):
+        ask(path, preconditioned=False)
+    found, again, made = ask(path)
+    assert torch.equal(found, wanted)
+    assert again == count
+    # One seeded product tells that the operator is the same.
+    assert made <= count - min(stop, count - 2) + 1 + 1

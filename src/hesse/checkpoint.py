@@ -22,9 +22,9 @@ from hesse.operators.operator import Operator
 from hesse.operators.probes import Rng
 
 State = dict[str, Any]
-"""Tensors, and whatever JSON holds; the names of tensors and of the rest are one space."""
+"""Tensors, whatever JSON holds, and operators, which come back as their fingerprints; names are one space."""
 
-VERSION = 1
+VERSION = 2
 PROBE_SEED = 20_260_101
 
 
@@ -64,10 +64,8 @@ def origin(rng: Rng, generator: np.random.Generator) -> Any:
     return rng if rng is None or isinstance(rng, int) else generator.bit_generator.state
 
 
-def digest(tensor: Tensor | None) -> str:
+def digest(tensor: Tensor) -> str:
     """A few letters that tell tensors apart to the bit."""
-    if tensor is None:
-        return "none"
     values = tensor.detach().cpu().contiguous()
     header = f"{values.dtype} {tuple(values.shape)} "
     return hashlib.sha256(header.encode() + values.numpy().tobytes()).hexdigest()[:32]
@@ -89,7 +87,7 @@ class Keeper:
         checkpoint: where, and how often.
         question: the question's name.
         operator: what it asks.
-        settings: its other arguments, as JSON.
+        settings: its other arguments: JSON, or tensors and operators, which are told apart to the bit.
 
     Attributes:
         saved: the state to go on from, or None.
@@ -104,33 +102,35 @@ class Keeper:
         self._written = time.monotonic()
         self.saved: State | None = None
         header, tensors = self._read() if self._path.exists() else self._begin()
-        if header is not None:
-            self._refuse_unless(header["version"] == VERSION, f"is of version {header['version']}, not {VERSION}")
-            self._refuse_unless(header["question"] == question, f"is of {header['question']}, not of {question}")
-            for name, value in json.loads(_text(settings)).items():
-                found = header["settings"].get(name)
-                self._refuse_unless(found == value, f"was written with {name} {found}, not {value}")
         try:
             if header is not None:
+                self.refuse_unless(header["version"] == VERSION, f"is of version {header['version']}, not {VERSION}")
+                self.refuse_unless(header["question"] == question, f"is of {header['question']}, not of {question}")
                 torch.set_num_threads(header["threads"])
+            marks = json.loads(_text(settings))
+            if header is not None:
+                for name, value in marks.items():
+                    found = header["settings"].get(name)
+                    self.refuse_unless(found == value, f"was written with {name} {found}, not {value}")
                 operator.adopt(header["settled"])
                 self.saved = _join(header["state"], header["places"], tensors, operator.device)
             self._header = {
                 "version": VERSION,
                 "question": question,
-                "settings": dict(settings),
+                "settings": marks,
                 "threads": torch.get_num_threads(),
                 "settled": operator.settle(),
                 "operator": fingerprint(operator),
             }
             if header is not None:
                 same = header["operator"] == self._header["operator"]
-                self._refuse_unless(same, "was written for another operator, or at another point of it")
+                self.refuse_unless(same, "was written for another operator, or at another point of it")
         except BaseException:
             self.close()
             raise
 
-    def _refuse_unless(self, right: bool, why: str) -> None:
+    def refuse_unless(self, right: bool, why: str) -> None:
+        """Raise, and leave the file as it is, unless that is right."""
         if not right:
             raise CheckpointError(
                 f"The checkpoint {self._path} {why}, and is left as it is. Give another path, or delete it."
@@ -175,8 +175,16 @@ class Keeper:
 
 
 def _text(header: Mapping[str, Any]) -> str:
+    return json.dumps(header, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Operator):
+        return fingerprint(value)
+    if isinstance(value, Tensor):
+        return digest(value)
     # The state of some of NumPy's generators is an array.
-    return json.dumps(header, default=lambda array: array.tolist())
+    return value.tolist()
 
 
 def _part(state: State) -> tuple[State, dict[str, Any], dict[str, Tensor]]:

@@ -32,9 +32,9 @@ class NonFiniteProductError(RuntimeError):
 
 
 class MemoryBudgetError(MemoryError):
-    """Products take more memory than ``memory=`` allows, or than there is, even one at a time.
+    """Products or the basis of a search take more memory than ``memory=`` allows, or than there is, even the fewest.
 
-    Its message says what they take. The remedies are more memory, fewer columns at once, or fewer inputs.
+    Its message says what they take. The remedies are more memory, fewer columns or eigenvalues, or fewer inputs.
     """
 
 

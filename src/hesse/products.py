@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from hesse.checkpoint import Checkpoint, Keeper, State
+from hesse import blocks
+from hesse.checkpoint import Checkpoint, Keeper, State, origin
 from hesse.errors import ConvergenceWarning, NonFiniteProductError
 from hesse.operators.dense import as_operator
 from hesse.operators.operator import Operator
+from hesse.operators.probes import Rng
 from hesse.progress import Bar
 
 
@@ -63,6 +66,9 @@ class Products:
         self.stopped = False
         self._callback = callback
         self._keeper: Keeper | None = None
+        self._beside: Callable[[], State] = dict
+        self._generator: np.random.Generator | None = None
+        self._origin: Any = None
         self._bar = Bar(question, max_products) if progress else None
         if self.operator.shape[0] != self.operator.shape[1]:
             raise ValueError(f"{question} needs a square operator but got one of shape {self.operator.shape}.")
@@ -82,41 +88,61 @@ class Products:
         if self._keeper is not None:
             self._keeper.close()
 
-    def resume(self, checkpoint: Checkpoint | None, settings: Mapping[str, Any]) -> State | None:
-        """Keep the question's state there from now on; the state to go on from, where one is."""
-        if checkpoint is None:
+    def generator(self, rng: Rng) -> np.random.Generator:
+        """Where the question's random numbers come from; its checkpoint keeps how far they have come."""
+        self._generator = np.random.default_rng(rng)
+        self._origin = origin(rng, self._generator)
+        return self._generator
+
+    def resume(self, checkpoint: Checkpoint | str | Path | None, **settings: Any) -> State | None:
+        """Keep the question's state there from now on; the state to go on from, where one is.
+
+        Args:
+            checkpoint: as the question was given it.
+            settings: what must be the same again, beside the budget and the origin of random numbers: JSON, tensors or
+                operators.
+        """
+        kept = Checkpoint.of(checkpoint)
+        if kept is None:
             return None
-        self._keeper = Keeper(checkpoint, self.question, self.operator, settings)
+        settings |= {"max_products": self.max_products, "rng": self._origin}
+        self._keeper = Keeper(kept, self.question, self.operator, settings)
         saved = self._keeper.saved
         if saved is not None:
             self.count = saved["products.count"]
+            if self._generator is not None:
+                self._generator.bit_generator.state = saved["products.rng"]
         return saved
+
+    def refuse_unless(self, right: bool, why: str) -> None:
+        """Leave the checkpoint as it is unless it is right after all, where only its state could tell."""
+        if self._keeper is not None:
+            self._keeper.refuse_unless(right, why)
 
     def keep(self, state: Callable[[], State]) -> None:
         """Write the question's state to its checkpoint, if it has one and it is time."""
         if self._keeper is not None:
-            self._keeper.keep(lambda: {**state(), "products.count": self.count})
+            self._keeper.keep(lambda: {**self._beside(), **state(), **self._state()})
+
+    def _state(self) -> State:
+        kept: State = {"products.count": self.count}
+        if self._generator is not None:
+            kept["products.rng"] = self._generator.bit_generator.state
+        return kept
 
     @contextlib.contextmanager
-    def part(self, operator: Operator) -> Iterator[Products]:
-        """Products of the same question with another operator, out of the same budget."""
-        part = Products(operator, self.question, max_products=self.left, callback=self._part_callback(), progress=False)
+    def multiplying_by(self, operator: Operator, beside: Callable[[], State]) -> Iterator[None]:
+        """Meanwhile products are those with another operator of this size, out of the same budget.
+
+        Args:
+            operator: the other one.
+            beside: what of the question a checkpoint keeps beside the state that is kept meanwhile.
+        """
+        own, self.operator, self._beside = self.operator, operator, beside
         try:
-            yield part
+            yield
         finally:
-            self.count += part.count
-            self.stopped |= part.stopped
-
-    def _part_callback(self) -> Callback:
-        before = self.count
-
-        def report(progress: Progress) -> bool:
-            count, self.count = self.count, before + progress.num_products
-            self.report(progress.status)
-            self.count = count
-            return self.stopped
-
-        return report
+            self.operator, self._beside = own, dict
 
     @property
     def size(self) -> int:
@@ -136,9 +162,9 @@ class Products:
                 " it is. If it is, set its attribute symmetric to True."
             )
 
-    def multiply(self, V: Tensor) -> Tensor:
-        """A·V for columns (n, k), without history."""
-        product = self.operator.matmat(V).detach()
+    def multiply(self, V: Tensor, *, apart: bool = False) -> Tensor:
+        """A·V for columns (n, k), without history, on V's device; out of the budget unless it is ``apart``."""
+        product = self.operator.matmat(V.to(self.operator.device)).detach().to(V.device)
         finite = torch.isfinite(product).all(dim=0)
         if not bool(finite.all()):
             place = self.count + 1 + int((~finite).nonzero()[0])
@@ -146,18 +172,18 @@ class Products:
                 f"Product {place} of {self.question} with the {type(self.operator).__name__} of shape"
                 f" {self.operator.shape} holds entries that are not finite. Check the value and gradient at this point."
             )
-        self.count += V.shape[1]
+        self.count += 0 if apart else V.shape[1]
         return product
 
-    def norm(self, v: Tensor) -> float:
-        """‖v‖ for one column (n, 1)."""
-        square = float(self.operator.gram(v, v))
-        if not math.isfinite(square):
+    def norms(self, V: Tensor) -> Tensor:
+        """‖v‖ for each column, (k,), float64 on the CPU."""
+        squares = blocks.dots(self.operator, V, V)
+        if not bool(torch.isfinite(squares).all()):
             raise NonFiniteProductError(
                 f"Product {self.count} of {self.question} is too large for the precision of the operator,"
                 f" {self.operator.dtype}. Use float64, or divide the function by its scale."
             )
-        return math.sqrt(square)
+        return squares.sqrt()
 
     def report(self, status: str) -> None:
         """Say how far the question has come; afterwards ``left`` is zero if the callback wants no more."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
 
 import numpy as np
 import pytest
 import torch
 
 import hesse
+from hesse.engines import peak
+from hesse.estimate import quadrature
 from hesse.operators.dense import Dense
 
 from ..known_matrices import with_eigenvalues
@@ -91,8 +92,7 @@ def test_probes_that_do_not_fit_side_by_side_go_one_by_one(monkeypatch):
     together = hesse.spectral_density(A, num_probes=3, num_steps=10, rng=0)
     assert set(widths) == {3}
     widths.clear()
-    # The function has the name of its module.
-    monkeypatch.setattr(sys.modules["hesse.estimate.spectral_density"], "BASIS_BYTES", 1)
+    monkeypatch.setattr(quadrature, "BASIS_BYTES", 1)
     apart = hesse.spectral_density(A, num_probes=3, num_steps=10, rng=0)
     assert set(widths) == {1}
     assert apart.nodes.shape == together.nodes.shape
@@ -133,3 +133,23 @@ def test_operators_that_have_no_real_spectrum_are_refused():
         hesse.spectral_density(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
     with pytest.raises(ValueError, match="size at least 1"):
         hesse.spectral_density(torch.empty(0, 0))
+
+
+def test_probes_that_have_ended_take_no_memory_any_more(monkeypatch):
+    class Diagonal(hesse.Operator):
+        symmetric = True
+        shape, dtype, device = (50_000, 50_000), torch.float32, torch.device("cpu")
+        values = torch.linspace(-1, 1, 50_000).unsqueeze(-1)
+
+        def matmat(self, V):
+            return self.values * V
+
+    # Room for the basis of one probe.
+    monkeypatch.setattr(quadrature, "BASIS_BYTES", 10 * 4 * 50_000)
+    taken = [
+        peak.during(lambda k=k: hesse.spectral_density(Diagonal(), num_probes=k, num_steps=10, rng=0), Diagonal.device)[
+            1
+        ]
+        for k in (2, 8)
+    ]
+    assert taken[1] < 1.2 * taken[0]

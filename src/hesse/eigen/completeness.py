@@ -29,12 +29,25 @@ class Ritz:
     coordinates: Tensor
     estimates: Tensor
 
-    def settled(self, claim: Claim) -> Tensor:
-        """Indices of values beyond the threshold of a claim, and of those next to it that will not get there."""
-        order = (claim.side * self.values).argsort(descending=True)
-        distances = (claim.threshold - claim.side * self.values)[order]
-        known = (distances < 0) | (self.estimates[order] <= SETTLED * distances)
-        return order[: int(known.cumprod(0).sum())]
+    def settled(self, claims: Sequence[Claim]) -> Tensor:
+        """Indices of values beyond the threshold of a claim, and of those next to it that will not get there.
+
+        Of those next to one threshold only such are taken as are known well enough for all of them: a residual r at a
+        distance d counts as r²/room, and the room will be about the distance of the first that is not taken.
+        """
+        # Farther away than the spectrum is wide there is nothing to stay away from.
+        width = self.values.max() - self.values.min()
+        beyond, settled, vague = torch.zeros(3, len(self.values), dtype=torch.bool).unbind()
+        for claim in claims:
+            distances = claim.threshold - claim.side * self.values
+            known = (distances < 0) | (self.estimates <= SETTLED * distances)
+            order = distances.argsort()
+            taken = order[: int(known[order].cumprod(0).sum())]
+            room = distances[order[len(taken) :]][:1]
+            settled[taken] |= distances[taken] <= width
+            beyond |= distances < 0
+            vague |= (self.estimates**2 > SETTLED**2 * distances.clamp(min=0) * room) if len(room) else ~known
+        return (beyond | (settled & ~vague)).nonzero().squeeze(1)
 
 
 class Completeness:
@@ -80,7 +93,7 @@ class Completeness:
         self.num_looking = saved["complete.looking"]
 
     def examine(self, claims: dict[End, list[Claim]], ritz: Ritz, status: str) -> None:
-        """Find out by products whether the claims of these ends are true.
+        """Find out by products whether the claims of these ends are true; the basis is turned for that.
 
         Args:
             claims: for each end what must be true for none to be missing.
@@ -92,11 +105,12 @@ class Completeness:
         ]
         if not in_doubt:
             return
-        places = torch.unique(torch.cat([ritz.settled(claim) for _, claim in in_doubt]))
-        values, coordinates = ritz.values[places], ritz.coordinates[:, places]
-        residuals = self._basis.residuals(coordinates, values)
-        coupling = self._products.operator.gram(residuals, residuals).double().cpu()
-        known = self._basis.ritz_vectors(coordinates)
+        places = ritz.settled([claim for _, claim in in_doubt])
+        values = ritz.values[places]
+        # So the vectors to stay away from take no memory of their own.
+        self._basis.turn(ritz.coordinates[:, places])
+        coupling = self._basis.leftovers(len(places))
+        known = self._basis.vectors[:, : len(places)]
         remainder = Remainder(self._products, known, self._basis.norm, self._rng)
         while in_doubt and self._products.left and not remainder.exhausted:
             remainder.step()

@@ -14,14 +14,16 @@ class Eigenpairs:
     Attributes:
         values: λ, shape (k,), float64 on the CPU: the best wanted first, for ``"BE"`` ascending.
         vectors: x as columns, shape (n, k), of norm one, in the operator's dtype and on its device.
-        residuals: ‖A·x − λ·x‖, shape (k,), float64 on the CPU. Some eigenvalue is that close to λ, up to rounding.
+        residuals: ‖A·x − λ·x‖, shape (k,), float64 on the CPU, from the products of the search, or from true products
+            with the vectors where those were asked for. Some eigenvalue is that close to λ, up to rounding.
         bounds: for each pair the bound that its residual meets: ``"tol"`` for tol·|λ|, ``"precision"`` for
             32·eps·‖A‖, or ``"none"``.
         complete: for each pair whether a look from a fresh random vector has shown that no better eigenvalue is
             missing at its end of the spectrum.
         converged: whether every pair that was asked for is there, meets a bound, and none is missing.
-        num_products: products made.
+        num_products: products made by the search.
         num_looking: how many of them were made to look for missing ones.
+        num_certificate_products: products made beside those, one with each vector, for true residuals.
     """
 
     values: Tensor
@@ -32,3 +34,4 @@ class Eigenpairs:
     converged: bool
     num_products: int
     num_looking: int
+    num_certificate_products: int

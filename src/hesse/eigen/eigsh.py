@@ -5,21 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from hesse.checkpoint import Checkpoint, digest, origin
+from hesse.checkpoint import Checkpoint
+from hesse.eigen.capacity import capacity
 from hesse.eigen.eigenpairs import Eigenpairs
 from hesse.eigen.search import Search
 from hesse.eigen.wanted import Wanted
 from hesse.operators.dense import as_operator
 from hesse.operators.probes import Rng
 from hesse.products import Callback, Products
-
-# Memory of the basis and its products where the caller does not say how many vectors it may hold.
-BASIS_BYTES = 2**30
-BASIS_VECTORS = 2000
 
 
 def eigsh(
@@ -30,6 +26,10 @@ def eigsh(
     tol: float = 1e-6,
     max_products: int | None = None,
     basis_size: int | None = None,
+    block_size: int = 1,
+    memory: int | str | None = None,
+    basis_device: torch.device | str | None = None,
+    certify: bool = False,
     start: Tensor | Eigenpairs | None = None,
     rng: Rng = None,
     checkpoint: Checkpoint | str | Path | None = None,
@@ -57,15 +57,25 @@ def eigsh(
             both ends, half of them each, one more of the largest where k is odd.
         tol: relative residual at which a pair has converged.
         max_products: how many products may be made; max(300, 20·k), and at most 10·n, where it is not given.
-        basis_size: how many vectors may be held at a time, at least k + 2 (or n); where it is not given, what 1 GiB
-            holds with their products, at most 2000.
+        basis_size: how many vectors may be held at a time, each with its product: at least k + 2·block_size (or n);
+            where it is not given, what ``memory`` allows, at most 2000. The fewer they are, the more products it takes.
+        block_size: how many vectors are multiplied at once. More than one is worth its price, some products more,
+            where many products at once are faster than one by one, and for clusters: the Krylov space of a block finds
+            as many equal eigenvalues as it has vectors.
+        memory: what the basis, its products and the answer may take at their peak, beside what a product takes: bytes,
+            or a size such as ``"2GiB"``; where it is not given, 1 GiB, or what the smallest basis takes, up to half of
+            what is available.
+        basis_device: where the basis is held and orthogonalized, such as ``"cpu"`` for an operator on a GPU whose
+            memory is short: then one vector for each product goes there, and one comes back.
+        certify: whether to make k products more, for true residuals. They are counted apart from ``max_products``.
         start: where to begin: flat vectors, (n,) or columns (n, j), or the answer at another point, such as the last
             step of a training; a random vector where it is not given. The answer is as certain as without: the look
             for missing eigenvalues begins from a random vector all the same, so that fewer products are saved the more
             crowded that end of the spectrum is, and at a very crowded one none.
         rng: seed or NumPy generator of the random vectors.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
-            is one already, the search goes on from it. It holds the basis and its products.
+            is one already, the search goes on from it. It holds the basis and its products, k + 2·block_size of each or
+            more.
         callback: given a ``hesse.Progress`` as the search goes on; a true answer stops it.
         progress: whether to show a bar on standard error.
 
@@ -76,11 +86,13 @@ def eigsh(
     Raises:
         ValueError: the operator is not square or not symmetric, a number is out of range, or ``start`` does not fit.
         NonFiniteProductError: a product holds infinities or NaNs.
+        MemoryBudgetError: the smallest basis, or one of ``basis_size``, takes more than ``memory`` allows.
         CheckpointError: the checkpoint is of another question, operator or version, or damaged.
 
     Source: Wu and Simon, "Thick-restart Lanczos method for large symmetric eigenvalue problems", SIAM J. Matrix Anal.
     Appl. 22 (2000) 602–616; with more starting vectors, as Ruhe, "Implementation aspects of band Lanczos algorithms",
-    Math. Comp. 33 (1979) 680–687.
+    Math. Comp. 33 (1979) 680–687; with blocks, Golub and Underwood, "The block Lanczos method for computing
+    eigenvalues", in Mathematical Software III, Academic Press 1977, 361–377.
 
     Example:
         >>> import torch, hesse
@@ -95,26 +107,33 @@ def eigsh(
         max_products = min(max(300, 20 * wanted.count), 10 * operator.shape[1])
     with Products(operator, "eigsh", max_products=max_products, callback=callback, progress=progress) as products:
         products.require_symmetric()
-        _check(products, wanted.count, tol, basis_size)
-        capacity, generator = _capacity(products, wanted.count, basis_size), np.random.default_rng(rng)
+        _check(products, wanted.count, tol, block_size)
+        device = operator.device if basis_device is None else torch.device(basis_device)
         columns = _columns(start, products)
-        settings = {
-            "k": k,
-            "which": which,
-            "tol": tol,
-            "max_products": max_products,
-            "basis_size": capacity,
-            "start": digest(columns),
-            "rng": origin(rng, generator),
-        }
-        saved = products.resume(Checkpoint.of(checkpoint), settings)
-        search = Search(products, wanted, tol, capacity, generator)
+        generator = products.generator(rng)
+        saved = products.resume(
+            checkpoint,
+            k=k,
+            which=which,
+            tol=tol,
+            basis_size=basis_size,
+            block_size=block_size,
+            memory=memory,
+            basis_device=str(device),
+            start=columns,
+        )
+        size = (
+            saved["capacity"]
+            if saved
+            else capacity(products, wanted.count, block_size, basis_size=basis_size, budget=memory, device=device)
+        )
+        search = Search(products, wanted, tol, size, block_size, device, generator)
         if saved is None:
             search.begin(columns)
         else:
             search.go_on_from(saved)
         search.run()
-        pairs = search.answer()
+        pairs = search.answer(certify=certify)
         if not pairs.converged:
             met = sum(bound != "none" for bound in pairs.bounds)
             found = f"{met} of {wanted.count} eigenpairs have converged"
@@ -140,18 +159,10 @@ def _columns(start: Tensor | Eigenpairs | None, products: Products) -> Tensor:
     return columns
 
 
-def _check(products: Products, count: int, tol: float, basis_size: int | None) -> None:
+def _check(products: Products, count: int, tol: float, block_size: int) -> None:
     if not tol >= 0:
         raise ValueError(f"tol given to eigsh should be at least 0 but is {tol}.")
     if products.max_products < count:
         raise ValueError(f"max_products given to eigsh should be at least k, {count}, but is {products.max_products}.")
-    least = min(count + 2, products.size)
-    if basis_size is not None and basis_size < least:
-        raise ValueError(f"basis_size given to eigsh should be at least {least} for k={count} but is {basis_size}.")
-
-
-def _capacity(products: Products, count: int, basis_size: int | None) -> int:
-    if basis_size is None:
-        pair = 2 * products.size * products.operator.dtype.itemsize
-        basis_size = max(min(BASIS_BYTES // max(pair, 1), BASIS_VECTORS), 2 * count + 2)
-    return min(basis_size, products.size, products.max_products)
+    if block_size < 1:
+        raise ValueError(f"block_size given to eigsh should be at least 1 but is {block_size}.")

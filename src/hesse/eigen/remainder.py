@@ -43,8 +43,8 @@ class Remainder:
         self._products = products
         self._known = known
         self._scale = scale
-        start, _, norm = orthogonalize(products, [known], products.operator.randn(1, rng))
-        self.start = start / norm
+        start, _, norm = orthogonalize(products, [known], products.operator.randn(1, rng).to(known.device))
+        self.start = start / float(norm)
         self._vector = self._before = self.start
         self._diagonal: list[float] = []
         self._beside: list[float] = []
@@ -57,7 +57,8 @@ class Remainder:
         image = image - along * self._vector
         if self._beside:
             image = image - self._beside[-1] * self._before
-        image, _, norm = orthogonalize(self._products, [self._known], image)
+        image, _, norms = orthogonalize(self._products, [self._known], image)
+        norm = float(norms)
         self._diagonal.append(along)
         self._beside.append(norm)
         self.exhausted = norm <= BREAKDOWN * torch.finfo(image.dtype).eps * max(self._scale, abs(along))

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hesse import blocks
 from hesse.checkpoint import State
 from hesse.eigen.basis import Basis
 from hesse.eigen.completeness import Completeness, Ritz
@@ -27,15 +28,27 @@ class Search:
         wanted: which eigenvalues are asked for.
         tol: relative residual at which a pair has converged.
         capacity: how many vectors may be held.
+        block: how many vectors are multiplied at once.
+        device: where they are held.
         rng: generator of the random vectors.
     """
 
-    def __init__(self, products: Products, wanted: Wanted, tol: float, capacity: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        products: Products,
+        wanted: Wanted,
+        tol: float,
+        capacity: int,
+        block: int,
+        device: torch.device,
+        rng: np.random.Generator,
+    ) -> None:
         self._products = products
         self._wanted = wanted
         self._tol = tol
+        self._block = block
         self._rng = rng
-        self._basis = Basis(products, capacity, keep_products=True)
+        self._basis = Basis(products, capacity, keep_products=True, device=device)
         self._eps = torch.finfo(products.operator.dtype).eps
         self._norm = 0.0
         self._status = ""
@@ -53,7 +66,6 @@ class Search:
         self._basis.go_on_from(saved)
         self._completeness.go_on_from(saved, self._wanted.ends)
         self._norm, self._due, self._status = saved["norm"], saved["due"], saved["status"]
-        self._rng.bit_generator.state = saved["rng"]
 
     def _state(self) -> State:
         return {
@@ -62,16 +74,16 @@ class Search:
             "norm": self._norm,
             "due": self._due,
             "status": self._status,
-            "rng": self._rng.bit_generator.state,
+            "capacity": self._basis.capacity,
         }
 
     def run(self) -> None:
         """Make products until every wanted pair has converged and none is missing, or none may be made any more."""
         basis, products = self._basis, self._products
         while products.left and basis.size < products.size:
-            while basis.exhausted:
+            while basis.width < min(self._block, products.size - basis.size):
                 basis.push(products.operator.randn(1, self._rng))
-            basis.grow()
+            basis.grow(min(self._block, basis.capacity - basis.size, products.left))
             products.report(self._status)
             full = basis.size == basis.capacity
             if basis.size >= self._due or basis.exhausted or full:
@@ -79,12 +91,12 @@ class Search:
                 if self._settled(values, coordinates):
                     return
                 if full and products.left:
-                    self._restart(values, coordinates)
+                    self._restart()
                 self._due = basis.size + max(1, basis.size // 20)
             products.keep(self._state)
 
-    def answer(self) -> Eigenpairs:
-        """The wanted Ritz pairs, with their residuals."""
+    def answer(self, *, certify: bool) -> Eigenpairs:
+        """The wanted Ritz pairs, with their residuals: true ones if so wanted, unless the user has stopped it."""
         values, coordinates = self._ritz()
         chosen = self._wanted.choose(values)
         whole = self._basis.size == self._products.size
@@ -99,19 +111,30 @@ class Search:
             order = values[places].argsort()
             places, complete = places[order], complete[order]
         values, coordinates = values[places], coordinates[:, places]
-        residuals = self._basis.residual_norms(coordinates, values)
+        certify = certify and not self._products.stopped
+        vectors = self._basis.ritz_vectors(coordinates)
+        residuals = (
+            self._true_residuals(vectors, values) if certify else self._basis.residual_norms(coordinates, values)
+        )
         bounds = tuple(self._bound(*pair) for pair in zip(values.tolist(), residuals.tolist(), strict=True))
         met = len(places) == self._wanted.count and "none" not in bounds
         return Eigenpairs(
             values=values,
-            vectors=self._basis.ritz_vectors(coordinates),
+            vectors=vectors.to(self._products.operator.device),
             residuals=residuals,
             bounds=bounds,
             complete=tuple(complete.tolist()),
             converged=met and bool(complete.all()),
             num_products=self._products.count,
             num_looking=self._completeness.num_looking,
+            num_certificate_products=len(values) if certify else 0,
         )
+
+    def _true_residuals(self, vectors: Tensor, values: Tensor) -> Tensor:
+        found = []
+        for X, theta in zip(blocks.pieces(vectors, self._block), torch.split(values, self._block), strict=True):
+            found.append(self._products.norms(self._products.multiply(X, apart=True) - blocks.scale(X, theta)))
+        return torch.cat(found)
 
     def _ritz(self) -> tuple[Tensor, Tensor]:
         """Ritz values, and the Ritz vectors' coordinates as columns."""
@@ -133,7 +156,7 @@ class Search:
                 # The estimates know nothing of rounding.
                 residuals = self._basis.residual_norms(coordinates[:, part], values[part])
                 if self._count_met(values[part], residuals) == end.count:
-                    claims[end] = end.claims(values, self._leeway(values[part]))
+                    claims[end] = end.claims(values, self._leeway(values[part][-1]))
         self._status = f"{met} of {self._wanted.count} converged"
         if claims:
             self._completeness.examine(claims, Ritz(values, coordinates, estimates), self._status)
@@ -147,13 +170,14 @@ class Search:
             return "tol"
         return "precision" if residual <= ROUNDING * self._eps * self._norm else "none"
 
-    def _leeway(self, values: Tensor) -> float:
-        """By how much an eigenvalue that is missing may be better than the least of these, and not be looked for."""
-        bound = max(self._tol * float(values.abs().min()), ROUNDING * self._eps * self._norm)
+    def _leeway(self, value: Tensor) -> float:
+        """By how much an eigenvalue that is missing may be better than this one, and not be looked for."""
+        bound = max(self._tol * float(value.abs()), ROUNDING * self._eps * self._norm)
         return LEEWAY * bound or torch.finfo(torch.float32).tiny
 
-    def _restart(self, values: Tensor, coordinates: Tensor) -> None:
-        """Keep the best Ritz vectors, a third of the room beside the wanted ones."""
+    def _restart(self) -> None:
+        """Keep the best Ritz vectors, a third of the room beside the wanted ones, and leave room for a block."""
+        values, coordinates = self._ritz()
         count, capacity = self._wanted.count, self._basis.capacity
-        kept = self._wanted.best(values, min(count + (capacity - count) // 3, capacity - 1))
+        kept = self._wanted.best(values, min(count + (capacity - count) // 3, capacity - self._block))
         self._basis.restart(coordinates[:, kept], values[kept])

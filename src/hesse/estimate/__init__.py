@@ -4,8 +4,9 @@ from hesse.estimate.diagonal import DiagonalEstimate, diagonal
 from hesse.estimate.frobenius_norm import NormEstimate, frobenius_norm
 from hesse.estimate.logdet import logdet
 from hesse.estimate.spectral_density import SpectralDensity, spectral_density
+from hesse.estimate.spectral_sum import TraceOfEstimate
 from hesse.estimate.trace import TraceEstimate, trace
-from hesse.estimate.trace_of import TraceOfEstimate, trace_of
+from hesse.estimate.trace_of import trace_of
 
 __all__ = [
     "DiagonalEstimate",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hesse import blocks
-from hesse.checkpoint import Checkpoint, State, origin
+from hesse.checkpoint import Checkpoint, State
 from hesse.estimate.checks import check_question
 from hesse.estimate.range_finder import RangeFinder
 from hesse.estimate.sampling import BASIS_BYTES, BLOCK, LEAST_SAMPLES
@@ -104,15 +104,8 @@ def diagonal(
             )
         if method == "xdiag":
             products.require_symmetric()
-        generator = np.random.default_rng(rng)
-        settings = {
-            "method": method,
-            "tol": tol,
-            "atol": atol,
-            "max_products": max_products,
-            "rng": origin(rng, generator),
-        }
-        saved = products.resume(Checkpoint.of(checkpoint), settings)
+        generator = products.generator(rng)
+        saved = products.resume(checkpoint, method=method, tol=tol, atol=atol)
         found = _Diagonal(products, method, tol, atol, generator).run(saved)
         if not found.converged:
             products.warn(
@@ -179,7 +172,7 @@ class _Diagonal:
         def state() -> State:
             kept = {name: getattr(self, name) for name in KEPT}
             best = {f"found.{field.name}": getattr(found, field.name) for field in dataclasses.fields(found)}
-            return {**kept, **best, **self._finder.state(), "rng": self._rng.bit_generator.state}
+            return {**kept, **best, **self._finder.state()}
 
         self._products.keep(state)
 
@@ -187,7 +180,6 @@ class _Diagonal:
         for name in KEPT:
             setattr(self, name, saved[name])
         self._finder.load(saved)
-        self._rng.bit_generator.state = saved["rng"]
         return DiagonalEstimate(**{f.name: saved[f"found.{f.name}"] for f in dataclasses.fields(DiagonalEstimate)})
 
     @property

@@ -7,11 +7,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from hesse import blocks
-from hesse.checkpoint import Checkpoint, origin
+from hesse.checkpoint import Checkpoint
 from hesse.estimate.checks import check_question
 from hesse.estimate.quantity import Quantity
 from hesse.estimate.sampling import LEAST_SAMPLES, Sampler, Strategy
@@ -107,15 +106,8 @@ def frobenius_norm(
     )
     with Products(A, "frobenius_norm", max_products=max_products, callback=callback, progress=progress) as products:
         strategy: Strategy = "exact" if products.size <= min(LEAST_SAMPLES, max_products) else "auto"
-        generator = np.random.default_rng(rng)
-        settings = {
-            "tol": tol,
-            "atol": atol,
-            "confidence": confidence,
-            "max_products": max_products,
-            "rng": origin(rng, generator),
-        }
-        saved = products.resume(Checkpoint.of(checkpoint), settings)
+        generator = products.generator(rng)
+        saved = products.resume(checkpoint, tol=tol, atol=atol, confidence=confidence)
         found = Sampler(products, quantity, strategy, confidence, generator).run(saved)
         norm = math.sqrt(found.estimate) if found.estimate >= 0 else math.nan
         interval = (math.sqrt(max(found.estimate - found.half, 0.0)), math.sqrt(max(found.estimate + found.half, 0.0)))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from hesse.estimate.trace_of import TraceOfEstimate, ask
+from hesse.checkpoint import Checkpoint
+from hesse.estimate.spectral_sum import TraceOfEstimate
+from hesse.estimate.trace_of import ask
 from hesse.operators.probes import Rng
 from hesse.products import Callback
 
@@ -20,6 +23,7 @@ def logdet(
     num_steps: int = 100,
     max_products: int = 10_000,
     rng: Rng = None,
+    checkpoint: Checkpoint | str | Path | None = None,
     callback: Callback | None = None,
     progress: bool = False,
 ) -> TraceOfEstimate:
@@ -37,6 +41,7 @@ def logdet(
         num_steps: how many products a random vector may take; the root of the condition number says how many it needs.
         max_products: how many products may be made in all.
         rng: seed or NumPy generator of the random vectors.
+        checkpoint: as for ``hesse.trace_of``.
         callback: given a ``hesse.Progress`` as it goes on; a true answer stops it.
         progress: whether to show a bar on standard error.
 
@@ -47,6 +52,7 @@ def logdet(
     Raises:
         ValueError: the operator is not square, not symmetric or not positive definite, or a number is out of range.
         NonFiniteProductError: a product holds infinities or NaNs.
+        CheckpointError: the checkpoint is of another question, operator or version, or damaged.
 
     Source: as ``hesse.trace_of``.
 
@@ -55,9 +61,22 @@ def logdet(
         >>> round(hesse.logdet(torch.diag(torch.tensor([1.0, 2.0, 4.0]))).estimate / math.log(2), 4)
         3.0
     """
-
     refusal = (
         "logdet needs a positive definite operator but this one has an eigenvalue of at most {value:.6g}, as a Ritz"
         " value shows. Add a shift: A.shift(s)."
     )
-    return ask("logdet", torch.log, A, tol, atol, confidence, num_steps, max_products, rng, callback, progress, refusal)
+    return ask(
+        "logdet",
+        torch.log,
+        A,
+        refusal,
+        tol,
+        atol,
+        confidence,
+        num_steps,
+        max_products,
+        rng,
+        checkpoint,
+        callback,
+        progress,
+    )

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from hesse import blocks
+from hesse.checkpoint import State
 from hesse.eigen.basis import Basis
 from hesse.products import Products
 
+Quadrature = tuple[Tensor, Tensor]
+"""Nodes and weights, float64 on the CPU."""
+
 # Fewer steps say nothing about how a quadrature converges.
 LEAST_STEPS = 4
+# Krylov bases of probes that go side by side take up to that much memory.
+BASIS_BYTES = 2**30
 
 
 class Probe:
@@ -20,12 +28,15 @@ class Probe:
 
     Attributes:
         values: what the quadrature gave after each step, as its user notes it.
+        error: how far the last of them may be off, as its user notes it.
     """
 
-    def __init__(self, products: Products, start: Tensor, steps: int) -> None:
+    def __init__(self, products: Products, start: Tensor | None, steps: int) -> None:
         self.basis = Basis(products, steps, keep_products=False)
-        self.basis.push(start)
+        if start is not None:
+            self.basis.push(start)
         self.values: list[float] = []
+        self.error = math.inf
         self._eps = torch.finfo(products.operator.dtype).eps
 
     @property
@@ -38,10 +49,41 @@ class Probe:
         """How far the nodes may be off by rounding, eps·‖A‖."""
         return self._eps * self.basis.norm
 
-    def quadrature(self) -> tuple[Tensor, Tensor]:
+    def quadrature(self) -> Quadrature:
         """Nodes and weights: Ritz values, and squares of the Ritz vectors' parts along the start."""
         values, coordinates = torch.linalg.eigh(self.basis.matrix)
         return values, coordinates[0] ** 2
+
+
+def at_once(products: Products, steps: int) -> int:
+    """How many probes may go side by side."""
+    return max(1, BASIS_BYTES // max(1, steps * products.size * products.operator.dtype.itemsize))
+
+
+def advance(products: Products, probes: Sequence[Probe]) -> None:
+    """One step of each of the probes, by products with all at once."""
+    images = products.multiply(torch.cat([probe.basis.next() for probe in probes], dim=1))
+    for probe, image in zip(probes, blocks.pieces(images), strict=True):
+        probe.basis.take(image)
+
+
+def state(probes: Sequence[Probe]) -> State:
+    """What a checkpoint keeps of probes."""
+    kept: State = {"probes": [[probe.values, probe.error] for probe in probes]}
+    for place, probe in enumerate(probes):
+        kept |= probe.basis.state(f"probe.{place}")
+    return kept
+
+
+def kept(products: Products, saved: State, steps: int) -> list[Probe]:
+    """The probes that ``state`` was given, of so many steps."""
+    probes = []
+    for place, (values, error) in enumerate(saved["probes"]):
+        probe = Probe(products, None, steps)
+        probe.values, probe.error = values, error
+        probe.basis.go_on_from(saved, f"probe.{place}")
+        probes.append(probe)
+    return probes
 
 
 def error(values: list[float], most: int) -> float:

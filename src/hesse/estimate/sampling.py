@@ -96,15 +96,13 @@ class Sampler:
 
     def _state(self) -> State:
         kept = {name: getattr(self, name) for name in KEPT}
-        found = dataclasses.asdict(self._found)
-        return {**kept, **self._range.state(), "found": found, "rng": self._rng.bit_generator.state}
+        return {**kept, **self._range.state(), "found": dataclasses.asdict(self._found)}
 
     def _load(self, saved: State) -> None:
         for name in KEPT:
             setattr(self, name, saved[name])
         self._range.load(saved)
         self._found = Sampled(**saved["found"])
-        self._rng.bit_generator.state = saved["rng"]
 
     def _plain(self) -> None:
         """A block of samples, and the choice how to go on."""

@@ -9,18 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from hesse.checkpoint import Checkpoint, State, origin
-from hesse.estimate import chi_square, student
-from hesse.estimate.quadrature import Probe
+from hesse import blocks
+from hesse.checkpoint import Checkpoint, State
+from hesse.estimate import chi_square, quadrature, student
+from hesse.estimate.quadrature import Probe, Quadrature
 from hesse.operators.probes import Rng
 from hesse.products import Callback, Products
 
-# Krylov bases of probes that go side by side take up to that much memory.
-BASIS_BYTES = 2**30
 GRID_POINTS_PER_SIGMA = 8
 MOST_GRID_POINTS = 100_000
 
@@ -95,7 +93,7 @@ def spectral_density(
         confidence: of the band, between 0 and 1.
         rng: seed or NumPy generator of the signs.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
-            is one already, it goes on from that. It holds the bases of all probes.
+            is one already, it goes on from that. It holds the bases of probes that go on.
         callback: given a ``hesse.Progress`` as it goes on; a true answer stops it.
         progress: whether to show a bar on standard error.
 
@@ -133,56 +131,41 @@ def spectral_density(
         if products.size == 0:
             raise ValueError("spectral_density needs an operator of size at least 1 but got one of shape (0, 0).")
         steps = min(num_steps, products.size)
-        vector_bytes = products.size * products.operator.dtype.itemsize
-        at_once = max(1, BASIS_BYTES // (steps * vector_bytes))
-        generator = np.random.default_rng(rng)
-        settings = {"num_probes": num_probes, "num_steps": num_steps, "rng": origin(rng, generator)}
-        saved = products.resume(Checkpoint.of(checkpoint), settings)
-        probes = [] if saved is None else _kept_probes(products, saved, steps, generator)
-        while products.left and not (len(probes) == num_probes and all(probe.ended for probe in probes)):
-            running = [probe for probe in probes if not probe.ended]
-            if not running:
-                signs = products.operator.signs(min(at_once, num_probes - len(probes)), generator)
-                running = [Probe(products, start, steps) for start in torch.split(signs, 1, dim=1)]
-                probes.extend(running)
-            _step(products, running)
-            products.report(f"{sum(probe.ended for probe in probes)} of {num_probes} probes done")
-            products.keep(functools.partial(_state, probes, generator))
-        converged = len(probes) == num_probes and all(probe.ended for probe in probes)
-        return _density(probes, steps, sigma, confidence, converged, products.count)
+        most = quadrature.at_once(products, steps)
+        generator = products.generator(rng)
+        saved = products.resume(checkpoint, num_probes=num_probes, num_steps=num_steps)
+        probes = [] if saved is None else quadrature.kept(products, saved, steps)
+        done = [] if saved is None else [_parted(saved[f"done.{place}"]) for place in range(saved["done"])]
+        while products.left and len(done) < num_probes:
+            if not probes:
+                signs = products.operator.signs(min(most, num_probes - len(done)), generator)
+                probes = [Probe(products, start, steps) for start in blocks.pieces(signs)]
+            quadrature.advance(products, probes)
+            # The basis of a probe that has ended is of no use any more.
+            done += [probe.quadrature() for probe in probes if probe.ended]
+            probes = [probe for probe in probes if not probe.ended]
+            products.report(f"{len(done)} of {num_probes} probes done")
+            products.keep(functools.partial(_state, probes, done))
+        converged = len(done) == num_probes
+        done += [probe.quadrature() for probe in probes]
+        return _density(done, steps, sigma, confidence, converged, products.count)
 
 
-def _step(products: Products, running: Sequence[Probe]) -> None:
-    """One product with each of the probes, all at once."""
-    images = products.multiply(torch.cat([probe.basis.next for probe in running], dim=1))
-    for probe, image in zip(running, torch.split(images, 1, dim=1), strict=True):
-        probe.basis.take(image)
+def _state(probes: Sequence[Probe], done: Sequence[Quadrature]) -> State:
+    kept = {f"done.{place}": torch.stack(found) for place, found in enumerate(done)}
+    return {**quadrature.state(probes), **kept, "done": len(done)}
 
 
-def _state(probes: Sequence[Probe], rng: np.random.Generator) -> State:
-    kept: State = {"probes": len(probes), "rng": rng.bit_generator.state}
-    for place, probe in enumerate(probes):
-        kept |= probe.basis.state(f"probe.{place}")
-    return kept
-
-
-def _kept_probes(products: Products, saved: State, steps: int, rng: np.random.Generator) -> list[Probe]:
-    rng.bit_generator.state = saved["rng"]
-    probes = []
-    for place in range(saved["probes"]):
-        probe = Probe(products, torch.zeros_like(products.operator.signs(1, 0)), steps)
-        probe.basis.go_on_from(saved, f"probe.{place}")
-        probes.append(probe)
-    return probes
+def _parted(kept: Tensor) -> Quadrature:
+    return kept[0], kept[1]
 
 
 def _density(
-    probes: list[Probe], steps: int, sigma: float | None, confidence: float, converged: bool, num_products: int
+    done: Sequence[Quadrature], steps: int, sigma: float | None, confidence: float, converged: bool, num_products: int
 ) -> SpectralDensity:
-    nodes = torch.zeros(len(probes), steps, dtype=torch.float64)
-    weights = torch.zeros(len(probes), steps, dtype=torch.float64)
-    for row, probe in enumerate(probes):
-        values, shares = probe.quadrature()
+    nodes = torch.zeros(len(done), steps, dtype=torch.float64)
+    weights = torch.zeros(len(done), steps, dtype=torch.float64)
+    for row, (values, shares) in enumerate(done):
         nodes[row, : len(values)], weights[row, : len(values)] = values, shares
     found = nodes[weights > 0]
     left, right = float(found.min()), float(found.max())

@@ -7,10 +7,8 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from hesse import blocks
-from hesse.checkpoint import Checkpoint, origin
+from hesse.checkpoint import Checkpoint
 from hesse.estimate.checks import check_question
 from hesse.estimate.quantity import Quantity
 from hesse.estimate.sampling import LEAST_SAMPLES, Sampled, Sampler
@@ -121,16 +119,8 @@ def trace(
             )
         if method == "auto" and products.size <= min(LEAST_SAMPLES, max_products):
             method = "exact"
-        generator = np.random.default_rng(rng)
-        settings = {
-            "method": method,
-            "tol": tol,
-            "atol": atol,
-            "confidence": confidence,
-            "max_products": max_products,
-            "rng": origin(rng, generator),
-        }
-        saved = products.resume(Checkpoint.of(checkpoint), settings)
+        generator = products.generator(rng)
+        saved = products.resume(checkpoint, method=method, tol=tol, atol=atol, confidence=confidence)
         if method == "xtrace":
             found = xtrace(products, quantity.target, confidence, generator, saved)
         else:

@@ -49,13 +49,11 @@ def xtrace(
     found = dataclasses.replace(UNKNOWN, method="xtrace")
 
     def state() -> State:
-        kept = {"probes": probes, "images": images, "found": dataclasses.asdict(found)}
-        return {**kept, **finder.state(), "rng": rng.bit_generator.state}
+        return {"probes": probes, "images": images, "found": dataclasses.asdict(found), **finder.state()}
 
     if saved is not None:
         probes, images, found = saved["probes"], saved["images"], Sampled(**saved["found"])
         finder.load(saved)
-        rng.bit_generator.state = saved["rng"]
     while products.left >= 2 and not found.converged and finder.size < n and not finder.exhausted:
         wanted = LEAST_VECTORS if finder.size == 0 else max(4, finder.size // 4)
         fresh = operator.randn(min(wanted, products.left // 2, n - finder.size), rng)

@@ -71,6 +71,6 @@ def certified(products: Products, direction: Tensor | None) -> tuple[Tensor | No
     """A direction of norm one and its curvature by a true product; none where that is not negative after all."""
     if direction is None or not products.left:
         return None, None
-    direction = direction / products.norm(direction)
+    direction = direction / float(products.norms(direction))
     curvature = float(products.operator.gram(direction, products.multiply(direction)))
     return (direction, curvature) if curvature < 0 else (None, None)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hesse import blocks
-from hesse.checkpoint import Checkpoint, digest, fingerprint
+from hesse.checkpoint import Checkpoint
 from hesse.linear import corrections, implicit
 from hesse.linear.conjugate_gradients import ConjugateGradients
 from hesse.linear.krylov import Krylov
@@ -106,16 +106,9 @@ def solve(
         if method == "auto":
             method = "cg" if operator.positive_semidefinite else "minres"
         targets = (tol * blocks.norms(operator, B)).clamp(min=atol)
-        settings = {
-            "method": method,
-            "tol": tol,
-            "atol": atol,
-            "max_products": products.max_products,
-            "b": digest(B),
-            "x0": digest(start),
-            "preconditioner": "none" if preconditioner is None else fingerprint(preconditioner),
-        }
-        saved = products.resume(Checkpoint.of(checkpoint), settings)
+        saved = products.resume(
+            checkpoint, method=method, tol=tol, atol=atol, b=B, x0=start, preconditioner=preconditioner
+        )
         answers = corrections.begin(products, B, start, targets) if saved is None else corrections.Answers.of(saved)
         lift = start is None and preconditioner is None
         corrections.carry_on(products, METHODS[method], B, answers, targets, preconditioner, lift=lift, saved=saved)

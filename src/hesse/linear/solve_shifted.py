@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hesse import blocks
+from hesse.checkpoint import Checkpoint, State, fingerprint
 from hesse.linear import corrections
 from hesse.linear.conjugate_gradients import ConjugateGradients
-from hesse.linear.multishift import multishift
+from hesse.linear.corrections import Answers
+from hesse.linear.multishift import Multishift
 from hesse.linear.right_hand_sides import RightHandSides
 from hesse.linear.solution import certified, warn_of
 from hesse.operators.operator import Operator
 from hesse.products import Callback as Watch
 from hesse.products import Products
+
+KEPT = ("X", "norms", "endings", "steps", "direction")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,6 +61,7 @@ def solve_shifted(
     atol: float = 0.0,
     max_products: int | None = None,
     preconditioner: Callable[[float], Operator] | None = None,
+    checkpoint: Checkpoint | str | Path | None = None,
     callback: Watch | None = None,
     progress: bool = False,
 ) -> ShiftedSolutions:
@@ -73,7 +79,10 @@ def solve_shifted(
         atol: residual norm.
         max_products: how many products may be made in all; ten times n if not given, but from 100 to 10,000, and 3 more
             for each shift.
-        preconditioner: gives for each σ an operator about the inverse of A + σ·I, symmetric and positive definite.
+        preconditioner: gives for each σ an operator about the inverse of A + σ·I, symmetric and positive definite; the
+            same one each time, if there is a checkpoint.
+        checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
+            is one already, it goes on from that.
         callback: given a ``hesse.Progress`` as it goes on; a true answer stops it.
         progress: whether to show a bar on standard error.
 
@@ -84,6 +93,7 @@ def solve_shifted(
     Raises:
         ValueError: the operator is not square or not symmetric, b does not fit, or a number is out of range.
         NonFiniteProductError: a product holds infinities or NaNs.
+        CheckpointError: the checkpoint is of another question, operator or version, or damaged.
 
     Source: ``hesse.linear.multishift``.
 
@@ -114,9 +124,15 @@ def solve_shifted(
                 f" {max_products}."
             )
         path = _Path(products, B, sigmas, max(tol * float(blocks.norms(products.operator, B)), atol))
-        if preconditioner is None:
-            path.together()
-        path.one_by_one(preconditioner)
+        saved = products.resume(
+            checkpoint, b=B, shifts=sigmas.tolist(), tol=tol, atol=atol, preconditioned=preconditioner is not None
+        )
+        if saved is not None and "path.X" in saved:
+            path.load(saved)
+        elif preconditioner is None:
+            path.together(saved)
+            saved = None
+        path.one_by_one(preconditioner, saved)
         direction, curvature = certified(products, path.direction)
         warn_of(products, path.endings, path.norms)
     return ShiftedSolutions(
@@ -143,37 +159,62 @@ class _Path:
         self.steps = torch.zeros(len(shifts), dtype=torch.int64)
         self.direction: Tensor | None = None
 
-    def together(self) -> None:
+    def state(self) -> State:
+        """All that does not belong to the shift under way."""
+        return {f"path.{name}": getattr(self, name) for name in KEPT if getattr(self, name) is not None}
+
+    def load(self, saved: State) -> None:
+        """Go on from what ``state`` gave."""
+        for name in KEPT:
+            setattr(self, name, saved.get(f"path.{name}"))
+
+    def together(self, saved: State | None) -> None:
         """From one Krylov space, and one true residual each."""
-        products, count = self._products, len(self._shifts)
+        products = self._products
         if all(self.endings):
             return
-        self.X, self.steps, self.direction = multishift(products, self._B, self._shifts, self._target, count)
+        shared = Multishift(products, self._B, self._shifts, self._target)
+        if saved is not None:
+            shared.load(saved)
+        shared.run(reserve=len(self._shifts))
+        self.X, self.steps, self.direction = shared.X, shared.steps, shared.direction
         R = self._B - products.multiply(self.X) - blocks.scale(self.X, self._shifts)
         self.norms = blocks.norms(products.operator, R)
         self.endings = ["converged" if norm <= self._target else "" for norm in self.norms]
 
-    def one_by_one(self, preconditioner: Callable[[float], Operator] | None) -> None:
+    def one_by_one(self, preconditioner: Callable[[float], Operator] | None, saved: State | None) -> None:
         """Every shift that is not solved, from the largest down; each from its own or else the last solution."""
         last: Tensor | None = None
         for place in self._shifts.argsort(descending=True).tolist():
             shift, x = float(self._shifts[place]), self.X[:, place : place + 1]
             if not self.endings[place]:
-                x = self._one(place, shift, x if preconditioner is None else last, preconditioner)
+                x = self._one(place, shift, x if preconditioner is None else last, preconditioner, saved)
                 self.X.mT[place] = x.squeeze(-1)
+                saved = None
             last = x
 
     def _one(
-        self, place: int, shift: float, start: Tensor | None, preconditioner: Callable[[float], Operator] | None
+        self,
+        place: int,
+        shift: float,
+        start: Tensor | None,
+        preconditioner: Callable[[float], Operator] | None,
+        saved: State | None,
     ) -> Tensor:
         products, target = self._products, torch.tensor([self._target], dtype=torch.float64)
-        if products.left < 3:
+        if products.left < 3 and saved is None:
             self.endings[place] = "stopped" if products.stopped else "max_products"
             return self.X[:, place : place + 1]
-        with products.part(products.operator.shift(shift)) as part:
-            answers = corrections.begin(part, self._B, start, target)
-            inverse = None if preconditioner is None else preconditioner(shift)
-            corrections.carry_on(part, ConjugateGradients, self._B, answers, target, inverse, lift=False)
+        inverse = None if preconditioner is None else preconditioner(shift)
+        if saved is not None:
+            mark = None if inverse is None else fingerprint(inverse)
+            products.refuse_unless(saved["preconditioner"] == mark, "was written with another preconditioner")
+        damped = products.operator.shift(shift)
+        with products.multiplying_by(damped, beside=lambda: {**self.state(), "preconditioner": inverse}):
+            answers = corrections.begin(products, self._B, start, target) if saved is None else Answers.of(saved)
+            corrections.carry_on(
+                products, ConjugateGradients, self._B, answers, target, inverse, lift=False, saved=saved
+            )
         self.norms[place], self.endings[place] = answers.norms[0], answers.endings[0]
         self.steps[place] += answers.iterations[0]
         self.direction = answers.direction if self.direction is None else self.direction

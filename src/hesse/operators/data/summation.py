@@ -158,11 +158,11 @@ class Summation:
         if key not in self._batchings:
             # What is kept shrinks what is left until nothing more is; so one vector at a time is never refused.
             room = Room(self._kept.left, self.objective.leaves[0].device, asked=False, refuses=False)
-            sizes = [one.batch_size for one in term.linearizations if one.batch_size is not None]
+            size = min([one.batch_size for one in term.linearizations if one.batch_size is not None], default=None)
             self._batchings[key] = Batching(
                 self.settings.batching,
                 coarsest(self.objective.leaves),
-                fixed=min(sizes, default=None),
+                fixed=lambda: size,
                 price=lambda: prices[key],
                 room=room,
             )
