@@ -78,6 +78,26 @@ def test_the_numbers_it_prints_and_writes_are_those_of_the_dense_hessian(write_p
         assert text in result.stdout
 
 
+def test_certified_residuals_are_those_of_true_products(write_problem, hesse_command):
+    path = write_problem(SOURCE)
+    words = ("--top", 4, "--bottom", 2, "--probes", 0, "--dtype", "float64")
+    result = hesse_command("spectrum", path, *words, "--certify", "--out", "report")
+    assert result.exit_code == 0, result.output
+    found = json.loads(Path("report/result.json").read_text())
+    pairs = [*found["eigenvalues"]["bottom"], *found["eigenvalues"]["top"][::-1]]
+    tensors = load_file("report/result.safetensors")
+    flat = torch.cat([tensors["eigenvectors.a"].flatten(1), tensors["eigenvectors.b"]], dim=1)
+    truth = (flat @ dense() - flat * tensors["eigenvalues"].unsqueeze(1)).norm(dim=1)
+    assert [pair["residual"] for pair in pairs] == pytest.approx(truth.tolist(), rel=1e-3, abs=1e-12)
+    assert found["eigenvalues"]["num_certificate_products"] == 6
+    made = [found[key]["num_products"] for key in ("trace", "eigenvalues")]
+    assert found["num_products"] == sum(made) + 6
+    assert "true residual" in result.stdout
+    assert "The residuals are those of products with the vectors" in Path("report/index.html").read_text()
+    plain = hesse_command("spectrum", path, *words)
+    assert "true residual" not in plain.stdout
+
+
 def test_the_same_seed_gives_the_same_numbers(write_problem, hesse_command):
     path = write_problem(SOURCE)
     for name in ("one", "two"):

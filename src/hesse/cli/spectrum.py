@@ -49,6 +49,9 @@ def spectrum(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of random vectors, and of PyTorch's generator.")] = 0,
     tol: Annotated[float, typer.Option(min=0, help="Relative residual at which an eigenvalue has converged.")] = 1e-6,
+    certify: Annotated[
+        bool, typer.Option("--certify", help="Make one product more with each eigenvector, for true residuals.")
+    ] = False,
     max_products: Annotated[
         int, typer.Option(min=1, help="Products that the eigenvalues may take, and the trace as well.")
     ] = 300,
@@ -79,6 +82,8 @@ def spectrum(
 
       hesse spectrum problem.py --dtype float64 --max-products 1000
 
+      hesse spectrum problem.py --certify
+
       hesse spectrum problem.py --resume state
     """
     with reported():
@@ -96,7 +101,7 @@ def spectrum(
                 entries.names(loaded.inputs)
             study = _Study(str(problem), loaded, seed, top, bottom, engine.kind)
             with attributed(), interruptible() as interrupt:
-                study.ask(interrupt, tol, max_products, probes, steps, _kept_in(resume))
+                study.ask(interrupt, tol, certify, max_products, probes, steps, _kept_in(resume))
             _print(study.found)
             if out is not None:
                 _write(out, study)
@@ -128,7 +133,16 @@ class _Study:
                 seconds=self._seconds,
             )
 
-    def ask(self, interrupt: Interrupt, tol: float, max_products: int, probes: int, steps: int, kept: _Kept) -> None:
+    def ask(
+        self,
+        interrupt: Interrupt,
+        tol: float,
+        certify: bool,
+        max_products: int,
+        probes: int,
+        steps: int,
+        kept: _Kept,
+    ) -> None:
         """All questions in turn, until the user interrupts."""
         found, H = self.found, self.hessian
         ends = (found.num_bottom, found.num_top)
@@ -155,6 +169,7 @@ class _Study:
                         which="BE",
                         tol=tol,
                         max_products=max_products,
+                        certify=certify,
                         rng=found.seed,
                         checkpoint=kept("eigenvalues"),
                         callback=interrupt,
@@ -238,15 +253,15 @@ def _print(found: Spectrum) -> None:
     for name, pairs in (("largest", found.top), ("smallest", found.bottom)):
         if pairs:
             console.print()
-            console.print(_eigenvalues(name, pairs))
+            console.print(_eigenvalues(name, pairs, "true residual" if found.certified else "residual"))
     for sentence in found.unconverged():
         console.print(f"\n{sentence}", highlight=False, markup=False)
 
 
-def _eigenvalues(name: str, pairs: list[Pair]) -> Table:
+def _eigenvalues(name: str, pairs: list[Pair], residual: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(name)
-    for column in ("eigenvalue", "residual"):
+    for column in ("eigenvalue", residual):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("bound met")
     for place, pair in enumerate(pairs, start=1):

@@ -84,10 +84,16 @@ class Spectrum:
         ]
 
     @property
+    def certified(self) -> bool:
+        """Whether the residuals are those of true products with the eigenvectors."""
+        return self.eigenpairs is not None and self.eigenpairs.num_certificate_products > 0
+
+    @property
     def num_products(self) -> int:
-        """Products of all questions."""
+        """Products of all questions, those for true residuals among them."""
         answers = (self.trace, self.eigenpairs, self.density)
-        return sum(answer.num_products for answer in answers if answer is not None)
+        made = sum(answer.num_products for answer in answers if answer is not None)
+        return made + (0 if self.eigenpairs is None else self.eigenpairs.num_certificate_products)
 
     def unconverged(self) -> list[str]:
         """A sentence for each thing that is not as good as was asked for."""
@@ -141,6 +147,7 @@ class Spectrum:
                 "bottom": [dataclasses.asdict(pair) for pair in self.bottom],
                 "converged": self.eigenpairs.converged,
                 "num_products": self.eigenpairs.num_products,
+                "num_certificate_products": self.eigenpairs.num_certificate_products,
             }
         if self.density is not None:
             found["density"] = {
