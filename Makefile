@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 # One thread in each of two test workers: two cores, and no worker waits for the other's threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
-.PHONY: help demo test test-all exhaustive inductor lint bench tables clean
+.PHONY: help demo test test-all exhaustive inductor lint bench questions tables clean
 
 help:
 	@echo "make demo      the Hessian of a network trained on scikit-learn's digits: products, and its spectrum on a page"
@@ -14,6 +14,7 @@ help:
 	@echo "make inductor  every scenario and operator compiled by Inductor (an hour or so)"
 	@echo "make lint      format, lint and types"
 	@echo "make bench     the benchmark against PyTorch and its peers (installs them; about half an hour)"
+	@echo "make questions  eigenvalues, traces and solves beside the peers (installs them; about half an hour)"
 	@echo "make tables    write the tables of README and docs from the committed results"
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -51,6 +52,9 @@ lint: .venv/.installed
 
 bench: .venv/.bench-installed
 	$(BIN)/hesse bench
+
+questions: .venv/.bench-installed
+	$(BIN)/python -m benchmarks.questions
 
 tables: .venv/.installed
 	$(BIN)/python -m benchmarks.table

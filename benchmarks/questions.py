@@ -1,144 +1,81 @@
-"""How many products the questions take, beside SciPy and Hutchinson's estimator: counts, which no clock disturbs.
+"""What the questions take beside SciPy, Hutchinson's estimator and the peers: products, and for eigenvalues time too.
 
-``python -m benchmarks.questions`` writes ``results/questions.json``; each count is a mean over seeds.
+    python -m benchmarks.questions                writes benchmarks/results/questions.json (about half an hour)
+    python -m benchmarks.questions --again        from the beginning, whatever is there
+    python -m benchmarks.questions --only trace   parts whose names begin so; written only if the others are there
+
+Parts that are done stand in results/questions.part.json while the others are under way: a run that is cut short goes on
+from there, if the commit is the same. Counts are no matter of the clock; the eigenvalues want a quiet machine.
 """
 
-from __future__ import annotations
-
-import warnings
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import scipy.sparse.linalg
-import torch
+from benchmarks import counts, environment, results_file, table
+from benchmarks.processes import run_fresh
 
-import hesse
-from benchmarks import environment, results_file
+# Seconds for attempts, references and rounds of one workload's eigenvalues.
+TIMEOUT = 3600
 
-INDEX = np.arange(1.0, 1001)
-SPECTRA = {
-    "1/i": 1 / INDEX,
-    "1/i^2": INDEX**-2,
-    "0.9^i": 0.9**INDEX,
-    "i^-0.5": INDEX**-0.5,
-    "uniform on [0, 1]": np.linspace(0, 1, 1000),
-    "uniform on [-1, 3]": np.linspace(-1, 3, 1000),
-    "ten outliers of a network": np.concatenate([np.linspace(-0.01, 0.01, 990), 2.0 ** np.arange(10)]),
-}
-SYSTEMS = {
-    "condition 1e2": np.linspace(1, 100, 1000),
-    "condition 1e4, log-uniform": 10.0 ** np.linspace(0, 4, 1000),
-    "three clusters": np.repeat([1.0, 10.0, 100.0], [400, 300, 300]) * (1 + 1e-6 * INDEX),
-    "indefinite": np.concatenate([np.linspace(-10, -1, 200), np.linspace(1, 100, 800)]),
-    "singular, consistent": np.concatenate([np.zeros(200), np.linspace(1, 100, 800)]),
-}
-TOLERANCE = 0.01
-RESIDUAL = 1e-8
-SEEDS = 5
+DEFAULT_OUT = results_file.FOLDER / "questions.json"
 
 
-class Counted(hesse.Operator):
-    """A symmetric matrix that counts its products."""
-
-    symmetric = True
-
-    def __init__(self, eigenvalues: Any) -> None:
-        turn, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((len(eigenvalues), len(eigenvalues))))
-        matrix = (turn * eigenvalues) @ turn.T
-        self.matrix = torch.from_numpy(0.5 * (matrix + matrix.T))
-        self.shape, self.dtype, self.device = tuple(self.matrix.shape), torch.float64, torch.device("cpu")
-        self.count = 0
-
-    def matmat(self, V: torch.Tensor) -> torch.Tensor:
-        """A·V."""
-        self.count += V.shape[1]
-        return self.matrix @ V
+def eigenvalues(name: str, seconds: float, cap: float) -> dict[str, Any]:
+    """The ten largest eigenvalues by everybody, in a process of its own."""
+    words = ("--seconds", str(seconds), "--cap", str(cap))
+    return run_fresh("eigenvalues_one", name, *words, timeout=TIMEOUT)
 
 
-def traces(eigenvalues: Any) -> dict[str, Any]:
-    """Mean products, and root mean square error relative to the trace, by method."""
-    A, truth = Counted(eigenvalues), float(np.sum(eigenvalues))
-    rows = {}
-    for method in ("hutchinson", "hutch++", "xtrace", "auto"):
-        A.count = 0
-        found = [hesse.trace(A, method=method, tol=TOLERANCE, max_products=4000, rng=seed) for seed in range(SEEDS)]
-        errors = np.array([each.estimate - truth for each in found]) / truth
-        rows[method] = {
-            "products": A.count / SEEDS,
-            "error": float(np.sqrt(np.mean(errors**2))),
-            "converged": sum(each.converged for each in found),
-        }
-    return rows
+def parts() -> dict[str, Callable[[], dict[str, Any]]]:
+    """All that is measured, by name: the table it belongs to, and the row."""
+    found: dict[str, Callable[[], dict[str, Any]]] = {
+        "eigenvalues/digits": lambda: eigenvalues("digits", 120, 60),
+        "eigenvalues/gpt": lambda: eigenvalues("gpt", 60, 120),
+    }
+    for name, values in counts.SPECTRA.items():
+        found[f"trace/{name}"] = lambda values=values: counts.traces(*counts.known(values))
+    found["trace/the digits network"] = lambda: counts.traces(*counts.digits())
+    for name, values in counts.SYSTEMS.items():
+        found[f"solve/{name}"] = lambda values=values: counts.solves(values)
+    found["shifts/twenty"] = counts.shifted
+    found["preconditioner/nystrom"] = counts.preconditioned
+    return found
 
 
-def solves(eigenvalues: Any) -> dict[str, Any]:
-    """Products to a residual of 1e-8·‖b‖: what SciPy's steps are at that residual, and ours with the true one made."""
-    A = Counted(eigenvalues)
-    b = A.matrix @ torch.from_numpy(np.random.default_rng(1).standard_normal(len(eigenvalues)))
-    methods = {"minres": scipy.sparse.linalg.minres}
-    if (eigenvalues >= 0).all():
-        methods["cg"] = scipy.sparse.linalg.cg
-    rows = {}
-    for method, theirs in methods.items():
-        A.count = 0
-        found = hesse.solve(A, b, method=method, tol=RESIDUAL)
-        steps: list[float] = []
-        theirs(
-            A.matrix.numpy(),
-            b.numpy(),
-            rtol=1e-14,
-            maxiter=3 * A.count + 100,
-            callback=lambda x, steps=steps: steps.append(float(np.linalg.norm(b.numpy() - A.matrix.numpy() @ x))),
-        )
-        reached = [step for step, residual in enumerate(steps, 1) if residual <= RESIDUAL * float(b.norm())]
-        rows[method] = {
-            "hesse": A.count,
-            "scipy": reached[0] if reached else None,
-            "converged": found.converged,
-            "residual": float(found.residual_norms[0] / b.norm()),
-        }
-    return rows
+def run(names: Sequence[str], kept: Path, again: bool) -> dict[str, Any]:
+    """The parts, those in the file ``kept`` taken over if they are of this commit."""
+    results: dict[str, Any] = {"environment": environment.describe(), "parts": {}}
+    if kept.exists() and not again:
+        before = results_file.read(kept)
+        if before["environment"]["commit"] == results["environment"]["commit"]:
+            results = before
+    measures = parts()
+    for name in names:
+        if name not in results["parts"]:
+            print(name, file=sys.stderr, flush=True)
+            results["parts"][name] = measures[name]()
+            results_file.write(kept, results)
+    return results
 
 
-def shifted() -> dict[str, Any]:
-    """Products for twenty damping shifts at once, and one by one from zero."""
-    A = Counted(10.0 ** np.linspace(-4, 2, 1000))
-    b = torch.ones(1000, dtype=torch.float64)
-    shifts = [float(shift) for shift in np.logspace(-2, 2, 20)]
-    together = hesse.solve_shifted(A, b, shifts, tol=RESIDUAL)
-    alone = [hesse.solve(A.shift(shift), b, method="cg", tol=RESIDUAL).num_products for shift in shifts]
-    return {"shifts": len(shifts), "together": together.num_products, "one by one": sum(alone)}
-
-
-def preconditioned() -> dict[str, Any]:
-    """Products of a damped system whose large eigenvalues stand out, without and with a Nyström preconditioner."""
-    A = Counted(np.concatenate([10.0 ** np.linspace(4, 1, 40), np.linspace(0, 0.5, 960)]))
-    b = torch.ones(1000, dtype=torch.float64)
-    M = hesse.nystrom(A, 80, shift=0.1, rng=0)
-    plain, found = (hesse.solve(A.shift(0.1), b, tol=RESIDUAL, preconditioner=P).num_products for P in (None, M))
-    return {"plain": plain, "nystrom": found, "rank": M.num_products}
-
-
-def main() -> None:
-    """Count, write, and print."""
-    with warnings.catch_warnings():
-        # Hutchinson's estimator does not get to one percent on some; the file says how often it did.
-        warnings.simplefilter("ignore", hesse.ConvergenceWarning)
-        results = {
-            "environment": environment.describe(),
-            "trace to one percent": {name: traces(values) for name, values in SPECTRA.items()},
-            "solve to 1e-8": {name: solves(values) for name, values in SYSTEMS.items()},
-            "twenty shifts": shifted(),
-            "nystrom": preconditioned(),
-        }
-    results_file.write(results_file.FOLDER / "questions.json", results)
-    for name, rows in results["trace to one percent"].items():
-        print(f"trace, {name}: " + ", ".join(f"{method} {row['products']:.0f}" for method, row in rows.items()))
-    for name, rows in results["solve to 1e-8"].items():
-        print(f"solve, {name}: " + ", ".join(f"{m} {row['hesse']} (SciPy {row['scipy']})" for m, row in rows.items()))
-    print("shifts:", results["twenty shifts"])
-    print("nystrom:", results["nystrom"])
+def main(arguments: Sequence[str] | None = None, out: Path = DEFAULT_OUT) -> int:
+    parser = argparse.ArgumentParser(prog="questions", description="Count and time what the questions take.")
+    parser.add_argument("--again", action="store_true", help="measure what is done already, too")
+    parser.add_argument("--only", action="append", default=[], help="parts whose names begin so; repeatable")
+    options = parser.parse_args(arguments)
+    kept = out.with_suffix(".part.json")
+    names = [name for name in parts() if name.startswith(tuple(options.only) or "")]
+    results = run(names, kept, options.again)
+    if set(parts()) <= set(results["parts"]):
+        results_file.write(out, results)
+        kept.unlink()
+    for view in ("eigenvalues", "eigenvalue-products", "traces", "solves"):
+        print(table.render(results, view), end="\n\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

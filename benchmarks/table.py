@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results_file, views, views_data
+from benchmarks import results_file, views, views_data, views_questions
 from benchmarks.processes import REPOSITORY
 from benchmarks.views_attention import attention
 from benchmarks.views_vocabulary import vocabulary
@@ -31,7 +31,8 @@ MARKER = re.compile(r"<!-- benchmark:(?:begin|end) ")
 def render(results: dict[str, Any], view: str) -> str:
     """One view of the results in Markdown; the view "all" is every one under its own heading."""
     if view != "all":
-        return {**views.VIEWS, **views_data.VIEWS, "attention": attention, "vocabulary": vocabulary}[view](results)
+        others = {"attention": attention, "vocabulary": vocabulary, **views_data.VIEWS, **views_questions.VIEWS}
+        return {**views.VIEWS, **others}[view](results)
     return "\n\n".join(f"### {views.HEADINGS[name]}\n\n{render(results, name)}" for name in views.VIEWS)
 
 

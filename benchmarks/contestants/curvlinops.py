@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.contestants.base import Contestant, Prepared, supervised
-from benchmarks.workloads.base import Workload
+from benchmarks.workloads.base import Supervised, Workload
 
 
 def lay_out(workload: Workload) -> tuple[Tensor, Tensor]:
@@ -13,26 +13,26 @@ def lay_out(workload: Workload) -> tuple[Tensor, Tensor]:
     return workload.rows[0], workload.rows.T.contiguous()
 
 
-def prepare(workload: Workload, vectors: tuple[Tensor, Tensor]) -> Prepared:
+def operator(view: Supervised) -> Any:
     from curvlinops import HessianLinearOperator
 
+    return HessianLinearOperator(
+        view.model,
+        view.loss,
+        list(view.model.parameters()),
+        [view.batch],
+        progressbar=False,
+        check_deterministic=False,
+        num_data=view.batch[0].shape[0],
+    )
+
+
+def prepare(workload: Workload, vectors: tuple[Tensor, Tensor]) -> Prepared:
     view = supervised(workload)
     vector, columns = vectors
-
-    def operator() -> Any:
-        return HessianLinearOperator(
-            view.model,
-            view.loss,
-            list(view.model.parameters()),
-            [view.batch],
-            progressbar=False,
-            check_deterministic=False,
-            num_data=view.batch[0].shape[0],
-        )
-
-    kept = operator()
+    kept = operator(view)
     return Prepared(
-        lone=lambda: operator() @ vector,
+        lone=lambda: operator(view) @ vector,
         one=lambda: kept @ vector,
         many=lambda: kept @ columns,
         flat=lambda answer: answer,

@@ -13,27 +13,31 @@ from benchmarks.contestants.base import (
     split_rows,
     supervised,
 )
-from benchmarks.workloads.base import Workload
+from benchmarks.workloads.base import Supervised, Workload
+
+
+def keep(view: Supervised) -> Any:
+    """Its object for one batch, which keeps the gradient's graph."""
+    from pyhessian import hessian
+
+    # It keeps its graph by backward(create_graph=True), which PyTorch warns of once a process.
+    warnings.filterwarnings("ignore", message="Using backward.* with create_graph=True")
+    # It reads the gradients that backward leaves on the parameters, so they must start empty.
+    view.model.zero_grad()
+    return hessian(view.model, view.loss, data=view.batch, cuda=False)
 
 
 def prepare(workload: Workload, vectors: list[tuple[Tensor, ...]]) -> Prepared:
-    from pyhessian import hessian, hessian_vector_product
+    from pyhessian import hessian_vector_product
 
-    # PyHessian keeps its graph by backward(create_graph=True), which PyTorch warns of once a process.
-    warnings.filterwarnings("ignore", message="Using backward.* with create_graph=True")
     view = supervised(workload)
-
-    def keep() -> Any:
-        # It reads the gradients that backward leaves on the parameters, so they must start empty.
-        view.model.zero_grad()
-        return hessian(view.model, view.loss, data=view.batch, cuda=False)
 
     def product(point: Any, vector: tuple[Tensor, ...]) -> Any:
         return hessian_vector_product(point.gradsH, point.params, vector)
 
-    kept = keep()
+    kept = keep(view)
     return Prepared(
-        lone=lambda: product(keep(), vectors[0]),
+        lone=lambda: product(keep(view), vectors[0]),
         one=lambda: product(kept, vectors[0]),
         many=lambda: [product(kept, vector) for vector in vectors],
         flat=flat_leaves,

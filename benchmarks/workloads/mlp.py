@@ -1,13 +1,17 @@
 """Two multilayer perceptrons: a large one on random images, a small one on scikit-learn's digits."""
 
+import runpy
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.workloads.base import Workload, of_network
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "digits.py"
 
 
 def perceptron(*widths: int) -> nn.Sequential:
@@ -51,6 +55,23 @@ def build(dtype: torch.dtype = torch.float32, quick: bool = False) -> Workload:
         perceptron(*widths),
         nn.CrossEntropyLoss(),
         (features, targets),
+        dtype,
+        jax_twin=jax_twin,
+    )
+
+
+def build_trained_digits(dtype: torch.dtype = torch.float32, quick: bool = False) -> Workload:
+    """The network of examples/digits.py, where fifty steps of Adam lead it."""
+    example = runpy.run_path(str(EXAMPLE))
+    features, targets = digits()
+    model = example["train"](features, targets, steps=5 if quick else 50)
+    batch = 64 if quick else len(features)
+    return of_network(
+        "digits-trained",
+        f"Digits, trained, {sum(parameter.numel() for parameter in model.parameters())} parameters",
+        model,
+        nn.CrossEntropyLoss(),
+        (features[:batch], targets[:batch]),
         dtype,
         jax_twin=jax_twin,
     )
