@@ -33,7 +33,7 @@ def parts() -> dict[str, Callable[[], dict[str, Any]]]:
     """All that is measured, by name: the table it belongs to, and the row."""
     found: dict[str, Callable[[], dict[str, Any]]] = {
         "eigenvalues/digits": lambda: eigenvalues("digits", 120, 60),
-        "eigenvalues/gpt": lambda: eigenvalues("gpt", 60, 120),
+        "eigenvalues/gpt": lambda: eigenvalues("gpt", 120, 120),
     }
     for name, values in counts.SPECTRA.items():
         found[f"trace/{name}"] = lambda values=values: counts.traces(*counts.known(values))

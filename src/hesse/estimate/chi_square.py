@@ -14,9 +14,11 @@ def interval(samples: NDArray[np.float64], confidence: float) -> tuple[NDArray[n
 
     Such a form is a weighted sum of squares, about χ² with as many degrees of freedom as its mean and variance say:
     a lone eigenvalue has one, and then the symmetric t interval of ten samples covers in 85 of 100 cases, not 95. The
-    spread is widened as Student's t widens it, for it is an estimate too. ``student.reach``, which allows for skewness of
-    either sign, is no substitute: for ten squares of normal numbers it covers in 90 of 100 cases, this one in 92, and in
-    65 of 100 it reaches below zero, where nothing can be; for four squares in 86, this one in 95.
+    spread is widened as Student's t widens it, for it is an estimate too.
+
+    ``student.reach``, which allows for skewness of either sign, is no substitute: for ten squares of normal numbers it
+    covers in 90 of 100 cases, this one in 92, and in 65 it reaches below zero, where nothing can be; for four squares
+    it covers in 86, this one in 95.
 
     Args:
         samples: at least two, in each place not all of one sign but zero or greater.
