@@ -77,15 +77,15 @@ class Problem:
             raise TypeError(f"The func given to Problem must be callable but has type {type(self.func)}.")
         check_point("Problem", self.func, self.inputs)
 
-    def operator(self, engine: Name = "tape") -> Hessian | LossHessian:
+    def operator(self, engine: Name | None = None, expect: int | None = None) -> Hessian | LossHessian:
         """The Hessian at the point, by an engine: see :class:`hesse.Hessian` and :class:`hesse.LossHessian`.
 
-        One that is asked for here goes before that of ``options``.
+        One that is asked for here goes before that of ``options``. ``expect`` is how many products will be asked for.
         """
         if self.model is not None:
-            options = self.options if engine == "tape" else {**self.options, "engine": engine}
+            options = self.options if engine is None else {**self.options, "engine": engine}
             return LossHessian(self.model, self.loss, self.data, params=self.params, **options)
-        return Hessian(self.func, self.inputs, engine=engine)
+        return Hessian(self.func, self.inputs, engine=engine or "auto", expect=expect)
 
     def function(self) -> tuple[Callable[..., Any], Any]:
         """The function and its inputs; of a model, its loss on the first batch of the data by its parameters."""

@@ -94,6 +94,10 @@ class Products:
         self._origin = origin(rng, self._generator)
         return self._generator
 
+    def expect(self, products: int) -> None:
+        """So many products are likely to be made, which may pay for making them another way."""
+        self.operator.expect(min(products, self.max_products))
+
     def resume(self, checkpoint: Checkpoint | str | Path | None, **settings: Any) -> State | None:
         """Keep the question's state there from now on; the state to go on from, where one is.
 

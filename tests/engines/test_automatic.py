@@ -341,3 +341,17 @@ def test_a_choice_that_is_none_is_refused(choice: tuple[Any, Any, Any]) -> None:
 def test_a_negative_expectation_is_refused() -> None:
     with pytest.raises(ValueError, match="expect should be a number of products but is -1"):
         hesse.Hessian(quartic, X, expect=-1)
+
+
+def test_questions_say_how_many_products_they_expect() -> None:
+    expected: list[int] = []
+
+    class Watched(hesse.Hessian):
+        def expect(self, products: int) -> None:
+            expected.append(products)
+
+    H = Watched(quartic, X)
+    hesse.spectral_density(H, num_probes=3, num_steps=4, rng=0)
+    hesse.eigsh(H + H, k=2, rng=0)
+    hesse.trace(H, method="exact")
+    assert expected == [12, 28, 28, 6]

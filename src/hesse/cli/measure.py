@@ -61,12 +61,12 @@ class Measurement:
         return statistics.median(self.peer_seconds)
 
 
-def measure(problem: Problem, first: Any, count: int, rng: Any, compare: bool, engine: Name) -> Measurement:
+def measure(problem: Problem, first: Any, count: int, rng: Any, compare: bool, engine: Name | None) -> Measurement:
     """Make the operator and multiply ``count`` vectors: ``first`` (None for a random one), then random ones."""
     _load_pytorch()
     with attributed():
         clock = Clock()
-        hessian = problem.operator(engine)
+        hessian = problem.operator(engine, expect=count)
         evaluation_seconds = clock.lap(hessian.device)
         vectors = _vectors(hessian, first, count, rng)
         measurement: Measurement | None = None

@@ -30,6 +30,7 @@ class Engine(enum.StrEnum):
     """The engines by name."""
 
     TAPE = "tape"
+    CAPTURED = "captured"
     COMPILED = "compiled"
     AUTO = "auto"
 
@@ -40,11 +41,14 @@ class Engine(enum.StrEnum):
 
 
 EngineOption = Annotated[
-    Engine,
+    Engine | None,
     typer.Option(
         "--engine",
         help="tape keeps the autograd graph; compiled compiles the gradient and the product first, which takes seconds"
-        " and pays with many products; auto is compiled where that can be had, and otherwise the tape.",
+        " and pays with many products; captured runs the same graph without a compiler. auto begins with the tape and"
+        " goes over to these where the products pay for it; of a model over data, it is compiled where that can be had."
+        " When left out: auto for a function, tape for a model.",
+        show_default=False,
     ),
 ]
 ProblemFile = Annotated[Path, typer.Argument(metavar="PROBLEM", help="Python file with a function problem().")]

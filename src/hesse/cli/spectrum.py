@@ -22,7 +22,7 @@ from hesse.cli import entries, output
 from hesse.cli.failures import INTERRUPTED, CommandError, attributed, reported
 from hesse.cli.interrupt import Interrupt, interruptible
 from hesse.cli.load import load
-from hesse.cli.options import DeviceOption, DtypeOption, Engine, EngineOption, ProblemFile, to_device
+from hesse.cli.options import DeviceOption, DtypeOption, EngineOption, ProblemFile, to_device
 from hesse.cli.resources import peak_memory
 from hesse.eigen import eigsh
 from hesse.engines.choice import Name
@@ -65,7 +65,7 @@ def spectrum(
             " was stopped. Made if it is not there.",
         ),
     ] = None,
-    engine: EngineOption = Engine.TAPE,
+    engine: EngineOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ) -> None:
@@ -99,7 +99,7 @@ def spectrum(
             loaded = load(problem, wanted_device, None if dtype is None else dtype.torch)
             if out is not None:
                 entries.names(loaded.inputs)
-            study = _Study(str(problem), loaded, seed, top, bottom, engine.kind)
+            study = _Study(str(problem), loaded, seed, top, bottom, engine.kind if engine else None)
             with attributed(), interruptible() as interrupt:
                 study.ask(interrupt, tol, certify, max_products, probes, steps, _kept_in(resume))
             _print(study.found)
@@ -112,7 +112,7 @@ def spectrum(
 class _Study:
     """The Hessian at the problem's point, and what is found out about it, step by step."""
 
-    def __init__(self, name: str, problem: Problem, seed: int, top: int, bottom: int, engine: Name) -> None:
+    def __init__(self, name: str, problem: Problem, seed: int, top: int, bottom: int, engine: Name | None) -> None:
         self._seconds: dict[str, float] = {}
         with attributed():
             self.hessian = self._timed("evaluation", functools.partial(problem.operator, engine))

@@ -15,7 +15,7 @@ from hesse.cli import entries, output
 from hesse.cli.failures import reported
 from hesse.cli.load import load
 from hesse.cli.measure import Measurement, curvature, gradient_norm, measure
-from hesse.cli.options import DeviceOption, DtypeOption, Engine, EngineOption, ProblemFile, to_device
+from hesse.cli.options import DeviceOption, DtypeOption, EngineOption, ProblemFile, to_device
 
 
 def vhp(
@@ -39,7 +39,7 @@ def vhp(
     compare: Annotated[
         bool, typer.Option("--compare", help="Time torch.autograd.functional.vhp on the same vectors, in turns.")
     ] = False,
-    engine: EngineOption = Engine.TAPE,
+    engine: EngineOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ) -> None:
@@ -67,7 +67,7 @@ def vhp(
         if out is not None:
             entries.names(loaded.inputs)
         first = None if given is None or vector is None else entries.from_entries(given, loaded.inputs, vector)
-        measurement = measure(loaded, first, products, np.random.default_rng(seed), compare, engine.kind)
+        measurement = measure(loaded, first, products, np.random.default_rng(seed), compare, engine.kind if engine else None)
         console = Console()
         console.print(_results(measurement))
         if compare:

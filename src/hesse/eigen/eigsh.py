@@ -111,6 +111,8 @@ def eigsh(
         device = operator.device if basis_device is None else torch.device(basis_device)
         columns = _columns(start, products)
         generator = products.generator(rng)
+        # Twenty for a first look, and what the wanted ones, converging together, have taken on networks.
+        products.expect(20 + 4 * wanted.count)
         saved = products.resume(
             checkpoint,
             k=k,

@@ -105,6 +105,7 @@ def diagonal(
         if method == "xdiag":
             products.require_symmetric()
         generator = products.generator(rng)
+        products.expect(products.size if method == "exact" else LEAST_SAMPLES)
         saved = products.resume(checkpoint, method=method, tol=tol, atol=atol)
         found = _Diagonal(products, method, tol, atol, generator).run(saved)
         if not found.converged:

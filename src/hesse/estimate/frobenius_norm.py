@@ -107,6 +107,7 @@ def frobenius_norm(
     with Products(A, "frobenius_norm", max_products=max_products, callback=callback, progress=progress) as products:
         strategy: Strategy = "exact" if products.size <= min(LEAST_SAMPLES, max_products) else "auto"
         generator = products.generator(rng)
+        products.expect(min(products.size, LEAST_SAMPLES))
         saved = products.resume(checkpoint, tol=tol, atol=atol, confidence=confidence)
         found = Sampler(products, quantity, strategy, confidence, generator).run(saved)
         norm = math.sqrt(found.estimate) if found.estimate >= 0 else math.nan

@@ -133,6 +133,7 @@ def spectral_density(
         steps = min(num_steps, products.size)
         most = quadrature.at_once(products, steps)
         generator = products.generator(rng)
+        products.expect(num_probes * steps)
         saved = products.resume(checkpoint, num_probes=num_probes, num_steps=num_steps)
         probes = [] if saved is None else quadrature.kept(products, saved, steps)
         done = [] if saved is None else [_parted(saved[f"done.{place}"]) for place in range(saved["done"])]

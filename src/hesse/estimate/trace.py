@@ -120,6 +120,7 @@ def trace(
         if method == "auto" and products.size <= min(LEAST_SAMPLES, max_products):
             method = "exact"
         generator = products.generator(rng)
+        products.expect(products.size if method == "exact" else LEAST_SAMPLES)
         saved = products.resume(checkpoint, method=method, tol=tol, atol=atol, confidence=confidence)
         if method == "xtrace":
             found = xtrace(products, quantity.target, confidence, generator, saved)

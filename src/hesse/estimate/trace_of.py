@@ -111,6 +111,8 @@ def ask(
     with Products(A, question, max_products=max_products, callback=callback, progress=progress) as products:
         products.require_symmetric()
         generator = products.generator(rng)
+        # Of a handful of probes at least.
+        products.expect(5 * num_steps)
         saved = products.resume(checkpoint, tol=tol, atol=atol, confidence=confidence, num_steps=num_steps)
         result = SpectralSum(
             products, f, lambda estimate: max(tol * abs(estimate), atol), confidence, num_steps, refusal, generator
