@@ -67,7 +67,8 @@ def vhp(
         if out is not None:
             entries.names(loaded.inputs)
         first = None if given is None or vector is None else entries.from_entries(given, loaded.inputs, vector)
-        measurement = measure(loaded, first, products, np.random.default_rng(seed), compare, engine.kind if engine else None)
+        kind = engine.kind if engine else None
+        measurement = measure(loaded, first, products, np.random.default_rng(seed), compare, kind)
         console = Console()
         console.print(_results(measurement))
         if compare:

@@ -80,6 +80,7 @@ def engine_by_name(
     create_graph: bool,
     verify: bool,
     expect: int | None,
+    most_kept: int | None = None,
 ) -> Engine:
     """The engine of that name, for one function; an engine itself is one that another point has used before."""
     if isinstance(name, Engine):
@@ -88,11 +89,15 @@ def engine_by_name(
         raise ValueError(f"expect should be a number of products but is {expect!r}.")
     if name == "auto" and not create_graph:
         ways: tuple[Literal["captured", "compiled"], ...] = ("captured", "compiled")
-        made = [Compiled(func, directions, verify=verify, or_tape=True, engine=way) for way in ways]
+        made = [
+            Compiled(func, directions, verify=verify, or_tape=True, engine=way, most_kept=most_kept) for way in ways
+        ]
         prices = CAPTURED_PRICE, COMPILED_PRICE
         return Auto([Candidate(engine, *price) for engine, price in zip(made, prices, strict=True)], expect or 0)
     plain = name.engine if isinstance(name, Choice) else name
-    return plain_engine(plain, func, directions=directions, create_graph=create_graph, verify=verify)
+    return plain_engine(
+        plain, func, directions=directions, create_graph=create_graph, verify=verify, most_kept=most_kept
+    )
 
 
 def plain_engine(
@@ -102,6 +107,7 @@ def plain_engine(
     directions: tuple[Literal["rmatvec", "matvec"], ...],
     create_graph: bool,
     verify: bool,
+    most_kept: int | None = None,
 ) -> Taped | Compiled:
     """The engine of that name, from the first product on; "auto" compiles where it can, and is else the tape.
 
@@ -114,4 +120,5 @@ def plain_engine(
     if create_graph:
         raise ValueError('create_graph=True needs engine="tape": the products of a program are not differentiable.')
     engine: Literal["captured", "compiled"] = "captured" if name == "captured" else "compiled"
-    return Compiled(func, directions, verify=verify, or_tape=name == "auto", engine=engine)
+    or_tape = name == "auto"
+    return Compiled(func, directions, verify=verify, or_tape=or_tape, engine=engine, most_kept=most_kept)

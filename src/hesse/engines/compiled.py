@@ -61,6 +61,7 @@ class Compiled:
         or_tape: go on with the tape, and one warning, where no program can be had.
         engine: "captured" runs graphs operator by operator, "compiled" by Inductor.
         backend: what makes graphs fast, when another.
+        most_kept: bytes that a point may keep between products, as far as computing again helps.
     """
 
     def __init__(
@@ -72,13 +73,14 @@ class Compiled:
         or_tape: bool = False,
         engine: Literal["captured", "compiled"] = "compiled",
         backend: Backend | None = None,
+        most_kept: int | None = None,
     ) -> None:
         self.func = func
         self.verify = verify
         self.programs: list[Program] = []
         self._directions = directions
         self._or_tape = or_tape
-        self._backend = backend
+        self._backend, self._most_kept = backend, most_kept
         self.engine = backend.engine if backend else engine
         self.refusal: str | None = None
 
@@ -131,7 +133,8 @@ class Compiled:
 
         states = generator_states([*point, *surroundings.tensors.values()])
         with _exceptions_refused("making its program"):
-            program = Program(map, point, surroundings, self._directions, self._backend or _backend(self.engine))
+            backend = self._backend or _backend(self.engine)
+            program = Program(map, point, surroundings, self._directions, backend, self._most_kept)
         # Stand-ins draw nothing, so whoever has moved a generator is the function.
         if program.draws and any(not torch.equal(generator.get_state(), state) for generator, state in states.items()):
             raise CaptureError(f"it sets the state of the random generator and draws by {', '.join(program.draws)}")

@@ -34,11 +34,12 @@ class Halves(NamedTuple):
     draws: list[str]
 
 
-def partition(joint: Joint, *, fuses: bool) -> Halves:
+def partition(joint: Joint, *, fuses: bool, most: int | None = None) -> Halves:
     """The two halves of a captured graph.
 
-    Where a compiler ``fuses`` elementwise operations as little memory is kept as will do; otherwise all that does not
-    depend on the vectors is computed once, as by the tape.
+    Where a compiler ``fuses`` elementwise operations as little memory is kept as will do, and not more than ``most``
+    bytes as far as computing again helps; otherwise all that does not depend on the vectors is computed once, as by the
+    tape.
 
     Raises:
         CaptureError: the products would draw random numbers of their own.
@@ -53,7 +54,7 @@ def partition(joint: Joint, *, fuses: bool) -> Halves:
         # It loads half of the compiler.
         from hesse.engines.minimal_cut import by_least_memory
 
-        first, replay = by_least_memory(joint)
+        first, replay = by_least_memory(joint, most)
     else:
         first, replay = _by_dependence(joint)
     for node in replay.graph.nodes:

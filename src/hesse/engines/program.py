@@ -47,7 +47,13 @@ class Program:
     """
 
     def __init__(
-        self, map: Map, point: Leaves, surroundings: Surroundings, directions: Sequence[Direction], backend: Backend
+        self,
+        map: Map,
+        point: Leaves,
+        surroundings: Surroundings,
+        directions: Sequence[Direction],
+        backend: Backend,
+        most_kept: int | None = None,
     ) -> None:
         began = time.perf_counter()
         names = surroundings.names_by_tensor()
@@ -57,7 +63,7 @@ class Program:
         backend.simplify(joint.graph, joint.mode)
         joint = sum_by_sorted_places(joint, self._table)
         self.precision = _coarsest(joint)
-        halves = partition(joint, fuses=backend.fuses)
+        halves = partition(joint, fuses=backend.fuses, most=most_kept)
         self.draws = halves.draws
         self.plain = surroundings.plain
         self._captured = [names[key] for key in joint.captured]

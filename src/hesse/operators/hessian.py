@@ -16,7 +16,7 @@ from hesse.functional.arguments import Argnums, check_point, evaluate_scalar, wi
 from hesse.functional.captured import tensors_of
 from hesse.functional.gradients import gradient_to_multiply, zeros_where_none
 from hesse.operators import independent
-from hesse.operators.linearized import Linearized, Options
+from hesse.operators.linearized import Linearized, Options, allowed
 from hesse.operators.materialize import EVERYTHING, Part
 from hesse.space import Space
 from hesse.trees import Key
@@ -45,6 +45,9 @@ class Hessian(Linearized):
             long as compiling is expected to take; then a program is made beside it, and taken if it is right and
             measured faster, so that products take at most a tenth longer than on the tape. ``H.explain()`` says what
             was decided and why; its ``choice``, a :class:`hesse.Choice`, can be given here and decides the same again.
+        memory: bytes, or a size such as ``"2GiB"``, that a call with many vectors may add at its peak; half of what is
+            available when left out. Where it is given, a compiled program keeps no more than that between products
+            either, by computing again, as far as that goes.
         expect: how many products will be asked for, at this point and all that ``at`` moves to; questions say what they
             need by themselves.
         verify: whether a compiled program is compared with the tape at each new point, by one product with a random
@@ -127,7 +130,13 @@ class Hessian(Linearized):
             return gradient, without_history((output, aux), create_graph)
 
         made = engine_by_name(
-            engine, func, directions=("rmatvec",), create_graph=create_graph, verify=verify, expect=expect
+            engine,
+            func,
+            directions=("rmatvec",),
+            create_graph=create_graph,
+            verify=verify,
+            expect=expect,
+            most_kept=None if memory is None else allowed(memory, point.leaves[0].device),
         )
         linearization = made.linearize(gradient_at, point.leaves, inputs, name="Hessian")
         self.value, self.aux = linearization.aux

@@ -157,13 +157,13 @@ class Linearized(Operator):
         self._linearization.begin(count)
 
     def _memory(self) -> int:
-        return _allowed(self._options.memory, self.device)
+        return allowed(self._options.memory, self.device)
 
     def _new_batching(self, left: int | None = None) -> Batching:
         """What decides how vectors are multiplied, ``left`` bytes of memory given, or as many as are allowed then."""
         asked = self._options.memory is not None
         # Not this operator's own method: a cycle would keep the graph until the collector comes.
-        now = functools.partial(_allowed, self._options.memory, self.device)
+        now = functools.partial(allowed, self._options.memory, self.device)
         room = Room(now if left is None else lambda: left, self.device, asked=asked)
         linearization = self._linearization
         batching = Batching(
@@ -291,7 +291,7 @@ class Linearized(Operator):
         self.close()
 
 
-def _allowed(memory: int | str | None, device: torch.device) -> int:
+def allowed(memory: int | str | None, device: torch.device) -> int:
     """The budget in bytes; torch.compile cannot trace how it is found."""
     size: int = untraced(budget)(memory, device)
     return size
