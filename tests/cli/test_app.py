@@ -58,7 +58,7 @@ def test_the_examples_of_the_help_work(write_problem, hesse_command):
     assert all(line.strip() in overview.stdout for line in source.splitlines())
     write_problem(source)
     examples = _examples(overview.stdout)
-    for command, count in (("vhp", 4), ("spectrum", 4)):
+    for command, count in (("vhp", 4), ("spectrum", 5)):
         found = _examples(hesse_command(command, "--help").stdout)
         assert len(found) == count
         assert all(example.startswith(f"hesse {command} ") for example in found)
