@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import environment, results_file, workloads
+from benchmarks import environment, results_file, table, workloads
 from benchmarks.processes import limit_memory, run_fresh
 
 NUMBERS = (1, 16, 64)
@@ -76,22 +76,6 @@ def measure(name: str, engine: str, rounds: int, quick: bool) -> dict[str, Any]:
     }
 
 
-def table(results: dict[str, Any]) -> str:
-    lines = ["| workload | engine | ms a vector: 1 | 16 | 64 | MiB added: 1 | 16 | 64 | chosen |"]
-    lines.append("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
-    for row in results["rows"]:
-        if row.get("problem"):
-            lines.append(f"| {row['workload']} | {row['asked']} | {row['problem']} |||||||")
-            continue
-        times = [f"{one['seconds_a_vector'] * 1e3:.3g} ({one['ratio']:.2f}x)" for one in row["vectors"]]
-        sizes = [f"{one['bytes_added'] / 2**20:.1f}" for one in row["vectors"]]
-        lines.append(
-            f"| {row['workload']} | {row['asked']} | {' | '.join(times)} | {' | '.join(sizes)} |"
-            f" {row['batching']}, {row['chunk']} at once |"
-        )
-    return "\n".join(lines)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="vectors", description="Time one vector, and many at once.")
     parser.add_argument("--workload", action="append", choices=workloads.BUILDERS, help="repeatable")
@@ -120,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out or (None if options.workload or options.quick else DEFAULT_OUT)
     if out:
         results_file.write(out, results)
-    print(table(results))
+    print(table.render(results, "vectors"))
     return 0
 
 

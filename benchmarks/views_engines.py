@@ -1,0 +1,50 @@
+"""The tables of what ``engine="auto"`` decides for, of dense Hessians, and of many vectors at once."""
+
+from typing import Any
+
+from benchmarks.views import MISSING, markdown
+
+
+def engines(results: dict[str, Any]) -> str:
+    """All products by the tape and by what was decided for."""
+    rows = [
+        [
+            row["title"],
+            str(row["products"]),
+            f"{row['tape']:.1f} s",
+            f"{row['auto']:.1f} s",
+            f"{row['auto'] / row['tape']:.2f}",
+            row["engine"],
+        ]
+        for row in results["rows"]
+        if "problem" not in row
+    ]
+    return markdown(["workload", "products", "tape", "auto", "auto / tape", "decided for"], rows)
+
+
+def dense(results: dict[str, Any]) -> str:
+    """The dense Hessian by each engine, as a part of a loop of single products by the tape."""
+    rows = [
+        [one["asked"], one["engine"], f"{one['made']:.1f} s", f"{one['seconds']:.1f} s", f"{one['ratio']:.2f}"]
+        for row in results["rows"]
+        for one in row.get("dense", ())
+    ]
+    return markdown(["engine=", "by", "to make the operator", "`to_dense()`", "of the loop"], rows)
+
+
+def vectors(results: dict[str, Any]) -> str:
+    """Milliseconds a vector and MiB that a call adds, for one, sixteen and sixty-four vectors at once."""
+    rows = []
+    for row in results["rows"]:
+        if row.get("problem"):
+            rows.append([f"{row['workload']}, {row['asked']}", row["problem"], MISSING, MISSING, MISSING])
+            continue
+        times = [
+            f"{one['seconds_a_vector'] * 1e3:.3g} ({one['ratio']:.2f}x), {one['bytes_added'] / 2**20:.1f}"
+            for one in row["vectors"]
+        ]
+        rows.append([f"{row['workload']}, {row['asked']}", *times, f"{row['batching']}, {row['chunk']}"])
+    return markdown(["workload, engine", "1", "16", "64", "chosen"], rows)
+
+
+VIEWS = {"engines": engines, "dense": dense, "vectors": vectors}

@@ -1,0 +1,37 @@
+"""The benchmarks of many vectors, of engines and of recomputation: every figure there, and what fails beside it."""
+
+from __future__ import annotations
+
+from benchmarks import engines, recomputation, table, vectors
+
+
+def test_a_workload_has_times_and_bytes_for_each_number_of_vectors() -> None:
+    row = vectors.measure("rosenbrock", "tape", rounds=2, quick=True)
+    assert [one["number"] for one in row["vectors"]] == list(vectors.NUMBERS)
+    assert row["vectors"][0]["ratio"] == 1
+    assert all(one["seconds_a_vector"] > 0 for one in row["vectors"])
+    single, *_, many = [one["bytes_added"] for one in row["vectors"]]
+    assert 0 < single < many
+    failed = {"workload": "gpt", "asked": "compiled", "problem": "The process was stopped after 9 seconds."}
+    rows = {"rows": [{"workload": "rosenbrock", "asked": "tape", **row}, failed]}
+    lines = table.render(rows, "vectors").splitlines()
+    assert lines[2].startswith("| rosenbrock, tape | ")
+    assert "(1.00x)" in lines[2]
+    assert lines[3].startswith("| gpt, compiled | The process was stopped")
+
+
+def test_a_workload_says_what_auto_decides_for_and_what_that_takes() -> None:
+    row = engines.measure("digits", 0.1, quick=True)
+    lines = table.render({"rows": [row]}, "engines").splitlines()
+    assert lines[2].startswith(f"| {row['title']} | {row['products']} | ")
+    dense = table.render({"rows": [row]}, "dense").splitlines()[2:]
+    assert [line.split(" | ")[0] for line in dense] == ["| tape", "| captured", "| compiled", "| auto"]
+
+
+def test_less_is_kept_the_less_is_allowed() -> None:
+    found = recomputation.measure("cnn", quick=True)
+    tape, *compiled = [row["kept"] for row in found["rows"]]
+    assert tape >= compiled[0]
+    assert compiled == sorted(compiled, reverse=True)
+    assert compiled[-1] < compiled[0]
+    assert found["title"] in table.render({"workloads": [found]}, "recomputation")
