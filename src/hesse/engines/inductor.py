@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hesse.engines.backends import Backend, Run, run_as_it_is
 from hesse.engines.capture import Graph
 from hesse.engines.matrices import multiply_by_faster_library
+from hesse.engines.reductions import sum_over_outer_dimensions
 from hesse.engines.stencils import put_pieces_side_by_side
 from hesse.errors import CaptureError
 
@@ -51,6 +52,7 @@ def _simplify(graph: Graph, mode: FakeTensorMode) -> None:
 
 def _compile(graph: Graph, inputs: list[Tensor], mode: FakeTensorMode) -> Run:
     graph = put_pieces_side_by_side(graph, inputs, mode)
+    sum_over_outer_dimensions(graph)
     multiply_by_faster_library(graph)
     _write_into_whole_tensors(graph)
     try:
