@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -16,8 +16,6 @@ from hesse.engines.linearization import EngineName, Leaves, Linearization, Map, 
 from hesse.errors import CaptureError, warn_caller
 from hesse.functional.evaluation import untraced
 from hesse.memory import is_out_of_memory
-
-Direction = Literal["rmatvec", "matvec"]
 
 # Of the seconds that all products take on the tape as much may go into trying other engines.
 SHARE = 0.1
@@ -57,6 +55,8 @@ class Auto:
         # Seconds a vector by each engine, the least that was seen; what the tape keeps, which compiling grows with.
         self._seconds: dict[str, float] = {}
         self._nodes = 0
+        # How many products pay for the next engine.
+        self._enough = math.inf
         self._lock = threading.RLock()
 
     @property
@@ -110,6 +110,16 @@ class Auto:
     def _price(self, candidate: Candidate) -> float:
         return candidate.fixed_price + self._nodes * candidate.node_price
 
+    def _look_ahead(self) -> None:
+        each = self._seconds.get("tape", 0.0)
+        price = self._price(self._left[0]) + self.seconds if self._left else math.inf
+        self._enough = price / (SHARE * each) if each else math.inf
+
+    @property
+    def may_pay(self) -> bool:
+        """Whether it is time to look at what can be afforded; asked before each product, and so in no time."""
+        return max(self._made, self._expected) >= self._enough
+
     def affordable(self) -> Candidate | None:
         """The fastest engine that may be tried now, by what is expected."""
         allowed = SHARE * max(self._made, self._expected) * self._seconds.get("tape", 0.0) - self.seconds
@@ -131,6 +141,7 @@ class Auto:
             self._see(linearization.engine, clock.lap(linearization.outputs[0].device) / count)
             if isinstance(linearization, tape.Tape) and not self._nodes:
                 self._nodes = linearization.num_nodes()
+            self._look_ahead()
         return products
 
     def _see(self, engine: str, seconds: float) -> None:
@@ -157,18 +168,31 @@ class Auto:
             if candidate not in self._left:
                 # Another point has decided; this one stays with what it has.
                 return now
-            ours = self._made_beside(candidate, make, now)
-            if ours is None:
-                # What cannot be captured cannot be compiled.
-                self._left.clear()
-                return now
-            del self._left[: self._left.index(candidate) + 1]
-            if measured and not self._is_faster(ours, now, multiply):
-                ours.close()
-                return now
-            self._best = candidate.compiled
-            now.close()
-            return ours
+            found = self._tried(candidate, now, make, multiply, measured=measured)
+            self._look_ahead()
+            return found
+
+    def _tried(
+        self,
+        candidate: Candidate,
+        now: Linearization,
+        make: Make,
+        multiply: Callable[[Linearization], list[Tensor]],
+        *,
+        measured: bool,
+    ) -> Linearization:
+        ours = self._made_beside(candidate, make, now)
+        if ours is None:
+            # What cannot be captured cannot be compiled.
+            self._left.clear()
+            return now
+        del self._left[: self._left.index(candidate) + 1]
+        if measured and not self._is_faster(ours, now, multiply):
+            ours.close()
+            return now
+        self._best = candidate.compiled
+        now.close()
+        return ours
 
     def _made_beside(self, candidate: Candidate, make: Make, now: Linearization) -> CompiledLinearization | None:
         try:
@@ -240,7 +264,7 @@ class Adaptive(Linearization):
             if count >= _MANY:
                 self._auto.expect(count)
                 untraced(self._auto.measure)(self._now, self._random_product)
-            candidate = self._auto.affordable()
+            candidate = self._auto.affordable() if self._auto.may_pay else None
             if candidate is not None:
                 self._try(candidate, measured=True)
 
@@ -264,22 +288,21 @@ class Adaptive(Linearization):
 
     def rmatvec(self, cotangents: Leaves, selection: Selection, *, batched: bool = False) -> list[Tensor]:
         """cotangentsᵀ · J."""
-        return self._multiply("rmatvec", cotangents, selection, batched)
+        if not self._is_timed(cotangents, batched):
+            return self._now.rmatvec(cotangents, selection, batched=batched)
+        return self._timed(lambda: self._now.rmatvec(cotangents, selection, batched=batched), cotangents, batched)
 
     def matvec(self, tangents: Leaves, selection: Selection, *, batched: bool = False) -> list[Tensor]:
         """J · tangents."""
-        return self._multiply("matvec", tangents, selection, batched)
+        if not self._is_timed(tangents, batched):
+            return self._now.matvec(tangents, selection, batched=batched)
+        return self._timed(lambda: self._now.matvec(tangents, selection, batched=batched), tangents, batched)
 
-    def _multiply(self, direction: Direction, vectors: Leaves, selection: Selection, batched: bool) -> list[Tensor]:
-        def multiply() -> list[Tensor]:
-            products: list[Tensor] = getattr(self._now, direction)(vectors, selection, batched=batched)
-            return products
+    def _is_timed(self, vectors: Leaves, batched: bool) -> bool:
+        return self._may_change and self._auto.counted(len(vectors[0]) if batched else 1)
 
-        if not self._may_change:
-            return multiply()
+    def _timed(self, multiply: Callable[[], list[Tensor]], vectors: Leaves, batched: bool) -> list[Tensor]:
         count = len(vectors[0]) if batched else 1
-        if not self._auto.counted(count):
-            return multiply()
         products: list[Tensor] = untraced(self._auto.timed)(self._now, count, multiply)
         return products
 
