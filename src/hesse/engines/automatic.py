@@ -112,7 +112,7 @@ class Auto:
 
     def _look_ahead(self) -> None:
         each = self._seconds.get("tape", 0.0)
-        price = self._price(self._left[0]) + self.seconds if self._left else math.inf
+        price = min(map(self._price, self._left), default=math.inf) + self.seconds
         self._enough = price / (SHARE * each) if each else math.inf
 
     @property
