@@ -168,31 +168,21 @@ class Auto:
             if candidate not in self._left:
                 # Another point has decided; this one stays with what it has.
                 return now
-            found = self._tried(candidate, now, make, multiply, measured=measured)
-            self._look_ahead()
-            return found
-
-    def _tried(
-        self,
-        candidate: Candidate,
-        now: Linearization,
-        make: Make,
-        multiply: Callable[[Linearization], list[Tensor]],
-        *,
-        measured: bool,
-    ) -> Linearization:
-        ours = self._made_beside(candidate, make, now)
-        if ours is None:
-            # What cannot be captured cannot be compiled.
-            self._left.clear()
-            return now
-        del self._left[: self._left.index(candidate) + 1]
-        if measured and not self._is_faster(ours, now, multiply):
-            ours.close()
-            return now
-        self._best = candidate.compiled
-        now.close()
-        return ours
+            try:
+                ours = self._made_beside(candidate, make, now)
+                if ours is None:
+                    # What cannot be captured cannot be compiled.
+                    self._left.clear()
+                    return now
+                del self._left[: self._left.index(candidate) + 1]
+                if measured and not self._is_faster(ours, now, multiply):
+                    ours.close()
+                    return now
+                self._best = candidate.compiled
+                now.close()
+                return ours
+            finally:
+                self._look_ahead()
 
     def _made_beside(self, candidate: Candidate, make: Make, now: Linearization) -> CompiledLinearization | None:
         try:
