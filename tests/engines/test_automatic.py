@@ -215,6 +215,35 @@ def test_memory_that_runs_out_while_a_program_is_made_keeps_the_tape() -> None:
 
 
 @pytest.mark.usefixtures("cheap")
+def test_where_memory_is_short_no_engine_is_tried_until_there_is_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = 2**20
+    monkeypatch.setattr("hesse.memory.available", lambda device: left)
+    H = hesse.Hessian(quartic, X, engine=auto(quartic))
+    for _ in range(5):
+        torch.testing.assert_close(H @ V, DENSE @ V)
+    explained = H.explain()
+    assert (explained.engine, explained.programs) == ("tape", 0)
+    assert "no other engine was tried, since that may take 512" in explained.engine_reason
+    assert "and 512 KiB may be taken" in explained.engine_reason
+    left = 2**40
+    for _ in range(12):
+        H @ V
+    assert H.explain().engine == "compiled"
+
+
+@pytest.mark.usefixtures("cheap")
+def test_an_engine_that_does_not_fit_into_the_named_memory_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "COMPILED_PRICE", (1e9, 0.0))
+    kinds = []
+    for memory in ("500MiB", "520MiB"):
+        H = hesse.Hessian(quartic, X, memory=memory)
+        for _ in range(5):
+            torch.testing.assert_close(H @ V, DENSE @ V)
+        kinds.append(H.explain().engine)
+    assert kinds == ["tape", "captured"]
+
+
+@pytest.mark.usefixtures("cheap")
 def test_the_next_points_use_the_program_that_one_has_decided_for() -> None:
     H = hesse.Hessian(quartic, X, engine=auto(quartic))
     for _ in range(5):

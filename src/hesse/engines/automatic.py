@@ -15,7 +15,7 @@ from hesse.engines.compiled import Compiled, CompiledLinearization, generator_st
 from hesse.engines.linearization import EngineName, Leaves, Linearization, Map, Selection
 from hesse.errors import CaptureError, warn_caller
 from hesse.functional.evaluation import untraced
-from hesse.memory import is_out_of_memory
+from hesse.memory import budget, is_out_of_memory, readable
 
 # Of the seconds that all products take on the tape as much may go into trying other engines.
 SHARE = 0.1
@@ -24,6 +24,8 @@ _GAIN = 1.05
 _TRIALS = 3
 # So many vectors at once, or more, are worth measuring a product beforehand.
 _MANY = 64
+# What tracing and compiling load into a process was measured to be 180 to 400 MiB.
+_LOADED = 512 * 2**20
 
 
 class Candidate(NamedTuple):
@@ -44,19 +46,23 @@ class Auto:
     Args:
         candidates: what may be tried, the cheapest first; each goes on with the tape where it cannot take a point.
         expected: how many products will be asked for, at all points together; 0 where nobody knows.
+        memory: bytes that a call may add; None for half of what is available then.
     """
 
-    def __init__(self, candidates: Sequence[Candidate], expected: int) -> None:
+    def __init__(self, candidates: Sequence[Candidate], expected: int, memory: int | None = None) -> None:
         self._candidates, self._left = candidates, list(candidates)
         self._expected, self._made, self._calls = expected, 0, 0
         # What makes the products of new points; the tape where it is None.
         self._best: Compiled | None = None
         self.refusal: str | None = None
+        # Why nothing was tried, though it would have paid.
+        self._cramped = ""
         # Seconds a vector by each engine, the least that was seen; what the tape keeps, which compiling grows with.
         self._seconds: dict[str, float] = {}
         self._nodes = 0
         # How many products pay for the next engine.
         self._enough = math.inf
+        self._memory = memory
         self._lock = threading.RLock()
 
     @property
@@ -80,6 +86,8 @@ class Auto:
             return f"no program can be had: {self.refusal}; {figures}"
         if not self._left:
             return figures
+        if self._cramped:
+            return f"{figures}; {self._cramped}"
         return (
             f"{figures}; {self._made} were made and {max(self._made, self._expected)} are expected, which does not pay"
             f" for the {self._price(self._left[0]):.1f} s that another may take"
@@ -125,6 +133,23 @@ class Auto:
         allowed = SHARE * max(self._made, self._expected) * self._seconds.get("tape", 0.0) - self.seconds
         paying = [candidate for candidate in self._left if self._price(candidate) <= allowed]
         return paying[-1] if paying and self._seconds else None
+
+    def has_room_beside(self, now: Linearization) -> bool:
+        """Whether another engine's linearization fits beside this one.
+
+        Where too much is asked for, the machine may kill the process, and there is nothing to go back to.
+        """
+        needed, allowed = 2 * now.kept_bytes() + _LOADED, budget(self._memory, now.outputs[0].device)
+        fits = needed <= allowed
+        self._cramped = (
+            ""
+            if fits
+            else f"no other engine was tried, since that may take {readable(needed)} and {readable(allowed)} may be taken"
+        )
+        if not fits:
+            # To look again at each product would take time.
+            self._enough = 2 * max(self._made, self._expected)
+        return fits
 
     def counted(self, count: int) -> bool:
         """Count ``count`` vectors more; whether this call is to be timed: those whose number is a power of two are."""
@@ -255,7 +280,7 @@ class Adaptive(Linearization):
                 self._auto.expect(count)
                 untraced(self._auto.measure)(self._now, self._random_product)
             candidate = self._auto.affordable() if self._auto.may_pay else None
-            if candidate is not None:
+            if candidate is not None and self._auto.has_room_beside(self._now):
                 self._try(candidate, measured=True)
 
     def settle(self, engine: str | None) -> None:
@@ -263,7 +288,7 @@ class Adaptive(Linearization):
         if self._may_change:
             self._auto.measure(self._now, self._random_product)
             candidate = self._auto.affordable() if engine is None else self._auto.named(engine)
-            if candidate is not None:
+            if candidate is not None and (engine or self._auto.has_room_beside(self._now)):
                 self._try(candidate, measured=engine is None)
         self._auto.settle()
 

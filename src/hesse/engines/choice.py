@@ -93,7 +93,9 @@ def engine_by_name(
             Compiled(func, directions, verify=verify, or_tape=True, engine=way, most_kept=most_kept) for way in ways
         ]
         prices = CAPTURED_PRICE, COMPILED_PRICE
-        return Auto([Candidate(engine, *price) for engine, price in zip(made, prices, strict=True)], expect or 0)
+        return Auto(
+            [Candidate(engine, *price) for engine, price in zip(made, prices, strict=True)], expect or 0, most_kept
+        )
     plain = name.engine if isinstance(name, Choice) else name
     return plain_engine(
         plain, func, directions=directions, create_graph=create_graph, verify=verify, most_kept=most_kept
