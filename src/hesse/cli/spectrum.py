@@ -127,7 +127,7 @@ class _Study:
                 device=str(self.hessian.device),
                 seed=seed,
                 value=float(self.hessian.value),
-                gradient_norm=float(torch.linalg.vector_norm(gradient)),
+                gradient_norm=float(torch.linalg.vector_norm(gradient, dtype=torch.float64)),
                 num_top=min(top, n),
                 num_bottom=min(bottom, max(0, n - top)),
                 seconds=self._seconds,

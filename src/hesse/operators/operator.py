@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hesse.operators import probes
+from hesse.operators.inner_products import inner_products
 from hesse.space import Space
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ class Operator(abc.ABC):
         raise TypeError(f"{type(self).__name__} has no product with its transpose.")
 
     def gram(self, U: Tensor, V: Tensor) -> Tensor:
-        """Inner products Uᵀ·V of two blocks of columns."""
-        return U.mT @ V
+        """Inner products Uᵀ·V of two blocks of columns, also of long ones right to rounding."""
+        return inner_products(U, V)
 
     def randn(self, k: int, rng: probes.Rng = None) -> Tensor:
         """k standard normal probe vectors as columns (n, k), keyed by seed, column and element."""
