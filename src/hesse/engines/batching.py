@@ -150,6 +150,9 @@ class Batching:
                 return torch.cat([piece, *self._pieces(multiply, rows[piece.shape[0] :], lengths)])
             if into is not None:
                 into.write(start, piece)
+            elif piece.shape[0] == count:
+                # All at once: nothing to put together.
+                products = piece
             else:
                 products = piece.new_empty(count, length) if products is None else products
                 products[start : start + piece.shape[0]] = piece
