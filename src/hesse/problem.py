@@ -83,7 +83,8 @@ class Problem:
         One that is asked for here goes before that of ``options``. ``expect`` is how many products will be asked for.
         """
         if self.model is not None:
-            options = self.options if engine is None else {**self.options, "engine": engine}
+            asked = {"engine": engine, "expect": expect}
+            options = self.options | {name: value for name, value in asked.items() if value is not None}
             return LossHessian(self.model, self.loss, self.data, params=self.params, **options)
         return Hessian(self.func, self.inputs, engine=engine or "auto", expect=expect)
 

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 import hesse
-from hesse.engines import automatic, choice
-from hesse.engines.automatic import Auto, Candidate
+from hesse.engines import automatic, choice, ladder
+from hesse.engines.automatic import Auto
 from hesse.engines.backends import Backend
 from hesse.engines.compiled import Compiled
 from hesse.engines.inductor import EAGER
+from hesse.engines.ladder import Candidate
 from hesse.engines.stand_ins import is_stand_in
 
 PRICE = 1e-6, 0.0
@@ -44,12 +45,12 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiling is expected to cost a microsecond, and a program always to be faster."""
     for price in ("CAPTURED_PRICE", "COMPILED_PRICE"):
         monkeypatch.setattr(choice, price, PRICE)
-    monkeypatch.setattr(automatic, "_GAIN", 0.0)
+    monkeypatch.setattr(ladder, "_GAIN", 0.0)
 
 
 @pytest.fixture
 def slow_programs(monkeypatch: pytest.MonkeyPatch, cheap: None) -> None:
-    monkeypatch.setattr(automatic, "_GAIN", 1e12)
+    monkeypatch.setattr(ladder, "_GAIN", 1e12)
 
 
 def test_a_few_products_stay_with_the_tape_and_compile_nothing() -> None:
@@ -116,7 +117,7 @@ def test_an_engine_is_tried_when_a_tenth_of_all_products_pays_for_it(monkeypatch
 
 
 def test_the_dearer_engine_is_tried_after_the_cheaper_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(automatic, "_GAIN", 0.0)
+    monkeypatch.setattr(ladder, "_GAIN", 0.0)
     monkeypatch.setattr(automatic.Clock, "lap", lambda self, device: 1.0)
     cheap = Compiled(quartic, ("rmatvec",), or_tape=True, engine="captured")
     dear = Compiled(quartic, ("rmatvec",), or_tape=True, backend=EAGER)
@@ -224,7 +225,7 @@ def test_where_memory_is_short_no_engine_is_tried_until_there_is_more(monkeypatc
     explained = H.explain()
     assert (explained.engine, explained.programs) == ("tape", 0)
     assert "no other engine was tried, since that may take 512" in explained.engine_reason
-    assert "and 512 KiB may be taken" in explained.engine_reason
+    assert ", and 512 KiB may be taken" in explained.engine_reason
     left = 2**40
     for _ in range(12):
         H @ V

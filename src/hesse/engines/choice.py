@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from hesse.engines import tape
-from hesse.engines.automatic import Auto, Candidate
+from hesse.engines.automatic import Auto
 from hesse.engines.compiled import Compiled, Shared
+from hesse.engines.ladder import Candidate, W
 from hesse.engines.linearization import Leaves, Linearization, Map
 
 # What these engines take at most to be made, in seconds: at any rate, and for each node of the gradient's graph. Two
@@ -88,14 +90,10 @@ def engine_by_name(
     if expect is not None and expect < 0:
         raise ValueError(f"expect should be a number of products but is {expect!r}.")
     if name == "auto" and not create_graph:
-        ways: tuple[Literal["captured", "compiled"], ...] = ("captured", "compiled")
-        made = [
-            Compiled(func, directions, verify=verify, or_tape=True, engine=way, most_kept=most_kept) for way in ways
-        ]
-        prices = CAPTURED_PRICE, COMPILED_PRICE
-        return Auto(
-            [Candidate(engine, *price) for engine, price in zip(made, prices, strict=True)], expect or 0, most_kept
+        ways = candidates(
+            lambda way: Compiled(func, directions, verify=verify, or_tape=True, engine=way, most_kept=most_kept)
         )
+        return Auto(ways, expect or 0, most_kept)
     plain = name.engine if isinstance(name, Choice) else name
     return plain_engine(
         plain, func, directions=directions, create_graph=create_graph, verify=verify, most_kept=most_kept
@@ -111,7 +109,7 @@ def plain_engine(
     verify: bool,
     most_kept: int | None = None,
 ) -> Taped | Compiled:
-    """The engine of that name, from the first product on; "auto" compiles where it can, and is else the tape.
+    """The engine of that name, from the first product on; "auto" for products that are differentiated is the tape.
 
     ``func`` is the function, or what else reaches all that a map reads.
     """
@@ -122,5 +120,9 @@ def plain_engine(
     if create_graph:
         raise ValueError('create_graph=True needs engine="tape": the products of a program are not differentiable.')
     engine: Literal["captured", "compiled"] = "captured" if name == "captured" else "compiled"
-    or_tape = name == "auto"
-    return Compiled(func, directions, verify=verify, or_tape=or_tape, engine=engine, most_kept=most_kept)
+    return Compiled(func, directions, verify=verify, engine=engine, most_kept=most_kept)
+
+
+def candidates(make: Callable[[Literal["captured", "compiled"]], W]) -> list[Candidate[W]]:
+    """What ``engine="auto"`` may try, the cheapest first."""
+    return [Candidate(make("captured"), *CAPTURED_PRICE), Candidate(make("compiled"), *COMPILED_PRICE)]

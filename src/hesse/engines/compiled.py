@@ -79,7 +79,7 @@ class Compiled:
         self.verify = verify
         self.programs: list[Program] = []
         self._directions = directions
-        self._or_tape = or_tape
+        self.or_tape = or_tape
         self._backend, self._most_kept = backend, most_kept
         self.engine = backend.engine if backend else engine
         self.refusal: str | None = None
@@ -152,7 +152,9 @@ class Compiled:
         states = generator_states(inputs) if program.draws else {}
         reference = tape.linearize(map, point, name=name)
         try:
-            ours = self._checked(program, before, states, reference, point)
+            # Where none goes on with the tape, its graph is not kept beside what the program keeps.
+            expected = self._expected(reference, point, last=not self.or_tape)
+            ours = self._checked(program, before, states, reference, expected, point)
         except CaptureError as error:
             return self._instead(error, reference)
         reference.close()
@@ -174,10 +176,17 @@ class Compiled:
         inputs = program.inputs(point, surroundings)
         if program.changed_inputs(inputs):
             raise CaptureError("it changes tensors in place, so that its evaluation cannot be repeated")
-        return self._checked(program, inputs, states if program.draws else {}, reference, point)
+        expected = self._expected(reference, point)
+        return self._checked(program, inputs, states if program.draws else {}, reference, expected, point)
 
     def _checked(
-        self, program: Program, inputs: list[Tensor], states: States, reference: Linearization, point: Leaves
+        self,
+        program: Program,
+        inputs: list[Tensor],
+        states: States,
+        reference: Linearization,
+        expected: Sequence[Leaves],
+        point: Leaves,
     ) -> CompiledLinearization:
         """The program's linearization, compared with the tape's."""
         try:
@@ -189,7 +198,8 @@ class Compiled:
                     [*reference.outputs, *_tensors(reference.aux)],
                     program.precision,
                 )
-                self._compare_products(ours, reference, point, program.precision)
+                for product, right in zip(self._products(ours, point), expected, strict=True):
+                    _compare("product with a random vector", product, right, program.precision)
         except CaptureError as error:
             drawn = f", and it draws by {', '.join(program.draws)}" if program.draws else ""
             raise CaptureError(f"{error}{drawn}") from error
@@ -198,19 +208,24 @@ class Compiled:
             self.programs.append(program)
         return ours
 
-    def _compare_products(
-        self, ours: CompiledLinearization, reference: Linearization, point: Leaves, precision: torch.dtype
-    ) -> None:
-        everything = Selection(tuple(range(len(ours.outputs))), tuple(range(len(point))))
-        for direction in self._directions:
-            vectors = [random_like(leaf) for leaf in (ours.outputs if direction == "rmatvec" else point)]
-            product = getattr(ours, direction)(vectors, everything)
-            expected = getattr(reference, direction)(vectors, everything)
-            _compare("product with a random vector", product, expected, precision)
+    def _products(self, linearization: Linearization, point: Leaves, last: bool = False) -> list[Leaves]:
+        """Products with random vectors, one for each direction."""
+        everything = Selection(tuple(range(len(linearization.outputs))), tuple(range(len(point))))
+        products: list[Leaves] = []
+        # Those by rmatvec come after those by matvec, since the last of them frees all.
+        for direction in sorted(self._directions):
+            vectors = [random_like(leaf) for leaf in (linearization.outputs if direction == "rmatvec" else point)]
+            products.append(getattr(linearization, direction)(vectors, everything, last=last))
+        return products
+
+    def _expected(self, reference: Linearization, point: Leaves, last: bool = False) -> list[Leaves]:
+        """The tape's products, which a program's are compared with."""
+        with _exceptions_refused("a product by the tape"):
+            return self._products(reference, point, last)
 
     def _instead(self, error: CaptureError, reference: Linearization) -> Linearization:
         """The tape where there is no program to trust."""
-        if not self._or_tape:
+        if not self.or_tape:
             reference.close()
             raise CaptureError(
                 f'engine="{self.engine}" cannot take this function: {error}. Use engine="tape", or "auto".'
@@ -237,11 +252,18 @@ class CompiledLinearization(Linearization):
         """What compiling the program has taken: one for many vectors takes as long, or a few times as long."""
         return 0.0 if self._program.has_batched else self._program.seconds
 
-    def rmatvec(self, cotangents: Leaves, selection: Selection, *, batched: bool = False) -> list[Tensor]:
+    def rmatvec(
+        self, cotangents: Leaves, selection: Selection, *, batched: bool = False, last: bool = False
+    ) -> list[Tensor]:
         """cotangentsᵀ · J, by the replay half."""
-        return self._multiply("rmatvec", cotangents, selection.outputs, selection.inputs, batched)
+        products = self._multiply("rmatvec", cotangents, selection.outputs, selection.inputs, batched)
+        if last:
+            self.close()
+        return products
 
-    def matvec(self, tangents: Leaves, selection: Selection, *, batched: bool = False) -> list[Tensor]:
+    def matvec(
+        self, tangents: Leaves, selection: Selection, *, batched: bool = False, last: bool = False
+    ) -> list[Tensor]:
         """J · tangents, by the replay half of the double-backward trick."""
         return self._multiply("matvec", tangents, selection.inputs, selection.outputs, batched)
 

@@ -56,12 +56,22 @@ class Linearization(Protocol):
         """Let no clock change the engine from now on; one that may still change is the one named, or decides now."""
         return
 
-    def matvec(self, tangents: Leaves, selection: Selection, *, batched: bool = False) -> list[Tensor]:
-        """J · tangents over the selected inputs, for the selected outputs; ``batched``: one vector a row."""
+    def matvec(
+        self, tangents: Leaves, selection: Selection, *, batched: bool = False, last: bool = False
+    ) -> list[Tensor]:
+        """J · tangents over the selected inputs, for the selected outputs; ``batched``: one vector a row.
+
+        After the ``last`` one there is no other in this direction: what only these need is freed on the way.
+        """
         ...
 
-    def rmatvec(self, cotangents: Leaves, selection: Selection, *, batched: bool = False) -> list[Tensor]:
-        """cotangentsᵀ · J over the selected outputs, for the selected inputs."""
+    def rmatvec(
+        self, cotangents: Leaves, selection: Selection, *, batched: bool = False, last: bool = False
+    ) -> list[Tensor]:
+        """cotangentsᵀ · J over the selected outputs, for the selected inputs.
+
+        After the ``last`` one there is none in either direction: all is freed on the way, and this is closed.
+        """
         ...
 
     def kept_bytes(self, beside: Leaves = ()) -> int:

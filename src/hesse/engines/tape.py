@@ -58,26 +58,36 @@ class Tape(Linearization):
         self._transposed: tuple[Leaves, Leaves] | None = None
         self.outputs = list(unaliased([output if create_graph else output.detach() for output in outputs]))
 
-    def rmatvec(self, cotangents: Leaves, selection: Selection, *, batched: bool = False) -> list[Tensor]:
+    def rmatvec(
+        self, cotangents: Leaves, selection: Selection, *, batched: bool = False, last: bool = False
+    ) -> list[Tensor]:
         """cotangentsᵀ · J: one backward through the kept graph."""
         x, outputs = self._kept()
 
         def pull() -> list[Tensor]:
             chosen = [outputs[i] for i in selection.outputs], [x[j] for j in selection.inputs]
-            return self._pull(*chosen, cotangents, batched)
+            return self._pull(*chosen, cotangents, batched, last)
 
-        return self._explained(pull, lambda tape: tape.rmatvec(cotangents, selection, batched=batched))
+        products = self._explained(pull, lambda tape: tape.rmatvec(cotangents, selection, batched=batched))
+        if last:
+            self.close()
+        return products
 
-    def matvec(self, tangents: Leaves, selection: Selection, *, batched: bool = False) -> list[Tensor]:
+    def matvec(
+        self, tangents: Leaves, selection: Selection, *, batched: bool = False, last: bool = False
+    ) -> list[Tensor]:
         """J · tangents: one backward through Jᵀw, whose graph is made at the first call (double-backward trick)."""
         x, outputs = self._kept()
 
         def push() -> list[Tensor]:
             weights, transposed = self._transposed or untraced(self._transpose)(x, outputs)
             chosen = [transposed[j] for j in selection.inputs], [weights[i] for i in selection.outputs]
-            return self._pull(*chosen, tangents, batched)
+            return self._pull(*chosen, tangents, batched, last)
 
-        return self._explained(push, lambda tape: tape.matvec(tangents, selection, batched=batched))
+        products = self._explained(push, lambda tape: tape.matvec(tangents, selection, batched=batched))
+        if last:
+            self._transposed = None
+        return products
 
     def _explained(self, compute: Callable[[], list[Tensor]], again: Callable[[Tape], object]) -> list[Tensor]:
         def anew() -> object:
@@ -99,12 +109,12 @@ class Tape(Linearization):
         self._transposed = weights, transposed
         return self._transposed
 
-    def _pull(self, outputs: Leaves, x: Leaves, vectors: Leaves, batched: bool) -> list[Tensor]:
+    def _pull(self, outputs: Leaves, x: Leaves, vectors: Leaves, batched: bool, last: bool) -> list[Tensor]:
         refuse_replay_inside_transform()
-        products: list[Tensor] = untraced(self._replay)(outputs, x, vectors, batched)
+        products: list[Tensor] = untraced(self._replay)(outputs, x, vectors, batched, last)
         return products
 
-    def _replay(self, outputs: Leaves, x: Leaves, vectors: Leaves, batched: bool) -> list[Tensor]:
+    def _replay(self, outputs: Leaves, x: Leaves, vectors: Leaves, batched: bool, last: bool) -> list[Tensor]:
         with ordinary_autograd():
             cotangents = [constant(vector, self.create_graph) for vector in vectors]
             try:
@@ -112,7 +122,7 @@ class Tape(Linearization):
                     outputs,
                     x,
                     cotangents,
-                    retain_graph=True,
+                    retain_graph=not last,
                     create_graph=self.create_graph,
                     batched=batched,
                 )

@@ -35,7 +35,7 @@ class EmpiricalFisher(DataSum):
         data: see :class:`hesse.LossHessian`.
         per: what a sample is: a ``"row"``, an entry of the prediction's first dimension; or a ``"token"``, where
             only the classes (for PyTorch's cross entropy), or else the last dimension, belong to one sample.
-        params, reduction, weight, memory, engine, verify, batching, random, batch_norm, progress: see
+        params, reduction, weight, memory, engine, verify, expect, batching, random, batch_norm, progress: see
             :class:`hesse.LossHessian`.
         output: ``output(model, batch)`` returns (prediction, target); needed where a batch is no pair.
 
@@ -67,8 +67,9 @@ class EmpiricalFisher(DataSum):
         weight: Weight | None = None,
         output: Output | None = None,
         memory: int | str | None = None,
-        engine: Name = "tape",
+        engine: Name = "auto",
         verify: bool = True,
+        expect: int | None = None,
         batching: Mode = "auto",
         random: Draws = "fixed",
         batch_norm: BatchNorm = "refuse",
@@ -82,6 +83,7 @@ class EmpiricalFisher(DataSum):
             memory=memory,
             engine=engine,
             verify=verify,
+            expect=expect,
             batching=batching,
             random=random,
             batch_norm=batch_norm,

@@ -42,7 +42,7 @@ class Fisher(DataSum):
         samples: None for the expectation itself; a number for the mean over so many draws of all targets, which are
             made once: the matrix stays the same.
         rng: an int (seed), ``numpy.random.Generator`` or None, for the draws.
-        params, reduction, weight, memory, engine, verify, batching, random, batch_norm, progress: see
+        params, reduction, weight, memory, engine, verify, expect, batching, random, batch_norm, progress: see
             :class:`hesse.LossHessian`.
         output: ``output(model, batch)`` returns (prediction, target); needed where a batch is no pair.
 
@@ -75,8 +75,9 @@ class Fisher(DataSum):
         weight: Weight | None = None,
         output: Output | None = None,
         memory: int | str | None = None,
-        engine: Name = "tape",
+        engine: Name = "auto",
         verify: bool = True,
+        expect: int | None = None,
         batching: Mode = "auto",
         random: Draws = "fixed",
         batch_norm: BatchNorm = "refuse",
@@ -90,6 +91,7 @@ class Fisher(DataSum):
             memory=memory,
             engine=engine,
             verify=verify,
+            expect=expect,
             batching=batching,
             random=random,
             batch_norm=batch_norm,

@@ -41,7 +41,7 @@ class GaussNewton(DataSum):
         data: see :class:`hesse.LossHessian`.
         inputs: in place of loss and data, the point of a plain function: a tensor or a structure of them; an outermost
             tuple is splatted.
-        params, reduction, weight, memory, engine, verify, batching, random, batch_norm, progress: see
+        params, reduction, weight, memory, engine, verify, expect, batching, random, batch_norm, progress: see
             :class:`hesse.LossHessian`.
         output: ``output(model, batch)`` returns (prediction, target); needed where a batch is no pair.
 
@@ -80,8 +80,9 @@ class GaussNewton(DataSum):
         weight: Weight | None = None,
         output: Output | None = None,
         memory: int | str | None = None,
-        engine: Name = "tape",
+        engine: Name = "auto",
         verify: bool = True,
+        expect: int | None = None,
         batching: Mode = "auto",
         random: Draws = "fixed",
         batch_norm: BatchNorm = "refuse",
@@ -93,6 +94,7 @@ class GaussNewton(DataSum):
             memory=memory,
             engine=engine,
             verify=verify,
+            expect=expect,
             batching=batching,
             random=random,
             batch_norm=batch_norm,

@@ -48,9 +48,13 @@ class LossHessian(DataSum):
             when left out. As many batches as fit stay linearized between products, and too large ones are cut up.
         engine: ``"tape"`` keeps autograd graphs; ``"compiled"`` compiles the gradient and the product once, for all
             batches laid out alike and all points that ``at`` moves to, and is compared with the tape before it is
-            trusted; ``"auto"`` is compiled where that can be had and right, and otherwise the tape with one warning.
+            trusted; ``"captured"`` runs the same graphs operator by operator. ``"auto"`` is the tape until a tenth of
+            what the products made, or expected if those are more, take on it pays for a faster engine; that then takes
+            its place, if it is right and measured faster. ``H.explain()`` says what was decided and why.
         verify: whether each program is compared with the tape at each new point, on the first batch that it serves
             there; a new program always is.
+        expect: how many products will be asked for, at this point and all that ``at`` moves to; questions say what they
+            need by themselves.
         batching: ``"loop"``, ``"vmap"`` or ``"auto"``, as for :class:`hesse.Hessian`.
         random: ``"fixed"`` draws dropout's masks (and any random numbers of PyTorch) once for each batch;
             ``"refuse"`` raises where any are drawn.
@@ -97,8 +101,9 @@ class LossHessian(DataSum):
         call: Call | None = None,
         output: Output | None = None,
         memory: int | str | None = None,
-        engine: Name = "tape",
+        engine: Name = "auto",
         verify: bool = True,
+        expect: int | None = None,
         batching: Mode = "auto",
         random: Draws = "fixed",
         batch_norm: BatchNorm = "refuse",
@@ -110,6 +115,7 @@ class LossHessian(DataSum):
             memory=memory,
             engine=engine,
             verify=verify,
+            expect=expect,
             batching=batching,
             random=random,
             batch_norm=batch_norm,

@@ -100,7 +100,9 @@ def test_explain_tells_the_split_in_a_sentence() -> None:
     assert "no pass over the data yet, 1 MiB to keep batches in" in str(H.explain())
     _ = H.value
     told = str(H.explain())
-    assert told.startswith("engine tape; mean over batches; whole batches (a whole batch fits into the memory)")
+    assert told.startswith(
+        "engine tape (no product was timed yet); mean over batches; whole batches (a whole batch fits into the memory)"
+    )
     assert "3 of 3 pieces stay linearized" in told
 
 

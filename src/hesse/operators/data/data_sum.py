@@ -12,9 +12,9 @@ from hesse import trees
 from hesse.engines.guard import Guard
 from hesse.engines.linearization import Selection
 from hesse.errors import ClosedError
+from hesse.operators.data.automatic import DataEngine
 from hesse.operators.data.batches import Batches
 from hesse.operators.data.explanation import DataExplanation
-from hesse.operators.data.linearizers import Engines
 from hesse.operators.data.objective import Objective
 from hesse.operators.data.parameters import matching
 from hesse.operators.data.settings import Settings
@@ -48,7 +48,7 @@ class DataSum(Operator):
     ) -> None:
         self._make_objective, self._make_term = make_objective, make_term
         self._data, self._settings, self._watched = data, settings, watched
-        self._engines = Engines(settings.engine, settings.verify)
+        self._engine = DataEngine(settings.engine, settings.verify, expected=settings.expect, memory=settings.memory)
         self._look(None)
 
     def _look(self, earlier: Summation | None) -> None:
@@ -60,9 +60,7 @@ class DataSum(Operator):
         self._guard = Guard(objective.name, self._watched(), remedy="at()")
         plan = None if earlier is None else earlier.plan
         batches = Batches(self._data, objective.device, objective.name)
-        self._sum: Summation | None = Summation(
-            objective, self._make_term, batches, self._settings, self._engines, plan
-        )
+        self._sum: Summation | None = Summation(objective, self._make_term, batches, self._settings, self._engine, plan)
 
     @property
     def summation(self) -> Summation:
@@ -91,13 +89,17 @@ class DataSum(Operator):
         everything = tuple(range(len(self.domain.leaves)))
         return self.summation.multiply(V.mT, Selection(everything, everything), self.domain, self.domain).mT
 
+    def expect(self, products: int) -> None:
+        """So many products are about to be asked for: ``engine="auto"`` decides by that."""
+        self._engine.expect(products)
+
     def settle(self) -> dict[str, str]:
-        """Multiply vectors one by one, where no other way was asked for."""
+        """Multiply vectors one by one, where no other way was asked for, by an engine that does not change."""
         return self.summation.settle()
 
     def adopt(self, settled: dict[str, str]) -> None:
-        """Multiply vectors one by one; batches must be cut up as they were in the other process."""
-        rows = self.summation.settle()["rows"]
+        """Multiply as the other process did; batches must be cut up as they were there."""
+        rows = self.summation.settle(settled.get("engine"))["rows"]
         if rows != settled.get("rows"):
             raise ValueError(
                 f"The {self.domain.name} cut batches into pieces of {settled.get('rows')} rows before and of {rows}"
@@ -193,6 +195,10 @@ class DataBlock(Operator):
         self.dtype, self.device = whole.dtype, whole.device
         self.symmetric = rows == columns
         self.positive_semidefinite = self.symmetric and whole.positive_semidefinite
+
+    def expect(self, products: int) -> None:
+        """As the whole."""
+        self._whole.expect(products)
 
     def settle(self) -> dict[str, str]:
         """As the whole."""

@@ -12,7 +12,7 @@ class DataExplanation:
     """How the products of an operator over data are made.
 
     Attributes:
-        engine: what linearizes a batch: "tape" or "compiled".
+        engine: what linearizes a batch: "tape", "captured" or "compiled".
         reduction: "mean" or "sum", how batches are put together.
         pieces: batches, or pieces of them, that were linearized; 0 before the first pass.
         kept: how many of them stay linearized between products; the others are evaluated anew in each.
@@ -24,6 +24,7 @@ class DataExplanation:
         programs: how many programs were compiled so far, one for each layout of batches and kind of map.
         compile_seconds: what capturing and compiling them has taken so far.
         refusal: why ``engine="auto"`` goes on with the tape, or None.
+        engine_reason: why this engine, with the figures.
     """
 
     engine: str
@@ -38,6 +39,7 @@ class DataExplanation:
     programs: int = 0
     compile_seconds: float = 0.0
     refusal: str | None = None
+    engine_reason: str = "as asked for"
 
     def __str__(self) -> str:
         cut = "whole batches" if self.rows is None else f"at most {self.rows} rows of a batch at once"
@@ -48,8 +50,7 @@ class DataExplanation:
             else f"no pass over the data yet, {readable(self.budget)} to keep batches in"
         )
         compiled = f", {self.programs} programs compiled in {self.compile_seconds:.1f} s" if self.programs else ""
-        refused = f" since no program can be had ({self.refusal})" if self.refusal else ""
         return (
-            f"engine {self.engine}{refused}{compiled}; {self.reduction} over batches; {cut} ({self.reason});"
-            f" {held}; many vectors: {self.batching}"
+            f"engine {self.engine} ({self.engine_reason}){compiled}; {self.reduction} over batches; {cut}"
+            f" ({self.reason}); {held}; many vectors: {self.batching}"
         )

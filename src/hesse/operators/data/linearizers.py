@@ -29,11 +29,18 @@ class Engines:
             kind: plain_engine(name, None, directions=directions, create_graph=False, verify=verify)
             for kind, directions in _DIRECTIONS.items()
         }
+        self.engine = name
         self.compiles = name != "tape"
+
+    def fall_back(self) -> None:
+        """From now on the tape takes what there is no program for."""
+        for engine in self.by_kind.values():
+            if isinstance(engine, Compiled):
+                engine.or_tape = True
 
     @property
     def refusal(self) -> str | None:
-        """Why ``engine="auto"`` goes on with the tape, or None."""
+        """Why the tape goes on, where it may, or None."""
         return next((engine.refusal for engine in self.by_kind.values() if engine.refusal), None)
 
     @property
@@ -51,12 +58,12 @@ class Linearizer:
     """Linearizes the maps of batches at one point, where each program is compared with the tape once."""
 
     def __init__(self, engines: Engines, objective: Objective) -> None:
-        self._engines = engines
+        self.engines = engines
         self._name = objective.name
         self._shared = Shared(objective.reads)
 
     def linearize(self, kind: Kind, map: Map, point: Leaves, batch: Any) -> Linearization:
         """The linearization of a map of that kind, which is made of a batch."""
         # What is refused for one kind of map is refused for all, so that one name says what is done.
-        engine = self._engines.by_kind[kind] if self._engines.refusal is None else TAPE
+        engine = self.engines.by_kind[kind] if self.engines.refusal is None else TAPE
         return engine.linearize(map, point, batch, name=self._name, shared=self._shared)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hesse import trees
 from hesse.engines.linearization import Selection
-from hesse.operators.data.linearizers import Engines
+from hesse.operators.data.automatic import DataEngine
 from hesse.operators.data.summation import Place, Summation
 from hesse.operators.data.terms import HessianTerm, Term
 from hesse.operators.operator import Operator
@@ -37,7 +37,7 @@ class MixedBlock(Operator):
             # The same batches in the same order, also where a loader shuffles; and the same random numbers.
             now.batches,
             now.settings,
-            Engines(now.settings.engine, now.settings.verify),
+            DataEngine(now.settings.engine, now.settings.verify),
             now.plan._replace(rows=None, reason="each batch has columns of its own"),
             now.seed,
         )

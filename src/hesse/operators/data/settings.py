@@ -22,6 +22,7 @@ class Settings:
         weighted: whether the user said how many terms a batch's mean is over.
         memory: the budget as it was asked for.
         engine: what linearizes batches, by its name.
+        expect: how many products will be asked for, at all points; None where nobody knows.
         verify: whether programs are compared with the tape at each new point.
         batching: how many vectors are multiplied.
         random: "fixed" has one draw for each batch, "refuse" raises when the loss draws random numbers.
@@ -33,7 +34,8 @@ class Settings:
     reduction: Reduction | None = None
     weighted: bool = False
     memory: int | str | None = None
-    engine: Name = "tape"
+    engine: Name = "auto"
+    expect: int | None = None
     verify: bool = True
     batching: Mode = "auto"
     random: Draws = "fixed"

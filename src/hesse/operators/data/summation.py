@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 from hesse.engines.batching import Batching
+from hesse.engines.compiled import random_like
 from hesse.engines.linearization import Selection
 from hesse.engines.room import Room
+from hesse.engines.tape import Tape
 from hesse.functional.agreement import coarsest
 from hesse.memory import budget
 from hesse.operators.data import rows
+from hesse.operators.data.automatic import DataEngine
 from hesse.operators.data.batches import Batches
 from hesse.operators.data.draws import Seeded, State
 from hesse.operators.data.explanation import DataExplanation
@@ -50,14 +53,14 @@ class Summation:
         make: MakeTerm,
         batches: Batches,
         settings: Settings,
-        engines: Engines,
+        engine: DataEngine,
         plan: Plan | None = None,
         seed: int | None = None,
     ) -> None:
         self.objective = objective
         self.batches, self.settings = batches, settings
-        self._make, self._engines = make, engines
-        self._linearizer = Linearizer(engines, objective)
+        self._make, self._engine = make, engine
+        self._linearizer = Linearizer(engine.now, objective)
         self._kept = Kept(budget(settings.memory, objective.leaves[0].device))
         # From a copy of the user's generator, which is advanced only if the loss draws, too.
         with State(None):
@@ -65,6 +68,8 @@ class Summation:
         self._drew = False
         # Bytes that a term keeps: measured once for all batches laid out alike.
         self._sizes: dict[Any, int] = {}
+        # Nodes of the tape's graphs, of one term of each layout.
+        self.nodes = 0
         self._batchings: dict[tuple[Place, Selection], Batching] = {}
         self._settled = False
         # What compiling a program for many vectors may take, by what batches them.
@@ -88,7 +93,7 @@ class Summation:
         first, several = self.batches.first()
         plan = make_plan(self.objective, first, several, self.settings, self._measure, self._kept.budget, self.seed)
         _, piece = next(rows.pieces(first, plan.rows))
-        if self._engines.compiles:
+        if self.engines.compiles:
             plan = plan._replace(largest=self._measure(piece, plan.reduction))
         self.plan = plan
         if (rows.count(first) or 1) <= PILOT:
@@ -124,6 +129,9 @@ class Summation:
 
     def multiply(self, vectors: Tensor, selection: Selection, source: Space, target: Space) -> Tensor:
         """The part of the product in ``selection.inputs``, for rows (k, n) of vectors in ``selection.outputs``."""
+        return self._engine.multiply(self, len(vectors), lambda: self._multiply(vectors, selection, source, target))
+
+    def _multiply(self, vectors: Tensor, selection: Selection, source: Space, target: Space) -> Tensor:
         if len(vectors) == 1:
             return self._multiply_one(vectors[0], selection, source, target).unsqueeze(0)
         total = torch.zeros(len(vectors), target.size, dtype=target.dtype, device=target.device)
@@ -144,7 +152,8 @@ class Summation:
         entries, total = source.split(vector), target.zeros()
 
         def add(place: Place, term: Term, weight: float) -> None:
-            for leaf, product in zip(total, term.multiply(entries, selection, batched=False), strict=True):
+            products = term.multiply(entries, selection, batched=False, last=self._kept.get(place) is None)
+            for leaf, product in zip(total, products, strict=True):
                 leaf.add_(product, alpha=weight)
 
         divisor = self.go(add)
@@ -172,12 +181,48 @@ class Summation:
                 self._batchings[key].adopt("loop")
         return self._batchings[key]
 
-    def settle(self) -> dict[str, str]:
-        """Multiply vectors one by one, at every batch, where no other way was asked for; how batches are cut up."""
+    @property
+    def engines(self) -> Engines:
+        """What linearizes the batches."""
+        return self._linearizer.engines
+
+    @property
+    def largest(self) -> int:
+        """Bytes kept of the largest batch that was seen."""
+        return self._kept.largest
+
+    @property
+    def device(self) -> torch.device:
+        """Where vectors are."""
+        return self.objective.leaves[0].device
+
+    def use(self, engines: Engines) -> None:
+        """Let go of what is kept, and linearize by these engines from now on."""
+        self._kept.clear()
+        self._sizes.clear()
+        self._batchings.clear()
+        self._prices.clear()
+        # Programs are compared with the tape, which needs room for what it keeps.
+        self.plan = self.plan._replace(largest=max(self.plan.largest, self._kept.largest))
+        self._linearizer = Linearizer(engines, self.objective)
+
+    def random_product(self) -> Tensor:
+        """A product with a random vector, in one pass over the data."""
+        space = Space(self.objective.leaves, self.objective.spec, self.objective.name)
+        everything = tuple(range(len(space.leaves)))
+        vector = space.join([random_like(leaf) for leaf in space.leaves])
+        return self._multiply_one(vector, Selection(everything, everything), space, space)
+
+    def settle(self, engine: str | None = None) -> dict[str, str]:
+        """Let no clock decide any more: how batches are cut up, by which engine, and vectors one by one.
+
+        With ``engine``, which another process decided for, by that one.
+        """
+        self._engine.decide(self, engine)
         self._settled = True
         for batching in self._batchings.values():
             batching.adopt("loop")
-        return {"rows": str(self.plan.rows)}
+        return {"rows": str(self.plan.rows), "engine": self.engines.engine}
 
     def go(self, visit: Visit) -> float:
         """Visit all terms; the first time, add up value and gradient. Returns what a sum is divided by."""
@@ -248,17 +293,18 @@ class Summation:
 
     def _fresh(self, place: Place, piece: Any, reduction: Reduction, look: Callable[[Place, Term], None]) -> None:
         layout = tuple([(tensor.shape, tensor.dtype) for tensor in rows.tensors(piece)])
-        if layout not in self._sizes and self._engines.compiles:
+        if layout not in self._sizes and self.engines.compiles:
             # The first one that a program makes is compared with the tape, whose graph is there meanwhile.
             self._kept.make_room(self.plan.largest)
         term = self._linearized(place, piece, reduction, self._linearizer)
         self._compare(place, float(term.value))
         if layout not in self._sizes:
             self._sizes[layout] = term.kept_bytes(self.batches.held_elsewhere(piece))
+            self.nodes += sum(one.num_nodes() for one in term.linearizations if isinstance(one, Tape))
         size = self._sizes[layout]
         self._kept.see(size)
-        look(place, term)
         self._kept.offer(place, term, size)
+        look(place, term)
 
     def _linearized(self, place: Place, piece: Any, reduction: Reduction, linearizer: Linearizer) -> Term:
         generators = Seeded(self.objective.device, self._seed_of(place))
@@ -306,7 +352,8 @@ class Summation:
         """How products are made."""
         decided = {batching.chosen for batching in self._batchings.values()} - {None}
         return DataExplanation(
-            engine="compiled" if self._engines.compiles and not self._engines.refusal else "tape",
+            engine="tape" if self.engines.refusal else self.engines.engine,
+            engine_reason=self._engine.reason,
             reduction=self.plan.reduction,
             pieces=len(self._values) if self._complete else 0,
             kept=len(self._kept),
@@ -315,7 +362,7 @@ class Summation:
             rows=self.plan.rows,
             reason=self.plan.reason,
             batching=" and ".join(sorted(str(one) for one in decided)) or "undecided",
-            programs=self._engines.programs,
-            compile_seconds=self._engines.seconds,
-            refusal=self._engines.refusal,
+            programs=self._engine.programs,
+            compile_seconds=self._engine.seconds,
+            refusal=self.engines.refusal or self._engine.refusal,
         )

@@ -33,8 +33,11 @@ class Term(Protocol):
         """The gradient of the batch's loss, as leaves."""
         ...
 
-    def multiply(self, vectors: Leaves, selection: Selection, *, batched: bool) -> list[Tensor]:
-        """The part of the product in ``selection.inputs``, for a vector in ``selection.outputs``."""
+    def multiply(self, vectors: Leaves, selection: Selection, *, batched: bool, last: bool = False) -> list[Tensor]:
+        """The part of the product in ``selection.inputs``, for a vector in ``selection.outputs``.
+
+        The ``last`` one frees on the way what is kept.
+        """
         ...
 
     def kept_bytes(self, beside: Sequence[Tensor]) -> int:
@@ -87,9 +90,9 @@ class HessianTerm:
         """The gradient, which was found on the way."""
         return self._linearization.outputs[: len(self._variables)]
 
-    def multiply(self, vectors: Leaves, selection: Selection, *, batched: bool) -> list[Tensor]:
+    def multiply(self, vectors: Leaves, selection: Selection, *, batched: bool, last: bool = False) -> list[Tensor]:
         """H·v: one backward through the gradient's graph, or one replay of a program."""
-        return self._linearization.rmatvec(vectors, selection, batched=batched)
+        return self._linearization.rmatvec(vectors, selection, batched=batched, last=last)
 
     def kept_bytes(self, beside: Sequence[Tensor]) -> int:
         """Bytes that are kept alive for products, and the gradient's."""
@@ -164,12 +167,13 @@ class OuterTerm:
         variables = tuple(range(len(self._variables)))
         return self._jacobian.rmatvec(self._output_gradient, Selection(self._everything, variables))
 
-    def multiply(self, vectors: Leaves, selection: Selection, *, batched: bool) -> list[Tensor]:
+    def multiply(self, vectors: Leaves, selection: Selection, *, batched: bool, last: bool = False) -> list[Tensor]:
         """Jᵀ·B·J·v."""
         self._multiplied = True
-        pushed = self._jacobian.matvec(vectors, Selection(self._everything, selection.outputs), batched=batched)
+        there, back = Selection(self._everything, selection.outputs), Selection(self._everything, selection.inputs)
+        pushed = self._jacobian.matvec(vectors, there, batched=batched, last=last)
         cotangents = self._curvature.multiply(pushed, batched=batched)
-        return self._jacobian.rmatvec(cotangents, Selection(self._everything, selection.inputs), batched=batched)
+        return self._jacobian.rmatvec(cotangents, back, batched=batched, last=last)
 
     def kept_bytes(self, beside: Sequence[Tensor]) -> int:
         """Bytes that the prediction's graph, that of Jᵀw and B keep alive."""
