@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, fx
@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from hesse import trees
 from hesse.engines.explained import explained
-from hesse.engines.linearization import Leaves, Map, Selection
+from hesse.engines.linearization import Direction, Leaves, Map, Selection
 from hesse.engines.stand_ins import Substitute, has_stand_in, is_stand_in, new_mode, recording, stand_in
 from hesse.engines.tape import Tape
 from hesse.engines.undisturbed import undisturbed
@@ -28,7 +28,6 @@ from hesse.functional.captured import reach
 
 aten = torch.ops.aten
 
-Direction = Literal["rmatvec", "matvec"]
 Graph = fx.GraphModule
 
 

@@ -10,7 +10,7 @@ from hesse.engines import tape
 from hesse.engines.automatic import Auto
 from hesse.engines.compiled import Compiled, Shared
 from hesse.engines.ladder import Candidate, W
-from hesse.engines.linearization import Leaves, Linearization, Map
+from hesse.engines.linearization import Direction, Leaves, Linearization, Map
 
 # What these engines take at most to be made, in seconds: at any rate, and for each node of the gradient's graph. Two
 # cores were measured to take 0.6 s and 2.6 s for 41 nodes, 2.6 s and 38 s for 185 of a convolutional network.
@@ -78,7 +78,7 @@ def engine_by_name(
     name: Name | Choice | Engine,
     func: Any,
     *,
-    directions: tuple[Literal["rmatvec", "matvec"], ...],
+    directions: tuple[Direction, ...],
     create_graph: bool,
     verify: bool,
     expect: int | None,
@@ -104,7 +104,7 @@ def plain_engine(
     name: Name,
     func: Any,
     *,
-    directions: tuple[Literal["rmatvec", "matvec"], ...],
+    directions: tuple[Direction, ...],
     create_graph: bool,
     verify: bool,
     most_kept: int | None = None,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hesse import trees
 from hesse.engines import tape
-from hesse.engines.linearization import Leaves, Linearization, Map, Selection
+from hesse.engines.linearization import Direction, Leaves, Linearization, Map, Selection
 from hesse.engines.surroundings import Surroundings
 from hesse.errors import CaptureError, ClosedError, warn_caller
 from hesse.functional.agreement import disagreement
@@ -21,7 +21,6 @@ from hesse.functional.gradients import memory_of
 
 if TYPE_CHECKING:
     from hesse.engines.backends import Backend
-    from hesse.engines.capture import Direction
     from hesse.engines.program import Program, Start
 
 States = dict[torch.Generator, Tensor]

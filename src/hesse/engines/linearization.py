@@ -9,6 +9,9 @@ from torch import Tensor
 
 EngineName = Literal["tape", "captured", "compiled"]
 
+Direction = Literal["rmatvec", "matvec"]
+"""Which product of a linearization: cotangentsᵀ · J, or J · tangents."""
+
 Leaves = Sequence[Tensor]
 
 Map = Callable[[tuple[Tensor, ...]], tuple[Leaves, Any]]

@@ -8,7 +8,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, fx
 
-from hesse.engines.capture import Direction, Graph, Joint
+from hesse.engines.capture import Graph, Joint
+from hesse.engines.linearization import Direction
 from hesse.errors import CaptureError
 
 

@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hesse.clock import Clock
 from hesse.engines.backends import Backend, Run, run_as_it_is, run_with_faster_products
-from hesse.engines.capture import Direction, Joint, capture
-from hesse.engines.linearization import Leaves, Map
+from hesse.engines.capture import Joint, capture
+from hesse.engines.linearization import Direction, Leaves, Map
 from hesse.engines.many import for_many
 from hesse.engines.partition import Replay, partition, stand_ins_of
 from hesse.engines.restricted import restrict

@@ -1,20 +1,24 @@
-"""The rows of an identity matrix, made a few at a time: a whole one would take as much memory as their products."""
+"""Rows of an identity matrix, made a few at a time: a whole one would take as much memory as their products."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 
 class UnitVectors:
-    """Looks like the identity of size n to whoever takes slices of its rows."""
+    """Looks like the identity of size n, or like its rows at some places, to whoever takes slices of the rows."""
 
-    def __init__(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.shape = torch.Size([size, size])
+    def __init__(
+        self, size: int, dtype: torch.dtype, device: torch.device, places: Sequence[int] | None = None
+    ) -> None:
+        self._places: Sequence[int] = range(size) if places is None else places
+        self.shape = torch.Size([len(self._places), size])
         self.dtype, self.device = dtype, device
 
     def __getitem__(self, rows: slice) -> Tensor:
-        start, stop, _ = rows.indices(self.shape[0])
-        vectors = torch.zeros(stop - start, self.shape[1], dtype=self.dtype, device=self.device)
-        vectors.diagonal(start).fill_(1)
-        return vectors
+        places = torch.tensor(list(self._places[rows]), dtype=torch.int64, device=self.device)
+        vectors = torch.zeros(len(places), self.shape[1], dtype=self.dtype, device=self.device)
+        return vectors.scatter_(1, places.unsqueeze(1), 1)

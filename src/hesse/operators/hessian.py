@@ -9,14 +9,14 @@ from torch import Tensor
 
 from hesse import trees
 from hesse.engines.batching import Mode
-from hesse.engines.choice import Choice, Engine, Name, Taped, engine_by_name
+from hesse.engines.choice import Choice, Engine, Name, Taped
 from hesse.engines.guard import Guard
 from hesse.engines.linearization import Selection
 from hesse.functional.arguments import Argnums, check_point, evaluate_scalar, without_history
 from hesse.functional.captured import tensors_of
 from hesse.functional.gradients import gradient_to_multiply, zeros_where_none
 from hesse.operators import independent
-from hesse.operators.linearized import Linearized, Options, allowed
+from hesse.operators.linearized import Linearized, Options
 from hesse.operators.materialize import EVERYTHING, Part
 from hesse.space import Space
 from hesse.trees import Key
@@ -129,15 +129,7 @@ class Hessian(Linearized):
                 independent.require_independent("Hessian", output, gradient, x)
             return gradient, without_history((output, aux), create_graph)
 
-        made = engine_by_name(
-            engine,
-            func,
-            directions=("rmatvec",),
-            create_graph=create_graph,
-            verify=verify,
-            expect=expect,
-            most_kept=None if memory is None else allowed(memory, point.leaves[0].device),
-        )
+        made = options.made_engine(func, ("rmatvec",), point.leaves[0].device)
         linearization = made.linearize(gradient_at, point.leaves, inputs, name="Hessian")
         self.value, self.aux = linearization.aux
         self.gradient = point.spec.rebuild(linearization.outputs)

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from hesse import trees
 from hesse.engines.batching import Mode
-from hesse.engines.choice import Choice, Engine, Name, engine_by_name
+from hesse.engines.choice import Choice, Engine, Name
 from hesse.engines.guard import Guard
 from hesse.engines.linearization import Selection
 from hesse.functional.arguments import Argnums, check_point, evaluate, without_history
 from hesse.functional.captured import tensors_of
-from hesse.operators.linearized import Linearized, Options, allowed
+from hesse.operators.linearized import Linearized, Options
 from hesse.space import Space
 
 
@@ -92,15 +92,7 @@ class Jacobian(Linearized):
                     )
             return outputs, (spec, without_history(aux, create_graph))
 
-        made = engine_by_name(
-            engine,
-            func,
-            directions=("rmatvec", "matvec"),
-            create_graph=create_graph,
-            verify=verify,
-            expect=expect,
-            most_kept=None if memory is None else allowed(memory, point.leaves[0].device),
-        )
+        made = options.made_engine(func, ("rmatvec", "matvec"), point.leaves[0].device)
         linearization = made.linearize(outputs_at, point.leaves, inputs, name="Jacobian")
         spec, self.aux = linearization.aux
         self.value = spec.rebuild(linearization.outputs)

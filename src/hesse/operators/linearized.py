@@ -10,18 +10,19 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from hesse.engines.batching import Batching, Mode
-from hesse.engines.choice import Choice, Engine, Name
+from hesse.engines.batching import Batching, Mode, Rows
+from hesse.engines.choice import Choice, Engine, Name, engine_by_name
 from hesse.engines.guard import Guard
-from hesse.engines.linearization import EngineName, Linearization, Selection
+from hesse.engines.linearization import Direction, EngineName, Linearization, Selection
 from hesse.engines.room import Room
+from hesse.engines.unit_vectors import UnitVectors
 from hesse.functional.agreement import coarsest
 from hesse.functional.arguments import Argnums
 from hesse.functional.evaluation import untraced
 from hesse.memory import budget, readable
 from hesse.operators import materialize
 from hesse.operators.materialize import EVERYTHING, Part
-from hesse.operators.operator import Operator
+from hesse.operators.operator import Operator, Places, positions
 from hesse.space import Space
 
 
@@ -45,6 +46,18 @@ class Options:
         if isinstance(engine, Choice):
             return Options(engine=engine, batching=engine.batching, chunk=engine.chunk, **others)
         return Options(engine=engine, batching=batching, **others)
+
+    def made_engine(self, func: Any, directions: tuple[Direction, ...], device: torch.device) -> Engine:
+        """The engine for a function of tensors on that device; one that another point has used is used again."""
+        return engine_by_name(
+            self.engine,
+            func,
+            directions=directions,
+            create_graph=self.create_graph,
+            verify=self.verify,
+            expect=self.expect,
+            most_kept=None if self.memory is None else allowed(self.memory, device),
+        )
 
     def at(self, engine: Engine) -> dict[str, Any]:
         """The same options for another point, where the engine uses again what it has made."""
@@ -139,13 +152,21 @@ class Linearized(Operator):
 
     def matmat(self, V: Tensor) -> Tensor:
         """A·V for columns (n, k): one replay for each vector or chunk of vectors."""
-        return self._columns(self._forward, self._batching, V, self.domain, self.range)
+        return self._multiplied(self._forward, self._batching, V.mT, self.domain, self.range).mT
 
     def rmatmat(self, U: Tensor) -> Tensor:
         """Aᵀ·U for columns (m, k)."""
         if self.symmetric:
             return self.matmat(U)
-        return self._columns(self._backward, self._transposed_batching, U, self.range, self.domain)
+        return self._multiplied(self._backward, self._transposed_batching, U.mT, self.range, self.domain).mT
+
+    def rows(self, places: Places) -> Tensor:
+        """The rows of the matrix at some places, (k, n): one product each, in chunks that stay within ``memory``."""
+        replay, batching = (
+            (self._forward, self._batching) if self.symmetric else (self._backward, self._transposed_batching)
+        )
+        units = UnitVectors(self.range.size, self.range.dtype, self.device, positions(places, self.shape[0]))
+        return self._multiplied(replay, batching, units, self.range, self.domain)
 
     def expect(self, products: int) -> None:
         """So many products are about to be asked for: ``engine="auto"`` decides by that."""
@@ -198,15 +219,16 @@ class Linearized(Operator):
         self._begin(1)
         return self._forward(entries, False) if self.symmetric else self._backward(entries, False)
 
-    def _columns(
+    def _multiplied(
         self,
         replay: Callable[[list[Tensor], bool], list[Tensor]],
         batching: Batching,
-        V: Tensor,
+        vectors: Rows,
         source: Space,
         target: Space,
     ) -> Tensor:
-        self._begin(V.shape[1])
+        """The product of each row of ``vectors``, one a row."""
+        self._begin(vectors.shape[0])
 
         def multiply(rows: Tensor) -> Tensor:
             batch = rows.dim() - 1
@@ -214,7 +236,7 @@ class Linearized(Operator):
 
         # One vector a row: a matrix of columns is the transposed view of that, and no copy.
         with torch.set_grad_enabled(torch.is_grad_enabled() or self._linearization.create_graph):
-            return batching.multiply(multiply, V.mT, target.lengths).mT.to(self.dtype)
+            return batching.multiply(multiply, vectors, target.lengths).to(self.dtype)
 
     def to_dense(self) -> Tensor:
         """The matrix (m, n), from one product for each column or row, whichever are fewer.

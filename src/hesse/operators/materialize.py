@@ -23,6 +23,11 @@ from hesse.trees import Spec
 
 # A group of leaves has at least so many elements, so that its rows can go through the graph together.
 _GROUP = 64
+# So many rows and columns are mirrored at a time: of a larger piece, what is read would leave the caches before it is
+# used.
+_TILE = 256
+# A strip is timed so often; the wrong order may take a quarter longer.
+_LOOKS = 4
 # In seconds; a bar for less would only flicker.
 _LONG = 2.0
 
@@ -90,7 +95,7 @@ class _Strip:
     def __init__(self, replay: Replay, source: Space, target: Space, part: Part) -> None:
         assert part.sources is not None
         assert part.targets is not None
-        self._replay, self._part = replay, part
+        self._replay, self.part = replay, part
         self._source, self._target = _restricted(source, part.sources), _restricted(target, part.targets)
         self.number = self._source.size
         spans = _spans(source.lengths, part.sources)
@@ -101,7 +106,7 @@ class _Strip:
     def multiply(self, vectors: Tensor) -> Tensor:
         """The products of one vector (n,) or of one a row."""
         batch = vectors.dim() - 1
-        return self._target.join(self._replay(self._source.split(vectors), batch == 1, self._part), batch)
+        return self._target.join(self._replay(self._source.split(vectors), batch == 1, self.part), batch)
 
     def fill(self, matrix: Tensor, batching: Batching, made: _Rows) -> None:
         """Write all rows into the matrix."""
@@ -116,13 +121,14 @@ class _Strip:
                 (span.start, min(span.stop, self._rows.start)),
                 (max(span.start, self._rows.stop), span.stop),
             ):
-                if start < stop:
-                    matrix[start:stop, self._rows] = matrix[self._rows, start:stop].mT
+                for there in _tiles(slice(start, stop)):
+                    for here in _tiles(self._rows):
+                        matrix[there, here] = matrix[here, there].mT
 
     def seconds(self) -> float:
-        """For one product, the lesser of two."""
+        """For one product, the least of a few."""
         vector = torch.ones(self.number, dtype=self._source.dtype, device=self._source.device)
-        return min(self._once(vector), self._once(vector))
+        return min(self._once(vector) for _ in range(_LOOKS))
 
     def _once(self, vector: Tensor) -> float:
         clock = Clock()
@@ -135,15 +141,19 @@ class _Columns:
 
     def __init__(self, matrix: Tensor, rows: slice, columns: Sequence[slice], made: _Rows) -> None:
         self.nbytes = matrix.nbytes
-        self._parts = [matrix[rows, span] for span in columns]
+        self.parts = [matrix[rows, span] for span in columns]
         self._lengths = [span.stop - span.start for span in columns]
         self._made = made
 
     def write(self, start: int, products: Tensor) -> None:
         """The products of the rows from ``start`` on."""
-        for part, columns in zip(self._parts, products.split_with_sizes(self._lengths, dim=-1), strict=True):
+        for part, columns in zip(self.parts, products.split_with_sizes(self._lengths, dim=-1), strict=True):
             part[start : start + len(products)] = columns
         self._made.add(len(products))
+
+
+def _tiles(span: slice) -> list[slice]:
+    return [slice(start, min(start + _TILE, span.stop)) for start in range(span.start, span.stop, _TILE)]
 
 
 def _groups(lengths: Sequence[int]) -> list[tuple[int, ...]]:
@@ -168,7 +178,14 @@ def _cheapest_order(replay: Replay, space: Space, groups: list[tuple[int, ...]])
     """From first to last or the other way; as they come, or small groups, which have few rows, before large ones."""
     orders = [groups, groups[::-1]]
     orders += [sorted(order, key=lambda group: sum(space.lengths[i] for i in group)) for order in orders]
-    seconds = [sum(strip.number * strip.seconds() for strip in _strips(replay, space, order)) for order in orders]
+    each: dict[Part, float] = {}
+
+    def seconds_of(strip: _Strip) -> float:
+        if strip.part not in each:
+            each[strip.part] = strip.seconds()
+        return strip.number * each[strip.part]
+
+    seconds = [sum(map(seconds_of, _strips(replay, space, order))) for order in orders]
     return orders[seconds.index(min(seconds))]
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import abc
 import numbers
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from hesse.engines.unit_vectors import UnitVectors
 from hesse.operators import probes
 from hesse.operators.inner_products import inner_products
 from hesse.space import Space
+
+Places = Sequence[int] | Tensor | slice
+"""Which rows."""
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator as ScipyOperator
@@ -183,6 +188,30 @@ class Operator(abc.ABC):
             rows[start : start + width] = self.matmat(basis.mT).mT
         return rows.mT
 
+    def rows(self, places: Places) -> Tensor:
+        """The rows of the matrix at some places, (k, n), one product each.
+
+        Args:
+            places: whole numbers, a tensor of them, or a slice; negative ones count from the end.
+
+        Raises:
+            IndexError: the matrix has no such row.
+
+        Example:
+            >>> import torch, hesse
+            >>> H = hesse.Hessian(lambda x: x.prod(), torch.tensor([1.0, 2.0, 3.0]))
+            >>> H.rows([0, -1])
+            tensor([[0., 3., 2.],
+                    [2., 1., 0.]])
+        """
+        m, n = self.shape
+        chosen = positions(places, m)
+        rows = torch.empty(len(chosen), n, dtype=self.dtype, device=self.device)
+        units = UnitVectors(m, self.dtype, self.device, chosen)
+        for start in range(0, len(chosen), 64):
+            rows[start : start + 64] = self.rmatmat(units[start : start + 64].mT).mT
+        return rows
+
     def to_scipy(self) -> ScipyOperator:
         """The operator as SciPy's ``LinearOperator``, for NumPy vectors."""
         from hesse.operators.scipy import to_scipy
@@ -191,6 +220,17 @@ class Operator(abc.ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype}, device={self.device})"
+
+
+def positions(places: Places, size: int) -> list[int]:
+    """Places as numbers from 0 to ``size``."""
+    if isinstance(places, slice):
+        return list(range(size))[places]
+    found = [int(place) for place in places]
+    outside = next((place for place in found if not -size <= place < size), None)
+    if outside is not None:
+        raise IndexError(f"Row {outside} was asked of a matrix that has {size}.")
+    return [place % size for place in found]
 
 
 def _require_operator(other: Any, sign: str) -> None:

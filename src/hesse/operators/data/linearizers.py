@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 from hesse.engines.choice import Name, Taped, plain_engine
 from hesse.engines.compiled import Compiled, Shared
-from hesse.engines.linearization import Leaves, Linearization, Map
+from hesse.engines.linearization import Direction, Leaves, Linearization, Map
 from hesse.operators.data.objective import Objective
 
 Kind = Literal["gradient", "prediction", "curvature"]
 """A loss's gradient by the variables, a prediction, and a loss's gradient by the prediction."""
 
-_DIRECTIONS: dict[Kind, tuple[Literal["rmatvec", "matvec"], ...]] = {
+_DIRECTIONS: dict[Kind, tuple[Direction, ...]] = {
     "gradient": ("rmatvec",),
     "prediction": ("matvec", "rmatvec"),
     "curvature": ("rmatvec",),

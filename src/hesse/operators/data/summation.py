@@ -149,15 +149,24 @@ class Summation:
 
     def _multiply_one(self, vector: Tensor, selection: Selection, source: Space, target: Space) -> Tensor:
         """A lone product, added up leaf by leaf: a flat copy for each batch would cost as much as small batches do."""
-        entries, total = source.split(vector), target.zeros()
+        entries = source.split(vector)
+        total: list[Tensor] = []
+        first = 1.0
 
         def add(place: Place, term: Term, weight: float) -> None:
+            nonlocal total, first
             products = term.multiply(entries, selection, batched=False, last=self._kept.get(place) is None)
+            if not total:
+                # They have memory of their own; in units of the first weight there is nothing to multiply them by.
+                total, first = products, weight
+                return
             for leaf, product in zip(total, products, strict=True):
-                leaf.add_(product, alpha=weight)
+                leaf.add_(product, alpha=weight / first)
 
         divisor = self.go(add)
-        return target.join(total).div_(divisor)
+        factor = first / divisor
+        joined = target.join(total)
+        return joined if factor == 1 else joined.mul_(factor)
 
     def _batching(self, place: Place, selection: Selection, term: Term) -> Batching:
         """A batch is checked for itself: whether a batched backward is right may depend on the data."""
