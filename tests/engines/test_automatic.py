@@ -385,3 +385,11 @@ def test_questions_say_how_many_products_they_expect() -> None:
     hesse.eigsh(H + H, k=2, rng=0)
     hesse.trace(H, method="exact")
     assert expected == [12, 28, 28, 6]
+
+
+@pytest.mark.usefixtures("cheap")
+def test_a_checkpoint_by_another_engine_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    path = hesse.Checkpoint(tmp_path / "eigsh.safetensors", seconds=0)
+    hesse.eigsh(hesse.Hessian(quartic, X, engine="tape"), 2, checkpoint=path, rng=0)
+    with pytest.raises(ValueError, match=r'by the tape engine before and by the captured one now.*engine="tape"'):
+        hesse.eigsh(hesse.Hessian(quartic, X, engine="captured"), 2, checkpoint=path, rng=0)

@@ -147,9 +147,10 @@ class Ladder(Generic[W]):
             self._enough = 2 * max(self._made, self._expected)
         return fits
 
-    def gains(self, engine: str, now: str) -> bool:
-        """Whether that engine was seen to be faster than the one that makes the products now."""
-        return _GAIN * self._seconds[engine] < self._seconds[now]
+    @staticmethod
+    def gains(seconds: float, now: float) -> bool:
+        """Whether a product in ``seconds`` is worth a change from one in ``now``, the same product by both."""
+        return _GAIN * seconds < now
 
     def _tried(self, candidate: Candidate[W]) -> None:
         """That one is tried now; those that are cheaper need not be any more."""

@@ -22,7 +22,7 @@ from hesse.functional.evaluation import untraced
 from hesse.memory import budget, readable
 from hesse.operators import materialize
 from hesse.operators.materialize import EVERYTHING, Part
-from hesse.operators.operator import Operator, Places, positions
+from hesse.operators.operator import Operator, Places, positions, require_engine
 from hesse.space import Space
 
 
@@ -299,6 +299,7 @@ class Linearized(Operator):
     def adopt(self, settled: dict[str, str]) -> None:
         """Make products as another process settled it."""
         self._linearization.settle(settled["engine"])
+        require_engine(self.domain.name, settled["engine"], self._linearization.engine)
         self._batching.adopt(settled["batching"], int(settled["chunk"]))
 
     def close(self) -> None:

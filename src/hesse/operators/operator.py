@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import numbers
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -226,11 +227,26 @@ def positions(places: Places, size: int) -> list[int]:
     """Places as numbers from 0 to ``size``."""
     if isinstance(places, slice):
         return list(range(size))[places]
-    found = [int(place) for place in places]
+    if isinstance(places, Tensor):
+        if places.dtype.is_floating_point or places.dtype.is_complex or places.dtype == torch.bool:
+            raise TypeError(f"Rows are asked for by whole numbers but got a tensor of {places.dtype}.")
+        places = places.tolist()
+    elif any(isinstance(place, bool) for place in places):
+        raise TypeError("Rows are asked for by whole numbers but got truth values.")
+    found = [operator.index(place) for place in places]
     outside = next((place for place in found if not -size <= place < size), None)
     if outside is not None:
         raise IndexError(f"Row {outside} was asked of a matrix that has {size}.")
     return [place % size for place in found]
+
+
+def require_engine(name: str, before: str, now: str) -> None:
+    """Raise where a checkpoint was written by another engine: rounding would make other digits."""
+    if before != now:
+        raise ValueError(
+            f"The {name} multiplied by the {before} engine before and by the {now} one now, so its digits would differ."
+            f' Make the operator anew, with engine="{before}".'
+        )
 
 
 def _require_operator(other: Any, sign: str) -> None:

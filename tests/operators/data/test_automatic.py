@@ -146,7 +146,7 @@ def test_where_memory_is_short_nothing_is_tried_and_that_is_said() -> None:
 @pytest.mark.usefixtures("cheap")
 def test_a_checkpoint_settles_the_engine_and_hands_it_on(tmp_path: Path) -> None:
     model = mlp()
-    path = tmp_path / "eigsh.safetensors"
+    path = hesse.Checkpoint(tmp_path / "eigsh.safetensors", seconds=0)
 
     def asked() -> Any:
         H = hesse.LossHessian(model, F.cross_entropy, loader(X, CLASSES))
@@ -195,3 +195,136 @@ def test_a_later_layout_without_a_program_is_taped_with_one_warning(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         torch.testing.assert_close(moved.at() @ ONES, product)
+
+
+@pytest.mark.usefixtures("cheap")
+def test_a_trial_that_is_cut_short_leaves_the_tape(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mlp()
+    broken = False
+
+    class Data:
+        def __iter__(self) -> Any:
+            if broken:
+                raise OSError("no such file")
+            return iter(loader(X, CLASSES))
+
+    H = hesse.LossHessian(model, F.cross_entropy, Data())
+    multiplied(H, 2)
+    before = automatic.DataEngine._tried
+
+    def tried(self: Any, candidate: Any) -> None:
+        nonlocal broken
+        before(self, candidate)
+        broken = True
+
+    monkeypatch.setattr(automatic.DataEngine, "_tried", tried)
+    with pytest.raises(OSError, match="no such file"):
+        H @ ONES
+    broken = False
+    assert H.explain().engine == "tape"
+    torch.testing.assert_close(H @ ONES, MATRICES[hesse.LossHessian](model) @ ONES)
+
+
+@pytest.mark.usefixtures("cheap")
+def test_a_warning_that_is_an_error_leaves_the_tape() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = mlp()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.model(x) * (1 if x.sum() > -1e9 else 2)
+
+    model = Branching()
+    H = hesse.LossHessian(model, F.cross_entropy, loader(X, CLASSES))
+    multiplied(H, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="goes on with the tape"):
+            H @ ONES
+    assert H.explain().engine == "tape"
+    torch.testing.assert_close(H @ ONES, MATRICES[hesse.LossHessian](model.model) @ ONES)
+
+
+@pytest.mark.usefixtures("cheap")
+def test_an_older_point_stays_with_what_it_has() -> None:
+    model = mlp()
+    older = hesse.LossHessian(model, F.cross_entropy, loader(X, CLASSES))
+    newer = older.at()
+    expected = MATRICES[hesse.LossHessian](model) @ ONES
+    multiplied(newer)
+    assert (older.explain().engine, newer.explain().engine) == ("tape", "compiled")
+    torch.testing.assert_close(multiplied(older), expected)
+    assert older.explain().engine == "tape"
+    torch.testing.assert_close(newer @ ONES, expected)
+
+
+@pytest.mark.usefixtures("cheap")
+def test_a_checkpoint_by_the_tape_is_gone_on_with_by_the_tape(tmp_path: Path) -> None:
+    model = mlp()
+    path = hesse.Checkpoint(tmp_path / "eigsh.safetensors", seconds=0)
+
+    def asked(engine: Any) -> Any:
+        H = hesse.LossHessian(model, F.cross_entropy, loader(X, CLASSES), engine=engine)
+        if engine == "auto":
+            multiplied(H)
+            assert H.explain().engine == "compiled"
+        return hesse.eigsh(H, 2, checkpoint=path, rng=0), H.explain().engine
+
+    first, _ = asked("tape")
+    again, engine = asked("auto")
+    assert engine == "tape"
+    assert torch.equal(first.values, again.values)
+    with pytest.raises(ValueError, match=r'by the tape engine before and by the compiled one now.*engine="tape"'):
+        asked("compiled")
+
+
+@pytest.mark.usefixtures("cheap")
+def test_no_columns_are_no_product() -> None:
+    H = hesse.LossHessian(mlp(), F.cross_entropy, loader(X, CLASSES))
+    for _ in range(5):
+        assert (H @ torch.zeros(27, 0, dtype=torch.float64)).shape == (27, 0)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_many_batches_in_half_precision_add_up(kept: bool) -> None:
+    """In bfloat16 a sum of a hundred equal parts would stop growing."""
+    layer = nn.Linear(2, 1, bias=False).bfloat16()
+    data = [(torch.ones(2, 2).bfloat16(), torch.ones(2, 1).bfloat16())] * 1000
+    H = hesse.LossHessian(
+        layer, nn.MSELoss(reduction="sum"), data, reduction="sum", engine="tape", memory=None if kept else 2000
+    )
+    torch.testing.assert_close(H @ torch.tensor([1.0, 0.0]), torch.full((2,), 4000.0), rtol=1e-3, atol=0)
+    assert (H.explain().kept == 1000) is kept
+
+
+def test_what_a_backward_of_ones_own_keeps_is_not_added_into() -> None:
+    held: list[torch.Tensor] = []
+
+    class Slope(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
+            # The product with a vector of ones, which it hands out anew each time.
+            if not held:
+                held.append(torch.full_like(g, 2.0))
+            return held[0]
+
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x)
+            return (x * x).sum()
+
+        @staticmethod
+        def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
+            return g * Slope.apply(ctx.saved_tensors[0])
+
+    layer = nn.Linear(3, 1, bias=False).double()
+    data = [(torch.zeros(2, 3).double(), torch.zeros(2, 1).double())] * 4
+    H = hesse.LossHessian(layer, None, data, call=lambda model, loss, batch: Square.apply(model.weight), engine="tape")
+    for _ in range(3):
+        torch.testing.assert_close(H @ torch.ones(3).double(), torch.full((3,), 2.0).double())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable
 from typing import Protocol
 
@@ -67,12 +69,19 @@ class DataEngine(Ladder[Engines]):
         self._is_auto = name == "auto"
         ways = candidates(lambda way: Engines(way, verify)) if self._is_auto else []
         super().__init__(ways, expected or 0, memory)
-        self.now = Engines("tape" if self._is_auto else name, verify)
+        self._tape = Engines("tape")
+        self.now = self._tape if self._is_auto else Engines(name, verify)
+        # Bytes that were kept of the largest batch, at any point.
+        self._largest = 0
+        self._lock = threading.RLock()
 
     @property
     def reason(self) -> str:
         """Why this engine, with the figures."""
-        return super().reason if self._is_auto else "as asked for"
+        if not self._is_auto:
+            return "as asked for"
+        later = self.now.refusal
+        return f"no program can be had: {later}" if later else super().reason
 
     @property
     def programs(self) -> int:
@@ -90,25 +99,41 @@ class DataEngine(Ladder[Engines]):
 
     def multiply(self, point: Point, count: int, multiply: Callable[[], Tensor]) -> Tensor:
         """``multiply()`` of ``count`` vectors at a point, whose engines may change before."""
-        if not self.is_open:
+        if not (self.is_open and count):
             return multiply()
         if count >= _MANY:
             self.expect(count)
             self._measure(point)
         candidate = self.affordable() if self.may_pay else None
-        if candidate is not None and self.has_room_beside(point.largest, point.device):
+        if candidate is not None and self._has_room(point):
             self._try(candidate, point, measured=True)
         return self._timed(point, count, multiply) if self.counted(count) else multiply()
 
     def decide(self, point: Point, engine: str | None) -> None:
         """Decide for ``engine``, or for what pays by what is expected now; from now on no clock does."""
-        if self.is_open:
-            if engine is None:
-                self._measure(point)
-            candidate = self.affordable() if engine is None else self.named(engine)
-            if candidate is not None and (engine or self.has_room_beside(point.largest, point.device)):
-                self._try(candidate, point, measured=engine is None)
+        if self._is_auto and engine is not None:
+            self._change_to(point, engine)
+        elif self.is_open:
+            self._measure(point)
+            candidate = self.affordable()
+            if candidate is not None and self._has_room(point):
+                self._try(candidate, point, measured=True)
         self.settle()
+
+    def _change_to(self, point: Point, engine: str) -> None:
+        """Go on with that one, whatever was decided."""
+        if point.engines.engine == engine:
+            return
+        candidate = next((one for one in self._candidates if one.way.engine == engine), None)
+        if candidate is not None:
+            self._try(candidate, point, measured=False)
+        elif engine == "tape":
+            point.use(self._tape)
+            self.now = self._tape
+
+    def _has_room(self, point: Point) -> bool:
+        self._largest = max(self._largest, point.largest)
+        return self.has_room_beside(self._largest, point.device)
 
     def _measure(self, point: Point) -> None:
         if not self._seconds:
@@ -122,45 +147,53 @@ class DataEngine(Ladder[Engines]):
         # The first one evaluates what stays.
         if self._calls > 1:
             self.see(point.engines.engine, clock.lap(point.device) / count)
-            self._nodes = point.nodes
+            self._nodes = max(self._nodes, point.nodes)
             self._look_ahead()
         return product
 
     def _try(self, candidate: Candidate[Engines], point: Point, *, measured: bool) -> None:
-        ours, before = candidate.way, point.engines
-        self._tried(candidate)
-        if measured:
-            self._trial(point)
-        point.use(ours)
-        try:
-            # The programs are made, and compared with the tape.
-            point.random_product()
-        except Exception as error:
-            if not (isinstance(error, CaptureError) or is_out_of_memory(error)):
-                raise
-            self._refused(error, point, before)
-            return
-        if measured:
-            self._trial(point)
-        if measured and not self.gains(ours.engine, before.engine):
-            point.use(before)
-        else:
+        """Let the candidate take the place of the engine at a point, and keep it if it is ``measured`` faster."""
+        with self._lock:
+            ours, before = candidate.way, point.engines
+            if measured and (candidate not in self._left or before is not self.now):
+                # Another point has decided; this one stays with what it has.
+                return
+            if candidate in self._left:
+                self._tried(candidate)
+            now = self._trial(point) if measured else 0.0
+            try:
+                point.use(ours)
+                # The programs are made, and compared with the tape.
+                point.random_product()
+                faster = not measured or self.gains(self._trial(point), now)
+            except BaseException as error:
+                point.use(before)
+                if not (isinstance(error, CaptureError) or is_out_of_memory(error)):
+                    raise
+                self._refused(error, before)
+                return
+            finally:
+                self._look_ahead()
+            if not faster:
+                point.use(before)
+                return
             # A batch of another layout, or the next point, may yet have no program.
             ours.fall_back()
             self.now = ours
-        self._look_ahead()
 
-    def _trial(self, point: Point) -> None:
-        """Look at the clock where both engines are given the same: products of what is kept, as far as it is."""
+    def _trial(self, point: Point) -> float:
+        """Seconds of a product, the least of a few: both engines are given the same, what is kept as far as it is."""
+        least = math.inf
         for _ in range(_TRIALS):
             clock = Clock()
             point.random_product()
-            self.see(point.engines.engine, clock.lap(point.device))
+            least = min(least, clock.lap(point.device))
+        self.see(point.engines.engine, least)
+        return least
 
-    def _refused(self, error: Exception, point: Point, before: Engines) -> None:
+    def _refused(self, error: BaseException, before: Engines) -> None:
         """What cannot be captured cannot be compiled, so nothing else is tried."""
         self.refusal = str(error.__cause__ or error).strip().split("\n", 1)[0].rstrip(".")
         self._left.clear()
         on = "tape" if before.engine == "tape" else f"{before.engine} graph"
         warn_caller(f'engine="auto" goes on with the {on}: {self.refusal}.')
-        point.use(before)

@@ -19,7 +19,7 @@ from hesse.operators.data.objective import Objective
 from hesse.operators.data.parameters import matching
 from hesse.operators.data.settings import Settings
 from hesse.operators.data.summation import MakeTerm, Summation
-from hesse.operators.operator import Operator
+from hesse.operators.operator import Operator, require_engine
 from hesse.space import Space
 from hesse.trees import Spec, dotted_name
 
@@ -99,7 +99,10 @@ class DataSum(Operator):
 
     def adopt(self, settled: dict[str, str]) -> None:
         """Multiply as the other process did; batches must be cut up as they were there."""
-        rows = self.summation.settle(settled.get("engine"))["rows"]
+        # What does not say its engine was written before there was more than one.
+        now = self.summation.settle(settled.get("engine", "tape"))
+        require_engine(self.domain.name, settled.get("engine", "tape"), now["engine"])
+        rows = now["rows"]
         if rows != settled.get("rows"):
             raise ValueError(
                 f"The {self.domain.name} cut batches into pieces of {settled.get('rows')} rows before and of {rows}"

@@ -151,22 +151,30 @@ class Summation:
         """A lone product, added up leaf by leaf: a flat copy for each batch would cost as much as small batches do."""
         entries = source.split(vector)
         total: list[Tensor] = []
-        first = 1.0
+        # In units of the first batch's weight, there is nothing to multiply its products by.
+        number, first = 0, 1.0
 
         def add(place: Place, term: Term, weight: float) -> None:
-            nonlocal total, first
+            nonlocal total, number, first
             products = term.multiply(entries, selection, batched=False, last=self._kept.get(place) is None)
-            if not total:
-                # They have memory of their own; in units of the first weight there is nothing to multiply them by.
-                total, first = products, weight
+            number += 1
+            if number == 1:
+                # Of half precision many batches would add up to nothing more.
+                total = [product.to(torch.promote_types(product.dtype, torch.float32)) for product in products]
+                first = weight
                 return
-            for leaf, product in zip(total, products, strict=True):
-                leaf.add_(product, alpha=weight / first)
+            pairs, alpha = zip(total, products, strict=True), weight / first
+            # Nothing is added into a product: a user's own backward may have handed out what it keeps.
+            if number == 2:
+                total = [torch.add(leaf, product, alpha=alpha) for leaf, product in pairs]
+            else:
+                for leaf, product in pairs:
+                    leaf.add_(product, alpha=alpha)
 
         divisor = self.go(add)
         factor = first / divisor
         joined = target.join(total)
-        return joined if factor == 1 else joined.mul_(factor)
+        return joined if factor == 1 else joined * factor
 
     def _batching(self, place: Place, selection: Selection, term: Term) -> Batching:
         """A batch is checked for itself: whether a batched backward is right may depend on the data."""
@@ -209,6 +217,7 @@ class Summation:
         """Let go of what is kept, and linearize by these engines from now on."""
         self._kept.clear()
         self._sizes.clear()
+        self.nodes = 0
         self._batchings.clear()
         self._prices.clear()
         # Programs are compared with the tape, which needs room for what it keeps.
