@@ -119,5 +119,5 @@ def test_a_batch_that_cannot_be_cut_is_taken_whole_with_a_warning() -> None:
 
     expected = hesse.LossHessian(mlp(), contrast, (X, CLASSES)).to_dense()
     with pytest.warns(UserWarning, match="is not known to be a mean over rows, so it is not cut up"):
-        H = hesse.LossHessian(mlp(), contrast, (X, CLASSES), memory="750B")
+        H = hesse.LossHessian(mlp(), contrast, (X, CLASSES), memory="1000B")
     torch.testing.assert_close(H.to_dense(), expected)

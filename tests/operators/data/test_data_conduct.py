@@ -23,7 +23,7 @@ from tests.operators.data.models import CLASSES, REAL, X, generator, loader, mlp
 
 OPERATORS = [hesse.LossHessian, hesse.GaussNewton, hesse.Fisher, hesse.EmpiricalFisher]
 # Of these small batches none stays linearized in it, and none is cut up.
-LITTLE = "1950B"
+LITTLE = "2600B"
 
 
 def assert_equal(H: hesse.Operator, expected: Tensor) -> None:

@@ -34,7 +34,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("memory", [None, "1650B"], ids=["kept", "little memory"])
+@pytest.mark.parametrize("memory", [None, "2200B"], ids=["kept", "little memory"])
 @pytest.mark.parametrize("name", CASES)
 def test_the_reduction_counts_once(name: str, memory: str | None) -> None:
     make, target, c, options = CASES[name]

@@ -160,7 +160,7 @@ def test_draws_are_frozen_and_come_from_rng_alone() -> None:
     matrix = first.to_dense()
     torch.testing.assert_close(first.to_dense(), matrix, rtol=0, atol=0)
     torch.testing.assert_close(first.at().to_dense(), matrix)
-    torch.testing.assert_close(fisher(0, "1650B").to_dense(), matrix)
+    torch.testing.assert_close(fisher(0, "2200B").to_dense(), matrix)
     assert not torch.allclose(fisher(1).to_dense(), matrix)
     assert not torch.allclose(fisher(None).to_dense(), fisher(None).to_dense())
     assert torch.equal(torch.get_rng_state(), state)

@@ -55,8 +55,9 @@ def test_the_peak_stays_within_the_budget(operator: str, budget: int) -> None:
     )
     peak, kept, pieces, bytes_kept = map(int, run.stdout.split())
     assert peak <= 1.15 * budget
-    # It is made use of, too: what is kept, and what one more batch needs, take most of it, or all is kept.
-    assert kept == pieces or peak >= 0.5 * budget
+    # It is made use of, too: what is kept, and what one more batch may need, take most of it, or all is kept. The only
+    # product of a batch frees its graph on the way, and so stays below what one of a kept batch takes.
+    assert kept == pieces or peak >= 0.45 * budget
     assert bytes_kept <= budget
 
 
