@@ -245,7 +245,8 @@ def test_the_peak_of_a_fresh_process_stays_within_the_budget(memory: int) -> Non
 def test_under_a_hard_limit_of_the_address_space_chunks_are_halved_until_they_fit() -> None:
     printed = run(
         f"""{SETUP}
-    H = hesse.Hessian(wide, x, batching="vmap", memory="100GiB")
+    # Another engine would be tried on a slow machine, since the named memory has room for it.
+    H = hesse.Hessian(wide, x, batching="vmap", memory="100GiB", engine="tape")
     H @ x
     resource.setrlimit(resource.RLIMIT_AS, (field("VmSize") + 200 * 2**20, resource.RLIM_INFINITY))
     with warnings.catch_warnings(record=True) as caught:
