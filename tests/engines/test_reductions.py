@@ -26,6 +26,7 @@ LEFT = {
     "another dtype": lambda x: x.sum(1, dtype=torch.float64),
     "few": lambda x: x[:2, :2].sum(1),
     "long": lambda x: x.reshape(30, 10, 24).sum(1),
+    "of a number": lambda x: torch.ops.aten.sum.dim_IntList(x[0, 0, 0], [0]),
 }
 
 

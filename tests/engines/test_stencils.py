@@ -57,6 +57,12 @@ def in_two_dimensions(x: Tensor, v: Tensor) -> Tensor:
     return down + right
 
 
+def counted_from_the_end(x: Tensor, v: Tensor) -> Tensor:
+    x, v = x.repeat(4, 1), v.repeat(4, 1) * torch.arange(4)[:, None]
+    slope = aten.slice.Tensor(x * v, -1, 1, 10) - v[:, :-1]
+    return padded(slope * x[:, 1:], [4, 10], -1, 1) + padded(-slope, [4, 10], -1, 0)
+
+
 def with_broadcast_factors(x: Tensor, v: Tensor) -> Tensor:
     grid = x[:, None] * v[None, :]
     return padded(grid[1:] * v, [10, 10], 0, 0) + padded(grid[:-1] * x[:9, None], [10, 10], 0, 1)
@@ -70,6 +76,7 @@ FUNCTIONS = [
     used_beside,
     of_a_sum_that_is_no_piece,
     in_two_dimensions,
+    counted_from_the_end,
     with_broadcast_factors,
 ]
 

@@ -34,7 +34,8 @@ def sum_over_outer_dimensions(graph: Graph) -> None:
     """Replace in ``graph`` the sums that Inductor is slow at."""
     for node in graph.graph.find_nodes(op="call_function", target=aten.sum.dim_IntList):
         x = node.args[0].meta["val"]
-        dims = [dim % x.dim() for dim in node.args[1] or range(x.dim())]
+        # One of a number names a dimension that it has not.
+        dims = [dim % max(1, x.dim()) for dim in node.args[1] or range(x.dim())]
         is_short = x.dim() > 1 and x.shape[-1] * x.itemsize < _VECTOR and x.dim() - 1 not in dims
         if x.device.type == "cpu" and is_short and x.numel() >= _MANY and x.dtype == node.meta["val"].dtype:
             keepdim = len(node.args) > 2 and bool(node.args[2])

@@ -131,9 +131,9 @@ class _Sum:
         value = node.meta["val"]
         if node.target is aten.slice.Tensor and (len(node.args) < 5 or node.args[4] == 1):
             source: Any = node.args[0]
-            dim = node.args[1] if len(node.args) > 1 else 0
-            if dim == self._dim:
-                begin, _, _ = slice(*_slice_bounds(node)).indices(source.meta["val"].shape[dim])
+            dim: Any = node.args[1] if len(node.args) > 1 else 0
+            if dim % value.dim() == self._dim:
+                begin, _, _ = slice(*_slice_bounds(node)).indices(source.meta["val"].shape[self._dim])
                 return self._part(source, begin + start, begin + stop)
         if node.target is aten.full.default:
             shape = list(value.shape)
@@ -183,7 +183,8 @@ def _is_padded(node: fx.Node) -> bool:
 
 
 def _dimension(node: fx.Node) -> int:
-    return int(node.args[2]) if len(node.args) > 2 else 0  # type: ignore[arg-type]  # a number
+    dim: Any = node.args[2] if len(node.args) > 2 else 0
+    return int(dim) % int(node.meta["val"].dim())
 
 
 def _bounds(node: fx.Node) -> tuple[Any, Any]:
