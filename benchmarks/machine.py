@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import hesse
 from benchmarks.workloads.base import Workload
-from hesse import onednn
+from hesse._base import onednn
 
 SIDE = 2048
 COPIED = 2**28

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 import hesse
-from hesse.engines import peak
-from hesse.memory import readable
+from hesse._base.memory import readable
+from hesse._linearize import peak
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits.py"
 CPU = torch.device("cpu")

@@ -17,7 +17,7 @@ from typing import Any
 import hesse
 from benchmarks import environment, results_file, table, workloads
 from benchmarks.processes import limit_memory, run_fresh
-from hesse.engines.compiled import Compiled
+from hesse._linearize.compiled import Compiled
 
 WORKLOADS = ("gpt", "cnn")
 # Of what the program keeps by itself.

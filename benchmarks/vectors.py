@@ -37,7 +37,7 @@ DEFAULT_OUT = results_file.FOLDER / "vectors.json"
 def measure(name: str, engine: str, rounds: int, quick: bool) -> dict[str, Any]:
     """The row of one workload and engine, in this process."""
     import hesse
-    from hesse.engines import peak
+    from hesse._linearize import peak
 
     workload = workloads.build(name, quick=quick)
     H = hesse.Hessian(workload.func, workload.inputs, engine=engine)

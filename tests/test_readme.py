@@ -7,7 +7,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from hesse.cli.app import app
+from hesse._cli.app import app
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -1,11 +1,7 @@
 """Exact products with Hessians of any PyTorch program, and the answers people compute them for."""
 
 from hesse import func, functional
-from hesse.checking import Check, Finding, check
-from hesse.checkpoint import Checkpoint
-from hesse.eigen import Eigenpairs, eigsh
-from hesse.engines.choice import Choice
-from hesse.errors import (
+from hesse._base.errors import (
     CaptureError,
     CheckpointError,
     ClosedError,
@@ -15,7 +11,23 @@ from hesse.errors import (
     NonFiniteProductError,
     StalePointError,
 )
-from hesse.estimate import (
+from hesse._checking import Check, Finding, check
+from hesse._linearize.engines import Choice
+from hesse._operators import (
+    EmpiricalFisher,
+    Fisher,
+    GaussNewton,
+    Hessian,
+    Identity,
+    Jacobian,
+    LossHessian,
+    Operator,
+    as_operator,
+)
+from hesse._operators.problem import Problem
+from hesse._solvers.checkpoint import Checkpoint
+from hesse._solvers.eigen import Eigenpairs, eigsh
+from hesse._solvers.estimate import (
     DiagonalEstimate,
     NormEstimate,
     SpectralDensity,
@@ -28,21 +40,9 @@ from hesse.estimate import (
     trace,
     trace_of,
 )
+from hesse._solvers.linear import ShiftedSolutions, Solution, jacobi, nystrom, solve, solve_shifted
+from hesse._solvers.run import Progress
 from hesse.functional import hvp, vhp
-from hesse.linear import ShiftedSolutions, Solution, jacobi, nystrom, solve, solve_shifted
-from hesse.operators import (
-    EmpiricalFisher,
-    Fisher,
-    GaussNewton,
-    Hessian,
-    Identity,
-    Jacobian,
-    LossHessian,
-    Operator,
-    as_operator,
-)
-from hesse.problem import Problem
-from hesse.products import Progress
 
 __version__ = "0.1.0"
 

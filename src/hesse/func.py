@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from hesse.functional import compiling
-from hesse.functional.arguments import Flags
-from hesse.functional.hessian_product import hessian_product
-from hesse.functional.vhp import multiply
+from hesse._autograd.arguments import Flags
+from hesse.functional import _compiling as compiling
+from hesse.functional._hessian_product import hessian_product
+from hesse.functional._vhp import multiply
 
 
 def hvp(func: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable[..., Any]:

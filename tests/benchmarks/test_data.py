@@ -7,7 +7,7 @@ import torch
 from benchmarks.data_problems import BUILDERS, build
 
 from benchmarks import data, data_contestants, views_data
-from tests.operators.data.conftest import uncompiled as uncompiled
+from tests.data.conftest import uncompiled as uncompiled
 
 
 @pytest.mark.usefixtures("uncompiled")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hesse.checking.differences import differences, scaled
-from hesse.checking.subject import Evaluation
+from hesse._checking.differences import differences, scaled
+from hesse._checking.subject import Evaluation
 
 X = [torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)]
 V = [torch.tensor([0.3, 1.0, -0.7], dtype=torch.float64)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import hesse
-from hesse.checking import engines
+from hesse._checking import engines
 
 from ..sweep.sweep import cases_of, operators
 

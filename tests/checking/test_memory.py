@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import hesse
-from hesse.checking import comparing
+from hesse._checking import comparing
 
 
 def test_double_precision_is_done_without_where_it_would_not_fit(monkeypatch):

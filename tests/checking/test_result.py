@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import hesse
-from hesse.checking import engines
+from hesse._checking import engines
 
 from . import broken
 

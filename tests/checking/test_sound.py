@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import hesse
-from hesse.checking import engines
+from hesse._checking import engines
 
 from ..scenarios.scenario import Scenario
 from ..scenarios.table import EVERY_SCENARIO

@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hesse.cli.app import app
+from hesse._cli.app import app
 
 QUARTIC = """
     import hesse, torch

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import hesse
-from hesse.cli.app import describe
+from hesse._cli.app import describe
 
 
 def run_module(*words: str) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import hesse
-from tests.operators.data import references
+from tests.data import references
 
 SOURCE = """
     import hesse, torch

@@ -10,8 +10,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from hesse.cli import output
-from hesse.cli.failures import CommandError
+from hesse._cli import output
+from hesse._cli.failures import CommandError
 
 ENTRIES = {"value": torch.arange(3.0)}
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import hesse
-import hesse.problem
+import hesse._operators.problem
 
 
 def test_a_problem_is_frozen_and_compared_by_identity():
@@ -36,4 +36,4 @@ def test_what_is_no_problem_is_one_sentence(func, inputs, error, message):
 
 
 def test_the_example_of_the_docstring_runs():
-    assert doctest.testmod(hesse.problem).failed == 0
+    assert doctest.testmod(hesse._operators.problem).failed == 0

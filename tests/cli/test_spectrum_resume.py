@@ -49,7 +49,8 @@ SOURCE = """
 
 def run(path: Path, out: str, *words: str, dies_at: int | None = None) -> subprocess.CompletedProcess:
     program = (
-        "import hesse.checkpoint as c; c.Checkpoint.__init__.__defaults__ = (0.0,);from hesse.cli.app import app; app()"
+        "import hesse._solvers.checkpoint as c; c.Checkpoint.__init__.__defaults__ = (0.0,);"
+        "from hesse._cli.app import app; app()"
     )
     command = [sys.executable, "-c", program, "spectrum", str(path), "--top", "3", "--bottom", "2", "--probes", "2"]
     command += ["--steps", "20", "--out", out, *words]

@@ -165,7 +165,7 @@ def test_a_failure_in_their_code_is_their_traceback(source, command, write_probl
     assert result.stderr.startswith("Traceback (most recent call last):\n")
     assert result.stderr.endswith("ZeroDivisionError: a fault of theirs\n")
     assert 'raise ZeroDivisionError("a fault of theirs")' in result.stderr
-    assert "hesse/cli" not in result.stderr
+    assert "hesse/_cli" not in result.stderr
     assert not Path("p.safetensors").exists()
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from hesse.cli.app import app
+from hesse._cli.app import app
 
 from .load import FOLDER, example
 

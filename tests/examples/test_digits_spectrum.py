@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import hesse
-from hesse.cli.app import app
+from hesse._cli.app import app
 
 from .load import FOLDER, example
 

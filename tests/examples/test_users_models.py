@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 import hesse
-from hesse.cli.app import app
+from hesse._cli.app import app
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = ["convolutional", "hugging_face", "language_model", "physics_informed", "potential", "recurrent"]

@@ -16,8 +16,8 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 import hesse
-from hesse.errors import NoDerivativeError
-from hesse.rules import recurrent
+from hesse._base.errors import NoDerivativeError
+from hesse._rules import recurrent
 
 from .references import DOUBLE, assert_values, dense_product
 

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import torch
 
-from hesse.functional.preserving import preserved
+from hesse._autograd.preserving import preserved
 
 
 class Busy(torch.nn.Module):

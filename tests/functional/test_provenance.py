@@ -10,7 +10,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import hesse
-from hesse.functional.provenance import is_users, locate
+from hesse._autograd.provenance import is_users, locate
 
 from ..underivable import cube
 

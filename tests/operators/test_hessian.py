@@ -166,7 +166,7 @@ def test_a_structured_product_has_the_structure_of_the_inputs(inputs: Any) -> No
     product = hesse.Hessian(func, inputs) @ inputs
     assert type(product) is type(inputs)
     # f = |x|² Σy at ones: Hxx v = 2·3·v, Hxy v = 2·Σv, so x gets 6 + 6, y gets 2·2.
-    entries = hesse.trees.flatten(product)[0]
+    entries = hesse._base.trees.flatten(product)[0]
     torch.testing.assert_close(entries, [torch.full((2,), 12.0), torch.full((3,), 4.0)])
 
 

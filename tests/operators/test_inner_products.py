@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import hesse
-from hesse.operators.inner_products import PIECE, inner_products
+from hesse._operators.inner_products import PIECE, inner_products
 
 LENGTHS = [1, PIECE, 2 * PIECE - 1, 2 * PIECE, 3 * PIECE + 5, 3_000_000]
 

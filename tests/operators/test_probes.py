@@ -7,7 +7,7 @@ import scipy.stats
 import torch
 
 import hesse
-from hesse.operators import probes
+from hesse._operators import probes
 
 ARGUMENTS = {"dtype": torch.float64, "device": torch.device("cpu")}
 

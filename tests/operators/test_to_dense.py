@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import hesse
-from hesse.engines.linearization import Selection
-from hesse.operators import materialize
+from hesse._linearize.protocol import Selection
+from hesse._operators import materialize
 
 
 def energy(parts: dict[str, Tensor]) -> Tensor:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 import hesse
-from hesse.report.spectrum import Spectrum
+from hesse._report.spectrum import Spectrum
 
-from ..known_matrices import with_eigenvalues
+from ..solvers.known_matrices import with_eigenvalues
 
 # Like a network's: most eigenvalues near zero, some negative, a few large.
 NETWORK = np.concatenate([np.geomspace(1e-6, 1e-1, 150), -np.geomspace(1e-6, 0.3, 60), 1.6 ** np.arange(1, 11)])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hesse.report import page
+from hesse._report import page
 
 from .spectra import spectrum
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hesse.report import plot
+from hesse._report import plot
 
 from .spectra import NETWORK, spectrum
 

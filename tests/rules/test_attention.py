@@ -13,7 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import hesse
-from hesse.rules.attention import blocks
+from hesse._rules.attention import blocks
 from tests.functional.references import assert_values
 from tests.functional.structures import REPRODUCIBLE
 from tests.functional.test_compiled_functions import HAS_COMPILER

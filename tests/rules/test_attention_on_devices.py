@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import hesse
-from hesse.rules import RULES
-from hesse.rules.attention import kernels
-from hesse.rules.attention.formula import gradient
+from hesse._rules import RULES
+from hesse._rules.attention import kernels
+from hesse._rules.attention.formula import gradient
 from tests.functional.references import assert_values
 from tests.functional.structures import REPRODUCIBLE
 

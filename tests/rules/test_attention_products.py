@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import hesse
-from hesse import onednn
-from hesse.rules.attention import products
+from hesse._base import onednn
+from hesse._rules.attention import products
 
 from .attention import attention
 from .judge import vectors_like

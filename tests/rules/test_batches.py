@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hesse import functional
-from hesse.rules.batches import one_by_one
+from hesse._rules.batches import one_by_one
 from tests.functional.references import assert_values
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import hesse
-from hesse.rules.ctc_loss import cudnn_ctc_loss
+from hesse._rules.ctc_loss import cudnn_ctc_loss
 from tests.functional.references import DOUBLE, assert_values
 
 from . import judge

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hesse.rules.engine import wanted
+from hesse._rules.engine import wanted
 
 
 class Product(torch.autograd.Function):

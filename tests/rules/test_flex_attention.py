@@ -11,7 +11,7 @@ from torch.nn.attention.flex_attention import flex_attention
 
 import hesse
 from hesse import functional
-from hesse.rules import flex_attention as rule
+from hesse._rules import flex_attention as rule
 
 
 class Flex(torch.autograd.Function):

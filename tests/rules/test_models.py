@@ -16,8 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 import hesse
-from tests.engines import programs
 from tests.functional.references import assert_values
+from tests.linearize import programs
 
 from .judge import refusal
 

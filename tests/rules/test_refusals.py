@@ -11,7 +11,7 @@ from torch import Tensor
 
 import hesse
 from hesse import functional
-from hesse.rules import RULES
+from hesse._rules import RULES
 
 OPERATOR = "aten::_fake_quantize_learnable_per_tensor_affine_backward"
 """A step function with a made-up gradient: nobody will want its second derivative."""

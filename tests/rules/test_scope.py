@@ -16,8 +16,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import hesse
 from hesse import functional
-from hesse.rules import RULES
-from hesse.rules.scope import put
+from hesse._rules import RULES
+from hesse._rules.scope import put
 from tests.functional.references import assert_values
 
 REFUSED = "derivative for aten::hardsigmoid_backward is not implemented"

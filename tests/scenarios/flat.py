@@ -1,4 +1,4 @@
-"""Structures as flat real float64 vectors and back, written apart from ``hesse.trees`` so as to judge it.
+"""Structures as flat real float64 vectors and back, written apart from ``hesse._base.trees`` so as to judge it.
 
 Flat order: leaves in the order of tuples, lists, dicts and dataclass fields; each leaf in C order; a complex
 element counts as its real part followed by its imaginary part.

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import hesse
-from hesse.engines.backends import OPERATORS
+from hesse._linearize.program.backends import OPERATORS
 
-from ..engines import programs
+from ..linearize import programs
 from .comparison import assert_close, assert_product, assert_structured_like, random_vectors
 from .flat import flat, unflat
 from .scenario import Scenario

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import hesse
-from hesse.engines.compiled import Compiled
+from hesse._linearize.compiled import Compiled
 
 from .eager import double_backward, largest
 from .exceptions import RULED, WRONG_IN_PYTORCH

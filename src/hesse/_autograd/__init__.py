@@ -1,0 +1,1 @@
+"""Every call of PyTorch's autograd engine: evaluation, gradients, captured tensors, and the line behind a failure."""

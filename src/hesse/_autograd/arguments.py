@@ -1,0 +1,227 @@
+"""What the contract functions are given and give back: inputs, vectors and outputs, checked in one sentence.
+
+The texts of the errors that PyTorch raises too are PyTorch's, since programs match them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hesse._autograd.evaluation import compiler_is_loaded, inside_transform, refuse_compiled
+from hesse._autograd.gradients import require_outputs
+from hesse._base import trees
+from hesse._base.trees import Path, Spec
+
+Argnums = int | tuple[int, ...] | None
+
+
+class Flags(NamedTuple):
+    """The flags that vhp, hvp, vjp and jvp share."""
+
+    create_graph: bool
+    strict: bool
+    has_aux: bool
+    argnums: Argnums
+
+
+class Point(NamedTuple):
+    """Where a function is differentiated: its variable leaves, their structure, and how to call it there.
+
+    ``call(leaves)`` evaluates the function with its variables replaced by ``leaves``.
+    """
+
+    leaves: list[Tensor]
+    spec: Spec
+    call: Callable[[Sequence[Tensor]], Any]
+
+
+def check_point(name: str, func: Callable[..., Any], inputs: Any, argnums: Argnums = None) -> Point:
+    """The point ``inputs`` of ``func``, with the arguments that ``argnums`` chooses as variables."""
+    if argnums is not None:
+        return _chosen(name, func, inputs, argnums)
+    leaves, spec = trees.flatten(inputs)
+    _check_tensors(leaves, spec, "inputs", name)
+    _check_differentiable(leaves, spec, name)
+    if spec.length is None:
+        return Point(leaves, spec, lambda tracked: func(spec.rebuild(tracked)))
+    return Point(leaves, spec, lambda tracked: func(*spec.rebuild(tracked)))
+
+
+def _chosen(name: str, func: Callable[..., Any], inputs: Any, argnums: int | tuple[int, ...]) -> Point:
+    arguments = list(inputs) if isinstance(inputs, tuple) else [inputs]
+    positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    for position in positions:
+        if not -len(arguments) <= position < len(arguments):
+            raise ValueError(
+                f"argnums given to {name} names argument {position}, but inputs holds {len(arguments)} arguments."
+            )
+    positions = tuple([position % len(arguments) for position in positions])
+    if len(set(positions)) != len(positions):
+        raise ValueError(f"argnums given to {name} names the same argument twice: {argnums}.")
+    chosen = tuple([arguments[position] for position in positions])
+    leaves, spec = trees.flatten(chosen[0] if isinstance(argnums, int) else chosen)
+    _check_tensors(leaves, spec, "inputs", name)
+    _check_differentiable(leaves, spec, name)
+
+    def call(tracked: Sequence[Tensor]) -> Any:
+        replaced = spec.rebuild(tracked)
+        full = list(arguments)
+        for position, value in zip(positions, (replaced,) if isinstance(argnums, int) else replaced, strict=True):
+            full[position] = value
+        return func(*full)
+
+    return Point(leaves, spec, call)
+
+
+def check_tangent(name: str, v: Any, point: Point) -> list[Tensor]:
+    """The entries of a vector in the space of the inputs; a one where it may be, and is, left out."""
+    if v is not None:
+        return check_vector(name, v, point.leaves, point.spec)
+    if len(point.leaves) != 1 or point.leaves[0].nelement() != 1:
+        raise RuntimeError(
+            "The vector v can only be None if the input to the user-provided function is a single Tensor"
+            " with a single element."
+        )
+    return [torch.ones_like(point.leaves[0])]
+
+
+def check_cotangent(name: str, v: Any, outputs: Sequence[Tensor], spec: Spec) -> list[Tensor]:
+    """The entries of a vector in the space of the outputs; a one where it may be, and is, left out."""
+    if v is not None:
+        return check_vector(name, v, outputs, spec)
+    if len(outputs) != 1 or outputs[0].nelement() != 1:
+        raise RuntimeError(
+            "The vector v can only be None if the user-provided function returns a single Tensor with a single element."
+        )
+    return [torch.ones_like(outputs[0])]
+
+
+def check_vector(name: str, v: Any, leaves: Sequence[Tensor], spec: Spec) -> list[Tensor]:
+    """The entries of ``v`` in the flat order of the structure it must match, or one sentence that says why not."""
+    entries, v_spec = trees.flatten(v)
+    _check_tensors(entries, v_spec, "v", name)
+    entries = _aligned(entries, v_spec, leaves, spec)
+    for path, entry, leaf in zip(spec.paths, entries, leaves, strict=True):
+        if entry.size() != leaf.size():
+            raise RuntimeError(f"{_entry(path)}v has invalid size: should be {leaf.size()} but got {entry.size()}.")
+        if entry.device != leaf.device:
+            raise RuntimeError(
+                f"{_entry(path)}v is on the wrong device: should be {leaf.device} but got {entry.device}."
+            )
+        if entry.dtype.is_complex != leaf.dtype.is_complex:
+            raise RuntimeError(
+                f"{_entry(path)}v has an invalid dtype: should be {'complex' if leaf.dtype.is_complex else 'real'}"
+                f" like {leaf.dtype} but got {entry.dtype}."
+            )
+    return entries
+
+
+def _aligned(entries: list[Tensor], v_spec: Spec, leaves: Sequence[Tensor], spec: Spec) -> list[Tensor]:
+    if v_spec.paths == spec.paths or (len(leaves) == len(entries) == 1 and _is_flat(spec) and _is_flat(v_spec)):
+        return entries
+    if _is_flat(spec) and _is_flat(v_spec):
+        if len(entries) == len(leaves):  # a named tuple and a plain one
+            return entries
+        if spec.length is None:
+            raise RuntimeError("The given v should contain a single Tensor.")
+        raise RuntimeError(f"v is a tuple of invalid length: should be {len(leaves)} but got {len(entries)}.")
+    found = dict(zip(v_spec.paths, entries, strict=True))
+    for path in spec.paths:
+        if path not in found:
+            raise RuntimeError(f"v has an invalid structure: entry {trees.path_name(path)} of it is missing.")
+    for path in found:
+        if path not in spec.paths:
+            raise RuntimeError(f"v has an invalid structure: it has an entry {trees.path_name(path)} too many.")
+    return [found[path] for path in spec.paths]
+
+
+def _is_flat(spec: Spec) -> bool:
+    """Whether the structure is a tensor or a tuple of tensors, the two that PyTorch's own functions know."""
+    return spec.paths == ((),) or (spec.length is not None and all([len(path) == 1 for path in spec.paths]))
+
+
+def evaluate(
+    name: str, point: Point, x: Sequence[Tensor], strict: bool, has_aux: bool
+) -> tuple[list[Tensor], Spec, Any]:
+    """The outputs of the function at ``x`` as leaves, their structure, and the auxiliary output."""
+    returned, aux = _split_aux(name, point.call(x), has_aux)
+    outputs, spec = trees.flatten(returned)
+    _check_tensors(outputs, spec, "outputs of the user-provided function", name)
+    if compiler_is_loaded() and not (torch.compiler.is_compiling() or inside_transform()):
+        refuse_compiled(name, outputs, x)
+    if strict:
+        require_outputs(outputs)
+    return outputs, spec, aux
+
+
+def evaluate_scalar(name: str, point: Point, x: Sequence[Tensor], strict: bool, has_aux: bool) -> tuple[Tensor, Any]:
+    """The output, a single tensor with a single element, of a function that has a Hessian; and the auxiliary one."""
+    outputs, spec, aux = evaluate(name, point, x, strict, has_aux)
+    if spec.paths != ((),):
+        raise RuntimeError(f"The function given to {name} should return a single Tensor")
+    (output,) = outputs
+    if output.nelement() != 1:
+        raise RuntimeError(f"The Tensor returned by the function given to {name} should contain a single element")
+    if output.dtype.is_complex:
+        raise RuntimeError(
+            f"The Tensor returned by the function given to {name} should be real but has dtype {output.dtype}."
+        )
+    return output, aux
+
+
+def _split_aux(name: str, returned: Any, has_aux: bool) -> tuple[Any, Any]:
+    """(outputs, auxiliary output) of a function that was declared to return both, or (outputs, None)."""
+    if not has_aux:
+        return returned, None
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise TypeError(
+            f"The function given to {name} with has_aux=True should return a pair (output, aux)"
+            f" but returned {type(returned)}."
+        )
+    return returned
+
+
+def without_history(tree: Any, create_graph: bool) -> Any:
+    """``tree`` with its tensors cut off from the graph, unless the graph was asked for."""
+    return tree if create_graph else trees.map_tensors(Tensor.detach, tree)
+
+
+def _check_tensors(leaves: Sequence[Any], spec: Spec, what: str, name: str) -> None:
+    for path, leaf in zip(spec.paths, leaves, strict=True):
+        if isinstance(leaf, Tensor):
+            continue
+        start = f"The {what} given to {name} must be either a Tensor or a tuple of Tensors but the"
+        if not path:
+            raise TypeError(f"{start} given {what} has type {type(leaf)}.")
+        place = f"index {path[0]}" if len(path) == 1 and spec.length is not None else trees.path_name(path)
+        raise TypeError(f"{start} value at {place} has type {type(leaf)}.")
+    if not leaves:
+        raise ValueError(f"The {what} given to {name} must hold at least one Tensor but hold none.")
+
+
+def _check_differentiable(leaves: Sequence[Tensor], spec: Spec, name: str) -> None:
+    for path, leaf in zip(spec.paths, leaves, strict=True):
+        if not (leaf.dtype.is_floating_point or leaf.dtype.is_complex):
+            raise RuntimeError(
+                f"The inputs given to {name} must be floating-point or complex but {_place(path)} has dtype"
+                f" {leaf.dtype}. Convert it, capture it in the function, or leave it out with argnums."
+            )
+        if leaf.is_nested:
+            raise TypeError(
+                f"The inputs given to {name} must be tensors with one shape but {_place(path)} is a nested tensor. Give"
+                " the tensors that it is made of, and nest them in the function."
+            )
+
+
+def _place(path: Path) -> str:
+    return f"the value at {trees.path_name(path)}" if path else "the given Tensor"
+
+
+def _entry(path: Path) -> str:
+    if not path:
+        return ""
+    return f"Entry {path[0] if len(path) == 1 and isinstance(path[0], int) else trees.path_name(path)} in "

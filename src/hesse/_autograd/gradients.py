@@ -1,0 +1,192 @@
+"""torch.autograd.grad over leaves, and what strict mode says when a connection is missing.
+
+Strict mode tests connection in the graph, not mathematics. The texts are PyTorch's, since programs match them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hesse._autograd import once_differentiable
+from hesse._base.errors import NoDerivativeError
+from hesse._rules import scope
+
+Gradients = tuple[Tensor | None, ...]
+Stage = Literal["back", "back_trick", "double_back", "double_back_trick"]
+
+_NOT_CONNECTED = {
+    "back": "The output of the user-provided function is independent of input {i}. This is not allowed in strict mode.",
+    "back_trick": "The gradient with respect to the input is independent of entry {i} in the grad_outputs when"
+    " using the double backward trick to compute forward mode gradients. This is not allowed in strict mode.",
+    "double_back": "The jacobian of the user-provided function is independent of input {i}."
+    " This is not allowed in strict mode.",
+    "double_back_trick": "The hessian of the user-provided function is independent of entry {i} in the"
+    " grad_jacobian. This is not allowed in strict mode as it prevents from using the double backward trick to"
+    " replace forward mode AD.",
+}
+
+
+_NOT_IMPLEMENTED = re.compile(r"derivative for '?(?P<operator>[\w:.]+)'? is not implemented")
+
+
+class MissingDerivative(NotImplementedError):
+    """A backward of hesse's own came to an operator without a derivative; on its way to be told in full."""
+
+    def __init__(self, operator: str) -> None:
+        super().__init__(operator)
+        self.operator = operator
+
+
+def gradients(
+    outputs: Sequence[Tensor | None],
+    inputs: Sequence[Tensor],
+    cotangents: Sequence[Tensor | None] | None = None,
+    *,
+    create_graph: bool = False,
+    retain_graph: bool | None = None,
+    batched: bool = False,
+) -> Gradients:
+    """cotangentsᵀ · ∂outputs/∂inputs, with None for an input that no output is connected to.
+
+    Outputs that are None or require no gradients are passed over. Raises :class:`MissingDerivative`.
+    """
+    if cotangents is None:
+        cotangents = [None] * len(outputs)
+    pairs = [
+        (output, cotangent)
+        for output, cotangent in zip(outputs, cotangents, strict=True)
+        if output is not None and output.requires_grad
+    ]
+    if not pairs:
+        return (None,) * len(inputs)
+    try:
+        return torch.autograd.grad(
+            [output for output, _ in pairs],
+            inputs,
+            [cotangent for _, cotangent in pairs],
+            allow_unused=True,
+            create_graph=create_graph,
+            retain_graph=retain_graph,
+            is_grads_batched=batched,
+        )
+    except RuntimeError as error:
+        missing = _NOT_IMPLEMENTED.search(str(error))
+        if missing is None or isinstance(error, NoDerivativeError):
+            raise
+        operator = missing["operator"]
+        raise MissingDerivative(operator if "::" in operator else f"aten::{operator}") from error
+
+
+def gradient_to_multiply(output: Tensor, x: Sequence[Tensor], keep_graph: bool) -> Gradients:
+    """∂output/∂x with its graph: to be differentiated once more, and again only with ``keep_graph``."""
+    held = scope.once_more(not keep_graph)
+    try:
+        if not once_differentiable.any_exist():
+            return gradients((output,), x, create_graph=True)
+        with once_differentiable.refused(output):
+            return gradients((output,), x, create_graph=True)
+    finally:
+        scope.once_more(held)
+
+
+def zeros_where_none(grads: Gradients, references: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The gradients, with zeros (the mathematical value) where nothing was connected."""
+    return tuple(
+        [
+            torch.zeros_like(reference) if grad is None else grad
+            for grad, reference in zip(grads, references, strict=True)
+        ]
+    )
+
+
+def unaliased(results: Sequence[Tensor], vectors: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
+    """The results, each with memory of its own: a user may change one in place, and nothing else changes.
+
+    Autograd may hand a vector through, give two inputs one gradient, or expand a single number.
+    """
+    taken = {storage for vector in vectors if (storage := memory_of(vector)) is not None}
+    owned = []
+    for result in results:
+        storage = memory_of(result)
+        if storage is not None and (storage in taken or 0 in result.stride()):
+            result = result.clone()
+            storage = memory_of(result)
+        if storage is not None:
+            taken.add(storage)
+        owned.append(result)
+    return tuple(owned)
+
+
+def memory_of(tensor: Tensor) -> int | None:
+    """The address of a tensor's memory, or None where it has none to show."""
+    try:
+        memory = tensor.untyped_storage()
+        # A stand-in without data says where its data would be; its memory says that there is none.
+        return None if memory.device.type == "meta" else memory.data_ptr() or None
+    except RuntimeError:  # sparse tensors, wrapper subclasses and the tensors of torch.func have none to show
+        return None
+
+
+def require_connection(grads: Gradients, stage: Stage, create_graph: bool) -> None:
+    """Strict mode's last test: every product is connected, and with ``create_graph`` differentiable again."""
+    for i, grad in enumerate(grads):
+        if grad is None:
+            raise RuntimeError(_NOT_CONNECTED[stage].format(i=i))
+        if create_graph and not grad.requires_grad:
+            order = "hessian" if stage.startswith("double") else "jacobian"
+            raise RuntimeError(
+                f"The {order} of the user-provided function is independent of input {i}."
+                " This is not allowed in strict mode when create_graph=True."
+            )
+
+
+def require_outputs(outputs: Sequence[Tensor]) -> None:
+    """Strict mode's first test: every output requires gradients."""
+    for i, output in enumerate(outputs):
+        if not output.requires_grad:
+            raise RuntimeError(
+                f"Output {i} of the user-provided function does not require gradients. The outputs must be"
+                " computed in a differentiable manner from the input when running in strict mode."
+            )
+
+
+def require_jacobian(jacobian: Gradients) -> None:
+    """Strict mode's test of a gradient that is to be differentiated again."""
+    for i, grad in enumerate(jacobian):
+        if grad is None:
+            raise RuntimeError(_NOT_CONNECTED["back"].format(i=i))
+        if not grad.requires_grad:
+            raise RuntimeError(
+                "While computing the hessian, found that the jacobian of the user-provided function with respect"
+                f" to input {i} is independent of the input. This is not allowed in strict mode. You should ensure"
+                " that your function is twice differentiable and that the jacobian depends on the inputs (this"
+                " would be violated by a linear function for example)."
+            )
+
+
+def require_trick(grads: Gradients) -> None:
+    """Strict mode's test of Jᵀw, which jvp differentiates by w."""
+    for i, grad in enumerate(grads):
+        if grad is None:
+            raise RuntimeError(_NOT_CONNECTED["back"].format(i=i))
+        if not grad.requires_grad:
+            raise RuntimeError(
+                f"The gradient with respect to input {i} is independent of the inputs of the user-provided"
+                " function. This is not allowed in strict mode."
+            )
+
+
+def require_hessian(products: Gradients) -> None:
+    """Strict mode's test of Hᵀw, which hvp differentiates by w; PyTorch's own tests the gradient again instead."""
+    for i, product in enumerate(products):
+        if product is None or not product.requires_grad:
+            raise RuntimeError(
+                f"The hessian of the user-provided function with respect to input {i} is independent of the input."
+                " This is not allowed in strict mode. You should ensure that your function is thrice"
+                " differentiable and that the hessian depends on the inputs."
+            )

@@ -1,0 +1,126 @@
+"""Evaluate a function again without a trace: what it draws, writes and counts is put back afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from hesse._autograd.captured import reached, same
+from hesse._base import trees
+
+
+@contextlib.contextmanager
+def preserved(func: Callable[..., Any], inputs: Any) -> Iterator[None]:
+    """Within it ``func`` may be evaluated; afterwards everything is as it was, as far as :class:`State` goes."""
+    state = State(func, inputs)
+    try:
+        yield
+    finally:
+        state.restore()
+
+
+class State:
+    """Everything that an evaluation may change, as it is when this is made; ``restore()``, once or often, puts it back.
+
+    That is: the random generators of PyTorch, NumPy and Python and those that ``func`` captures; the values and the
+    ``.grad`` of the inputs and of captured tensors, bit for bit; which tensors a module holds, and its training mode.
+    Keeps a copy of those tensors. What ``func`` does to other Python objects, files or the screen stays.
+    """
+
+    def __init__(self, func: Callable[..., Any], inputs: Any) -> None:
+        tensors = [leaf for leaf in trees.flatten(inputs)[0] if isinstance(leaf, Tensor)]
+        tensors += [tensor for _, tensor in reached(func, Tensor) if not is_lazy(tensor)]
+        distinct = list({id(tensor): tensor for tensor in tensors}.values())
+        modules = {id(part): part for _, module in reached(func, torch.nn.Module) for part in module.modules()}
+        self._values = [_Values(tensor) for tensor in distinct]
+        # First which tensors a module holds, and then their values.
+        self._restorers = [
+            *_generators(func),
+            *[_module(module) for module in modules.values()],
+            *[values.restore for values in self._values],
+            *[_grad(tensor) for tensor in distinct if tensor.is_leaf],
+        ]
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for restore in self._restorers:
+            restore()
+
+    def written(self) -> list[Tensor]:
+        """The tensors that hold other numbers now."""
+        return [values.tensor for values in self._values if values.have_changed()]
+
+
+def _generators(func: Callable[..., Any]) -> Iterator[Callable[[], object]]:
+    yield _bound(torch.set_rng_state, torch.get_rng_state())
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # no types there
+        yield _bound(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
+    yield _bound(random.setstate, random.getstate())
+    yield _bound(np.random.set_state, np.random.get_state())  # noqa: NPY002  # users' code may draw from it
+    yield from (_bound(rng.setstate, rng.getstate()) for _, rng in reached(func, random.Random))
+    yield from (_bound(rng.set_state, rng.get_state()) for _, rng in reached(func, torch.Generator))
+    yield from (_bound(_set_state(rng), rng.bit_generator.state) for _, rng in reached(func, np.random.Generator))
+
+
+def _bound(put_back: Callable[[Any], object], state: Any) -> Callable[[], object]:
+    return lambda: put_back(state)
+
+
+def _set_state(rng: np.random.Generator) -> Callable[[Any], None]:
+    def put_back(state: Any) -> None:
+        rng.bit_generator.state = state
+
+    return put_back
+
+
+class _Values:
+    """The numbers in a tensor."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self._mode = torch.inference_mode if tensor.is_inference() else torch.no_grad
+        with self._mode():
+            self._copy = tensor.detach().clone()
+
+    def have_changed(self) -> bool:
+        now = self.tensor.detach()
+        return now.shape != self._copy.shape or not same(now, self._copy)
+
+    def restore(self) -> None:
+        # A write of the same numbers would still count as a change, and make kept operators stale.
+        if self.have_changed():
+            with self._mode():
+                self.tensor.data.copy_(self._copy)
+
+
+def _grad(tensor: Tensor) -> Callable[[], None]:
+    grad = tensor.grad
+    values = None if grad is None else _Values(grad)
+
+    def restore() -> None:
+        if tensor.grad is not grad:
+            tensor.grad = grad
+        if values is not None:
+            values.restore()
+
+    return restore
+
+
+def _module(module: torch.nn.Module) -> Callable[[], None]:
+    training = module.training
+    held = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+
+    def restore() -> None:
+        module.training = training
+        for name, tensor in held:
+            if getattr(module, name, None) is not tensor:
+                setattr(module, name, tensor)
+
+    return restore

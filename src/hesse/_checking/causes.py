@@ -1,0 +1,234 @@
+"""From what was observed to findings: what is wrong, at which line, and what helps."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+from hesse._autograd.provenance import Failure
+from hesse._base import trees
+from hesse._checking.calls import Calls, change_in_place
+from hesse._checking.comparing import Comparison
+from hesse._checking.cuts import CUTTING, Cut
+from hesse._checking.finding import Finding, found
+from hesse._checking.observing import Observation, Place
+from hesse._checking.subject import Evaluation, Leaves, Subject
+from hesse._checking.suspects import Suspect, suspects
+from hesse._checking.unbounded import first_call, first_node
+
+
+def compiled(place: Place) -> Finding:
+    """A function that torch.compile made and that could not be run eagerly."""
+    return found(
+        "compiled",
+        "A function compiled by torch.compile runs here, and what is compiled has no second derivative.",
+        "Call torch.compile before, outside of the function, and leave the compiler's stance alone: then hesse runs it"
+        " eagerly.",
+        frame=place.frame,
+    )
+
+
+def failed(subject: Subject, failure: Failure) -> Finding:
+    """A backward raised."""
+    message = " ".join(str(failure.error).split())
+    if "modified by an inplace operation" in message:
+        calls = Calls()
+        with contextlib.suppress(type(failure.error)):
+            subject.evaluate(scope=lambda: calls)
+        change = change_in_place(calls.log, failure.frame)
+        return found(
+            "changed in place",
+            f"{change.operator if change else 'An operation'} changes in place what {failure.operator.lower()}"
+            f"{f' in line {failure.frame.line}' if failure.frame else ''} needs for its derivative.",
+            "Make a new tensor instead.",
+            operator=change.operator if change else failure.operator,
+            frame=change.frame if change else failure.frame,
+        )
+    if "::" in failure.operator:
+        sentence = f"PyTorch has no derivative of {failure.operator}, which the gradient of this line calls."
+        remedy = (
+            'Write that in other operations, or give the operator a rule (docs/architecture.md, "How to write a rule").'
+        )
+    else:
+        sentence = f"The derivative of {failure.operator} raises {type(failure.error).__name__}: {message}"
+        remedy = ""
+    return found("no second derivative", sentence, remedy, operator=failure.operator, frame=failure.frame)
+
+
+def not_finite(subject: Subject, evaluation: Evaluation) -> Finding:
+    """Value or gradient hold NaNs or infinities."""
+    if bool(evaluation.value.isfinite().all()):
+        return _derivative_not_finite("gradient", first_node(subject, None))
+    first = first_call(subject) or Place("", None)
+    source = f"; the first is made by {first.operator}" if first.operator else ""
+    return found(
+        "not finite",
+        f"The value is {float(evaluation.value)}{source}.",
+        operator=first.operator or None,
+        frame=first.frame,
+    )
+
+
+def product_not_finite(subject: Subject, vector: Leaves) -> Finding:
+    """A product holds NaNs or infinities, and the gradient does not."""
+    return _derivative_not_finite("product", first_node(subject, vector))
+
+
+def _derivative_not_finite(name: str, first: Place | None) -> Finding:
+    source = f", the first made by the derivative of {first.operator}" if first else ""
+    return found(
+        "not finite",
+        f"The {name} holds NaNs or infinities though the value is finite{source}.",
+        "Keep away from points without a derivative, say by a small constant inside a root or a norm; where() around it"
+        " does not help, clamping its argument does.",
+        operator=first.operator if first else None,
+        frame=first.frame if first else None,
+    )
+
+
+def asymmetric(asymmetry: float) -> Finding:
+    """uᵀHv is not vᵀHu, though no operator by itself is wrong."""
+    return found(
+        "wrong",
+        f"The product is not symmetric: uᵀHv and vᵀHu differ by {asymmetry:.1e}, more than rounding explains.",
+        "Compute in float64 to see whether it is rounding; else some custom backward is wrong.",
+        frame=None,
+    )
+
+
+def zero(observed: Observation, evaluation: Evaluation) -> Finding:
+    """All products are zero, and rightly so."""
+    steps = [cut for cut in observed.cuts if cut.kind == "steps"]
+    if steps:
+        return found(
+            "zero",
+            f"The Hessian is zero: {steps[0].sentence()}",
+            steps[0].remedy(),
+            operator=steps[0].operator,
+            frame=steps[0].frame,
+        )
+    if not any(evaluation.connected):
+        return found("zero", "The Hessian is zero: the value does not depend on the inputs.", frame=None)
+    return found("zero", "The Hessian is zero: the function is linear in its inputs here.", frame=None)
+
+
+def explain(
+    subject: Subject, observed: Observation, comparison: Comparison, evaluation: Evaluation
+) -> tuple[list[Finding], list[Finding]]:
+    """Findings and notes on derivatives that differ from differences, or cannot be compared with them."""
+    verdicts = {found.verdict for found in (comparison.slope, comparison.curvature) if found is not None}
+    narrow = [cut for cut in observed.cuts if cut.kind == "narrow"]
+    findings: list[Finding] = []
+    notes: list[Finding] = []
+    if "disagrees" in verdicts:
+        if narrow:
+            # Rounded to steps, a function is constant between them, and differences agree on that.
+            verdicts = {"not smooth"}
+        elif observed.kinks and comparison.rounding is None and not _is_double(subject):
+            # Single precision cannot take steps so small that they reach over no kink.
+            verdicts = {"not smooth"}
+        else:
+            return _wrong(subject, observed, comparison), []
+    if "not smooth" in verdicts and narrow:
+        findings += [_coarse(cut, comparison.rounding) for cut in narrow[:1]]
+    elif "not smooth" in verdicts:
+        notes.append(_not_smooth(observed))
+    if "too coarse" in verdicts:
+        notes.append(
+            found("precision", "Differences in this precision are too coarse to judge the derivatives.", frame=None)
+        )
+    if comparison.rounding is not None and comparison.rounding > _native_eps(subject) ** (1 / 3):
+        findings = [_coarse(cut, comparison.rounding) for cut in narrow[:1]] or [_rounded(comparison.rounding)]
+    if not findings and any(evaluation.connected) and not all(evaluation.connected):
+        notes.append(_unconnected(subject, evaluation))
+    return findings, notes
+
+
+def _wrong(subject: Subject, observed: Observation, comparison: Comparison) -> list[Finding]:
+    """The derivatives are not those of the function: an operator is wrong, or something cuts it off."""
+    guilty = suspects(subject)
+    if guilty:
+        return [_suspected(suspect) for suspect in guilty]
+    cuts = [cut for cut in observed.cuts if cut.kind in CUTTING] or observed.numbers
+    order = "gradient" if comparison.slope is not None and comparison.slope.verdict == "disagrees" else "product"
+    if cuts:
+        return [_cut_off(cut, order) for cut in cuts]
+    return [
+        found(
+            "wrong",
+            f"The {order} differs from finite differences, and no line could be named.",
+            "Look for what PyTorch does not see: NumPy, TorchScript, or a custom backward.",
+            frame=None,
+        )
+    ]
+
+
+def _suspected(suspect: Suspect) -> Finding:
+    if suspect.once:
+        sentence = f"The backward of {suspect.operator} is marked once_differentiable, so it counts as a constant."
+        remedy = "Leave the decorator out, and write the backward with operations that PyTorch can differentiate."
+    elif suspect.order == 1:
+        sentence = f"The backward of {suspect.operator} does not give the derivative of its forward."
+        remedy = "Correct it, unless another derivative is meant."
+    else:
+        sentence = f"The backward of {suspect.operator} is right, but the derivative of that backward is not."
+        remedy = "Compute it from saved inputs and outputs alone, with operations that PyTorch can differentiate."
+    return found("wrong", sentence, remedy, operator=suspect.operator, frame=suspect.frame)
+
+
+def _cut_off(cut: Cut, order: str) -> Finding:
+    sentence = f"{cut.sentence()} The {order} differs from finite differences."
+    return found("cut off", sentence, cut.remedy(), operator=cut.operator, frame=cut.frame)
+
+
+def _coarse(cut: Cut, rounding: float | None) -> Finding:
+    cost = "Differences do not settle" if rounding is None else f"The product is {rounding:.1e} off"
+    return found(
+        "precision",
+        f"{cut.sentence()} {cost}.",
+        cut.remedy(),
+        operator=cut.operator,
+        frame=cut.frame,
+    )
+
+
+def _rounded(rounding: float) -> Finding:
+    return found(
+        "precision",
+        f"The product is {rounding:.1e} away from the same in float64.",
+        "Compute in float64, or scale the problem.",
+        frame=None,
+    )
+
+
+def _not_smooth(observed: Observation) -> Finding:
+    kinks = observed.kinks
+    place = kinks[0] if kinks else Place("", None)
+    which = f" ({', '.join(dict.fromkeys([kink.operator for kink in kinks]))})" if kinks else ""
+    return found(
+        "not smooth",
+        f"The function is not smooth here: differences at shrinking steps do not settle{which}. The product is that of"
+        " the smooth piece that PyTorch chooses.",
+        operator=place.operator or None,
+        frame=place.frame,
+    )
+
+
+def _unconnected(subject: Subject, evaluation: Evaluation) -> Finding:
+    paths = zip(subject.point.spec.paths, evaluation.connected, strict=True)
+    names = [trees.path_name(path) for path, connected in paths if not connected]
+    return found(
+        "not connected",
+        f"The value does not depend on {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''};"
+        " products are zero there.",
+        frame=None,
+    )
+
+
+def _is_double(subject: Subject) -> bool:
+    return _native_eps(subject) < 1e-10
+
+
+def _native_eps(subject: Subject) -> float:
+    return max([torch.finfo(leaf.dtype).eps for leaf in subject.leaves])

@@ -1,0 +1,168 @@
+"""Which operator's derivative is wrong: each call of an evaluation is examined by itself, where it stands."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from hesse._autograd.provenance import APPLY, Frame, calling_frame, operator_name
+from hesse._base import trees
+from hesse._checking.calls import tensors
+from hesse._checking.differences import differences, scaled
+from hesse._checking.doubling import double_leaves
+from hesse._checking.subject import Subject
+
+
+class Suspect(NamedTuple):
+    """An operator whose derivatives differ from differences.
+
+    Attributes:
+        operator: its name, or that of the custom autograd.Function.
+        frame: the user's line that called it.
+        order: 1 when the gradient is wrong, 2 when only its derivative is.
+        once: whether it is a custom function marked ``once_differentiable``.
+    """
+
+    operator: str
+    frame: Frame | None
+    order: int
+    once: bool = False
+
+
+class _Called(NamedTuple):
+    """A call: ``function(*args, **kwargs)``."""
+
+    operator: str
+    frame: Frame | None
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+def suspects(subject: Subject) -> list[Suspect]:
+    """The operators of an evaluation whose own derivatives are wrong, each line once.
+
+    Those that Python code calls, and so none inside TorchScript; in-place operations are passed over.
+    """
+    examined: dict[tuple[str, Frame | None], Suspect | None] = {}
+
+    def examine(called: _Called) -> None:
+        key = called.operator, called.frame
+        if key not in examined:
+            examined[key] = None
+            # Calls that the examination itself makes are not the user's.
+            watch = sys.getprofile()
+            sys.setprofile(None)
+            examined[key] = _suspect(called)
+            sys.setprofile(watch)
+
+    customs: list[_Called] = []
+    with _calls_of_custom_functions(customs):
+        # A product, since backwards may call custom functions too.
+        subject.product(subject.leaves, subject.leaves, lambda: _Examined(examine))
+    for called in customs:
+        examine(called)
+    found = [suspect for suspect in examined.values() if suspect is not None]
+    # An operator whose backward calls one with a wrong gradient is not to blame.
+    return [suspect for suspect in found if suspect.order == min([other.order for other in found])]
+
+
+class _Examined(TorchFunctionMode):
+    """Around an evaluation: hands each differentiated call to ``examine`` before it is made."""
+
+    def __init__(self, examine: Callable[[_Called], None]) -> None:
+        super().__init__()
+        self._examine = examine
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        changes = name.startswith("__") or name.endswith("_") or "out" in kwargs or kwargs.get("inplace")
+        if (
+            not changes
+            and torch.is_grad_enabled()
+            and any([tensor.requires_grad for tensor in tensors((args, kwargs))])
+        ):
+            frame, custom = calling_frame()
+            if not custom:
+                self._examine(_Called(f"torch.{name}", frame, func, args, kwargs))
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _calls_of_custom_functions(calls: list[_Called]) -> Iterator[None]:
+    """Within it, what is given to each ``autograd.Function.apply``, which no mode is told of."""
+
+    def watch(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code is APPLY:
+            cls = frame.f_locals["cls"]
+            args = trees.map_tensors(_copy, frame.f_locals["args"])
+            calls.append(_Called(operator_name(f"{cls.__name__}Backward"), calling_frame()[0], cls.apply, args, {}))
+
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
+
+
+def _suspect(called: _Called) -> Suspect | None:
+    order = _wrong_order(called)
+    if order is None:
+        return None
+    cls = getattr(called.function, "__self__", None)
+    backward = getattr(getattr(cls, "backward", None), "__code__", None)
+    # The decorator leaves no other mark than the function that it wraps around.
+    once = backward is not None and backward.co_qualname.startswith("once_differentiable.")
+    return Suspect(called.operator, called.frame, order, once)
+
+
+def _wrong_order(called: _Called) -> int | None:
+    """Which derivative of a random combination of the call's results is the first wrong one; None if none is."""
+    leaves, spec = trees.flatten((called.args, called.kwargs))
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    generator = torch.Generator().manual_seed(0)
+
+    def combination(*variables: Tensor) -> Tensor:
+        given = list(leaves)
+        for place, variable in zip(places, variables, strict=True):
+            given[place] = variable
+        args, kwargs = spec.rebuild(given)
+        results = [result for result in tensors(called.function(*args, **kwargs)) if result.dtype.is_floating_point]
+        generator.manual_seed(0)
+        return sum([(_random_like(result, generator) * result).sum() for result in results], torch.zeros(()))
+
+    variables = tuple([leaves[place].detach() for place in places])
+    # An operator may have no double precision, and an argument no meaning by itself.
+    for cast in (True, False):
+        with contextlib.suppress(Exception):
+            subject = Subject(combination, variables, False, None)
+            x = double_leaves(subject) if cast else list(variables)
+            center = subject.evaluate(x)
+            if not any(center.connected):
+                # It cuts off, which is no derivative, wrong or right.
+                return None
+            direction = scaled([_random_like(leaf, generator) for leaf in x], x)
+            first, second = differences(subject.evaluate, center, x, direction, subject.product(x, direction))
+            wrong = [order for order, found in ((1, first), (2, second)) if found.verdict == "disagrees"]
+            return wrong[0] if wrong else None
+    return None
+
+
+def _random_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    real = torch.randn(tensor.shape, dtype=torch.float64, generator=generator)
+    return real.to(tensor.device, tensor.dtype)

@@ -1,0 +1,69 @@
+"""Writing results of commands: whole or not at all, and one sentence where that fails."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from hesse._base import files
+from hesse._cli.failures import CommandError, sentence
+
+
+def check(path: Path) -> None:
+    """One sentence if nothing could be written to ``path``, to be called before the work is done."""
+    if not path.parent.is_dir():
+        raise CommandError(f"Cannot write {path}: there is no directory {path.parent}.")
+    if path.exists() and not path.is_file():
+        raise CommandError(f"Cannot write {path}: it is no regular file.")
+    with _explained(path), files.beside(path):
+        pass
+
+
+@contextlib.contextmanager
+def folder(path: Path) -> Iterator[None]:
+    """A directory for results, made if need be; gone again if nothing was written there."""
+    made = not path.exists()
+    if path.exists() and not path.is_dir():
+        raise CommandError(f"Cannot write to {path}: it is no directory.")
+    with _explained(path):
+        path.mkdir(exist_ok=True)
+    try:
+        with _explained(path), files.beside(path / "result"):
+            pass
+        yield
+    finally:
+        if made and path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def write_tensors(path: Path, entries: dict[str, Tensor]) -> None:
+    """Write tensors as safetensors, whole or not at all."""
+    with _whole(path) as temporary:
+        safetensors.torch.save_file(entries, temporary)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
+    with _whole(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    with _explained(path), files.whole(path) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(f"Cannot write {path}: {error.strerror or sentence(error)}.") from error
+    except (ValueError, safetensors.SafetensorError) as error:
+        raise CommandError(f"Cannot write {path}: {sentence(error)}") from error

@@ -1,0 +1,269 @@
+"""``hesse spectrum``: eigenvalues, trace and spectral density of a problem's Hessian, and a page that shows them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import torch
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from hesse._base.errors import ConvergenceWarning
+from hesse._cli import entries, output
+from hesse._cli.failures import INTERRUPTED, CommandError, attributed, reported
+from hesse._cli.interrupt import Interrupt, interruptible
+from hesse._cli.load import load
+from hesse._cli.options import DeviceOption, DtypeOption, EngineOption, ProblemFile, to_device
+from hesse._cli.resources import peak_memory
+from hesse._linearize.engines import Name
+from hesse._operators.problem import Problem
+from hesse._report.numbers import duration, memory, number
+from hesse._report.spectrum import Pair, Spectrum
+from hesse._solvers.eigen import eigsh
+from hesse._solvers.estimate import spectral_density, trace
+
+Answer = TypeVar("Answer")
+_Kept = Callable[[str], Path | None]
+
+
+def spectrum(
+    problem: ProblemFile,
+    top: Annotated[int, typer.Option(min=0, help="How many of the largest eigenvalues.")] = 10,
+    bottom: Annotated[int, typer.Option(min=0, help="How many of the smallest eigenvalues.")] = 5,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write result.json, result.safetensors, spectrum.png and index.html there. Made if it is not there.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random vectors, and of PyTorch's generator.")] = 0,
+    tol: Annotated[float, typer.Option(min=0, help="Relative residual at which an eigenvalue has converged.")] = 1e-6,
+    certify: Annotated[
+        bool, typer.Option("--certify", help="Make one product more with each eigenvector, for true residuals.")
+    ] = False,
+    max_products: Annotated[
+        int, typer.Option(min=1, help="Products that the eigenvalues may take, and the trace as well.")
+    ] = 300,
+    probes: Annotated[int, typer.Option(min=0, help="Random vectors for the density; 0 for no density.")] = 10,
+    steps: Annotated[int, typer.Option(min=1, help="Products with each of them.")] = 80,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep what is known there every minute, and go on from what is there: with the same digits, however it"
+            " was stopped. Made if it is not there.",
+        ),
+    ] = None,
+    engine: EngineOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+) -> None:
+    """See the spectrum of a problem's Hessian.
+
+    Prints value, gradient norm, trace, the largest and smallest eigenvalues with their residuals, what it took, and
+    what has not converged. Ctrl-C stops with what is known by then.
+
+    Examples:
+
+      hesse spectrum problem.py
+
+      hesse spectrum problem.py --top 20 --bottom 0 --out report
+
+      hesse spectrum problem.py --dtype float64 --max-products 1000
+
+      hesse spectrum problem.py --certify
+
+      hesse spectrum problem.py --resume state
+    """
+    with reported():
+        if probes == 1:
+            raise CommandError("--probes should be 0, or at least 2 so that there is a band, but is 1.")
+        if max_products < max(2, top + bottom):
+            raise CommandError(
+                f"--max-products should be at least {max(2, top + bottom)}, --top plus --bottom, but is {max_products}."
+            )
+        wanted_device = to_device(device)
+        with contextlib.nullcontext() if out is None else output.folder(out):
+            torch.manual_seed(seed)
+            loaded = load(problem, wanted_device, None if dtype is None else dtype.torch)
+            if out is not None:
+                entries.names(loaded.inputs)
+            study = _Study(str(problem), loaded, seed, top, bottom, engine.kind if engine else None)
+            with attributed(), interruptible() as interrupt:
+                study.ask(interrupt, tol, certify, max_products, probes, steps, _kept_in(resume))
+            _print(study.found)
+            if out is not None:
+                _write(out, study)
+        if study.found.interrupted:
+            raise typer.Exit(INTERRUPTED)
+
+
+class _Study:
+    """The Hessian at the problem's point, and what is found out about it, step by step."""
+
+    def __init__(self, name: str, problem: Problem, seed: int, top: int, bottom: int, engine: Name | None) -> None:
+        self._seconds: dict[str, float] = {}
+        with attributed():
+            self.hessian = self._timed("evaluation", functools.partial(problem.operator, engine))
+            n = self.hessian.shape[1]
+            if n == 0:
+                raise CommandError(f"The inputs of {name} hold no numbers, so there is no spectrum.")
+            gradient = self.hessian.flatten(self.hessian.gradient).double()
+            self.found = Spectrum(
+                problem=name,
+                size=n,
+                dtype=str(self.hessian.dtype).removeprefix("torch."),
+                device=str(self.hessian.device),
+                seed=seed,
+                value=float(self.hessian.value),
+                gradient_norm=float(torch.linalg.vector_norm(gradient, dtype=torch.float64)),
+                num_top=min(top, n),
+                num_bottom=min(bottom, max(0, n - top)),
+                seconds=self._seconds,
+            )
+
+    def ask(
+        self,
+        interrupt: Interrupt,
+        tol: float,
+        certify: bool,
+        max_products: int,
+        probes: int,
+        steps: int,
+        kept: _Kept,
+    ) -> None:
+        """All questions in turn, until the user interrupts."""
+        found, H = self.found, self.hessian
+        ends = (found.num_bottom, found.num_top)
+        with warnings.catch_warnings():
+            # What has not converged is told with the results.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            found.trace = self._timed(
+                "trace",
+                lambda: trace(
+                    H,
+                    max_products=max_products,
+                    rng=found.seed,
+                    checkpoint=kept("trace"),
+                    callback=interrupt,
+                    progress=True,
+                ),
+            )
+            if sum(ends) and not interrupt.asked:
+                found.eigenpairs = self._timed(
+                    "eigenvalues",
+                    lambda: eigsh(
+                        H,
+                        ends,
+                        which="BE",
+                        tol=tol,
+                        max_products=max_products,
+                        certify=certify,
+                        rng=found.seed,
+                        checkpoint=kept("eigenvalues"),
+                        callback=interrupt,
+                        progress=True,
+                    ),
+                )
+            if probes and not interrupt.asked:
+                found.density = self._timed(
+                    "density",
+                    lambda: spectral_density(
+                        H,
+                        num_probes=probes,
+                        num_steps=steps,
+                        rng=found.seed,
+                        checkpoint=kept("density"),
+                        callback=interrupt,
+                        progress=True,
+                    ),
+                )
+        found.interrupted = interrupt.asked
+        found.peak_memory = peak_memory(H.device)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is found, with eigenvectors named like the inputs: (how many, *shape) each."""
+        found = self.found.tensors()
+        if self.found.eigenpairs is not None:
+            domain = self.hessian.domain
+            leaves = domain.split(self.found.eigenpairs.vectors.mT)
+            named = entries.to_entries(domain.spec.rebuild(leaves))
+            found |= {f"eigenvectors.{name}": leaf for name, leaf in named.items()}
+        return found
+
+    def _timed(self, step: str, work: Callable[[], Answer]) -> Answer:
+        start = time.perf_counter()
+        answer = work()
+        self._seconds[step] = time.perf_counter() - start
+        return answer
+
+
+def _kept_in(folder: Path | None) -> _Kept:
+    """Where each question keeps its state, by its name."""
+    if folder is None:
+        return lambda name: None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"--resume {folder} cannot be made: {error.strerror}.") from error
+    return lambda name: folder / f"{name}.safetensors"
+
+
+def _write(out: Path, study: _Study) -> None:
+    # Only here, since loading the plotting library would hold up every command.
+    from hesse._report import page, plot
+
+    found = study.found
+    output.write_tensors(out / "result.safetensors", study.tensors())
+    output.write_bytes(out / "spectrum.png", plot.to_bytes(plot.draw(found), "png"))
+    output.write_bytes(out / "index.html", page.render(found).encode())
+    output.write_bytes(out / "result.json", (json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n").encode())
+    typer.echo(f"\nThe page is {out / 'index.html'}")
+
+
+def _print(found: Spectrum) -> None:
+    console = Console()
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
+    facts.add_row("variables", str(found.size))
+    facts.add_row("value", f"{found.value:.8g}")
+    facts.add_row("gradient norm", f"{found.gradient_norm:.8g}")
+    if found.trace is not None:
+        low, high = found.trace.interval
+        error = f" ± {number(0.5 * (high - low), 2)} ({found.trace.confidence:.0%})" if high > low else " (exact)"
+        facts.add_row("trace", f"{found.trace.estimate:.6g}{error}")
+    facts.add_row("products", str(found.num_products))
+    total = sum(found.seconds.values())
+    steps = ", ".join(f"{step} {duration(seconds)}" for step, seconds in found.seconds.items())
+    facts.add_row("time", f"{duration(total)} ({steps})")
+    facts.add_row("peak memory", ", ".join(f"{memory(size)} {place}" for place, size in found.peak_memory.items()))
+    console.print(facts)
+    for name, pairs in (("largest", found.top), ("smallest", found.bottom)):
+        if pairs:
+            console.print()
+            console.print(_eigenvalues(name, pairs, "true residual" if found.certified else "residual"))
+    for sentence in found.unconverged():
+        console.print(f"\n{sentence}", highlight=False, markup=False)
+
+
+def _eigenvalues(name: str, pairs: list[Pair], residual: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(name)
+    for column in ("eigenvalue", residual):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("bound met")
+    for place, pair in enumerate(pairs, start=1):
+        table.add_row(str(place), f"{pair.value:.7g}", f"{pair.residual:.1e}", pair.bound)
+    return table

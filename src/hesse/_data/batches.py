@@ -1,0 +1,182 @@
+"""The data that a loss is summed over: one batch, or anything that holds batches and can be gone over again."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Generator, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hesse._base import trees
+from hesse._data import rows
+from hesse._data.draws import State
+
+# Passes compare this many bytes of each tensor, from its beginning, middle and end; all of it where there are fewer.
+_SAMPLE = 2**20
+
+
+class Batches:
+    """The batches of ``data``, the same at each pass.
+
+    Every pass begins with the random generators as they were when this was made, so that a loader that shuffles by
+    them gives the same batches again; what differs nevertheless is found by a checksum of each batch.
+
+    Args:
+        data: a tensor, tuple or mapping, which is one batch; or a DataLoader, list or other iterable of batches.
+        device: where batches in the memory of the CPU are copied to; None leaves them where they are.
+        name: the operator that errors speak of.
+    """
+
+    def __init__(self, data: Any, device: torch.device | None, name: str) -> None:
+        _check(data, name)
+        self._data = (data,) if is_one_batch(data) else data
+        self._device = device
+        self._name = name
+        self._state = State(device)
+        self._checksums: list[int] = []
+        self._complete = False
+
+    def __iter__(self) -> Generator[Any]:
+        with self._state:
+            number = -1
+            for number, batch in enumerate(self._data):
+                self._compare(number, batch)
+                yield self._placed(number, batch)
+            if number < 0:
+                raise ValueError(f"The data given to {self._name} holds no batch.")
+            if self._complete and number + 1 < len(self._checksums):
+                raise self._changed(f"The data has {number + 1} batches but had {len(self._checksums)}")
+        self._complete = True
+
+    def held_elsewhere(self, batch: Any) -> list[Tensor]:
+        """The tensors of a batch (or a piece of one) whose memory is the user's anyway, kept by us or not."""
+        tensors = [tensor for tensor in rows.tensors(batch) if tensor.layout == torch.strided and not tensor.is_meta]
+        if isinstance(self._data, list | tuple) and self._device in (None, torch.device("cpu")):
+            return tensors
+        return [
+            tensor for tensor in tensors if tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size()
+        ]
+
+    def first(self) -> tuple[Any, bool]:
+        """The first batch, and whether there are more."""
+        batches = iter(self)
+        try:
+            first = next(batches)
+            return first, self.may_be_several() and next(batches, self) is not self
+        finally:
+            batches.close()
+
+    def length(self) -> int | None:
+        """How many batches there are, where that is known beforehand or by now."""
+        if self._complete:
+            return len(self._checksums)
+        try:
+            return len(self._data)
+        except TypeError:
+            return None
+
+    def may_be_several(self) -> bool:
+        """Whether there can be more than one batch; that there is no more is known where data has a length."""
+        number = self.length()
+        return number is None or number > 1
+
+    def _compare(self, number: int, batch: Any) -> None:
+        checksum = _checksum(batch)
+        if number == len(self._checksums) and not self._complete:
+            self._checksums.append(checksum)
+        elif number >= len(self._checksums) or checksum != self._checksums[number]:
+            raise self._changed(f"Batch {number} of the data is not what it was")
+
+    def _changed(self, what: str) -> RuntimeError:
+        return RuntimeError(
+            f"{what} in an earlier pass of {self._name}: the loader shuffles or augments, or the data was changed. Give"
+            " batches that stay the same, such as list(loader), or call at() after a change."
+        )
+
+    def _placed(self, number: int, batch: Any) -> Any:
+        """The batch on the model's device, or one sentence that says why it is none."""
+        if batch is None or isinstance(batch, str | bytes | int | float):
+            raise TypeError(
+                f"Batch {number} of the data given to {self._name} should hold tensors but is {type(batch)}."
+            )
+        device = self._device
+        if device is None:
+            return batch
+
+        def move(tensor: Tensor) -> Tensor:
+            if tensor.device == device:
+                return tensor
+            if tensor.device.type != "cpu" or device.type == "meta":
+                raise ValueError(
+                    f"Batch {number} of the data given to {self._name} is on {tensor.device} but the model is on"
+                    f" {device}. Move one to the other."
+                )
+            return tensor.to(device, non_blocking=tensor.is_pinned())
+
+        return rows.map_batch(move, batch)
+
+
+class Cast:
+    """Data whose batches have their floating-point tensors in another precision."""
+
+    def __init__(self, data: Any, dtype: torch.dtype) -> None:
+        self._data = (data,) if is_one_batch(data) else data
+        self._dtype = dtype
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._data:
+            yield rows.map_batch(self._cast, batch)
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._dtype) if tensor.dtype.is_floating_point else tensor
+
+
+def is_one_batch(data: Any) -> bool:
+    """Whether data is a batch itself and not a collection of them."""
+    return isinstance(data, Tensor | tuple | Mapping) or trees.is_dataclass_instance(data)
+
+
+def _check(data: Any, name: str) -> None:
+    if is_one_batch(data):
+        return
+    if isinstance(data, torch.utils.data.Dataset) and not isinstance(data, torch.utils.data.IterableDataset):
+        raise TypeError(
+            f"The data given to {name} is a {type(data).__name__}, which holds single samples. Give a DataLoader over"
+            " it, or one batch."
+        )
+    if isinstance(data, str | bytes) or not hasattr(data, "__iter__"):
+        raise TypeError(
+            f"The data given to {name} should be a batch (a tensor, tuple or mapping) or hold batches but is"
+            f" {type(data)}."
+        )
+    if iter_is_itself(data):
+        raise TypeError(
+            f"The data given to {name} is a {type(data).__name__}, which can be read once, but every product goes over"
+            " the data again. Give list(data), or an object whose __iter__ begins anew."
+        )
+
+
+def iter_is_itself(data: Any) -> bool:
+    """Whether data is an iterator, which is used up by a pass."""
+    return hasattr(data, "__next__")
+
+
+def _checksum(batch: Any) -> int:
+    total = 0
+    for tensor in rows.tensors(batch):
+        total = zlib.crc32(str((tensor.dtype, tuple(tensor.shape))).encode(), total)
+        if tensor.layout == torch.strided and not tensor.is_meta:
+            total = zlib.crc32(_bytes(tensor.detach()), total)
+    return total
+
+
+def _bytes(tensor: Tensor) -> Any:
+    """The bytes of a tensor, or of three pieces of a large one."""
+    flat = tensor.resolve_conj().resolve_neg().reshape(-1)
+    piece = _SAMPLE // 3 // flat.element_size()
+    if flat.numel() > 3 * piece:
+        middle = flat.numel() // 2
+        flat = torch.cat([flat[:piece], flat[middle : middle + piece], flat[-piece:]])
+    return flat.contiguous().cpu().view(torch.uint8).numpy() if flat.numel() else b""

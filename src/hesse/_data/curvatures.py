@@ -1,0 +1,127 @@
+"""Matrices on the predictions of a batch: the loss's Hessian there, and sums of outer products of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hesse._autograd.gradients import gradients, zeros_where_none
+from hesse._data.linearizers import Linearizer
+from hesse._data.losses import Known, Reduction, class_dimension
+from hesse._data.objective import Objective, Prediction
+from hesse._data.terms import Curved
+from hesse._linearize import tape
+from hesse._linearize.protocol import Leaves, Linearization, Selection
+
+Per = Literal["row", "token"]
+
+
+class LossCurvature:
+    """The Hessian of the loss by the prediction."""
+
+    def __init__(self, linearization: Linearization, leaves: Sequence[Tensor]) -> None:
+        self._linearization, self._apart = linearization, leaves
+        self.linearizations: Sequence[Linearization] = [linearization]
+        everything = tuple(range(len(leaves)))
+        self._everything = Selection(everything, everything)
+
+    @staticmethod
+    def of(objective: Objective, linearizer: Linearizer, prediction: Prediction) -> Curved:
+        """The loss, its gradient and this, from one evaluation."""
+
+        def gradient_at(leaves: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
+            value = objective.loss_of(prediction, leaves)
+            gradient = gradients((value,), leaves, create_graph=True)
+            return zeros_where_none(gradient, leaves), value.detach().reshape(())
+
+        given = prediction.others, prediction.target
+        linearization = linearizer.linearize("curvature", gradient_at, prediction.leaves, given)
+        curvature = LossCurvature(linearization, prediction.leaves)
+        return Curved(linearization.aux, linearization.outputs, curvature)
+
+    def multiply(self, vectors: Leaves, *, batched: bool) -> list[Tensor]:
+        """∇²ℓ·u."""
+        return self._linearization.rmatvec(vectors, self._everything, batched=batched)
+
+    def kept_bytes(self) -> int:
+        """Bytes of what the loss's gradient keeps."""
+        return self._linearization.kept_bytes(self._apart)
+
+
+def loss_and_gradient(objective: Objective, prediction: Prediction) -> tuple[Tensor, list[Tensor]]:
+    """The loss of a prediction, and its gradient by the prediction's tensors."""
+
+    def loss_at(leaves: tuple[Tensor, ...]) -> tuple[Leaves, Any]:
+        value = objective.loss_of(prediction, leaves)
+        return zeros_where_none(gradients((value,), leaves), leaves), value.detach().reshape(())
+
+    found = tape.linearize(loss_at, prediction.leaves, name=objective.name)
+    found.close()
+    return found.aux, found.outputs
+
+
+class OuterProducts:
+    r"""c·Σ g·gᵀ over samples and draws, where g holds the entries of one sample's score and zeros elsewhere.
+
+    Args:
+        scores: for each leaf of the prediction the scores of all samples, draws in front: (draws, \*shape).
+        factor: c, with the average over draws in it.
+        token: the dimension, counted from the end, of the entries of a token; None where a sample is a row, an entry
+            of the first dimension of every leaf.
+    """
+
+    linearizations: Sequence[Linearization] = ()
+
+    def __init__(self, scores: Sequence[Tensor], factor: float, token: int | None = None) -> None:
+        self._scores = scores
+        self._factor = factor
+        self._token = token
+
+    def multiply(self, vectors: Leaves, *, batched: bool) -> list[Tensor]:
+        """c·Σ g·(gᵀu)."""
+        # A vector stands in front of the draws, and those in front of the leaf's own dimensions.
+        pairs = [
+            (score, vector.unsqueeze(1 if batched else 0)) for score, vector in zip(self._scores, vectors, strict=True)
+        ]
+        if self._token is not None:
+            return [
+                self._factor * (score * (score * vector).sum(self._token, keepdim=True)).sum(1 if batched else 0)
+                for score, vector in pairs
+            ]
+        # (…, draws, rows), summed over all leaves: a row's score reaches across them.
+        along = torch.stack([_over_rows(score * vector, score.dim()) for score, vector in pairs]).sum(0)
+        return [
+            self._factor * (score * along.reshape(along.shape + (1,) * (score.dim() - 2))).sum(1 if batched else 0)
+            for score, _ in pairs
+        ]
+
+    def kept_bytes(self) -> int:
+        """Bytes of the scores."""
+        return sum(score.numel() * score.element_size() for score in self._scores)
+
+
+def _over_rows(products: Tensor, dimensions: int) -> Tensor:
+    """The sum over all but what stands in front of a leaf's dimensions, the draws, and the rows."""
+    return products.sum(tuple(range(2 - dimensions, 0))) if dimensions > 2 else products
+
+
+def token_dimension(prediction: Tensor, known: Known | None) -> int:
+    """Where a prediction has the entries of one token: cross entropy's classes, or else the last dimension."""
+    is_cross_entropy = known is not None and known.kind in ("cross_entropy", "nll")
+    return class_dimension(prediction) if is_cross_entropy else -1
+
+
+def factor(prediction: Prediction, reduction: Reduction, name: str) -> float:
+    """What a batch's loss multiplies the sum of the unreduced losses with: one over its count for a mean."""
+    if reduction == "sum":
+        return 1.0
+    if prediction.terms is None:
+        raise ValueError(
+            f"It cannot be told what the loss given to {name} is a mean over, since some rows have more labels masked"
+            " than others. Give weight=, a function of a batch that counts it."
+        )
+    # A batch in which nothing counts has no mean, and is left out.
+    return 1 / (prediction.terms or 1.0)

@@ -1,0 +1,227 @@
+"""From a user's model and loss to what is summed over data, and to what must not change meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from hesse._autograd import graph
+from hesse._autograd.captured import captured
+from hesse._base import trees
+from hesse._base.errors import StalePointError
+from hesse._base.trees import Spec
+from hesse._data import rows
+from hesse._data.losses import (
+    Weight,
+    hugging_face_count,
+    masks_unevenly,
+    recognize,
+    reduction_of,
+)
+from hesse._data.objective import Counted, Prediction, require_scalar
+from hesse._data.parameters import Model, Params, select
+
+Call = Callable[[nn.Module, Any, Any], Tensor]
+"""The loss of a batch, made from model, loss and batch."""
+
+Output = Callable[[nn.Module, Any], tuple[Any, Any]]
+"""The prediction and the target of a batch, made from model and batch; the loss is ``loss(prediction, target)``."""
+
+
+def model_objective(
+    name: str,
+    model: nn.Module,
+    loss: Any,
+    params: Params,
+    *,
+    call: Call | None = None,
+    output: Output | None = None,
+    weight: Weight | None = None,
+    predicts: bool = False,
+) -> ModelObjective:
+    """The loss of a batch as a function of the model's chosen parameters as they are now."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"The model given to {name} should be a torch.nn.Module but has type {type(model)}.")
+    if call is not None and output is not None:
+        raise TypeError(f"{name} takes call= or output=, which both say what the loss of a batch is, but got both.")
+    return ModelObjective(
+        Model(model, select(model, params, name)),
+        loss,
+        call=call,
+        output=output,
+        weight=weight,
+        predicts=predicts,
+        name=name,
+    )
+
+
+def watched(model: nn.Module, *functions: Any) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of the point: the model's, and what the loss and other functions capture."""
+    for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        yield f"The model's {key!r}", tensor
+    for function in functions:
+        if function is not None:
+            yield from captured(function)
+
+
+class ModelObjective:
+    """The loss of a model with a batch of data, as a function of the model's parameters."""
+
+    def __init__(
+        self,
+        model: Model,
+        loss: Any,
+        *,
+        call: Call | None,
+        output: Output | None,
+        weight: Weight | None,
+        predicts: bool,
+        name: str,
+    ) -> None:
+        self.model = model
+        self.leaves: list[Tensor] = list(model.chosen.values())
+        names = list(model.chosen)
+        self.spec = Spec(
+            lambda leaves: dict(zip(names, leaves, strict=True)), tuple([(key,) for key in names]), length=None
+        )
+        self.name = name
+        self.loss = loss
+        self._call, self._output, self._weight, self._predicts = call, output, weight, predicts
+        self.known = recognize(loss) if call is None else None
+        self.device = model.device()
+        self._is_followed = False
+        if loss is not None and not callable(loss):
+            raise TypeError(f"The loss given to {name} should be callable but has type {type(loss)}.")
+        if loss is None and output is not None:
+            raise TypeError(f"{name} needs a loss of the prediction and target that output= gives but got None.")
+
+    def within(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
+        """``thunk()`` while the parameters are x."""
+        return self.model.run(x, thunk)
+
+    def replay(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
+        """``thunk()``, so that checkpointed layers that it evaluates again leave the model's buffers alone."""
+        return self.model.replay(x, thunk)
+
+    def require_followed(self, outputs: Sequence[Tensor]) -> None:
+        """Raise if outputs depend on a parameter that was reached around the model, whose derivative would be zero."""
+        if self._is_followed:
+            return
+        names = {id(parameter): key for key, parameter in self.model.chosen.items()}
+        for node in graph.nodes(outputs):
+            name = names.get(id(getattr(node, "variable", None)))
+            if name is not None:
+                raise RuntimeError(
+                    f"The parameter {name!r} is used in a way that {self.name} cannot follow: the model keeps a second"
+                    " reference to it, which stays when its parameters are replaced. Reach it through its module."
+                )
+        self._is_followed = True
+
+    def stated_reduction(self) -> str | None:
+        """What the loss says of its reduction; a Hugging Face model's own is a mean."""
+        return "mean" if self.loss is None and self._call is None else reduction_of(self.loss)
+
+    def batch_statistics(self) -> str | None:
+        """A layer that normalizes by statistics of the whole batch, if there is one."""
+        return self.model.batch_statistics()
+
+    def require_same_mode(self) -> None:
+        """Raise if a layer was switched between training and evaluation since this was made."""
+        if self.model.has_changed_mode():
+            raise StalePointError(
+                f"The model was switched between training and evaluation since this {self.name} was made, so its point"
+                " is gone. Call at() for the operator in the present mode."
+            )
+
+    def value(self, x: Sequence[Tensor], batch: Any) -> tuple[Tensor, Counted]:
+        """The loss of a batch at the parameters, which ``within`` has put in place."""
+        if self._has_prediction(batch):
+            prediction = self.predict(x, batch)
+            counted = prediction.counted
+            if self._output is not None:
+                # Counting must not hold the graph of a target that the model made.
+                counted = counted._replace(target=trees.map_tensors(Tensor.detach, counted.target))
+            return self.loss_of(prediction, prediction.leaves), counted
+        if self._call is not None:
+            value: Any = self._call(self.model.module, self.loss, batch)
+        elif self.loss is not None:
+            value = self.loss(self.model.module, batch)
+        elif isinstance(batch, Mapping):
+            value = getattr(self.model.module(**batch), "loss", None)
+        else:
+            raise TypeError(
+                f"{self.name} without a loss takes the one that the model works out from a batch of keywords, but the"
+                f" batch is {type(batch)}. Give a loss."
+            )
+        return require_scalar(value, self.name), Counted()
+
+    def predict(self, x: Sequence[Tensor], batch: Any) -> Prediction:
+        """The prediction for a batch at the parameters, which ``within`` has put in place."""
+        if self._output is not None:
+            pair = self._output(self.model.module, batch)
+            if not (isinstance(pair, tuple) and len(pair) == 2):
+                raise TypeError(
+                    f"output= given to {self.name} should return a pair (prediction, target) but returned {type(pair)}."
+                )
+            predicted, target = pair
+        elif _is_pair(batch) and self._call is None:
+            predicted, target = self.model.module(batch[0]), batch[1]
+        else:
+            raise TypeError(
+                f"{self.name} needs the model's prediction, and a batch of type {type(batch)} does not say what it is:"
+                " only a pair (x, y) does. Give output=, a function of model and batch that returns (prediction,"
+                " target)."
+            )
+        if self._predicts and self._output is not None:
+            # J is the Jacobian of the prediction alone, whatever the target was made of.
+            target = trees.map_tensors(Tensor.detach, target)
+        leaves, spec = trees.flatten(predicted)
+        places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.dtype.is_floating_point]
+        if not places:
+            raise TypeError(
+                f"The model given to {self.name} should predict floating-point tensors but gave {type(predicted)}."
+            )
+
+        others = [None if i in places else leaf for i, leaf in enumerate(leaves)]
+        shape = tuple(predicted.shape) if isinstance(predicted, Tensor) else None
+        return Prediction([leaves[i] for i in places], places, others, spec, Counted(shape, target))
+
+    def loss_of(self, prediction: Prediction, leaves: Sequence[Tensor]) -> Tensor:
+        """The loss of a prediction with other tensors in the place of its floating-point ones."""
+        return require_scalar(self.loss(prediction.rebuilt(leaves), prediction.target), self.name)
+
+    def reads(self) -> dict[str, Any]:
+        """By name, all that is read beside the batch and the variables."""
+        return {
+            "the model": self.model.module,
+            "what is not chosen of the model": self.model.constants,
+            "the loss": self.loss,
+            "call": self._call,
+            "output": self._output,
+        }
+
+    def _has_prediction(self, batch: Any) -> bool:
+        if self._predicts or self._output is not None:
+            return True
+        return self._call is None and self.loss is not None and _is_pair(batch)
+
+    def count(self, batch: Any, counted: Counted) -> float | None:
+        """How many terms the loss of a batch is the mean of, if that can be told."""
+        shape, target = counted
+        if self._weight is not None:
+            return float(self._weight(batch))
+        if self.known is not None and shape is not None and isinstance(target, Tensor):
+            return self.known.counted(shape, target)
+        if self.loss is None and self._call is None:
+            count = hugging_face_count(self.model.module, batch)
+            if count is not None:
+                return count
+        elif masks_unevenly(batch if target is None else target):
+            return None
+        return rows.count(batch if target is None else target)
+
+
+def _is_pair(batch: Any) -> bool:
+    return isinstance(batch, tuple | list) and len(batch) == 2

@@ -1,0 +1,110 @@
+"""How the batches will be put together, and cut up where they are too large: decided on the first one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from hesse._base.memory import readable
+from hesse._data import rows
+from hesse._data.kept import needed
+from hesse._data.losses import Reduction
+from hesse._data.objective import Objective
+from hesse._data.reduction import Finding, examine, settle
+from hesse._data.settings import Settings
+
+PILOT = 2
+"""How many rows are tried first; not one, since programs that squeeze dimensions of length one are common."""
+
+Measure = Callable[[Any, Reduction], int]
+"""Bytes kept of a batch."""
+
+
+class Plan(NamedTuple):
+    """What was decided.
+
+    Attributes:
+        reduction: whether a batch's loss is the mean or the sum of its rows' losses.
+        several: whether there is more than one batch, or piece of one.
+        rows: at most how many rows of a batch are linearized at once; None for whole batches.
+        reason: why.
+        largest: bytes that the tape keeps of the first piece, which programs are compared with; 0 where there are none.
+    """
+
+    reduction: Reduction
+    several: bool
+    rows: int | None
+    reason: str
+    largest: int = 0
+
+
+def make_plan(
+    objective: Objective,
+    first: Any,
+    several: bool,
+    settings: Settings,
+    measure: Measure,
+    budget: int,
+    seed: int,
+) -> Plan:
+    """Look at the first of the batches: at its halves, for the reduction, and at a row of it, for the memory.
+
+    Raises:
+        ValueError: batches' losses cannot be put together, or a row of one does not fit into the memory.
+    """
+    layer = objective.batch_statistics()
+    if layer is not None and several and settings.batch_norm == "refuse":
+        raise ValueError(
+            f"The layer {layer} normalizes by the statistics of each batch, so the loss over several batches is no sum"
+            f" over samples and has no {objective.name} that does not depend on how they are cut. Call model.eval(),"
+            ' give one batch, or batch_norm="per batch" for the sum of the batches\' own losses.'
+        )
+    wanted, stated = settings.reduction, objective.stated_reduction()
+    finding: Finding | None = None
+    told = wanted is not None and settings.weighted
+    if layer is not None:
+        reduction: Reduction = "sum" if (wanted or stated) == "sum" else "mean"
+    elif told or not (several or settings.needs_reduction):
+        reduction = wanted or "mean"
+    else:
+        finding = examine(objective, first, seed)
+        reduction = settle(finding, wanted, stated, objective.name)
+
+    limit, reason = None, "a whole batch fits into the memory"
+    number = rows.count(first) or 1
+    if number > PILOT and layer is None:
+        estimate = needed(measure(rows.part(first, 0, PILOT), reduction) * number // PILOT)
+        if estimate > budget:
+            finding = finding or examine(objective, first, seed)
+            if reduction not in finding.fits and not (finding.drew and (wanted or stated)):
+                if several or settings.needs_reduction or not finding.fits:
+                    warnings.warn(
+                        f"A batch of {number} rows takes about {readable(estimate)} and memory= allows"
+                        f" {readable(budget)}, but its loss is not known to be a {reduction} over rows, so it is not"
+                        " cut up. Give smaller batches.",
+                        stacklevel=2,
+                    )
+                    return Plan(reduction, several, None, "the loss is no sum over rows")
+                (reduction,) = finding.fits
+            limit = _rows(first, number, reduction, measure, budget, objective.name)
+            reason = f"a whole batch would take about {readable(estimate)} of {readable(budget)}"
+            if limit >= number:
+                limit, reason = None, "a whole batch fits into the memory"
+    return Plan(reduction, several or limit is not None, limit, reason)
+
+
+def _rows(first: Any, number: int, reduction: Reduction, measure: Measure, budget: int, name: str) -> int:
+    """How many rows fit, from what one and two take: a part of it does not grow with the rows."""
+    one, two = [measure(rows.part(first, 0, count), reduction) for count in (1, 2)]
+    each = max(1, two - one)
+    fixed = max(0, one - each)
+    if needed(one) > budget:
+        raise ValueError(
+            f"The memory given to {name}, {readable(budget)}, is too small for one row of the first batch, which takes"
+            f" about {readable(needed(one))}. Give more memory, or choose fewer parameters."
+        )
+    most = 1
+    while most < number and needed(fixed + 2 * most * each) <= budget:
+        most *= 2
+    return most

@@ -1,0 +1,112 @@
+"""Whether a batch's loss is the mean or the sum of the losses of its rows: found out on two halves of a batch.
+
+Batches are averaged by how many terms their means are over, so a loss that is something else would give a wrong
+matrix without a word.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hesse._autograd.agreement import coarsest
+from hesse._autograd.evaluation import ordinary_autograd
+from hesse._data import rows
+from hesse._data.draws import Seeded
+from hesse._data.losses import Reduction
+from hesse._data.objective import Objective
+
+_ROUNDING = {True: 0.02, False: 1e-4}
+"""How far losses that should agree may differ, when half precision has a part in them and when not: models round
+losses to float32 that are float64 elsewhere, and add them up in another order."""
+
+
+class Finding(NamedTuple):
+    """What two halves of a batch say of its loss.
+
+    Attributes:
+        fits: the reductions that the losses agree with.
+        said: the three losses, for an error.
+        drew: whether random numbers were drawn, so that halves say nothing.
+        halved: whether there were two halves to compare.
+    """
+
+    fits: frozenset[Reduction]
+    said: str
+    drew: bool
+    halved: bool
+
+
+def examine(objective: Objective, batch: Any, seed: int) -> Finding:
+    """Evaluate the loss on a batch and on its halves."""
+    number = rows.count(batch)
+    if number is None or number < 2:
+        return Finding(frozenset(), "", drew=False, halved=False)
+    half = number // 2
+    generators = Seeded(objective.device, seed)
+    with generators, ordinary_autograd():
+        whole, first, second = [
+            _loss(objective, rows.part(batch, *ends)) for ends in ((0, number), (0, half), (half, number))
+        ]
+    said = (
+        f"rows 0 to {half} of the first batch give {first[0]:.6g}, the others {second[0]:.6g}, and all"
+        f" {number} together {whole[0]:.6g}"
+    )
+    if generators.drew:
+        return Finding(frozenset(), said, drew=True, halved=True)
+    if not math.isfinite(whole[0]):
+        return Finding(frozenset(), said, drew=False, halved=False)
+    allowed = rounding(objective)
+    fits: set[Reduction] = set()
+    if _agree(whole[0], [first[0], second[0]], allowed):
+        fits.add("sum")
+    counts = [part[1] for part in (whole, first, second)]
+    if None not in counts:
+        total, *parts = [float(count or 0) for count in counts]
+        weighted = [value * count for (value, _), count in zip((first, second), parts, strict=True) if count]
+        if abs(total - sum(parts)) <= allowed * abs(total) and _agree(whole[0] * total, weighted, allowed):
+            fits.add("mean")
+    return Finding(frozenset(fits), said, drew=False, halved=True)
+
+
+def _loss(objective: Objective, batch: Any) -> tuple[float, float | None]:
+    x = [leaf.detach() for leaf in objective.leaves]
+    value, counted = objective.within(x, lambda: objective.value(x, batch))
+    assert isinstance(value, Tensor)
+    return float(value.detach()), objective.count(batch, counted)
+
+
+def rounding(objective: Objective) -> float:
+    """How far, relatively, two evaluations of a loss may differ."""
+    half = torch.finfo(coarsest(objective.leaves)).bits < 32
+    return _ROUNDING[half or torch.is_autocast_enabled(objective.leaves[0].device.type)]
+
+
+def _agree(whole: float, parts: list[float], allowed: float) -> bool:
+    return abs(whole - sum(parts)) <= allowed * max(abs(whole), sum(abs(part) for part in parts))
+
+
+def settle(finding: Finding, asked: Reduction | None, said: str | None, name: str) -> Reduction:
+    """The reduction to use, or one sentence that says why the batches' losses cannot be put together."""
+    wanted = asked or said
+    if not finding.halved or finding.drew:
+        return "sum" if wanted == "sum" else "mean"
+    if wanted in finding.fits or (wanted is None and len(finding.fits) == 1):
+        return "sum" if (wanted or next(iter(finding.fits))) == "sum" else "mean"
+    if wanted is None and finding.fits:
+        # All losses vanish; both are right here.
+        return "mean"
+    if finding.fits:
+        (found,) = finding.fits
+        raise ValueError(
+            f"The loss given to {name} counts as a {wanted} over rows but is a {found}: {finding.said}."
+            f" Give reduction={found!r}."
+        )
+    raise ValueError(
+        f"The loss given to {name} is neither the mean nor the sum of its rows' losses: {finding.said}. If it is a mean"
+        " over something else, such as tokens, give weight=, a function of a batch that counts them; if rows act on"
+        " each other, give reduction= and weight= to say how batches are put together."
+    )

@@ -1,0 +1,85 @@
+"""The rows of a batch: its samples, along the first dimension of its tensors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from hesse._base import trees
+
+
+def map_batch(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
+    """``batch`` with ``function`` applied to its tensors, and everything else as it was.
+
+    Mappings of any kind keep theirs, such as the BatchEncoding of a tokenizer.
+    """
+    leaves, spec = trees.flatten(batch)
+    return spec.rebuild([_mapped(function, leaf) for leaf in leaves])
+
+
+def _mapped(function: Callable[[Tensor], Tensor], leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return function(leaf)
+    if not isinstance(leaf, Mapping):
+        return leaf
+    fresh: Any = copy.copy(leaf)
+    for key, entry in leaf.items():
+        changed = map_batch(function, entry)
+        if changed is not entry:
+            fresh[key] = changed
+    return fresh
+
+
+def replaced(batch: Any, key: Hashable, tensor: Tensor) -> Any:
+    """``batch`` with another tensor at an index or key."""
+    if isinstance(batch, tuple | list):
+        entries = list(batch)
+        entries[key] = tensor  # type: ignore[call-overload]  # the key of a sequence is an index
+        return tuple(entries)
+    fresh: Any = copy.copy(batch)
+    fresh[key] = tensor
+    return fresh
+
+
+def tensors(batch: Any) -> Iterator[Tensor]:
+    """The tensors of a batch, in flat order."""
+    for leaf in trees.flatten(batch)[0]:
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif isinstance(leaf, Mapping):
+            for entry in leaf.values():
+                yield from tensors(entry)
+
+
+def count(batch: Any) -> int | None:
+    """How many rows a batch has: those of its first tensor that has any; None where none has."""
+    for tensor in tensors(batch):
+        if tensor.dim() > 0:
+            return tensor.shape[0]
+    return None
+
+
+def part(batch: Any, start: int, stop: int) -> Any:
+    """Rows ``start`` to ``stop`` of a batch: of each tensor that has as many rows as the batch; others are kept whole.
+
+    Whether the loss of a batch is made up of that of its parts is for the caller to find out.
+    """
+    rows = count(batch)
+
+    def cut(tensor: Tensor) -> Tensor:
+        return tensor[start:stop] if tensor.dim() > 0 and tensor.shape[0] == rows else tensor
+
+    return map_batch(cut, batch)
+
+
+def pieces(batch: Any, most: int | None) -> Iterator[tuple[int, Any]]:
+    """A batch in pieces of at most so many rows, each after the number of its first row; whole where it is None."""
+    number = count(batch)
+    if most is None or number is None or number <= most:
+        yield 0, batch
+        return
+    for start in range(0, number, most):
+        yield start, part(batch, start, min(start + most, number))

@@ -1,0 +1,1 @@
+"""Programs: the tape's evaluation and products as compiled graphs."""

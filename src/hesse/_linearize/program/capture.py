@@ -1,0 +1,232 @@
+"""Capture: the tape's own evaluation and products as one graph without data, without changes in place.
+
+The function runs once on stand-ins that have shapes and no numbers, so what it does is recorded and nothing is
+drawn, changed or decided by values. What is recorded is reverse over reverse, the mode that is always right.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+# Not documented but in public use: records the operations below autograd.
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from hesse._autograd.captured import reach
+from hesse._base import trees
+from hesse._base.errors import CaptureError
+from hesse._linearize.program.explained import explained
+from hesse._linearize.program.stand_ins import Substitute, has_stand_in, is_stand_in, new_mode, recording, stand_in
+from hesse._linearize.program.undisturbed import undisturbed
+from hesse._linearize.protocol import Direction, Leaves, Map, Selection
+from hesse._linearize.tape import Tape
+
+aten = torch.ops.aten
+
+Graph = fx.GraphModule
+
+
+class Joint(NamedTuple):
+    """A map, its outputs and its products with vectors as one functional graph.
+
+    Attributes:
+        graph: takes the point's leaves, the captured tensors, the constants, then the vectors; returns the outputs,
+            the tensors of ``aux``, the changed tensors, then the products.
+        stand_ins: what the graph was traced with, one for each of its inputs.
+        captured: identities of the captured tensors that the graph takes.
+        constants: tensors that the function makes of Python numbers.
+        changed: positions among the inputs of tensors that the function changes in place.
+        num_outputs: how many of the graph's results are outputs of the map.
+        rebuild_aux: the auxiliary output from its tensors.
+        num_first: how many of the graph's results do not depend on vectors.
+        num_sorted: how many of these, the last, are places that were sorted for sums.
+        products: for each direction, how many vectors it takes and how many products it gives.
+    """
+
+    graph: Graph
+    mode: FakeTensorMode
+    stand_ins: list[Tensor]
+    captured: list[int]
+    constants: list[Tensor]
+    changed: list[int]
+    num_outputs: int
+    rebuild_aux: Callable[[Sequence[Tensor]], Any]
+    num_first: int
+    products: dict[Direction, tuple[int, int]]
+    num_sorted: int = 0
+
+    @property
+    def num_kept_inputs(self) -> int:
+        """How many inputs belong to the point; the rest are vectors."""
+        return len(self.stand_ins) - sum(vectors for vectors, _ in self.products.values())
+
+
+def capture(
+    map: Map, point: Leaves, reachable: dict[int, Tensor], directions: Sequence[Direction], decompositions: Any
+) -> Joint:
+    """Trace ``map`` and its products at a point like ``point``.
+
+    Args:
+        map: what is linearized.
+        point: only the layouts are looked at.
+        reachable: the tensors that the function may use beside its variables, by identity.
+        directions: which products are wanted; with "rmatvec" alone the outputs must be laid out like the point.
+        decompositions: operators to be written with others, as a table for ``make_fx``.
+
+    Raises:
+        CaptureError: the function depends on values, uses what is not reachable, or cannot run without data.
+    """
+    mode = new_mode()
+    with explained():
+        x = [stand_in(mode, leaf, "The input") for leaf in point]
+        stand_ins = {key: stand_in(mode, tensor) for key, tensor in reachable.items() if has_stand_in(tensor)}
+        recorder = _Recorder(map, stand_ins, directions)
+        belonging = [*x, *stand_ins.values()]
+        with recording(stand_ins), mode:
+            recorder.shape_vectors(x)
+            vectors = [vector for kind in directions for vector in recorder.vectors[kind]]
+            recorded = make_fx(recorder)(*belonging, *vectors)
+        constants = _constants_to_inputs(recorded, len(belonging))
+        inputs = [*belonging, *[stand_in(mode, constant) for constant in constants], *vectors]
+        with undisturbed(), mode:
+            functional = make_fx(torch.func.functionalize(recorded))(*inputs)
+            views_to_reshapes(functional)
+            functional = make_fx(functional, decomposition_table=decompositions)(*inputs)
+        kept = len(inputs) - len(vectors)
+        changed = _changes_to_results(functional, recorder.num_first)
+        functional.graph.eliminate_dead_code()
+        used = _drop_unused(functional, set(range(len(x), len(belonging))) - set(changed))
+        inputs = [tensor for tensor, is_used in zip(inputs, used, strict=True) if is_used]
+        position = {old: sum(used[:old]) for old in range(kept)}
+        captured = [key for key, is_used in zip(stand_ins, used[len(x) :], strict=False) if is_used]
+        functional.recompile()
+    return Joint(
+        functional,
+        mode,
+        inputs,
+        captured,
+        constants,
+        [position[old] for old in changed],
+        recorder.num_outputs,
+        recorder.rebuild_aux,
+        recorder.num_first + len(changed),
+        {kind: (len(recorder.vectors[kind]), recorder.num_products[kind]) for kind in directions},
+    )
+
+
+class _Recorder:
+    """The function that is traced: a tape at stand-ins, and one product in each direction."""
+
+    def __init__(self, map: Map, stand_ins: dict[int, Tensor], directions: Sequence[Direction]) -> None:
+        self._map = map
+        self._stand_ins = stand_ins
+        self._directions = directions
+        self.vectors: dict[Direction, list[Tensor]] = {}
+        self.num_products: dict[Direction, int] = {}
+        self.num_outputs = self.num_first = 0
+        self.rebuild_aux: Callable[[Sequence[Tensor]], Any] = tuple
+
+    def shape_vectors(self, x: Sequence[Tensor]) -> None:
+        """Stand-ins for vectors: laid out like the inputs, or like the outputs."""
+
+        def like(leaves: Leaves) -> list[Tensor]:
+            return [torch.empty(leaf.shape, dtype=leaf.dtype, device=leaf.device) for leaf in leaves]
+
+        self._num_variables = len(x)
+        outputs: Leaves = x
+        if "matvec" in self._directions:
+            with Substitute(self._stand_ins):
+                outputs = Tape(self._map, x, False, "Hessian").outputs
+            self.vectors["matvec"] = like(x)
+        self.vectors["rmatvec"] = like(outputs)
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        given = iter(inputs)
+        x = list(itertools.islice(given, self._num_variables))
+        captured = list(itertools.islice(given, len(self._stand_ins)))
+        with Substitute(dict(zip(self._stand_ins, captured, strict=True))):
+            tape = Tape(self._map, x, False, "Hessian")
+            everything = Selection(tuple(range(len(tape.outputs))), tuple(range(len(x))))
+            products = []
+            for kind in self._directions:
+                made = getattr(tape, kind)(list(itertools.islice(given, len(self.vectors[kind]))), everything)
+                self.num_products[kind] = len(made)
+                products += made
+            leaves, spec = trees.flatten(tape.aux)
+            for leaf in leaves:
+                # It would come back as it was here, with the tensors of this call.
+                if not isinstance(leaf, Tensor) and any(isinstance(found, Tensor) for _, found in reach(leaf)):
+                    raise CaptureError(f"it returns tensors beside its result in a {type(leaf).__name__}")
+            places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+
+            def rebuild_aux(tensors: Sequence[Tensor]) -> Any:
+                filled = list(leaves)
+                for i, tensor in zip(places, tensors, strict=True):
+                    filled[i] = tensor
+                return spec.rebuild(filled)
+
+            self.rebuild_aux = rebuild_aux
+            self.num_outputs = len(tape.outputs)
+            self.num_first = len(tape.outputs) + len(places)
+            return [*tape.outputs, *[leaves[i].detach() for i in places], *products]
+
+
+def views_to_reshapes(graph: Graph) -> None:
+    """Operators in other words, or of many vectors, need not leave their results in memory as those recorded did."""
+    for node in graph.graph.find_nodes(op="call_function", target=aten.view.default):
+        node.target = aten.reshape.default
+    graph.recompile()
+
+
+def _constants_to_inputs(graph: Graph, place: int) -> list[Tensor]:
+    """Make the tensors that are attributes of a recorded graph inputs of it, after its first ``place`` ones."""
+    before = _placeholders(graph)[place - 1]
+    made: dict[str, fx.Node] = {}
+    constants: list[Tensor] = []
+    for node in [node for node in graph.graph.nodes if node.op == "get_attr"]:
+        tensor = getattr(graph, node.target)
+        if is_stand_in(tensor):
+            raise CaptureError("it takes .data of a tensor or otherwise hides where one comes from")
+        if node.target not in made:
+            with graph.graph.inserting_after(before):
+                before = made[node.target] = graph.graph.placeholder(f"constant_{len(constants)}")
+            constants.append(tensor)
+        node.replace_all_uses_with(made[node.target])
+        graph.graph.erase_node(node)
+    graph.recompile()
+    return constants
+
+
+def _changes_to_results(graph: Graph, place: int) -> list[int]:
+    """Take what the function writes into its inputs out of the graph, as results from ``place`` on."""
+    inputs = _placeholders(graph)
+    output = graph.graph.output_node()
+    results: list[Any] = [*cast("list[fx.Node]", output.args[0])]
+    changed: list[int] = []
+    for node in list(graph.graph.nodes):
+        if node.target is aten.copy_.default and node.args[0] in inputs:
+            results.insert(place + len(changed), node.args[1])
+            changed.append(inputs.index(node.args[0]))
+            node.replace_all_uses_with(node.args[1])
+            graph.graph.erase_node(node)
+    output.args = (results,)
+    return changed
+
+
+def _drop_unused(graph: Graph, droppable: set[int]) -> list[bool]:
+    """Remove those of the droppable inputs that nothing uses; which inputs remain."""
+    used = []
+    for i, node in enumerate(_placeholders(graph)):
+        used.append(bool(node.users) or i not in droppable)
+        if not used[-1]:
+            graph.graph.erase_node(node)
+    return used
+
+
+def _placeholders(graph: Graph) -> list[fx.Node]:
+    return [node for node in graph.graph.nodes if node.op == "placeholder"]

@@ -1,0 +1,112 @@
+"""Stand-ins: tensors that have a shape, strides, a dtype and a device, and no numbers; and how they get to be used."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Private: the stand-ins of torch.compile and torch.export.
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.overrides import TorchFunctionMode
+
+# Not documented but in public use: sees every operation below autograd.
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hesse._autograd.evaluation import ordinary_autograd
+from hesse._base import trees
+from hesse._base.errors import CaptureError
+
+
+def new_mode() -> FakeTensorMode:
+    """Where stand-ins live: within it, operations make stand-ins, and one that needs numbers raises."""
+    # Shapes are numbers here; the empty environment of symbols is what Inductor's cache on disk asks for.
+    symbols = ShapeEnv(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False)
+    return FakeTensorMode(shape_env=symbols, static_shapes=True)
+
+
+def is_stand_in(tensor: Tensor) -> bool:
+    """Whether a tensor has no numbers."""
+    return isinstance(tensor, FakeTensor)
+
+
+class Substitute(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's has no types
+    """Put stand-ins in the place of real tensors, whichever way the function came by them."""
+
+    def __init__(self, stand_ins: dict[int, Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's has no types
+        self._stand_ins = stand_ins
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not torch.ops.aten.lift_fresh.default:  # a tensor made of Python numbers just now: a constant
+            if any(isinstance(value, torch.Generator) for value in (kwargs or {}).values()):
+                raise CaptureError(f"{func} draws from a generator of its own")
+            args, kwargs = trees.map_tensors(self._stand_in_of, (args, kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _stand_in_of(self, tensor: Tensor) -> Tensor:
+        if is_stand_in(tensor):
+            return tensor
+        if id(tensor) in self._stand_ins:
+            return self._stand_ins[id(tensor)]
+        raise CaptureError(
+            f"it uses {_described(tensor)} that is neither among its arguments nor found in what it captures"
+        )
+
+
+def has_stand_in(tensor: Tensor) -> bool:
+    plain = type(tensor) in (Tensor, torch.nn.Parameter, torch.nn.Buffer) and tensor.layout == torch.strided
+    return plain and not (tensor.is_nested or tensor.is_quantized or torch.nn.parameter.is_lazy(tensor))
+
+
+def stand_in(mode: FakeTensorMode, tensor: Tensor, name: str = "") -> Tensor:
+    if not has_stand_in(tensor):
+        raise CaptureError(f"{name} is {_described(tensor)}, where dense tensors are needed")
+    if tensor.is_inference() or tensor.is_conj() or tensor.is_neg():
+        with torch.inference_mode(False), mode:
+            return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+    with torch.inference_mode(False):
+        return mode.from_tensor(tensor.detach())
+
+
+def _described(tensor: Tensor) -> str:
+    kind = "" if type(tensor) is Tensor else f" of type {type(tensor).__name__}"
+    layout = "" if tensor.layout == torch.strided else f", layout {tensor.layout}"
+    return f"a tensor{kind} of shape {tuple(tensor.shape)}{layout}"
+
+
+class SubstituteInference(TorchFunctionMode):
+    """Put stand-ins in the place of inference tensors before autograd sees them, which refuses to save them."""
+
+    def __init__(self, stand_ins: dict[int, Tensor]) -> None:
+        self._stand_ins = stand_ins
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        def normal(tensor: Tensor) -> Tensor:
+            return self._stand_ins.get(id(tensor), tensor) if tensor.is_inference() else tensor
+
+        args, kwargs = trees.map_tensors(normal, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def recording(stand_ins: dict[int, Tensor]) -> Iterator[None]:
+    """Ordinary autograd, also inside inference mode; and no weights cached by autocast, which are no stand-ins."""
+    cached = torch.is_autocast_cache_enabled()
+    with contextlib.ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(SubstituteInference(stand_ins))
+        torch.clear_autocast_cache()
+        torch.set_autocast_cache_enabled(False)
+        stack.callback(torch.set_autocast_cache_enabled, cached)
+        stack.enter_context(ordinary_autograd())
+        yield

@@ -1,0 +1,115 @@
+"""``EmpiricalFisher``: the sum of outer products of per-sample gradients over data, as an operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from hesse._data.curvatures import OuterProducts, Per, factor, loss_and_gradient, token_dimension
+from hesse._data.linearizers import Linearizer
+from hesse._data.losses import Reduction, Weight
+from hesse._data.models import Output, model_objective, watched
+from hesse._data.objective import Objective, Prediction
+from hesse._data.parameters import Params
+from hesse._data.settings import BatchNorm, Draws, Settings
+from hesse._data.terms import Curved, OuterTerm
+from hesse._linearize.chunks import Mode
+from hesse._linearize.engines import Name
+from hesse._operators.data_sum import DataSum
+from hesse._operators.summation import Place
+
+
+class EmpiricalFisher(DataSum):
+    r"""The empirical Fisher matrix of a model over data, by its parameters, as an operator.
+
+    .. math:: E = c \sum_n g_n g_n^\top, \qquad g_n = \nabla_\theta\, \ell(f_\theta(x_n), y_n)
+
+    where :math:`\ell` is the unreduced loss of a sample (for squared error the sum over its elements), and c what the
+    reduction multiplies the sum of unreduced losses with: 1 for a sum, 1/N for a mean over N terms. The reduction
+    counts once, not squared.
+
+    Args:
+        model: any ``nn.Module``; it is left as it is.
+        loss: called as ``loss(model(x), y)``; the mean or sum of the losses of its rows.
+        data: see :class:`hesse.LossHessian`.
+        per: what a sample is: a ``"row"``, an entry of the prediction's first dimension; or a ``"token"``, where
+            only the classes (for PyTorch's cross entropy), or else the last dimension, belong to one sample.
+        params, reduction, weight, memory, engine, verify, expect, batching, random, batch_norm, progress: see
+            :class:`hesse.LossHessian`.
+        output: ``output(model, batch)`` returns (prediction, target); needed where a batch is no pair.
+
+    Raises:
+        TypeError, ValueError: as for :class:`hesse.LossHessian`; and where ``output`` is missing.
+
+    Source:
+        Kunstner, Hennig and Balles, "Limitations of the empirical Fisher approximation", NeurIPS 2019.
+
+    Example:
+        >>> import torch, hesse
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> _ = torch.nn.init.zeros_(model.weight)
+        >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[1.0], [1.0]])
+        >>> hesse.EmpiricalFisher(model, torch.nn.MSELoss(reduction="sum"), (x, y)).to_dense()
+        tensor([[ 4.,  0.],
+                [ 0., 16.]])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Any,
+        data: Any,
+        *,
+        per: Per = "row",
+        params: Params = None,
+        reduction: Reduction | None = None,
+        weight: Weight | None = None,
+        output: Output | None = None,
+        memory: int | str | None = None,
+        engine: Name = "auto",
+        verify: bool = True,
+        expect: int | None = None,
+        batching: Mode = "auto",
+        random: Draws = "fixed",
+        batch_norm: BatchNorm = "refuse",
+        progress: bool = False,
+    ) -> None:
+        if per not in ("row", "token"):
+            raise ValueError(f"per given to EmpiricalFisher should be 'row' or 'token' but is {per!r}.")
+        settings = Settings(
+            reduction=reduction,
+            weighted=weight is not None,
+            memory=memory,
+            engine=engine,
+            verify=verify,
+            expect=expect,
+            batching=batching,
+            random=random,
+            batch_norm=batch_norm,
+            progress=progress,
+            needs_reduction=True,
+        )
+
+        def objective() -> Objective:
+            return model_objective("EmpiricalFisher", model, loss, params, output=output, weight=weight, predicts=True)
+
+        def term(
+            objective: Objective, linearizer: Linearizer, batch: Any, reduction: Reduction, place: Place
+        ) -> OuterTerm:
+            def curved(prediction: Prediction) -> Curved:
+                value, gradient = loss_and_gradient(objective, prediction)
+                c = factor(prediction, reduction, "EmpiricalFisher")
+                if any(leaf.dim() == 0 for leaf in prediction.leaves):
+                    raise ValueError(
+                        "EmpiricalFisher needs predictions with a row for each sample but got one without dimensions."
+                    )
+                token = token_dimension(prediction.leaves[0], objective.known) if per == "token" else None
+                # The gradient of the reduced loss is c times that of the unreduced one.
+                outer = OuterProducts([leaf.unsqueeze(0) / c for leaf in gradient], c, token)
+                return Curved(value, gradient, outer)
+
+            return OuterTerm(objective, linearizer, batch, curved)
+
+        super().__init__(objective, term, data, settings, lambda: watched(model, loss, output))
+        self.positive_semidefinite = True

@@ -1,0 +1,250 @@
+"""``Hessian``: the Hessian of a scalar function at a point, as an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from torch import Tensor
+
+from hesse._autograd.arguments import Argnums, check_point, evaluate_scalar, without_history
+from hesse._autograd.captured import tensors_of
+from hesse._autograd.gradients import gradient_to_multiply, zeros_where_none
+from hesse._base import trees
+from hesse._base.space import Space
+from hesse._base.trees import Key
+from hesse._linearize.chunks import Mode
+from hesse._linearize.engines import Choice, Engine, Name, Taped
+from hesse._linearize.guard import Guard
+from hesse._linearize.protocol import Selection
+from hesse._operators import independent
+from hesse._operators.linearized import Linearized, Options
+from hesse._operators.materialize import EVERYTHING, Part
+
+
+class Hessian(Linearized):
+    r"""The Hessian of a scalar function at a point, :math:`H = \nabla^2 f(x)`, as an operator.
+
+    ``func`` runs exactly once, when the operator is made, and draws its random numbers once. Each product is
+    one backward through the gradient's kept graph, or with ``engine="compiled"`` one call of a compiled program, for
+    which ``func`` runs once more on stand-ins that have shapes and no numbers.
+
+    Args:
+        func: takes the inputs, returns a real tensor with a single element.
+        inputs: a floating-point or complex tensor, or a structure of them (tuples, lists, dicts,
+            dataclasses). An outermost tuple is splatted into ``func``.
+        has_aux: ``func`` returns ``(output, aux)``; ``H.aux`` is the second.
+        argnums: which arguments to differentiate by, as an index or a tuple of them, when not all.
+        create_graph: make value, gradient and products differentiable by the inputs that require gradients,
+            by the vectors and by what ``func`` captures.
+        batching: ``"loop"`` multiplies many vectors one by one, ``"vmap"`` in batched backwards, ``"auto"``
+            measures both when sixteen vectors or more come, and takes the faster one that is right.
+        engine: ``"tape"`` keeps the autograd graph; ``"compiled"`` compiles the gradient and the product once, for
+            this point and all others laid out alike that ``at`` moves to, and is compared with the tape before it is
+            trusted. ``"auto"`` is the tape until the products made, or expected if those are more, take ten times as
+            long as compiling is expected to take; then a program is made beside it, and taken if it is right and
+            measured faster, so that products take at most a tenth longer than on the tape. ``H.explain()`` says what
+            was decided and why; its ``choice``, a :class:`hesse.Choice`, can be given here and decides the same again.
+        memory: bytes, or a size such as ``"2GiB"``, that a call with many vectors may add at its peak; half of what is
+            available when left out. Where it is given, a compiled program keeps no more than that between products
+            either, by computing again, as far as that goes.
+        expect: how many products will be asked for, at this point and all that ``at`` moves to; questions say what they
+            need by themselves.
+        verify: whether a compiled program is compared with the tape at each new point, by one product with a random
+            vector, value and gradient; a new program always is. False saves an evaluation a point, which then does
+            not run ``func`` at all.
+        batch_dim: 0 for many independent problems at once: ``func`` returns their values, of shape (B,), and B is the
+            first dimension of each input. The operator is the Hessian of the sum, block-diagonal, and
+            ``dense_blocks()`` are its blocks. That no value depends on the inputs of another problem is checked by a
+            random product.
+
+    Attributes:
+        value: ``func(inputs)``, in its own shape.
+        gradient: structured like the inputs.
+        aux: the auxiliary output, or None.
+        shape: (n, n), where n counts the elements of all leaves, complex ones twice.
+        dtype: real dtype of flat vectors, at least float32.
+        device: device of flat vectors, that of the first leaf.
+        structure: the inputs' structure with, for each leaf, its shape and dtype.
+
+    Raises:
+        TypeError: something in ``inputs`` or the output is no tensor.
+        RuntimeError: ``func`` returns no single element; or with ``batch_dim``, not one for each problem, or problems
+            that depend on each other.
+        CaptureError: ``engine="compiled"`` cannot take ``func``: it decides by values, say. The sentence names the
+            operator or the line.
+        MemoryBudgetError: at a product, when not even one vector at a time stays within ``memory``.
+        StalePointError: at a product, when an input or a tensor that ``func`` captures has changed in place.
+
+    Source:
+        Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6 (1994).
+
+    Example:
+        >>> import torch, hesse
+        >>> H = hesse.Hessian(lambda x: (x**3).sum(), torch.tensor([1.0, 2.0]))
+        >>> H.value, H @ torch.tensor([1.0, 10.0])
+        (tensor(9.), tensor([  6., 120.]))
+        >>> H.to_dense()
+        tensor([[ 6.,  0.],
+                [ 0., 12.]])
+    """
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        inputs: Any,
+        *,
+        has_aux: bool = False,
+        argnums: Argnums = None,
+        create_graph: bool = False,
+        batching: Mode = "auto",
+        engine: Name | Choice | Engine = "auto",
+        verify: bool = True,
+        memory: int | str | None = None,
+        expect: int | None = None,
+        batch_dim: Literal[0] | None = None,
+    ) -> None:
+        if batch_dim is not None:
+            engine = _engine_of_problems(batch_dim, engine)
+        self._func, self._batch_dim = func, batch_dim
+        options = Options.of(
+            engine,
+            batching,
+            has_aux=has_aux,
+            argnums=argnums,
+            create_graph=create_graph,
+            verify=verify,
+            memory=memory,
+            expect=expect,
+        )
+        point = check_point("Hessian", func, inputs, argnums)
+
+        def gradient_at(x: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
+            if batch_dim is None:
+                output, aux = evaluate_scalar("Hessian", point, x, False, has_aux)
+                gradient = zeros_where_none(gradient_to_multiply(output, x, create_graph), x)
+            else:
+                output, aux = independent.evaluate_each("Hessian", point, x, has_aux)
+                gradient = zeros_where_none(gradient_to_multiply(output.sum(), x, create_graph), x)
+                independent.require_independent("Hessian", output, gradient, x)
+            return gradient, without_history((output, aux), create_graph)
+
+        made = options.made_engine(func, ("rmatvec",), point.leaves[0].device)
+        linearization = made.linearize(gradient_at, point.leaves, inputs, name="Hessian")
+        self.value, self.aux = linearization.aux
+        self.gradient = point.spec.rebuild(linearization.outputs)
+        everything = tuple(range(len(point.leaves)))
+        space = Space(point.leaves, point.spec, "Hessian")
+        super().__init__(
+            made,
+            linearization,
+            Guard("Hessian", tensors_of(func, inputs, point)),
+            options,
+            space,
+            space,
+            Selection(everything, everything),
+            symmetric=True,
+        )
+
+    def _forward(self, entries: list[Tensor], batched: bool, part: Part = EVERYTHING) -> list[Tensor]:
+        # The Jacobian of a gradient is symmetric, and its transpose costs one backward less.
+        return self._backward(entries, batched, part)
+
+    @property
+    def structure(self) -> Any:
+        """The inputs' structure with ``(shape, dtype)`` for each leaf."""
+        return self.domain.spec.rebuild([(tuple(leaf.shape), leaf.dtype) for leaf in self.domain.leaves])
+
+    def at(self, inputs: Any) -> Hessian:
+        """The Hessian of the same function at other inputs, or at the same ones as they are now."""
+        again = Hessian(self._func, inputs, batch_dim=self._batch_dim, **self._options.at(self._engine))
+        return again._inherit(self)
+
+    def dense_blocks(self) -> Tensor:
+        """The Hessians of all problems, (B, n, n), with ``batch_dim=0``: n products of the sum, for all at once.
+
+        n counts the elements of one problem's inputs, leaf after leaf.
+
+        Raises:
+            ValueError: the operator was made without ``batch_dim``.
+            MemoryBudgetError: the blocks and a product do not stay within ``memory``.
+        """
+        if self._batch_dim is None:
+            raise ValueError("dense_blocks() needs a Hessian of independent problems. Make it with batch_dim=0.")
+        self._begin(self.domain.size)
+        memory = self._memory()
+        return independent.dense_blocks(self._forward, self.domain, self.dtype, memory, self._new_batching(memory))
+
+    def block(self, rows: Key | tuple[Key, ...], columns: Key | tuple[Key, ...] | None = None) -> HessianBlock:
+        """The block of second derivatives by two parts of the inputs.
+
+        Args:
+            rows: the part whose structure the product has: a key of a dict, an index of a tuple or list, a
+                field of a dataclass, or a tuple of them that leads further in.
+            columns: the part whose structure the vector has; the same as ``rows`` when left out.
+
+        Raises:
+            KeyError: there is no such part.
+        """
+        return HessianBlock(self, rows, rows if columns is None else columns)
+
+
+class HessianBlock(Linearized):
+    r"""A block :math:`\partial^2 f / \partial x_r \partial x_c` of a kept Hessian; made by ``H.block``.
+
+    Shares the kept point of its Hessian, and is stale and closed with it.
+
+    Example:
+        >>> import torch, hesse
+        >>> H = hesse.Hessian(lambda x, y: (x * y**2).sum(), (torch.ones(2), torch.ones(2)))
+        >>> H.block(0, 1) @ torch.tensor([1.0, 2.0])
+        tensor([2., 4.])
+    """
+
+    def __init__(self, hessian: Hessian, rows: Key | tuple[Key, ...], columns: Key | tuple[Key, ...]) -> None:
+        targets, range_ = _part(hessian.domain, rows)
+        sources, domain = _part(hessian.domain, columns)
+        # A vector of the columns' part is a cotangent of their gradient; pulled back to the rows' part.
+        super().__init__(
+            hessian._engine,
+            hessian._linearization,
+            hessian._guard,
+            hessian._options,
+            domain,
+            range_,
+            Selection(outputs=sources, inputs=targets),
+            symmetric=targets == sources,
+        )
+
+    def _forward(self, entries: list[Tensor], batched: bool, part: Part = EVERYTHING) -> list[Tensor]:
+        return super()._backward(entries, batched, part)
+
+    def _backward(self, entries: list[Tensor], batched: bool, part: Part = EVERYTHING) -> list[Tensor]:
+        outputs, inputs = part.of_sources(self._selection.inputs), part.of_targets(self._selection.outputs)
+        return self._linearization.rmatvec(entries, Selection(outputs, inputs), batched=batched)
+
+    def close(self) -> None:
+        """Nothing of its own to free: the Hessian owns the kept point."""
+
+
+def _engine_of_problems(batch_dim: int, engine: Name | Choice | Engine) -> Name | Choice | Engine:
+    """That of independent problems: the tape, which can see that they are independent."""
+    if batch_dim != 0:
+        raise ValueError(f"batch_dim should be 0 or None but is {batch_dim!r}. Move the problems to the front.")
+    if engine == "auto":
+        return "tape"
+    if not (engine == "tape" or isinstance(engine, Taped) or (isinstance(engine, Choice) and engine.engine == "tape")):
+        raise ValueError('batch_dim=0 needs engine="tape".')
+    return engine
+
+
+def _part(space: Space, keys: Key | tuple[Key, ...]) -> tuple[tuple[int, ...], Space]:
+    """Positions and space of the leaves below a path of keys."""
+    path = keys if isinstance(keys, tuple) else (keys,)
+    chosen = tuple([i for i, leaf_path in enumerate(space.spec.paths) if leaf_path[: len(path)] == path])
+    if not chosen:
+        known = sorted({str(leaf_path[0]) for leaf_path in space.spec.paths if leaf_path})
+        raise KeyError(f"The Hessian has no block {keys!r}: the inputs have {', '.join(known) or 'no parts'}.")
+    part = trees.at_path(space.spec.rebuild(space.leaves), path)
+    leaves, spec = trees.flatten(part)
+    return chosen, Space(leaves, spec, "Hessian block")

@@ -1,0 +1,106 @@
+"""Many independent problems at once: a function that returns one value for each, whose Hessian is block-diagonal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hesse._autograd.agreement import coarsest, disagreement
+from hesse._autograd.arguments import Point, evaluate
+from hesse._autograd.gradients import gradients, zeros_where_none
+from hesse._base import trees
+from hesse._base.space import Space
+from hesse._linearize.chunks import Batching
+from hesse._linearize.unit_vectors import UnitVectors
+from hesse._operators.materialize import Replay, empty
+
+
+def evaluate_each(name: str, point: Point, x: Sequence[Tensor], has_aux: bool) -> tuple[Tensor, Any]:
+    """The values of all problems, (B,), where each input has B as its first dimension; and the auxiliary output."""
+    outputs, spec, aux = evaluate(name, point, x, False, has_aux)
+    if spec.paths != ((),) or outputs[0].dim() != 1 or outputs[0].dtype.is_complex:
+        shapes = ", ".join(f"{tuple(output.shape)} of {output.dtype}" for output in outputs)
+        raise RuntimeError(
+            f"The function given to {name} with batch_dim=0 should return one real Tensor of shape (B,) but returns"
+            f" {shapes or 'nothing'}."
+        )
+    (output,) = outputs
+    for path, leaf in zip(point.spec.paths, x, strict=True):
+        if leaf.shape[:1] != output.shape:
+            raise RuntimeError(
+                f"The function given to {name} with batch_dim=0 returns {output.shape[0]} values, but"
+                f" {trees.path_name(path) or 'the input'} has shape {tuple(leaf.shape)}: each input should have the"
+                " problems as its first dimension. What they share should be captured, or left out by argnums=."
+            )
+    return output, aux
+
+
+def require_independent(name: str, values: Tensor, gradient: Sequence[Tensor], x: Sequence[Tensor]) -> None:
+    r"""Raise where the value of one problem depends on the inputs of another.
+
+    With random weights :math:`w_i`, gradient and a product of :math:`\sum_i w_i f_i` must be those of
+    :math:`\sum_i f_i`, each problem's part times its weight. Both: a first derivative may vanish at the point.
+    """
+    generator = torch.Generator(values.device).manual_seed(0)
+
+    def random(tensor: Tensor) -> Tensor:
+        drawn = torch.randn(tensor.shape, dtype=tensor.dtype, device=generator.device, generator=generator)
+        return drawn.to(tensor.device)
+
+    weights, vectors = random(values.detach()), [random(leaf.detach()) for leaf in x]
+    weighted = zeros_where_none(gradients((values,), x, (weights,), create_graph=True), x)
+
+    def times_weights(leaves: Sequence[Tensor]) -> list[Tensor]:
+        return [leaf * weights.to(leaf.device).reshape(-1, *[1] * (leaf.dim() - 1)) for leaf in leaves]
+
+    def product(of: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return zeros_where_none(gradients(of, x, vectors, retain_graph=True), x)
+
+    for found, expected in ((weighted, gradient), (product(weighted), product(gradient))):
+        pairs = [leaf.detach() for leaf in found], [leaf.detach() for leaf in times_weights(expected)]
+        if disagreement(*pairs, precision=coarsest([*x, values])) > 1:
+            raise RuntimeError(
+                f"The function given to {name} with batch_dim=0 couples its problems: a value depends on the inputs of"
+                " another problem, as batch statistics or a sum over the first dimension make it. Make them independent"
+                " of each other, or leave batch_dim out and return the sum."
+            )
+
+
+def dense_blocks(replay: Replay, space: Space, dtype: torch.dtype, memory: int, batching: Batching) -> Tensor:
+    """The blocks (B, n, n) of a block-diagonal map: by n products of the sum, each with one unit vector for all."""
+    number = space.leaves[0].shape[0]
+    size = space.size // number if number else 0
+    if not size:
+        return torch.zeros(number, 0, 0, dtype=dtype, device=space.device)
+    one = Space([leaf[0] for leaf in space.leaves], space.spec, space.name)
+    blocks = empty((number, size, size), dtype, space.device, memory)
+
+    def multiply(vectors: Tensor) -> Tensor:
+        batch = vectors.dim() - 1
+        entries = [
+            leaf.unsqueeze(batch).expand(*leaf.shape[:batch], number, *leaf.shape[batch:]).contiguous()
+            for leaf in one.split(vectors)
+        ]
+        products = one.join(replay(entries, batch == 1), batch + 1)
+        return products.reshape(*vectors.shape[:-1], number * size)
+
+    vectors = UnitVectors(size, space.dtype, space.device)
+    # One problem after another stands in a product, and its leaves within.
+    batching.multiply(multiply, vectors, [number * size], into=_Blocks(blocks))
+    return blocks
+
+
+class _Blocks:
+    """Where the rows of all blocks are written."""
+
+    def __init__(self, blocks: Tensor) -> None:
+        self.nbytes = blocks.nbytes
+        self._blocks = blocks
+
+    def write(self, start: int, products: Tensor) -> None:
+        """The products of the rows from ``start`` on."""
+        number, size, _ = self._blocks.shape
+        self._blocks[:, start : start + len(products)] = products.reshape(-1, number, size).transpose(0, 1)

@@ -1,0 +1,152 @@
+"""``LossHessian``: the Hessian of a model's loss over data, as an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+from torch import nn
+
+from hesse._data.losses import Reduction, Weight
+from hesse._data.models import Call, Output, model_objective, watched
+from hesse._data.objective import Objective
+from hesse._data.parameters import Params
+from hesse._data.settings import BatchNorm, Draws, Settings
+from hesse._data.terms import HessianTerm
+from hesse._linearize.chunks import Mode
+from hesse._linearize.engines import Name
+from hesse._operators.data_sum import DataSum
+from hesse._operators.mixed import MixedBlock
+
+
+class LossHessian(DataSum):
+    r"""The Hessian of the mean (or summed) loss of a model over data, by its parameters, as an operator.
+
+    .. math:: H = \nabla_\theta^2 \Big( \sum_b w_b\, \ell_b(\theta) \Big/ \sum_b w_b \Big)
+
+    where :math:`\ell_b` is the loss of batch b, and :math:`w_b` how many samples or tokens it is the mean of: so a
+    ragged last batch and masked tokens give the Hessian of the true mean, that of one large batch.
+
+    Args:
+        model: any ``nn.Module``; it is left as it is.
+        loss: for a batch that is a pair (x, y) called as ``loss(model(x), y)``, for any other batch (a dict, a tensor,
+            a longer tuple) as ``loss(model, batch)``; None for Hugging Face's ``model(**batch).loss``. Returns a
+            tensor with a single element.
+        data: one batch (a tensor, tuple or mapping), or a DataLoader, list or other iterable of batches that can be
+            gone over again. Batches in CPU memory are copied to the model's device.
+        params: which parameters: all that require gradients; a name, glob or layer's name (``"blocks.*.weight"``); a
+            layer; a predicate of name and parameter; or a list of these. Tied ones count once. Those that require no
+            gradients, or are not used, have zeros.
+        reduction: whether the loss of a batch is the ``"mean"`` or the ``"sum"`` of its rows' losses. When left out
+            the loss says it, or the two halves of the first batch do; either way they are compared.
+        weight: a function of a batch that returns how many terms its loss is the mean of. When left out: targets that
+            are not ignored, for PyTorch's and Hugging Face's own losses, and else rows.
+        call: ``call(model, loss, batch)`` returns a batch's loss, in place of the calls above.
+        output: ``output(model, batch)`` returns (prediction, target), and a batch's loss is ``loss(prediction,
+            target)``.
+        memory: bytes or a size such as ``"2GiB"`` that kept batches and a product may take; half of what is available
+            when left out. As many batches as fit stay linearized between products, and too large ones are cut up.
+        engine: ``"tape"`` keeps autograd graphs; ``"compiled"`` compiles the gradient and the product once, for all
+            batches laid out alike and all points that ``at`` moves to, and is compared with the tape before it is
+            trusted; ``"captured"`` runs the same graphs operator by operator. ``"auto"`` is the tape until a tenth of
+            what the products made, or expected if those are more, take on it pays for a faster engine; that then takes
+            its place, if it is right and measured faster. ``H.explain()`` says what was decided and why.
+        verify: whether each program is compared with the tape at each new point, on the first batch that it serves
+            there; a new program always is.
+        expect: how many products will be asked for, at this point and all that ``at`` moves to; questions say what they
+            need by themselves.
+        batching: ``"loop"``, ``"vmap"`` or ``"auto"``, as for :class:`hesse.Hessian`.
+        random: ``"fixed"`` draws dropout's masks (and any random numbers of PyTorch) once for each batch;
+            ``"refuse"`` raises where any are drawn.
+        batch_norm: BatchNorm in training makes the loss over several batches no sum over samples: ``"refuse"`` raises,
+            ``"per batch"`` takes the sum of the batches' own losses.
+        progress: show a bar for each pass over the data, on a terminal.
+
+    Attributes:
+        value, gradient: the loss and its gradient, found in the same pass as the first product.
+        shape, dtype, device: of flat vectors, at least float32.
+
+    Raises:
+        TypeError, ValueError: a batch is none, data can be read only once or is empty, no parameter matches, the loss
+            returns no scalar, or the losses of batches cannot be put together.
+        StalePointError: at a product, when a parameter, a buffer or the mode of the model has changed.
+        RuntimeError: at a product, when the data is not the same as in an earlier pass.
+        CaptureError: at the first product, value or gradient, when ``engine="compiled"`` cannot take the model or the
+            loss. The sentence names the operator or the line.
+
+    Source:
+        Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6 (1994).
+
+    Example:
+        >>> import torch, hesse
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
+        >>> data = torch.utils.data.TensorDataset(torch.randn(10, 4), torch.randint(2, (10,)))
+        >>> loader = torch.utils.data.DataLoader(data, batch_size=4)
+        >>> H = hesse.LossHessian(model, torch.nn.CrossEntropyLoss(), loader)
+        >>> H.unflatten(H @ torch.randn(23))["2.bias"].shape
+        torch.Size([2])
+        >>> H.block("2.weight", "0.bias").shape
+        (6, 3)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Any,
+        data: Any,
+        *,
+        params: Params = None,
+        reduction: Reduction | None = None,
+        weight: Weight | None = None,
+        call: Call | None = None,
+        output: Output | None = None,
+        memory: int | str | None = None,
+        engine: Name = "auto",
+        verify: bool = True,
+        expect: int | None = None,
+        batching: Mode = "auto",
+        random: Draws = "fixed",
+        batch_norm: BatchNorm = "refuse",
+        progress: bool = False,
+    ) -> None:
+        settings = Settings(
+            reduction=reduction,
+            weighted=weight is not None,
+            memory=memory,
+            engine=engine,
+            verify=verify,
+            expect=expect,
+            batching=batching,
+            random=random,
+            batch_norm=batch_norm,
+            progress=progress,
+        )
+
+        def objective() -> Objective:
+            return model_objective("LossHessian", model, loss, params, call=call, output=output, weight=weight)
+
+        super().__init__(
+            objective,
+            lambda objective, linearizer, batch, reduction, place: HessianTerm(objective, linearizer, batch),
+            data,
+            settings,
+            lambda: watched(model, loss, call, output),
+        )
+
+    def data_block(self, part: Hashable = 0) -> MixedBlock:
+        r"""The mixed block :math:`\partial^2 L / \partial\theta\, \partial z`: how the gradient moves with the data.
+
+        With it the influence of data on the parameters of a minimum is :math:`-H^{-1} (\partial^2 L / \partial\theta\,
+        \partial z)`.
+
+        Args:
+            part: which part z of each batch: an index of a pair or tuple (0 is x), or a key of a mapping.
+
+        Returns:
+            An operator of shape (n, m), where m counts the elements of z over all data; a vector over the data is flat,
+            or a list with one tensor for each batch.
+
+        Raises:
+            KeyError, TypeError: a batch has no such part, or it is no floating-point tensor.
+        """
+        return MixedBlock(lambda: self.summation, self.domain, part)

@@ -1,0 +1,75 @@
+"""SciPy's linear operators as ours, and ours as SciPy's."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import scipy.sparse
+import scipy.sparse.linalg
+import torch
+from torch import Tensor
+
+from hesse._operators.operator import Operator
+
+
+class Scipy(Operator):
+    """A NumPy array, a SciPy sparse matrix or a SciPy ``LinearOperator`` as an operator, on the CPU."""
+
+    device = torch.device("cpu")
+    # Of constants.
+    differentiable = True
+
+    def __init__(self, A: Any) -> None:
+        try:
+            self._operator = scipy.sparse.linalg.aslinearoperator(A)
+        except TypeError as error:
+            raise TypeError(
+                "An operator should be one of hesse's, a tensor, a NumPy array, a SciPy sparse matrix or a SciPy"
+                f" LinearOperator but got {type(A)}."
+            ) from error
+        self.shape = (int(self._operator.shape[0]), int(self._operator.shape[1]))
+        numpy_dtype = np.promote_types(self._operator.dtype, np.float32)
+        if numpy_dtype.kind != "f":
+            raise TypeError(f"An operator should be real but this one has dtype {self._operator.dtype}.")
+        self.dtype = torch.float32 if numpy_dtype == np.float32 else torch.float64
+        self.symmetric = _is_symmetric(A)
+
+    def matmat(self, V: Tensor) -> Tensor:
+        """A·V."""
+        return self._tensor(self._operator.matmat(V.detach().numpy()))
+
+    def rmatmat(self, U: Tensor) -> Tensor:
+        """Aᵀ·U."""
+        return self._tensor(self._operator.rmatmat(U.detach().numpy()))
+
+    def _tensor(self, product: Any) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(product)).to(self.dtype)
+
+
+def _is_symmetric(A: Any) -> bool:
+    if isinstance(A, np.ndarray) or scipy.sparse.issparse(A):
+        A = cast(Any, A)
+        return A.shape[0] == A.shape[1] and bool((A != A.T).sum() == 0)
+    return bool(getattr(A, "symmetric", False))
+
+
+def to_scipy(operator: Operator) -> scipy.sparse.linalg.LinearOperator:
+    """An operator as SciPy's, taking and giving NumPy vectors of its dtype."""
+    numpy_dtype = torch.empty(0, dtype=operator.dtype).numpy().dtype
+
+    def apply(product: Any, V: Any) -> Any:
+        if np.iscomplexobj(V):
+            raise TypeError(f"The operator is real but the vector has dtype {V.dtype}. Multiply its parts one by one.")
+        columns = torch.from_numpy(np.ascontiguousarray(V)).to(device=operator.device, dtype=operator.dtype)
+        result = product(columns if columns.dim() == 2 else columns.unsqueeze(-1))
+        return result.detach().cpu().numpy().reshape(result.shape[0], *V.shape[1:])
+
+    return scipy.sparse.linalg.LinearOperator(
+        operator.shape,
+        dtype=numpy_dtype,
+        matvec=lambda v: apply(operator.matmat, v),
+        rmatvec=lambda u: apply(operator.rmatmat, u),
+        matmat=lambda V: apply(operator.matmat, V),
+        rmatmat=lambda U: apply(operator.rmatmat, U),
+    )

@@ -1,0 +1,40 @@
+"""One self-contained HTML page of a spectrum."""
+
+from __future__ import annotations
+
+import base64
+
+import jinja2
+
+import hesse
+from hesse._report import plot
+from hesse._report.numbers import duration, memory, number
+from hesse._report.spectrum import Spectrum
+
+NARROW = "(max-width: 640px)"
+DARK = "(prefers-color-scheme: dark)"
+
+
+def render(spectrum: Spectrum) -> str:
+    """The page; pictures are part of it, for wide and narrow, light and dark screens."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hesse", "_report"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {"number": number, "duration": duration, "memory": memory}
+    pictures = [
+        (f"{NARROW} and {DARK}", _picture(spectrum, plot.DARK, narrow=True)),
+        (NARROW, _picture(spectrum, plot.LIGHT, narrow=True)),
+        (DARK, _picture(spectrum, plot.DARK, narrow=False)),
+    ]
+    return environment.get_template("page.html.j2").render(
+        spectrum=spectrum,
+        version=hesse.__version__,
+        sources=pictures,
+        fallback=_picture(spectrum, plot.LIGHT, narrow=False),
+        description=plot.describe(spectrum),
+    )
+
+
+def _picture(spectrum: Spectrum, colors: plot.Colors, *, narrow: bool) -> str:
+    drawn = plot.to_bytes(plot.draw(spectrum, colors, narrow=narrow), "svg")
+    return "data:image/svg+xml;base64," + base64.b64encode(drawn).decode()

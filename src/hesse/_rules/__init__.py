@@ -1,0 +1,44 @@
+"""Second derivatives that PyTorch lacks; importing this installs them, and they hold where ``scope.put`` says so.
+
+One rule a file. See "How to write a rule" in docs/architecture.md.
+"""
+
+from hesse._rules import (
+    as_strided_scatter,
+    attention,
+    control_flow,
+    ctc_loss,
+    embedding_bag,
+    flex_attention,
+    hardsigmoid,
+    linear_cross_entropy,
+    multi_margin_loss,
+    multilabel_margin_loss,
+    normalization,
+    pairwise_distance,
+    recurrent,
+    segment_reduce,
+    sparse,
+)
+from hesse._rules.rule import RULES
+from hesse._rules.scope import inside_transform
+
+__all__ = [
+    "RULES",
+    "as_strided_scatter",
+    "attention",
+    "control_flow",
+    "ctc_loss",
+    "embedding_bag",
+    "flex_attention",
+    "hardsigmoid",
+    "inside_transform",
+    "linear_cross_entropy",
+    "multi_margin_loss",
+    "multilabel_margin_loss",
+    "normalization",
+    "pairwise_distance",
+    "recurrent",
+    "segment_reduce",
+    "sparse",
+]

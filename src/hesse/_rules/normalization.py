@@ -1,0 +1,89 @@
+r"""LayerNorm, BatchNorm in training, and with it InstanceNorm: :math:`y = w \hat x + b`, :math:`\hat x = r (x - \mu)`.
+
+:math:`\mu` is the mean and :math:`r = 1/\sqrt{v + \epsilon}` with the variance :math:`v`, over the places that are
+normalized together. With means over those places as bars, the gradient of a cotangent :math:`g` by :math:`x` is
+:math:`r (h - \bar h - \hat x \, \overline{h \hat x})` where :math:`h = w g`; by :math:`w` and :math:`b` it is
+:math:`g \hat x` and :math:`g`, summed over all places that share an entry of them.
+
+PyTorch has double backwards for these, which take the statistics for constants: third derivatives through them are
+wrong, without a word. For a layer norm with a bias but no weight there is none.
+
+Source: Ioffe, Szegedy, "Batch Normalization" (2015), https://arxiv.org/abs/1502.03167; Ba, Kiros, Hinton, "Layer
+Normalization" (2016), https://arxiv.org/abs/1607.06450
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from hesse._rules.rule import rule
+from hesse._rules.scope import differentiated_once_more
+
+Gradients = tuple[Tensor, Tensor, Tensor]
+
+
+def _layer_is_needed(arguments: Sequence[Any]) -> bool:
+    weight, bias = arguments[5:7]
+    return (weight is None and bias is not None) or not differentiated_once_more()
+
+
+def _batch_is_needed(arguments: Sequence[Any]) -> bool:
+    in_training = arguments[7]
+    return in_training and not differentiated_once_more()
+
+
+@rule("aten::native_layer_norm_backward", where=_layer_is_needed)
+def layer_norm_backward(
+    cotangent: Tensor,
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    output_mask: Sequence[bool],
+) -> Gradients:
+    """The gradients by input, weight and bias."""
+    others = x.dim() - len(normalized_shape)
+    return _gradients(cotangent, x, weight, rstd, list(range(others, x.dim())), list(range(others)))
+
+
+@rule("aten::native_batch_norm_backward", where=_batch_is_needed)
+def batch_norm_backward(
+    cotangent: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    save_mean: Tensor | None,
+    save_invstd: Tensor,
+    train: bool,
+    eps: float,
+    output_mask: Sequence[bool],
+) -> Gradients:
+    """The gradients by input, weight and bias, of a layer in training."""
+    shape = [1, -1, *[1] * (x.dim() - 2)]
+    scale = None if weight is None else weight.reshape(shape)
+    dims = [0, *range(2, x.dim())]
+    by_input, by_weight, by_bias = _gradients(cotangent, x, scale, save_invstd.reshape(shape), dims, dims)
+    return by_input, by_weight, by_bias
+
+
+def _gradients(
+    cotangent: Tensor, x: Tensor, weight: Tensor | None, rstd: Tensor, normalized: list[int], shared: list[int]
+) -> Gradients:
+    centered = x - x.mean(normalized, keepdim=True)
+    variance = centered.square().mean(normalized, keepdim=True)
+    # The number is the forward's, which has an epsilon that is not told here; the dependence on x is the formula's.
+    factor = (rstd.detach() ** -2 + variance - variance.detach()) ** -0.5
+    scaled = centered * factor
+    weighted = cotangent if weight is None else cotangent * weight
+    mean_product = (weighted * scaled).mean(normalized, keepdim=True)
+    by_input = factor * (weighted - weighted.mean(normalized, keepdim=True) - scaled * mean_product)
+    by_weight = cotangent * scaled
+    if shared:
+        return by_input.to(x.dtype), by_weight.sum(shared), cotangent.sum(shared)
+    return by_input.to(x.dtype), by_weight, cotangent

@@ -1,0 +1,79 @@
+r"""Distances between all pairs of points, :math:`d_{ij} = \lVert x_i - y_j \rVert_p`: cdist and pdist.
+
+The gradient of cotangents :math:`g_{ij}` by :math:`x_i` is, coordinate by coordinate,
+
+.. math:: \sum_j \frac{g_{ij}}{d_{ij}^{p-1}} \operatorname{sign}(x_i - y_j) \, |x_i - y_j|^{p-1},
+
+the sign alone for p = 1, the sign at the largest coordinates for p = :math:`\infty`, zero for p = 0. Points at distance
+zero are at a kink, where PyTorch's convention is zero, and so is that of all higher derivatives here. Where two points
+at a distance share a coordinate and 1 < p < 2, the second derivative is infinite, and the product is not finite.
+
+Distances come as the forward made them: autograd follows them back to the points by itself.
+
+Source: https://docs.pytorch.org/docs/stable/generated/torch.cdist.html; the derivative is elementary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from hesse._rules.rule import rule
+
+
+@rule("aten::_cdist_backward", batched_by_rewrite=True)
+def cdist_backward(cotangent: Tensor, x: Tensor, y: Tensor, p: float, distance: Tensor) -> Tensor:
+    """The gradient by x, (..., m, k), of cotangents (..., m, n)."""
+    if p == 0 or not distance.numel():
+        return torch.zeros_like(x)
+    if p == 2:
+        # As products of matrices: no array of m times n times k. What is subtracted from both cancels; without it
+        # points that lie close together, far from the origin, would lose digits.
+        center = y.detach().mean(-2, keepdim=True)
+        ratio = _divided(cotangent, distance)
+        return (x - center) * ratio.sum(-1, keepdim=True) - ratio @ (y - center)
+    difference = x.unsqueeze(-2) - y.unsqueeze(-3)
+    return _slopes(difference, cotangent.unsqueeze(-1), distance.unsqueeze(-1), p).sum(-2)
+
+
+@rule("aten::_pdist_backward")
+def pdist_backward(cotangent: Tensor, x: Tensor, p: float, distance: Tensor) -> Tensor:
+    """The gradient by x, (n, k), of cotangents of the pairs i < j, in order of i and then of j."""
+    first, second = torch.triu_indices(len(x), len(x), 1, device=x.device)
+    slopes = _slopes(x[first] - x[second], cotangent.unsqueeze(-1), distance.unsqueeze(-1), p)
+    return torch.zeros_like(x).index_add(0, first, slopes).index_add(0, second, -slopes)
+
+
+@rule("aten::_euclidean_dist")
+def euclidean_dist(x: Tensor, y: Tensor) -> Tensor:
+    """What cdist calls for more than 25 points and p = 2.
+
+    It multiplies matrices, and gives points that coincide a distance of rounding errors, where it should be zero.
+    A second derivative, which divides by it, would be nothing but those.
+    """
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _slopes(difference: Tensor, cotangent: Tensor, distance: Tensor, p: float) -> Tensor:
+    if p == 0:
+        return torch.zeros_like(difference)
+    if math.isinf(p):
+        return cotangent * (difference.abs() == distance) * difference.sign()
+    if p == 1:
+        return cotangent * difference.sign()
+    if p == 2:
+        return _divided(cotangent, distance) * difference
+    apart = distance != 0
+    moduli = torch.where(apart, difference, 1).abs()
+    # Below 1 the slope at a coordinate that two points share is infinite, and PyTorch's convention is zero.
+    shared = (difference == 0) & (p < 1)
+    powers = torch.where(shared, 0, torch.where(shared, 1, moduli) ** (p - 1))
+    return _divided(cotangent, torch.where(apart, distance, 1) ** (p - 1) * apart) * difference.sign() * powers
+
+
+def _divided(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """The quotient, and zero with all its derivatives where the denominator is zero."""
+    zero = denominator == 0
+    return torch.where(zero, 0, numerator / torch.where(zero, 1, denominator))

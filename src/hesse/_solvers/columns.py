@@ -1,0 +1,108 @@
+"""Blocks of columns, handled by the operator's inner products alone, so that the same code runs on sharded vectors.
+
+A block (n, k) is the transposed view of k rows. Coefficients are float64 on the CPU.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hesse._operators.operator import Operator
+
+# Gram matrices of that many columns cost about what reading the columns does.
+WIDTH = 8
+# A vector whose new part is that small, in units of eps times its norm, lies in the basis: it is rounding.
+DEPENDENT = 10
+
+
+def pieces(V: Tensor, width: int = 1) -> list[Tensor]:
+    """The columns of a block, so many at a time."""
+    return [V[:, start : start + width] for start in range(0, V.shape[1], width)]
+
+
+def dots(operator: Operator, U: Tensor, V: Tensor) -> Tensor:
+    """Inner products of the matching columns of two blocks, (k,)."""
+    pairs = zip(pieces(U, WIDTH), pieces(V, WIDTH), strict=True)
+    diagonals = [operator.gram(u, v).diagonal() for u, v in pairs]
+    return torch.cat(diagonals).double().cpu() if diagonals else torch.zeros(0, dtype=torch.float64)
+
+
+def norms(operator: Operator, V: Tensor) -> Tensor:
+    """‖v‖ of each column, (k,), also where its square would underflow or overflow."""
+    squares = dots(operator, V, V)
+    limits = torch.finfo(V.dtype)
+    lengths = squares.sqrt()
+    for factor, beyond in ((2.0**60, squares < limits.tiny / limits.eps), (2.0**-60, ~torch.isfinite(squares))):
+        if bool(beyond.any()):
+            scaled = V * factor
+            lengths = torch.where(beyond, dots(operator, scaled, scaled).sqrt() / factor, lengths)
+    return lengths
+
+
+def gram(operator: Operator, U: Tensor, V: Tensor) -> Tensor:
+    """Uᵀ·V, as coefficients."""
+    return operator.gram(U, V).double().cpu()
+
+
+def like(coefficients: Tensor, V: Tensor) -> Tensor:
+    """Coefficients in the dtype and on the device of a block."""
+    return coefficients.to(V.device, V.dtype)
+
+
+def beside(U: Tensor, V: Tensor) -> Tensor:
+    """The columns of U and then those of V."""
+    return torch.cat([U.mT, V.mT]).mT
+
+
+def select(U: Tensor, chosen: Tensor) -> Tensor:
+    """The chosen columns of a block, or entries of coefficients, by indices or by a mask on the CPU."""
+    return U.mT[chosen.to(U.device)].mT if U.dim() == 2 else U[chosen]
+
+
+def scale(U: Tensor, factors: Tensor) -> Tensor:
+    """Each column times its factor."""
+    return U * like(factors, U)
+
+
+def empty(operator: Operator) -> Tensor:
+    """A block without columns."""
+    return torch.empty(0, operator.shape[1], dtype=operator.dtype, device=operator.device).mT
+
+
+def units(operator: Operator, start: int, width: int) -> Tensor:
+    """Columns ``start`` to ``start + width`` of the identity."""
+    rows = torch.zeros(width, operator.shape[1], dtype=operator.dtype, device=operator.device)
+    rows.diagonal(start).fill_(1)
+    return rows.mT
+
+
+def orthonormalize(operator: Operator, Q: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Orthonormal columns Q′ that begin with Q, and coefficients R (columns of Q′, k), such that V = Q′·R.
+
+    Classical Gram–Schmidt, again until the norm no longer drops; a column that the ones before it span is left out.
+
+    Source: Giraud, Langou and Rozložník, "The loss of orthogonality in the Gram-Schmidt orthogonalization process",
+    Comput. Math. Appl. 50 (2005) 1069–1075.
+    """
+    capacity, kept = Q.shape[1] + V.shape[1], Q.shape[1]
+    rows = torch.empty(capacity, V.shape[0], dtype=V.dtype, device=V.device)
+    rows[:kept] = Q.mT
+    R = torch.zeros(capacity, V.shape[1], dtype=torch.float64)
+    eps = torch.finfo(V.dtype).eps
+    for j, column in enumerate(pieces(V)):
+        remainder = column
+        first = norm = float(norms(operator, column))
+        while kept:
+            basis = rows[:kept].mT
+            coefficients = operator.gram(basis, remainder)
+            remainder = remainder - basis @ coefficients
+            R[:kept, j] += coefficients.squeeze(-1).double().cpu()
+            before, norm = norm, float(norms(operator, remainder))
+            if norm <= DEPENDENT * eps * first or norm > 0.7 * before:
+                break
+        if norm > DEPENDENT * eps * first:
+            rows[kept] = remainder.squeeze(-1) / norm
+            R[kept, j] = norm
+            kept += 1
+    return rows[:kept].mT, R[:kept]

@@ -1,0 +1,183 @@
+"""The search of ``eigsh``: a growing basis, restarts, and a look for what it may have missed."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hesse._solvers import columns as blocks
+from hesse._solvers.checkpoint import State
+from hesse._solvers.eigen.basis import Basis
+from hesse._solvers.eigen.completeness import Completeness, Ritz
+from hesse._solvers.eigen.eigenpairs import Eigenpairs
+from hesse._solvers.eigen.wanted import Wanted
+from hesse._solvers.run import Products
+
+# What residuals computed in floating point can be expected to reach, in units of eps·‖A‖.
+ROUNDING = 32
+# An eigenvalue that is better by no more than so many times the bound of a residual is not missed.
+LEEWAY = 16
+
+
+class Search:
+    """The state of a search.
+
+    Args:
+        products: the question's products.
+        wanted: which eigenvalues are asked for.
+        tol: relative residual at which a pair has converged.
+        capacity: how many vectors may be held.
+        block: how many vectors are multiplied at once.
+        device: where they are held.
+        rng: generator of the random vectors.
+    """
+
+    def __init__(
+        self,
+        products: Products,
+        wanted: Wanted,
+        tol: float,
+        capacity: int,
+        block: int,
+        device: torch.device,
+        rng: np.random.Generator,
+    ) -> None:
+        self._products = products
+        self._wanted = wanted
+        self._tol = tol
+        self._block = block
+        self._rng = rng
+        self._basis = Basis(products, capacity, keep_products=True, device=device)
+        self._eps = torch.finfo(products.operator.dtype).eps
+        self._norm = 0.0
+        self._status = ""
+        # The size at which the basis is looked at next.
+        self._due = wanted.count
+        self._completeness = Completeness(products, self._basis, self._rng)
+
+    def begin(self, vectors: Tensor) -> None:
+        """Grow the basis from these columns (n, j), as many as it has room for, and not from a random vector."""
+        for place in range(min(vectors.shape[1], self._basis.capacity)):
+            self._basis.push(vectors[:, place : place + 1])
+
+    def go_on_from(self, saved: State) -> None:
+        """Take over what a search for the same kept."""
+        self._basis.go_on_from(saved)
+        self._completeness.go_on_from(saved, self._wanted.ends)
+        self._norm, self._due, self._status = saved["norm"], saved["due"], saved["status"]
+
+    def _state(self) -> State:
+        return {
+            **self._basis.state(),
+            **self._completeness.state(self._wanted.ends),
+            "norm": self._norm,
+            "due": self._due,
+            "status": self._status,
+            "capacity": self._basis.capacity,
+        }
+
+    def run(self) -> None:
+        """Make products until every wanted pair has converged and none is missing, or none may be made any more."""
+        basis, products = self._basis, self._products
+        while products.left and basis.size < products.size:
+            while basis.width < min(self._block, products.size - basis.size):
+                basis.push(products.operator.randn(1, self._rng))
+            basis.grow(min(self._block, basis.capacity - basis.size, products.left))
+            products.report(self._status)
+            full = basis.size == basis.capacity
+            if basis.size >= self._due or basis.exhausted or full:
+                values, coordinates = self._ritz()
+                if self._settled(values, coordinates):
+                    return
+                if full and products.left:
+                    self._restart()
+                self._due = basis.size + max(1, basis.size // 20)
+            products.keep(self._state)
+
+    def answer(self, *, certify: bool) -> Eigenpairs:
+        """The wanted Ritz pairs, with their residuals: true ones if so wanted, unless the user has stopped it."""
+        values, coordinates = self._ritz()
+        chosen = self._wanted.choose(values)
+        whole = self._basis.size == self._products.size
+        places = torch.cat(chosen)
+        complete = torch.cat(
+            [
+                torch.full(part.shape, whole or end in self._completeness.ends)
+                for end, part in zip(self._wanted.ends, chosen, strict=True)
+            ]
+        )
+        if self._wanted.ascending:
+            order = values[places].argsort()
+            places, complete = places[order], complete[order]
+        values, coordinates = values[places], coordinates[:, places]
+        certify = certify and not self._products.stopped
+        vectors = self._basis.ritz_vectors(coordinates)
+        residuals = (
+            self._true_residuals(vectors, values) if certify else self._basis.residual_norms(coordinates, values)
+        )
+        bounds = tuple(self._bound(*pair) for pair in zip(values.tolist(), residuals.tolist(), strict=True))
+        met = len(places) == self._wanted.count and "none" not in bounds
+        return Eigenpairs(
+            values=values,
+            vectors=vectors.to(self._products.operator.device),
+            residuals=residuals,
+            bounds=bounds,
+            complete=tuple(complete.tolist()),
+            converged=met and bool(complete.all()),
+            num_products=self._products.count,
+            num_looking=self._completeness.num_looking,
+            num_certificate_products=len(values) if certify else 0,
+        )
+
+    def _true_residuals(self, vectors: Tensor, values: Tensor) -> Tensor:
+        found = []
+        for X, theta in zip(blocks.pieces(vectors, self._block), torch.split(values, self._block), strict=True):
+            found.append(self._products.norms(self._products.multiply(X, apart=True) - blocks.scale(X, theta)))
+        return torch.cat(found)
+
+    def _ritz(self) -> tuple[Tensor, Tensor]:
+        """Ritz values, and the Ritz vectors' coordinates as columns."""
+        values, coordinates = torch.linalg.eigh(self._basis.matrix)
+        self._norm = max(self._norm, float(values.abs().max()))
+        return values, coordinates
+
+    def _settled(self, values: Tensor, coordinates: Tensor) -> bool:
+        """Whether all that is wanted has converged and nothing is missing; where it has, a look is taken for that."""
+        if self._basis.size == self._products.size:
+            return True
+        estimates = (self._basis.couplings() @ coordinates).norm(dim=0)
+        claims = {}
+        met = 0
+        for end, part in zip(self._wanted.ends, self._wanted.choose(values), strict=True):
+            met_here = self._count_met(values[part], estimates[part])
+            met += met_here
+            if met_here == end.count and end not in self._completeness.ends:
+                # The estimates know nothing of rounding.
+                residuals = self._basis.residual_norms(coordinates[:, part], values[part])
+                if self._count_met(values[part], residuals) == end.count:
+                    claims[end] = end.claims(values, self._leeway(values[part][-1]))
+        self._status = f"{met} of {self._wanted.count} converged"
+        if claims:
+            self._completeness.examine(claims, Ritz(values, coordinates, estimates), self._status)
+        return met == self._wanted.count and self._completeness.ends.issuperset(self._wanted.ends)
+
+    def _count_met(self, values: Tensor, residuals: Tensor) -> int:
+        return sum(self._bound(*pair) != "none" for pair in zip(values.tolist(), residuals.tolist(), strict=True))
+
+    def _bound(self, value: float, residual: float) -> str:
+        if residual <= self._tol * abs(value):
+            return "tol"
+        return "precision" if residual <= ROUNDING * self._eps * self._norm else "none"
+
+    def _leeway(self, value: Tensor) -> float:
+        """By how much an eigenvalue that is missing may be better than this one, and not be looked for."""
+        bound = max(self._tol * float(value.abs()), ROUNDING * self._eps * self._norm)
+        return LEEWAY * bound or torch.finfo(torch.float32).tiny
+
+    def _restart(self) -> None:
+        """Keep the best Ritz vectors, a third of the room beside the wanted ones, and leave room for a block."""
+        values, coordinates = self._ritz()
+        count, capacity = self._wanted.count, self._basis.capacity
+        kept = self._wanted.best(values, min(count + (capacity - count) // 3, capacity - self._block))
+        self._basis.restart(coordinates[:, kept], values[kept])

@@ -1,0 +1,248 @@
+"""``diagonal``: the entries on the diagonal, from products alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hesse._operators.probes import Rng
+from hesse._solvers import columns as blocks
+from hesse._solvers.checkpoint import Checkpoint, State
+from hesse._solvers.estimate.checks import check_question
+from hesse._solvers.estimate.range_finder import RangeFinder
+from hesse._solvers.estimate.sampling import BASIS_BYTES, BLOCK, LEAST_SAMPLES
+from hesse._solvers.estimate.xdiag import xdiag
+from hesse._solvers.run import Callback, Products
+
+METHODS = ("auto", "hutchinson", "xdiag", "exact")
+KEPT = ("_count", "_mean", "_deviations", "_probes", "_images", "_entries", "_last")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DiagonalEstimate:
+    """A diagonal, and how well it is known.
+
+    Attributes:
+        estimate: the entries, shape (n,), in the operator's dtype and on its device.
+        errors: how far each entry may be off, shape (n,): standard errors of means of independent samples for
+            Hutchinson's estimator, error estimates from leaving one vector out for XDiag, zeros where it is exact.
+        error_estimate: the Euclidean norm of ``errors``.
+        converged: whether ``error_estimate`` is at most max(tol·‖estimate‖, atol).
+        num_products: products made.
+        method: ``"hutchinson"``, ``"xdiag"`` or ``"exact"``.
+    """
+
+    estimate: Tensor
+    errors: Tensor
+    error_estimate: float
+    converged: bool
+    num_products: int
+    method: str
+
+
+def diagonal(
+    A: Any,
+    *,
+    method: Literal["auto", "hutchinson", "xdiag", "exact"] = "auto",
+    tol: float = 0.05,
+    atol: float = 0.0,
+    max_products: int = 1000,
+    rng: Rng = None,
+    checkpoint: Checkpoint | str | Path | None = None,
+    callback: Callback | None = None,
+    progress: bool = False,
+) -> DiagonalEstimate:
+    r"""The diagonal of an operator, :math:`A_{jj} = \mathrm{E}\, z_j (A z)_j` for random signs z.
+
+    Goes on until the Euclidean norm of the errors is at most :math:`\max(\mathrm{tol} \cdot \|d\|, \mathrm{atol})`.
+
+    Args:
+        A: a square operator, or what ``hesse.as_operator`` takes for one.
+        method: ``"hutchinson"`` takes means; ``"xdiag"``, for a symmetric operator, reads off what a basis of the range
+            holds and samples the rest; ``"exact"`` makes n products. ``"auto"`` begins with Hutchinson's samples and
+            goes on in the way that they foretell to be the cheapest.
+        tol: error relative to the norm of the diagonal.
+        atol: error.
+        max_products: how many products may be made, at least 2.
+        rng: seed or NumPy generator of the signs.
+        checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
+            is one already, the sampling goes on from it.
+        callback: given a ``hesse.Progress`` as sampling goes on; a true answer stops it.
+        progress: whether to show a bar on standard error.
+
+    Returns:
+        ``DiagonalEstimate``; ``A.unflatten(found.estimate)`` has the structure of a Hessian's inputs. Where products
+        ran out, ``converged`` is false, and one ``hesse.ConvergenceWarning`` is issued.
+
+    Raises:
+        ValueError: the operator is not square, for ``"xdiag"`` not symmetric, or a number is out of range.
+        NonFiniteProductError: a product holds infinities or NaNs.
+        CheckpointError: the checkpoint is of another question, operator or version, or damaged.
+
+    Source: Bekas, Kokiopoulou and Saad, "An estimator for the diagonal of a matrix", Appl. Numer. Math. 57 (2007)
+    1214–1229; for XDiag ``hesse._solvers.estimate.xdiag``.
+
+    Example:
+        >>> import torch, hesse
+        >>> hesse.diagonal(torch.tensor([[2.0, 1.0], [1.0, 3.0]])).estimate
+        tensor([2., 3.])
+    """
+    check_question("diagonal", method=(method, METHODS), tol=tol, atol=atol)
+    if max_products < 2:
+        raise ValueError(f"max_products given to diagonal should be at least 2 but is {max_products}.")
+    with Products(A, "diagonal", max_products=max_products, callback=callback, progress=progress) as products:
+        if method == "exact" and products.size > max_products:
+            raise ValueError(
+                f"The exact diagonal needs {products.size} products but max_products given to diagonal is"
+                f" {max_products}."
+            )
+        if method == "xdiag":
+            products.require_symmetric()
+        generator = products.generator(rng)
+        products.expect(products.size if method == "exact" else LEAST_SAMPLES)
+        saved = products.resume(checkpoint, method=method, tol=tol, atol=atol)
+        found = _Diagonal(products, method, tol, atol, generator).run(saved)
+        if not found.converged:
+            products.warn(
+                f"the diagonal is only known to {found.error_estimate:.2g} in norm", "Raise max_products, tol or atol."
+            )
+        return found
+
+
+class _Diagonal:
+    """The diagonal as it becomes known."""
+
+    def __init__(self, products: Products, method: str, tol: float, atol: float, rng: np.random.Generator) -> None:
+        self._products, self._method, self._rng = products, method, rng
+        self._operator = products.operator
+        self._tol, self._atol = tol, atol
+        # Mean and sum of squared deviations of Hutchinson's samples, updated as Welford does.
+        self._count = 0
+        self._mean = torch.zeros(products.size, dtype=self._operator.dtype, device=self._operator.device)
+        self._deviations = torch.zeros_like(self._mean)
+        self._finder = RangeFinder(products.operator)
+        self._probes = blocks.empty(products.operator)
+        self._images = blocks.empty(products.operator)
+        self._last: tuple[int, float] | None = None
+        # Of the exact diagonal, those entries that are done.
+        self._entries = self._mean[:0]
+        # The probes, the basis, its images and what is left of each.
+        vector_bytes = products.size * products.operator.dtype.itemsize
+        sketches = products.operator.symmetric and method != "hutchinson"
+        self._largest_basis = min(BASIS_BYTES // max(1, 4 * vector_bytes), products.size) if sketches else 0
+
+    def run(self, saved: State | None = None) -> DiagonalEstimate:
+        """Sample until the errors are small enough or no products are left; go on from ``saved``, if any."""
+        products, always = self._products, self._method == "xdiag"
+        if saved is None:
+            found = self._found(self._mean, torch.full_like(self._mean, torch.inf), self._method)
+        else:
+            found = self._load(saved)
+        if (
+            self._method == "exact"
+            or len(self._entries)
+            or (self._method == "auto" and products.size <= min(LEAST_SAMPLES, products.left))
+        ):
+            return self._exact(found)
+        while products.left // (1 + always):
+            self._sample(min(BLOCK, products.left // (1 + always)))
+            if not always:
+                found = self._found(self._mean, self._standard_errors(), "hutchinson")
+                if found.converged and self._count >= LEAST_SAMPLES:
+                    return found
+            way = "xdiag" if always else self._choose(found)
+            if way == "exact":
+                return self._exact(found)
+            if way == "xdiag":
+                fresh = self._finder.basis[:, self._images.shape[1] :]
+                self._images = blocks.beside(self._images, products.multiply(fresh))
+                sketched = self._found(*xdiag(self._finder, self._probes, self._images), "xdiag")
+                found = sketched if always or sketched.converged else found
+                if sketched.converged or (always and self._full):
+                    return found
+            self._keep(found)
+        return dataclasses.replace(found, converged=False)
+
+    def _keep(self, found: DiagonalEstimate) -> None:
+        def state() -> State:
+            kept = {name: getattr(self, name) for name in KEPT}
+            best = {f"found.{field.name}": getattr(found, field.name) for field in dataclasses.fields(found)}
+            return {**kept, **best, **self._finder.state()}
+
+        self._products.keep(state)
+
+    def _load(self, saved: State) -> DiagonalEstimate:
+        for name in KEPT:
+            setattr(self, name, saved[name])
+        self._finder.load(saved)
+        return DiagonalEstimate(**{f.name: saved[f"found.{f.name}"] for f in dataclasses.fields(DiagonalEstimate)})
+
+    @property
+    def _full(self) -> bool:
+        return self._finder.size >= self._largest_basis or self._finder.exhausted
+
+    def _sample(self, width: int) -> None:
+        signs = self._operator.signs(width, self._rng)
+        images = self._products.multiply(signs)
+        for sample in (signs * images).unbind(dim=1):
+            self._count += 1
+            change = sample - self._mean
+            self._mean = self._mean + change / self._count
+            self._deviations = self._deviations + change * (sample - self._mean)
+        if not self._full:
+            kept = self._finder.append(images[:, : self._largest_basis - self._finder.size])
+            taken = signs[:, : len(kept)]
+            self._probes = blocks.beside(self._probes, taken[:, kept.to(taken.device)])
+
+    def _standard_errors(self) -> Tensor:
+        return (self._deviations / (self._count * max(self._count - 1, 1))).sqrt()
+
+    def _choose(self, plain: DiagonalEstimate) -> str:
+        """The way on that is foretold to need the fewest products: "plain", "grow", "xdiag" or "exact"."""
+        left, size = self._products.left, self._finder.size
+        target = self._target(plain.estimate)
+        costs = {"plain": ((plain.error_estimate / target) ** 2 - 1) * self._count if target else math.inf}
+        if size:
+            # Leave-one-out tells what a basis misses before a product is spent on it; that goes on as a power of its
+            # size, until there are two sizes to tell which at once.
+            missed = math.sqrt(float((self._finder.distances() ** 2).mean()) / size)
+            (before, error), self._last = self._last or (size, math.inf), (size, missed)
+            if missed <= target:
+                costs["xdiag"] = size - self._images.shape[1]
+            elif not self._full and before == size:
+                costs["grow"] = 0
+            elif not self._full and missed < error and target:
+                power = math.log(size / before) / math.log(error / missed)
+                costs["grow"] = (2 * (missed / target) ** min(power, 50) - 1) * size - self._images.shape[1]
+        if self._method == "auto":
+            costs["exact"] = self._products.size
+        return min([way for way in costs if way == "plain" or costs[way] <= left], key=lambda way: costs[way])
+
+    def _exact(self, otherwise: DiagonalEstimate) -> DiagonalEstimate:
+        for start in range(len(self._entries), self._products.size, BLOCK):
+            width = min(BLOCK, self._products.size - start)
+            if self._products.left < width:
+                return dataclasses.replace(otherwise, converged=False, num_products=self._products.count)
+            images = self._products.multiply(blocks.units(self._operator, start, width))
+            self._entries = torch.cat([self._entries, images.diagonal(-start)])
+            self._products.report(f"{start + width} of {self._products.size} entries of the diagonal")
+            self._keep(otherwise)
+        return self._found(self._entries, torch.zeros_like(self._entries), "exact")
+
+    def _target(self, estimate: Tensor) -> float:
+        return max(self._tol * self._norm(estimate), self._atol)
+
+    def _norm(self, vector: Tensor) -> float:
+        return float(blocks.norms(self._operator, vector.unsqueeze(-1)))
+
+    def _found(self, estimate: Tensor, errors: Tensor, method: str) -> DiagonalEstimate:
+        error = self._norm(errors)
+        self._products.report(f"norm {self._norm(estimate):.6g}, error {error:.2g}")
+        converged = error <= self._target(estimate)
+        return DiagonalEstimate(estimate, errors, error, converged, self._products.count, method)

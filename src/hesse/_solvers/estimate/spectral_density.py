@@ -1,0 +1,205 @@
+"""``spectral_density``: how the eigenvalues are spread, by stochastic Lanczos quadrature."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hesse._operators.probes import Rng
+from hesse._solvers import columns as blocks
+from hesse._solvers.checkpoint import Checkpoint, State
+from hesse._solvers.estimate import chi_square, quadrature, student
+from hesse._solvers.estimate.quadrature import Probe, Quadrature
+from hesse._solvers.run import Callback, Products
+
+GRID_POINTS_PER_SIGMA = 8
+MOST_GRID_POINTS = 100_000
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SpectralDensity:
+    r"""The density of eigenvalues, :math:`\rho(t) = \frac1n \sum_i \delta(t - \lambda_i)`, smoothed by a Gaussian.
+
+    Attributes:
+        grid: points t, shape (g,), float64 on the CPU: eight for each sigma.
+        density: ρ smoothed, at the points; its integral is 1.
+        low, high: a band that covers the smoothed density with probability ``confidence``, point by point, as far as
+            the steps resolve it; from the spread of the probes.
+        sigma: standard deviation of the Gaussian.
+        nodes, weights: shape (probes, steps): each row is a quadrature of ρ by one probe; its weights sum to 1, and a
+            row that ended early is filled with weights of zero.
+        confidence: as asked for.
+        converged: whether every probe went as far as asked for, or to the end of its Krylov space.
+        num_products: products made.
+    """
+
+    grid: Tensor
+    density: Tensor
+    low: Tensor
+    high: Tensor
+    sigma: float
+    nodes: Tensor
+    weights: Tensor
+    confidence: float
+    converged: bool
+    num_products: int
+
+    def moment(self, power: int) -> tuple[float, tuple[float, float]]:
+        r"""The moment :math:`\frac1n \sum_i \lambda_i^p`, not smoothed, and the interval that covers it.
+
+        Args:
+            power: p ≥ 0; exact but for the sampling for p < 2·steps.
+
+        Example:
+            >>> import torch, hesse
+            >>> rho = hesse.spectral_density(torch.diag(torch.tensor([1.0, 2.0, 3.0])), rng=0)
+            >>> round(rho.moment(2)[0], 4)
+            4.6667
+        """
+        samples = (self.weights * self.nodes**power).sum(dim=1, keepdim=True)
+        low, high = _band(samples, self.confidence)
+        return float(samples.mean()), (float(low), float(high))
+
+
+def spectral_density(
+    A: Any,
+    *,
+    num_probes: int = 10,
+    num_steps: int = 80,
+    sigma: float | None = None,
+    confidence: float = 0.95,
+    rng: Rng = None,
+    checkpoint: Checkpoint | str | Path | None = None,
+    callback: Callback | None = None,
+    progress: bool = False,
+) -> SpectralDensity:
+    r"""The density of the eigenvalues of a symmetric operator, smoothed, with a band.
+
+    Stochastic Lanczos quadrature: for random signs z, m steps of Lanczos with full reorthogonalization give a Gauss
+    quadrature of :math:`z^\top f(A) z / n` with m nodes, whose mean over z is :math:`\mathrm{tr} f(A) / n`.
+
+    Args:
+        A: a symmetric operator of shape (n, n), or what ``hesse.as_operator`` takes for one.
+        num_probes: how many random vectors, at least 2.
+        num_steps: products with each.
+        sigma: standard deviation of the smoothing Gaussian; a hundredth of the spectrum's width if not given.
+        confidence: of the band, between 0 and 1.
+        rng: seed or NumPy generator of the signs.
+        checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
+            is one already, it goes on from that. It holds the bases of probes that go on.
+        callback: given a ``hesse.Progress`` as it goes on; a true answer stops it.
+        progress: whether to show a bar on standard error.
+
+    Returns:
+        ``SpectralDensity``: the density on a grid with a band, its quadrature, and its moments.
+
+    Raises:
+        ValueError: the operator is not square or not symmetric, or a number is out of range; also a sigma so small
+            that the grid would have more than 100,000 points.
+        NonFiniteProductError: a product holds infinities or NaNs.
+        CheckpointError: the checkpoint is of another question, operator or version, or damaged.
+
+    Source: Ubaru, Chen and Saad, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature", SIAM J. Matrix
+    Anal. Appl. 38 (2017) 1075–1099; Ghorbani, Krishnan and Xiao, "An investigation into neural net optimization via
+    Hessian eigenvalue density", ICML 2019.
+
+    Example:
+        >>> import torch, hesse
+        >>> H = hesse.Hessian(lambda x: (x**4).sum() / 12, torch.linspace(1, 2, 50))
+        >>> rho = hesse.spectral_density(H, rng=0)
+        >>> round(float(torch.trapezoid(rho.density, rho.grid)), 6)
+        1.0
+    """
+    for name, value, least in (("num_probes", num_probes, 2), ("num_steps", num_steps, 1)):
+        if value < least:
+            raise ValueError(f"{name} given to spectral_density should be at least {least} but is {value}.")
+    if sigma is not None and not sigma > 0:
+        raise ValueError(f"sigma given to spectral_density should be greater than 0 but is {sigma}.")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence given to spectral_density should be between 0 and 1 but is {confidence}.")
+    with Products(
+        A, "spectral_density", max_products=num_probes * num_steps, callback=callback, progress=progress
+    ) as products:
+        products.require_symmetric()
+        if products.size == 0:
+            raise ValueError("spectral_density needs an operator of size at least 1 but got one of shape (0, 0).")
+        steps = min(num_steps, products.size)
+        most = quadrature.at_once(products, steps)
+        generator = products.generator(rng)
+        products.expect(num_probes * steps)
+        saved = products.resume(checkpoint, num_probes=num_probes, num_steps=num_steps)
+        probes = [] if saved is None else quadrature.kept(products, saved, steps)
+        done = [] if saved is None else [_parted(saved[f"done.{place}"]) for place in range(saved["done"])]
+        while products.left and len(done) < num_probes:
+            if not probes:
+                signs = products.operator.signs(min(most, num_probes - len(done)), generator)
+                probes = [Probe(products, start, steps) for start in blocks.pieces(signs)]
+            quadrature.advance(products, probes)
+            # The basis of a probe that has ended is of no use any more.
+            done += [probe.quadrature() for probe in probes if probe.ended]
+            probes = [probe for probe in probes if not probe.ended]
+            products.report(f"{len(done)} of {num_probes} probes done")
+            products.keep(functools.partial(_state, probes, done))
+        converged = len(done) == num_probes
+        done += [probe.quadrature() for probe in probes]
+        return _density(done, steps, sigma, confidence, converged, products.count)
+
+
+def _state(probes: Sequence[Probe], done: Sequence[Quadrature]) -> State:
+    kept = {f"done.{place}": torch.stack(found) for place, found in enumerate(done)}
+    return {**quadrature.state(probes), **kept, "done": len(done)}
+
+
+def _parted(kept: Tensor) -> Quadrature:
+    return kept[0], kept[1]
+
+
+def _density(
+    done: Sequence[Quadrature], steps: int, sigma: float | None, confidence: float, converged: bool, num_products: int
+) -> SpectralDensity:
+    nodes = torch.zeros(len(done), steps, dtype=torch.float64)
+    weights = torch.zeros(len(done), steps, dtype=torch.float64)
+    for row, (values, shares) in enumerate(done):
+        nodes[row, : len(values)], weights[row, : len(values)] = values, shares
+    found = nodes[weights > 0]
+    left, right = float(found.min()), float(found.max())
+    if sigma is None:
+        sigma = 0.01 * ((right - left) or abs(right) or 1.0)
+    left, right = left - 6 * sigma, right + 6 * sigma
+    points = math.ceil((right - left) / sigma * GRID_POINTS_PER_SIGMA)
+    if points > MOST_GRID_POINTS:
+        least = (right - left) * GRID_POINTS_PER_SIGMA / MOST_GRID_POINTS
+        raise ValueError(
+            f"sigma given to spectral_density should be at least {least:.2g} for a spectrum from {left:.6g} to"
+            f" {right:.6g} but is {sigma}: a grid that shows it would have more than {MOST_GRID_POINTS} points."
+        )
+    grid = torch.linspace(left, right, points, dtype=torch.float64)
+    curves = torch.stack([_smoothed(grid, *row, sigma) for row in zip(nodes, weights, strict=True)])
+    low, high = _band(curves, confidence)
+    return SpectralDensity(
+        grid, curves.mean(dim=0), low, high, sigma, nodes, weights, confidence, converged, num_products
+    )
+
+
+def _smoothed(grid: Tensor, nodes: Tensor, weights: Tensor, sigma: float) -> Tensor:
+    bells = torch.exp(-0.5 * ((grid[:, None] - nodes) / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
+    return bells @ weights
+
+
+def _band(samples: Tensor, confidence: float) -> tuple[Tensor, Tensor]:
+    """The interval for the mean over the first dimension; boundless for a lone sample."""
+    if len(samples) < 2:
+        return torch.full_like(samples[0], -math.inf), torch.full_like(samples[0], math.inf)
+    if bool((samples >= 0).all()):
+        low, high = chi_square.interval(samples.numpy(), confidence)
+        return torch.from_numpy(low), torch.from_numpy(high)
+    mean = samples.mean(dim=0)
+    half = student.quantile(confidence, len(samples)) * torch.from_numpy(student.standard_error(samples.numpy()))
+    return mean - half, mean + half

@@ -1,0 +1,241 @@
+"""The trace of a function of an operator, as it becomes known: by probes, or by the matrix where that is less."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hesse._solvers import columns as blocks
+from hesse._solvers.checkpoint import State
+from hesse._solvers.estimate import quadrature, student
+from hesse._solvers.estimate.quadrature import Probe
+from hesse._solvers.run import Products
+
+# So many products give the matrix, and with it the answer, for less than sampling would.
+EXACT_SIZE = 100
+# Columns of the matrix that are made between two looks at the callback.
+BLOCK = 64
+# The first stage of Stein's rule: from its spread follows how many probes there must be.
+FIRST_PROBES = 10
+MOST_PROBES = 1000
+# A matrix is made, where that takes fewer products than the probes, up to the size whose eigenvalues take seconds.
+LARGEST_MATRIX = 2000
+# The part of the error allowed that the quadrature of one probe may take.
+QUADRATURE_SHARE = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class TraceOfEstimate:
+    """The trace of a function of an operator, and how well it is known.
+
+    Attributes:
+        estimate: tr f(A).
+        standard_error: of the mean over the probes; zero where the matrix was made.
+        quadrature_error: how far the quadratures may be off in the mean, as the changes by their last steps foretell,
+            and by rounding of the eigenvalues by eps·‖A‖.
+        interval: (low, high): the interval of the sampling, at ``confidence``, widened by ``quadrature_error``.
+        confidence: as asked for.
+        converged: whether the interval reaches no farther than max(tol·|estimate|, atol).
+        num_probes: how many random vectors were used; none where the matrix was made.
+        num_products: products made.
+    """
+
+    estimate: float
+    standard_error: float
+    quadrature_error: float
+    interval: tuple[float, float]
+    confidence: float
+    converged: bool
+    num_probes: int
+    num_products: int
+
+
+class SpectralSum:
+    """tr f(A), as far as it is known.
+
+    Args:
+        products: with A.
+        f: of a tensor of eigenvalues.
+        target: how far from the truth an estimate may be.
+        confidence: of the interval.
+        steps: how many products a probe may take.
+        refusal: what is said of a value where f is not finite.
+        rng: generator of the probes.
+    """
+
+    def __init__(
+        self,
+        products: Products,
+        f: Callable[[Tensor], Tensor],
+        target: Callable[[float], float],
+        confidence: float,
+        steps: int,
+        refusal: str,
+        rng: np.random.Generator,
+    ) -> None:
+        self._products, self._f, self._target, self._refusal = products, f, target, refusal
+        self._confidence, self._steps, self._rng = confidence, min(steps, products.size), rng
+        # Quadratures that are done, and the errors of each.
+        self._samples: list[float] = []
+        self._errors: list[float] = []
+        # How many there must be, as far as can be told by now, and those that go side by side at present.
+        self._wanted: float = FIRST_PROBES
+        self._probes: list[Probe] = []
+        # The columns of the matrix, once it is made.
+        self._columns = blocks.empty(products.operator)
+        # The eigenvalues at which f was taken last, and what it gave.
+        self._seen = torch.zeros(2, 0, dtype=torch.float64)
+
+    def run(self, saved: State | None) -> TraceOfEstimate:
+        """Go on until the answer is good enough or no products are left; from ``saved``, if any."""
+        products = self._products
+        if saved is not None:
+            self._load(saved)
+        if self._columns.shape[1] or products.size <= min(EXACT_SIZE, products.max_products):
+            return self._exact()
+        while products.left:
+            if not self._probes:
+                if len(self._samples) >= self._wanted:
+                    break
+                self._begin()
+            self._step()
+            if not self._running():
+                self._gather()
+                to_come = (self._wanted / max(len(self._samples), 1) - 1) * products.count
+                if products.size <= min(LARGEST_MATRIX, products.left, to_come):
+                    return self._exact()
+            products.keep(self._state)
+        # What products were left for.
+        self._gather()
+        return self._summary()
+
+    def _state(self) -> State:
+        kept = {"samples": self._samples, "errors": self._errors, "wanted": self._wanted}
+        return {**kept, "columns": self._columns, "f": self._seen, **quadrature.state(self._probes)}
+
+    def _load(self, saved: State) -> None:
+        self._seen = saved["f"]
+        if self._seen.shape[1]:
+            given = torch.as_tensor(self._f(self._seen[0]), dtype=torch.float64)
+            self._products.refuse_unless(torch.equal(given, self._seen[1]), "was written with another f")
+        self._samples, self._errors, self._wanted = saved["samples"], saved["errors"], saved["wanted"]
+        self._columns = saved["columns"]
+        self._probes = quadrature.kept(self._products, saved, self._steps)
+
+    def _begin(self) -> None:
+        """Probes that go side by side."""
+        most = min(quadrature.at_once(self._products, self._steps), MOST_PROBES)
+        signs = self._products.operator.signs(int(min(most, self._wanted - len(self._samples))), self._rng)
+        self._probes = [Probe(self._products, start, self._steps) for start in blocks.pieces(signs)]
+
+    def _running(self) -> list[Probe]:
+        return [probe for probe in self._probes if not self._is_done(probe)]
+
+    def _is_done(self, probe: Probe) -> bool:
+        return probe.ended or (bool(probe.values) and probe.error <= QUADRATURE_SHARE * self._target(probe.values[-1]))
+
+    def _step(self) -> None:
+        """One product with each probe that goes on, and what its quadrature gives now."""
+        products, n = self._products, self._products.size
+        running = self._running()
+        taken = running[: products.left]
+        quadrature.advance(products, taken)
+        for probe in taken:
+            nodes, weights = probe.quadrature()
+            values = self._values(nodes)
+            # The weights are for a unit vector, and the squared norm of signs is n.
+            probe.values.append(n * float(values @ weights))
+            probe.error = self._rounding(nodes, n * weights, probe.rounding)
+            if not probe.basis.exhausted:
+                probe.error += quadrature.error(probe.values, n)
+            self._seen = torch.stack([nodes, values])
+        products.report(f"{len(running)} probes at step {taken[0].basis.size}")
+
+    def _gather(self) -> None:
+        """Make samples of the probes, and tell how many there must be."""
+        for probe in self._probes:
+            if probe.values:
+                self._samples.append(probe.values[-1])
+                self._errors.append(probe.error)
+        self._probes = []
+        if len(self._samples) >= FIRST_PROBES:
+            self._wanted = max(self._wanted, self._needed())
+
+    def _needed(self) -> float:
+        """How many probes make the interval short enough, as far as can be told by now."""
+        # The error of the quadrature takes its part of what is allowed.
+        allowed = self._target(float(np.mean(self._samples))) - float(np.mean(self._errors))
+        _, reach = self._sampling()
+        if reach <= allowed:
+            return len(self._samples)
+        return math.ceil(len(self._samples) * min((reach / allowed) ** 2, 1e9)) if allowed > 0 else math.inf
+
+    def _sampling(self) -> tuple[float, float]:
+        """The standard error of the mean, and its reach: by the spread of the first stage, as Stein's rule has it."""
+        stage = min(len(self._samples), FIRST_PROBES)
+        error = float(np.std(self._samples[:stage], ddof=1)) / math.sqrt(len(self._samples))
+        return error, student.quantile(self._confidence, stage) * error
+
+    def _summary(self) -> TraceOfEstimate:
+        """What the samples say."""
+        count = len(self._samples)
+        if count < 2:
+            return self._result(self._samples[0] if count else math.nan, math.inf, math.inf, math.inf, count)
+        error, half = self._sampling()
+        return self._result(float(np.mean(self._samples)), error, float(np.mean(self._errors)), half, count)
+
+    def _exact(self) -> TraceOfEstimate:
+        """From all eigenvalues, by n products; what the samples say where the callback stops them."""
+        products, operator = self._products, self._products.operator
+        while (done := self._columns.shape[1]) < products.size:
+            if not products.left:
+                return self._summary()
+            units = blocks.units(operator, done, min(BLOCK, products.size - done))
+            self._columns = blocks.beside(self._columns, products.multiply(units))
+            products.report(f"{self._columns.shape[1]} of {products.size} columns")
+            products.keep(self._state)
+        matrix = self._columns.double().cpu()
+        eigenvalues = torch.linalg.eigvalsh(0.5 * (matrix + matrix.mT))
+        norm = float(eigenvalues.abs().max()) if products.size else 0.0
+        error = self._rounding(eigenvalues, torch.ones_like(eigenvalues), torch.finfo(operator.dtype).eps * norm)
+        return self._result(float(self._values(eigenvalues).sum()), 0.0, error, 0.0, 0)
+
+    def _values(self, nodes: Tensor) -> Tensor:
+        values = torch.as_tensor(self._f(nodes), dtype=torch.float64)
+        finite = torch.isfinite(values)
+        if values.shape != nodes.shape:
+            raise ValueError(
+                f"f given to {self._products.question} should return a value for each of {len(nodes)} eigenvalues but"
+                f" returned shape {tuple(values.shape)}."
+            )
+        if not bool(finite.all()):
+            raise ValueError(self._refusal.format(value=float(nodes[~finite][0])))
+        return values
+
+    def _rounding(self, nodes: Tensor, weights: Tensor, distance: float) -> float:
+        """What a shift of the nodes by that distance would change; infinite where f ends."""
+        here = self._values(nodes)
+        changes = [
+            (torch.as_tensor(self._f(nodes + shift), dtype=torch.float64) - here).abs()
+            for shift in (-distance, distance)
+        ]
+        change = float((torch.maximum(*changes) * weights).sum())
+        return change if math.isfinite(change) else math.inf
+
+    def _result(self, estimate: float, error: float, bias: float, half: float, probes: int) -> TraceOfEstimate:
+        reach = half + bias
+        return TraceOfEstimate(
+            estimate,
+            error,
+            bias,
+            (estimate - reach, estimate + reach),
+            self._confidence,
+            reach <= self._target(estimate),
+            probes,
+            self._products.count,
+        )

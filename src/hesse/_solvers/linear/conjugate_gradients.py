@@ -1,0 +1,54 @@
+"""Conjugate gradients, for positive definite operators and for consistent positive semidefinite systems."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hesse._operators.operator import Operator
+from hesse._solvers import columns as blocks
+from hesse._solvers.linear.krylov import Krylov
+
+# A curvature that small, in units of eps·‖p‖·‖A·p‖, is zero as far as rounding can tell.
+ROUNDING = 8
+
+
+class ConjugateGradients(Krylov):
+    r"""Preconditioned conjugate gradients.
+
+    .. math:: \alpha = \frac{r^\top z}{p^\top A p}, \quad x \mathrel{+}= \alpha p, \quad r \mathrel{-}= \alpha A p,
+        \quad z = M r, \quad p = z + \frac{r^\top z}{r_-^\top z_-}\, p_-
+
+    A curvature :math:`p^\top A p \le 0` stops the column: the iterate before it is its answer.
+
+    Source: Hestenes and Stiefel, "Methods of conjugate gradients for solving linear systems", J. Res. Natl. Bur. Stand.
+    49 (1952) 409–436; Steihaug, SIAM J. Numer. Anal. 20 (1983) 626–637, for the curvature.
+    """
+
+    STATE = ("_p", "_rho")
+
+    def __init__(self, operator: Operator, B: Tensor, targets: Tensor, preconditioner: Operator | None) -> None:
+        super().__init__(operator, B, targets, preconditioner)
+        self._p, self._rho = self.precondition(self.r)
+
+    @property
+    def vectors(self) -> Tensor:
+        """The search directions p."""
+        return self._p
+
+    def advance(self, images: Tensor) -> list[tuple[str, Tensor]]:
+        """One step."""
+        dots, operator, p = blocks.dots, self.operator, self._p
+        curvature = dots(operator, p, images)
+        rounding = ROUNDING * self.eps * (dots(operator, p, p) * dots(operator, images, images)).sqrt()
+        negative, flat = curvature < -rounding, curvature <= rounding
+        if bool(negative.any()):
+            self.notice(blocks.select(p, negative.nonzero()[:1, 0]))
+        alpha = torch.where(flat, 0, self._rho / torch.where(flat, 1, curvature))
+        self.x = self.x + blocks.scale(p, alpha)
+        self.r = self.r - blocks.scale(images, alpha)
+        z, rho = self.precondition(self.r)
+        self._p = z + blocks.scale(p, rho / self._rho)
+        self._rho = rho
+        solved = blocks.norms(operator, self.r) <= self.targets
+        return [("negative_curvature", negative), ("singular", flat), ("solved", solved)]

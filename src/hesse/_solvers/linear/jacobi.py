@@ -1,0 +1,58 @@
+"""``jacobi``: the preconditioner by a diagonal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hesse._operators.operator import Operator
+from hesse._solvers.estimate import DiagonalEstimate
+
+
+class JacobiPreconditioner(Operator):
+    """The inverse of a diagonal matrix of positive numbers; made by ``jacobi``."""
+
+    symmetric = True
+    positive_semidefinite = True
+
+    def __init__(self, divisors: Tensor) -> None:
+        self._divisors = divisors.unsqueeze(-1)
+        self.shape = (len(divisors), len(divisors))
+        self.dtype, self.device = divisors.dtype, divisors.device
+
+    def matmat(self, V: Tensor) -> Tensor:
+        """D⁻¹·V."""
+        return V / self._divisors
+
+
+def jacobi(diagonal: Tensor | DiagonalEstimate) -> JacobiPreconditioner:
+    r"""The Jacobi preconditioner, :math:`M = |D|^{-1}` for a diagonal D.
+
+    An entry of the wrong sign, as estimates have, counts by its size; one that is zero up to rounding counts as the
+    largest, since nothing is known there.
+
+    Args:
+        diagonal: (n,), a tensor or what ``hesse.diagonal`` found.
+
+    Raises:
+        ValueError: it is not of one dimension, or not finite.
+
+    Source: Saad, Iterative Methods for Sparse Linear Systems, SIAM 2003, section 10.2.
+
+    Example:
+        >>> import torch, hesse
+        >>> A = torch.diag(torch.tensor([1.0, 100.0, 10000.0]))
+        >>> hesse.solve(A, torch.ones(3), preconditioner=hesse.jacobi(hesse.diagonal(A))).num_iterations
+        tensor([1])
+    """
+    values: Any = diagonal.estimate if isinstance(diagonal, DiagonalEstimate) else diagonal
+    if not isinstance(values, Tensor) or values.dim() != 1 or not bool(torch.isfinite(values).all()):
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values)
+        raise ValueError(f"The diagonal given to jacobi should be finite and of shape (n,) but has {shape}.")
+    sizes = values.detach().abs().to(torch.promote_types(values.dtype, torch.float32))
+    largest = (
+        sizes.max() if len(sizes) and bool((sizes > 0).any()) else torch.ones_like(sizes).sum() / max(len(sizes), 1)
+    )
+    return JacobiPreconditioner(torch.where(sizes > torch.finfo(sizes.dtype).eps * largest, sizes, largest))

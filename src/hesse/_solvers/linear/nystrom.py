@@ -1,0 +1,100 @@
+"""``nystrom``: a low-rank preconditioner for an operator whose largest eigenvalues stand out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hesse._operators.operator import Operator
+from hesse._operators.probes import Rng
+from hesse._solvers import columns as blocks
+from hesse._solvers.run import Products
+
+# A curvature that small, in units of eps·‖A·Ω‖, is zero as far as rounding can tell.
+ROUNDING = 10
+
+
+class NystromPreconditioner(Operator):
+    r"""About the inverse of A + μ·I, up to a factor; made by ``nystrom``.
+
+    Attributes:
+        values: approximate eigenvalues of A, descending, (r,), float64 on the CPU.
+        vectors: their eigenvectors, as columns (n, r).
+        num_products: products that it took.
+    """
+
+    symmetric = True
+    positive_semidefinite = True
+
+    def __init__(self, like: Operator, values: Tensor, vectors: Tensor, shift: float, num_products: int) -> None:
+        self.shape, self.dtype, self.device = like.shape, like.dtype, like.device
+        self._like = like
+        self.values, self.vectors, self.num_products = values, vectors, num_products
+        self._factors = (values.min() + shift) / (values + shift) - 1 if len(values) else values
+
+    def matmat(self, V: Tensor) -> Tensor:
+        """V, its parts along the eigenvectors multiplied by (λ_r + μ)/(λ + μ)."""
+        parts = self._like.gram(self.vectors, V)
+        return V + self.vectors @ (blocks.like(self._factors, V).unsqueeze(-1) * parts)
+
+
+def nystrom(A: Any, rank: int, *, shift: float = 0.0, rng: Rng = None) -> NystromPreconditioner:
+    r"""The Nyström preconditioner of :math:`A + \mu I` for a positive semidefinite A, from ``rank`` products with A.
+
+    .. math:: M = (\lambda_r + \mu)\, U (\Lambda + \mu I)^{-1} U^\top + (I - U U^\top), \quad
+        U \Lambda U^\top = (A \Omega) (\Omega^\top A \Omega)^{+} (A \Omega)^\top
+
+    for a random Ω of r columns. Conjugate gradients then see a condition number of about
+    :math:`(\lambda_r + \mu) / (\lambda_{\min} + \mu)`.
+
+    Args:
+        A: a positive semidefinite operator, without the shift.
+        rank: r, at least 1; of more than n, n.
+        shift: μ, what the system to be solved adds to A.
+        rng: seed or NumPy generator of Ω.
+
+    Raises:
+        ValueError: A is not square, not symmetric, or not positive semidefinite; or a number is out of range.
+        NonFiniteProductError: a product holds infinities or NaNs.
+
+    Source: Frangella, Tropp and Udell, "Randomized Nyström preconditioning", SIAM J. Matrix Anal. Appl. 44 (2023)
+    718–752, algorithm 2.1 and equation (1.3).
+
+    Example:
+        >>> import torch, hesse
+        >>> A = torch.diag(torch.cat([torch.tensor([1e4, 1e3, 1e2]), torch.linspace(0, 1, 97)]))
+        >>> M = hesse.nystrom(A, 10, shift=1.0, rng=0)
+        >>> b, H = torch.ones(100), hesse.as_operator(A).shift(1.0)
+        >>> int(hesse.solve(H, b, preconditioner=M).num_iterations) < int(hesse.solve(H, b).num_iterations)
+        True
+    """
+    if rank < 1:
+        raise ValueError(f"rank given to nystrom should be at least 1 but is {rank}.")
+    if not shift >= 0:
+        raise ValueError(f"shift given to nystrom should be at least 0 but is {shift}.")
+    with Products(A, "nystrom", max_products=rank, callback=None, progress=False) as products:
+        products.require_symmetric()
+        operator = products.operator
+        rank = min(rank, products.size)
+        probes, _ = blocks.orthonormalize(
+            operator, blocks.empty(operator), operator.randn(rank, np.random.default_rng(rng))
+        )
+        images = products.multiply(probes)
+        # Rounding makes the core indefinite; a shift of about that size, taken away at the end, makes up for it.
+        nudge = torch.finfo(operator.dtype).eps * float(blocks.norms(operator, images).square().sum().sqrt())
+        basis, coefficients = blocks.orthonormalize(operator, blocks.empty(operator), images + nudge * probes)
+        core = blocks.gram(operator, probes, images + nudge * probes)
+        weights, axes = torch.linalg.eigh(0.5 * (core + core.mT))
+        if bool((weights < -ROUNDING * nudge).any()):
+            raise ValueError(
+                f"nystrom needs a positive semidefinite operator but this {type(operator).__name__} has a direction of"
+                " negative curvature. Add a shift to it, or use jacobi."
+            )
+        kept = weights > 0.5 * nudge
+        root = coefficients @ (axes[:, kept] / weights[kept].sqrt())
+        turn, singular, _ = torch.linalg.svd(root, full_matrices=False)
+        values = (singular**2 - nudge).clamp(min=0)
+        return NystromPreconditioner(operator, values, basis @ blocks.like(turn, basis), shift, products.count)

@@ -1,0 +1,76 @@
+"""``Solution``: what a solve knows at its end."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import Tensor
+
+from hesse._solvers.run import Products
+
+REMEDIES = {
+    "max_products": ("products ran out", "Raise max_products or tol, or give a preconditioner."),
+    "precision": ("rounding allows no smaller one", "Raise tol, use float64, or add a shift."),
+    "negative_curvature": (
+        "conjugate gradients met a direction of negative curvature",
+        "Use method='minres', or add a shift that makes the operator positive definite.",
+    ),
+    "singular": ("conjugate gradients met a direction without curvature", "Use method='minres', or add a shift."),
+    "least_squares": (
+        "as far as its precision tells, the operator is singular and the right-hand side is not in its range",
+        "The solution minimizes the residual; add a shift for an equation that has one.",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Solution:
+    """The solution of A·x = b, and how good it is.
+
+    Attributes:
+        solution: x, in the structure that b has.
+        residual_norms: ‖b − A·x‖ for each right-hand side, (k,), float64 on the CPU, from true products.
+        endings: why each stopped: ``"converged"``, ``"max_products"``, ``"stopped"`` by the callback, ``"precision"``
+            where rounding allows no smaller residual, ``"least_squares"`` where a singular system has no solution and x
+            minimizes the residual, ``"negative_curvature"`` or ``"singular"`` where conjugate gradients could not go
+            on.
+        converged: whether every residual is at most max(tol·‖b‖, atol).
+        negative_curvature: a direction d of norm one with dᵀAd < 0 that was met, in the structure of one right-hand
+            side, or None.
+        curvature: dᵀAd by a true product, or None.
+        num_iterations: steps for each right-hand side, (k,).
+        num_products: products made, those for true residuals among them.
+        method: ``"cg"`` or ``"minres"``.
+    """
+
+    solution: Any
+    residual_norms: Tensor
+    endings: tuple[str, ...]
+    converged: bool
+    negative_curvature: Any | None
+    curvature: float | None
+    num_iterations: Tensor
+    num_products: int
+    method: str
+
+
+def warn_of(products: Products, endings: list[str], norms: Tensor) -> None:
+    """The one warning of a solve whose residuals are not all small enough."""
+    failed = [column for column, ending in enumerate(endings) if ending != "converged"]
+    if failed:
+        worst = max(failed, key=lambda column: float(norms[column]))
+        reason, remedy = REMEDIES.get(endings[worst], ("", ""))
+        products.warn(
+            f"{len(failed)} of {len(endings)} residuals are too large, up to {float(norms[worst]):.3g}: {reason}",
+            remedy,
+        )
+
+
+def certified(products: Products, direction: Tensor | None) -> tuple[Tensor | None, float | None]:
+    """A direction of norm one and its curvature by a true product; none where that is not negative after all."""
+    if direction is None or not products.left:
+        return None, None
+    direction = direction / float(products.norms(direction))
+    curvature = float(products.operator.gram(direction, products.multiply(direction)))
+    return (direction, curvature) if curvature < 0 else (None, None)

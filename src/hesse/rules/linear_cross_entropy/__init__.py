@@ -1,5 +1,0 @@
-"""A linear layer with cross entropy over a large vocabulary, in chunks of rows."""
-
-from hesse.rules.linear_cross_entropy import operators
-
-__all__ = ["operators"]

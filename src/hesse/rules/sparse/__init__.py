@@ -1,5 +1,0 @@
-"""Sparse matrices: making them of values, reading values from them, and products at their places."""
-
-from hesse.rules.sparse import construction, products
-
-__all__ = ["construction", "products"]

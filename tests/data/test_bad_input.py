@@ -1,0 +1,123 @@
+"""Bad input is one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+import hesse
+from tests.data.models import CLASSES, REAL, X, loader, mlp
+
+OPERATORS = [hesse.LossHessian, hesse.GaussNewton, hesse.Fisher, hesse.EmpiricalFisher]
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: ([], {}), ValueError, "The data given to .* holds no batch"),
+        (lambda: (iter(loader(X, CLASSES)), {}), TypeError, r"which can be read once.*Give list\(data\)"),
+        (lambda: ((b for b in loader(X, CLASSES)), {}), TypeError, "is a generator, which can be read once"),
+        (lambda: (TensorDataset(X, CLASSES), {}), TypeError, "is a TensorDataset, which holds single samples"),
+        (lambda: (3, {}), TypeError, r"should be a batch .* or hold batches but is <class 'int'>"),
+        (lambda: ("text", {}), TypeError, r"should be a batch .* or hold batches but is <class 'str'>"),
+        (lambda: ([3, 4], {}), TypeError, "Batch 0 of the data given to .* should hold tensors but is <class 'int'>"),
+        (lambda: ([None], {}), TypeError, "Batch 0 .* should hold tensors but is <class 'NoneType'>"),
+        (lambda: ((X.to("meta"), CLASSES), {}), ValueError, "Batch 0 .* is on meta but the model is on cpu"),
+        (lambda: ((X, CLASSES), {"params": "9.*"}), ValueError, r"No parameter .* matches '9\.\*': it has 0\.weight"),
+        (lambda: ((X, CLASSES), {"params": ["0.*", "x"]}), ValueError, "No parameter .* matches 'x'"),
+        (lambda: ((X, CLASSES), {"params": lambda n, p: False}), ValueError, "No parameter .* matches the function"),
+        (lambda: ((X, CLASSES), {"params": nn.Linear(2, 2)}), ValueError, "No parameter .* matches the Linear"),
+        (lambda: ((X, CLASSES), {"params": 5}), TypeError, "params given to .* should be None, a name or glob"),
+        (lambda: ((X, CLASSES), {"reduction": "max"}), ValueError, "reduction should be one of None, 'mean', 'sum'"),
+        (lambda: ((X, CLASSES), {"random": "yes"}), ValueError, "random should be one of 'fixed', 'refuse'"),
+        (lambda: ((X, CLASSES), {"batching": "x"}), ValueError, "batching should be"),
+        (lambda: ((X, CLASSES), {"memory": "lots"}), ValueError, "memory should be a number of bytes"),
+        (lambda: ((X, CLASSES), {"memory": 10}), ValueError, "too small for one row of the first batch"),
+        (lambda: (loader(X, CLASSES), {"reduction": "sum"}), ValueError, "counts as a sum over rows but is a mean"),
+    ],
+)
+def test_it_is_one_sentence(
+    operator: type, make: Callable[[], tuple[Any, dict[str, Any]]], error: type[Exception], message: str
+) -> None:
+    data, words = make()
+    with pytest.raises(error, match=message) as caught:
+        operator(mlp(), F.cross_entropy, data, **words)
+    assert operator.__name__ in str(caught.value) or message.split()[0] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("loss", "error", "message"),
+    [
+        (
+            lambda f, y: F.cross_entropy(f, y, reduction="none"),
+            ValueError,
+            r"but returned one of shape \(\d+,\). Reduce",
+        ),
+        (nn.CrossEntropyLoss(reduction="none"), ValueError, r"but returned one of shape \(\d+,\). Reduce"),
+        (lambda f, y: 3.0, TypeError, "should return a Tensor with a single element but returned <class 'float'>"),
+        (lambda f, y: y.sum(), TypeError, r"should be real and floating-point but has dtype torch\.int64"),
+        (5, TypeError, "should be callable but has type <class 'int'>"),
+    ],
+)
+@pytest.mark.parametrize("operator", [hesse.LossHessian, hesse.GaussNewton, hesse.EmpiricalFisher])
+@pytest.mark.parametrize("one", [True, False], ids=["one batch", "loader"])
+def test_a_loss_that_is_none(operator: type, loss: Any, error: type[Exception], message: str, one: bool) -> None:
+    with pytest.raises(error, match=message):
+        operator(mlp(), loss, (X, CLASSES) if one else loader(X, CLASSES))
+
+
+def test_a_model_that_is_none() -> None:
+    with pytest.raises(TypeError, match=r"model given to LossHessian should be a torch\.nn\.Module but has type"):
+        hesse.LossHessian(lambda x: x, F.cross_entropy, (X, CLASSES))
+    with pytest.raises(ValueError, match="The model given to LossHessian has no parameters"):
+        hesse.LossHessian(nn.Tanh(), F.mse_loss, (X, X))
+    with pytest.raises(ValueError, match="has no parameter that requires gradients"):
+        hesse.LossHessian(mlp().requires_grad_(False), F.mse_loss, (X, REAL))
+    with pytest.raises(ValueError, match=r"'weight' given to LossHessian is not initialized yet"):
+        hesse.LossHessian(nn.LazyLinear(3), F.mse_loss, (X, REAL))
+    with pytest.raises(ValueError, match="is on cpu but the model is on meta"):
+        hesse.LossHessian(mlp().to("meta"), F.mse_loss, (X, REAL))
+
+
+def test_a_loss_left_out_needs_a_batch_of_keywords() -> None:
+    with pytest.raises(TypeError, match="without a loss takes the one that the model works out"):
+        hesse.LossHessian(mlp(), None, [(X, CLASSES, X)])
+    with pytest.raises(TypeError, match=r"call= or output=.*but got both"):
+        hesse.LossHessian(
+            mlp(), F.mse_loss, (X, REAL), call=lambda model, loss, batch: 0, output=lambda model, batch: (0, 0)
+        )
+
+
+def test_rows_that_act_on_each_other_are_refused_over_several_batches() -> None:
+    def contrast(f: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (f @ f.T).logsumexp(1).mean()
+
+    with pytest.raises(ValueError, match="neither the mean nor the sum of its rows' losses"):
+        hesse.LossHessian(mlp(), contrast, loader(X, CLASSES))
+    hesse.LossHessian(mlp(), contrast, (X, CLASSES)).to_dense()
+    told = hesse.LossHessian(mlp(), contrast, loader(X, CLASSES), reduction="sum", weight=lambda batch: 1)
+    told.to_dense()
+
+
+def test_a_loss_that_is_not_finite_is_no_matter_of_rows_and_is_told_by_the_question() -> None:
+    H = hesse.LossHessian(mlp(), lambda f, y: F.cross_entropy(f, y) * float("inf"), loader(X, CLASSES))
+    assert H.value.isinf()
+    with pytest.raises(hesse.NonFiniteProductError, match="LossHessian"):
+        hesse.eigsh(H, k=1)
+
+
+def test_a_batch_that_cannot_be_cut_is_taken_whole_with_a_warning() -> None:
+    def contrast(f: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (f @ f.T).logsumexp(1).mean()
+
+    expected = hesse.LossHessian(mlp(), contrast, (X, CLASSES)).to_dense()
+    with pytest.warns(UserWarning, match="is not known to be a mean over rows, so it is not cut up"):
+        H = hesse.LossHessian(mlp(), contrast, (X, CLASSES), memory="1000B")
+    torch.testing.assert_close(H.to_dense(), expected)

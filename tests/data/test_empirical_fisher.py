@@ -1,0 +1,114 @@
+"""EmpiricalFisher against outer products of the gradients of single samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import hesse
+from tests.data import references
+from tests.data.models import BITS, CLASSES, REAL, Tied, X, generator, inputs, loader, mlp, seeded
+
+WEIGHT = torch.tensor([1.0, 5.0, 0.3], dtype=torch.float64)
+
+
+def outer(model: nn.Module, unreduced: Callable[..., Tensor]) -> Tensor:
+    """Σ g·gᵀ over the entries of unreduced losses."""
+    G = references.jacobian(model, unreduced)
+    return G.T @ G
+
+
+CASES = {
+    "cross_entropy": (nn.CrossEntropyLoss, CLASSES, 1 / 10, {}),
+    "cross_entropy_sum": (nn.CrossEntropyLoss, CLASSES, 1.0, {"reduction": "sum"}),
+    "cross_entropy_weighted": (nn.CrossEntropyLoss, CLASSES, 1 / float(WEIGHT[CLASSES].sum()), {"weight": WEIGHT}),
+    "cross_entropy_ignoring": (nn.CrossEntropyLoss, CLASSES, 1 / float((CLASSES != 1).sum()), {"ignore_index": 1}),
+    # Of squared error the mean is over elements, and a sample's loss their sum.
+    "mse": (nn.MSELoss, REAL, 1 / 30, {}),
+    "mse_sum": (nn.MSELoss, REAL, 1.0, {"reduction": "sum"}),
+    "bce": (nn.BCEWithLogitsLoss, BITS, 1 / 30, {}),
+}
+
+
+@pytest.mark.parametrize("memory", [None, "2200B"], ids=["kept", "little memory"])
+@pytest.mark.parametrize("name", CASES)
+def test_the_reduction_counts_once(name: str, memory: str | None) -> None:
+    make, target, c, options = CASES[name]
+    model = mlp()
+    none = make(**(options | {"reduction": "none"}))
+
+    def unreduced(call: Callable[[Tensor], Tensor]) -> Tensor:
+        losses = none(call(X), target)
+        return losses if losses.dim() == 1 else losses.sum(1)
+
+    E = hesse.EmpiricalFisher(model, make(**options), loader(X, target), memory=memory)
+    torch.testing.assert_close(E.to_dense(), c * outer(model, unreduced), rtol=1e-11, atol=1e-13)
+    assert E.positive_semidefinite
+
+
+def test_an_own_mean_over_rows_counts_rows() -> None:
+    model = mlp()
+    E = hesse.EmpiricalFisher(model, lambda f, y: (f - y).pow(4).sum(1).mean(), loader(X, REAL))
+    expected = outer(model, lambda call: (call(X) - REAL).pow(4).sum(1)) / 10
+    torch.testing.assert_close(E.to_dense(), expected)
+
+
+@pytest.mark.parametrize("per", ["row", "token"])
+@pytest.mark.parametrize("layout", ["classes second", "classes last"])
+def test_a_sample_is_a_row_or_a_token(per: str, layout: str) -> None:
+    model = seeded(Tied)
+    x, y = [torch.randint(5, (6, 4), generator=generator(seed)) for seed in (0, 1)]
+    y[2, 1:] = -100
+    if layout == "classes second":
+        E = hesse.EmpiricalFisher(
+            model, F.cross_entropy, loader(x, y), output=lambda m, b: (m(b[0]).transpose(1, 2), b[1]), per=per
+        )
+    else:
+        E = hesse.EmpiricalFisher(
+            model,
+            lambda f, y: F.cross_entropy(f.flatten(0, 1), y.flatten()),
+            loader(x, y),
+            weight=lambda batch: (batch[1] != -100).sum(),
+            per=per,
+        )
+
+    def unreduced(call: Callable[[Tensor], Tensor]) -> Tensor:
+        losses = F.cross_entropy(call(x).transpose(1, 2), y, reduction="none")
+        return losses.sum(1) if per == "row" else losses.flatten()
+
+    torch.testing.assert_close(E.to_dense(), outer(model, unreduced) / float((y != -100).sum()))
+
+
+def test_rows_reach_across_the_leaves_of_a_prediction() -> None:
+    class TwoHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean, self.scale = nn.Linear(4, 3), nn.Linear(4, 1)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.mean(x).tanh(), self.scale(x).squeeze(1)
+
+    def losses(prediction: tuple[Tensor, Tensor], y: Tensor) -> Tensor:
+        return (prediction[0] - y).square().sum(1) * prediction[1].exp()
+
+    model = seeded(TwoHeads)
+    E = hesse.EmpiricalFisher(model, lambda f, y: losses(f, y).mean(), loader(X, REAL))
+    torch.testing.assert_close(E.to_dense(), outer(model, lambda call: losses(call(X), REAL)) / 10)
+    V = inputs(E.shape[1], 3)
+    batched = hesse.EmpiricalFisher(model, lambda f, y: losses(f, y).mean(), loader(X, REAL), batching="vmap")
+    torch.testing.assert_close(batched @ V, E @ V)
+
+
+def test_what_makes_no_sense_is_one_sentence() -> None:
+    with pytest.raises(ValueError, match="per given to EmpiricalFisher should be 'row' or 'token' but is 'pixel'"):
+        hesse.EmpiricalFisher(mlp(), F.cross_entropy, (X, CLASSES), per="pixel")
+    with pytest.raises(TypeError, match="EmpiricalFisher needs the model's prediction"):
+        hesse.EmpiricalFisher(mlp(), F.cross_entropy, {"x": X, "y": CLASSES})
+    with pytest.raises(ValueError, match="row for each sample"):
+        hesse.EmpiricalFisher(
+            mlp(), F.mse_loss, (X, REAL), output=lambda m, b: (m(b[0]).sum(), b[1].sum()), reduction="sum", weight=len
+        ).to_dense()

@@ -1,0 +1,64 @@
+"""The private names of PyTorch that the compiled engine uses, used alone: what moved in a release shows here first."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from hesse._linearize import peak
+from hesse._linearize.program import inductor, minimal_cut, stand_ins
+
+
+def test_stand_ins_have_shapes_and_refuse_to_tell_values() -> None:
+    with stand_ins.new_mode():
+        made = torch.ones(2, 3)
+        assert stand_ins.is_stand_in(made @ made.T)
+        assert (made @ made.T).shape == (2, 2)
+        with pytest.raises(Exception, match=r"_local_scalar_dense"):
+            float(made.sum())
+
+
+def test_real_tensors_are_replaced_below_autograd() -> None:
+    real = torch.ones(3)
+    with stand_ins.new_mode() as mode:
+        x = torch.empty(3)
+    stand_in = stand_ins.stand_in(mode, real)
+    with mode, stand_ins.Substitute({id(real): stand_in}):
+        graph = make_fx(lambda x, captured: torch.sin(x) * real)(x, stand_in)
+    assert [node.op for node in graph.graph.nodes].count("placeholder") == 2
+    assert not list(graph.graph.find_nodes(op="get_attr"))
+
+
+def test_the_partitioner_keeps_the_point_alone() -> None:
+    def joint(x: torch.Tensor, v: torch.Tensor) -> list[torch.Tensor]:
+        return [x.sin(), x.cos() * v]
+
+    with stand_ins.new_mode() as mode:
+        inputs = [torch.empty(3), torch.empty(3)]
+        graph = make_fx(joint)(*inputs)
+    for node, name in zip(graph.graph.find_nodes(op="placeholder"), ("primals_1", "tangents_1"), strict=True):
+        node.name = node.target = name
+    graph.recompile()
+    first, replay = minimal_cut.min_cut_rematerialization_partition(
+        graph, inputs, num_fwd_outputs=1, static_lifetime_input_indices=[0]
+    )
+    assert [str(node) for node in first.graph.output_node().args[0]] == ["sin", "primals_1"]
+    assert [node.target for node in replay.graph.find_nodes(op="placeholder")] == ["primals_1", "tangents_1"]
+    run = inductor.INDUCTOR.compile(replay, inputs, mode)
+    x, v = torch.randn(3), torch.randn(3)
+    torch.testing.assert_close(next(iter(run([x, v]))), x.cos() * v)
+
+
+def test_decompositions_leave_out_what_draws() -> None:
+    table = inductor.decompositions()
+    assert torch.ops.aten.native_layer_norm.default in table
+    assert torch.ops.aten.native_dropout.default not in table
+
+
+def test_the_allocators_events_come_in_their_order() -> None:
+    x = torch.ones(1000)
+    _, taken = peak.during(lambda: (x + 1, (x + 2).sum() + (x + 3).sum()), torch.device("cpu"))
+    # What is returned, one temporary at a time, and a few numbers.
+    assert taken is not None
+    assert 8000 <= taken <= 8100

@@ -1,0 +1,155 @@
+"""``spectral_density`` against spectra known in advance: mass, moments, the smoothed density, breakdown, refusals."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import hesse
+from hesse._linearize import peak
+from hesse._operators.dense import Dense
+from hesse._solvers.estimate import quadrature
+
+from ..known_matrices import with_eigenvalues
+
+SPREAD = np.concatenate([np.linspace(-1, 1, 180), 1.5 ** np.arange(1, 11)])
+
+
+def smoothed(values, grid, sigma):
+    bells = np.exp(-0.5 * ((grid[:, None] - values) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
+    return bells.mean(axis=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_mass_is_one_and_moments_are_within_their_interval(dtype):
+    rho = hesse.spectral_density(with_eigenvalues(SPREAD, dtype), num_steps=30, confidence=0.999, rng=0)
+    assert rho.converged
+    assert rho.num_products == 300
+    assert np.isclose(np.trapezoid(rho.density, rho.grid), 1, atol=1e-6)
+    assert torch.allclose(rho.weights.sum(dim=1), torch.ones(10, dtype=torch.float64))
+    for power in range(7):
+        estimate, (low, high) = rho.moment(power)
+        truth = (SPREAD**power).mean()
+        rounding = 1e-5 * (abs(SPREAD) ** power).mean()
+        assert low - rounding <= truth <= high + rounding
+        assert low <= estimate <= high
+    assert rho.moment(0)[0] == pytest.approx(1)
+
+
+def test_the_density_is_the_smoothed_spectrum():
+    rho = hesse.spectral_density(with_eigenvalues(SPREAD), num_probes=40, num_steps=120, sigma=1.0, rng=0)
+    truth = smoothed(SPREAD, rho.grid.numpy(), 1.0)
+    assert np.abs(rho.density.numpy() - truth).max() <= 0.05 * truth.max()
+
+
+@pytest.mark.parametrize(("num_probes", "confidence"), [(4, 0.95), (10, 0.95), (40, 0.99)])
+def test_the_band_covers_point_by_point_as_often_as_it_says(num_probes, confidence):
+    # In the bulk, at its edge, and at lone eigenvalues, whose samples are a single squared normal number, and skewed.
+    A = with_eigenvalues(SPREAD)
+    places = np.array([-0.9, -0.5, 0.0, 0.5, 1.5**4, 1.5**7, 1.5**8, 1.5**9, 1.5**10])
+    hits = []
+    for seed in range(80):
+        rho = hesse.spectral_density(A, num_probes=num_probes, num_steps=60, sigma=1.0, confidence=confidence, rng=seed)
+        near = [int((rho.grid - place).abs().argmin()) for place in places]
+        truth = smoothed(SPREAD, rho.grid[near].numpy(), 1.0)
+        hits.append((rho.low[near].numpy() <= truth) & (truth <= rho.high[near].numpy()))
+    # Chance alone would let the mean of one place vary by this much, three times over in the worst of nine.
+    chance = np.sqrt(confidence * (1 - confidence) / 80)
+    assert np.mean(hits) >= confidence - chance
+    assert np.mean(hits, axis=0).min() >= confidence - 3 * chance
+    assert np.mean(hits) <= confidence + 3 * chance
+
+
+def test_few_distinct_eigenvalues_end_a_probe_early_and_exactly():
+    values = np.array([1.0] * 30 + [2.0] * 20)
+    rho = hesse.spectral_density(with_eigenvalues(values), rng=0, num_probes=3)
+    assert rho.converged
+    assert rho.num_products == 6
+    for nodes, weights in zip(rho.nodes, rho.weights, strict=True):
+        assert np.allclose(nodes[weights > 0], [1, 2])
+        assert weights.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("matrix", [torch.zeros(4, 4), 3 * torch.eye(5), torch.tensor([[2.0]])], ids=str)
+def test_a_spectrum_that_is_one_point_has_a_density_around_it(matrix):
+    rho = hesse.spectral_density(matrix, rng=0)
+    assert np.trapezoid(rho.density, rho.grid) == pytest.approx(1, abs=1e-6)
+    assert rho.moment(1)[0] == pytest.approx(float(matrix[0, 0]))
+
+
+def test_probes_that_do_not_fit_side_by_side_go_one_by_one(monkeypatch):
+    widths = []
+
+    class Watched(Dense):
+        def matmat(self, V):
+            widths.append(V.shape[1])
+            return super().matmat(V)
+
+    A = Watched(with_eigenvalues(SPREAD))
+    together = hesse.spectral_density(A, num_probes=3, num_steps=10, rng=0)
+    assert set(widths) == {3}
+    widths.clear()
+    monkeypatch.setattr(quadrature, "BASIS_BYTES", 1)
+    apart = hesse.spectral_density(A, num_probes=3, num_steps=10, rng=0)
+    assert set(widths) == {1}
+    assert apart.nodes.shape == together.nodes.shape
+    # Different probes, the same spectrum.
+    assert apart.moment(1)[0] == pytest.approx(together.moment(1)[0], rel=0.5)
+
+
+def test_a_callback_stops_it_with_what_is_known():
+    rho = hesse.spectral_density(
+        with_eigenvalues(SPREAD), num_probes=4, num_steps=20, rng=0, callback=lambda p: p.num_products >= 20
+    )
+    assert not rho.converged
+    assert rho.num_products == 20
+    assert np.trapezoid(rho.density, rho.grid) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"num_probes": 1}, "num_probes given to spectral_density should be at least 2 but is 1."),
+        ({"num_steps": 0}, "num_steps given to spectral_density should be at least 1 but is 0."),
+        ({"sigma": 0.0}, "sigma given to spectral_density should be greater than 0 but is 0.0."),
+        ({"confidence": 0.0}, "confidence given to spectral_density should be between 0 and 1 but is 0.0."),
+    ],
+)
+def test_what_makes_no_sense_is_one_sentence(words, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        hesse.spectral_density(torch.eye(4), **words)
+
+
+def test_a_width_that_no_grid_can_show_is_refused():
+    with pytest.raises(ValueError, match=r"sigma given to spectral_density should be at least 0\.00018 for a spectrum"):
+        hesse.spectral_density(torch.diag(torch.linspace(-1.0, 1.2, 40)), sigma=1e-5, rng=0)
+
+
+def test_operators_that_have_no_real_spectrum_are_refused():
+    with pytest.raises(ValueError, match="spectral_density needs a symmetric operator"):
+        hesse.spectral_density(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
+    with pytest.raises(ValueError, match="size at least 1"):
+        hesse.spectral_density(torch.empty(0, 0))
+
+
+def test_probes_that_have_ended_take_no_memory_any_more(monkeypatch):
+    class Diagonal(hesse.Operator):
+        symmetric = True
+        shape, dtype, device = (50_000, 50_000), torch.float32, torch.device("cpu")
+        values = torch.linspace(-1, 1, 50_000).unsqueeze(-1)
+
+        def matmat(self, V):
+            return self.values * V
+
+    # Room for the basis of one probe.
+    monkeypatch.setattr(quadrature, "BASIS_BYTES", 10 * 4 * 50_000)
+    taken = [
+        peak.during(lambda k=k: hesse.spectral_density(Diagonal(), num_probes=k, num_steps=10, rng=0), Diagonal.device)[
+            1
+        ]
+        for k in (2, 8)
+    ]
+    assert taken[1] < 1.2 * taken[0]

@@ -1,0 +1,295 @@
+"""Checkpoints: real processes killed by SIGKILL that go on with the same digits, and files that are refused."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+
+import hesse
+
+ROOT = Path(__file__).parents[1]
+QUESTIONS = (
+    "minres",
+    "cg",
+    "trace",
+    "hutch++",
+    "xtrace",
+    "exact",
+    "frobenius_norm",
+    "diagonal",
+    "xdiag",
+    "exact diagonal",
+    "eigsh",
+    "eigsh of both ends",
+    "eigsh by blocks",
+    "spectral_density",
+    "logdet",
+    "exact logdet",
+    "trace_of",
+    "solve_shifted",
+    "solve_shifted, preconditioned",
+)
+
+
+def run(question, checkpoint, product):
+    command = [sys.executable, "-m", "tests.solvers.checkpointed", question, str(checkpoint), str(product)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def kill_again_and_again(question, path, kills, most, draw):
+    """Kill the question at random products, and let it go on each time; the digits at its end, and the kills."""
+    killed = 0
+    while True:
+        done = run(question, path, draw.randint(1, most) if killed < kills else "never")
+        if done.returncode == 0:
+            return done.stdout, killed
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        killed += 1
+
+
+@pytest.mark.parametrize(
+    "question", ["minres", "trace", "xtrace", "xdiag", "eigsh", "spectral_density", "logdet", "solve_shifted"]
+)
+def test_a_question_killed_at_random_products_ends_with_the_same_digits(question, tmp_path):
+    wanted = run(question, "none", "never").stdout
+    found, killed = kill_again_and_again(question, tmp_path / "state", 2, 40, random.Random(question))
+    assert wanted
+    assert found == wanted
+    assert killed >= 1
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_twenty_kills_leave_the_digits_as_they_are(question, tmp_path):
+    wanted = run(question, "none", "never").stdout
+    total, draw = 0, random.Random(question)
+    # A question may be done before it was killed so often; then it is asked anew.
+    for attempt in range(20):
+        found, killed = kill_again_and_again(question, tmp_path / f"state{attempt}", 20 - total, 15, draw)
+        assert found == wanted
+        total += killed
+        if total == 20:
+            return
+    pytest.fail(f"killed only {total} times in 20 attempts")
+
+
+class Counting(hesse.Operator):
+    """The matrix diag(1 … 200) with a count of its products."""
+
+    symmetric = True
+
+    def __init__(self, scale=1.0):
+        self.values = scale * torch.linspace(1, 200, 200, dtype=torch.float64).unsqueeze(-1)
+        self.shape, self.dtype, self.device = (200, 200), torch.float64, torch.device("cpu")
+        self.count = 0
+
+    def matmat(self, V):
+        self.count += V.shape[1]
+        return self.values * V
+
+
+def solve_for(products, path):
+    return hesse.solve(
+        Counting(), torch.ones(200), tol=1e-9, checkpoint=path, callback=lambda p: p.num_products >= products
+    )
+
+
+def test_going_on_costs_no_product_twice_but_the_fingerprints(tmp_path):
+    path = hesse.Checkpoint(tmp_path / "state", seconds=0)
+    alone = Counting()
+    whole = hesse.solve(alone, torch.ones(200), tol=1e-9)
+    solve_for(20, path)
+    A = Counting()
+    found = hesse.solve(A, torch.ones(200), tol=1e-9, checkpoint=path)
+    assert torch.equal(found.solution, whole.solution)
+    assert found.num_products == whole.num_products
+    # Twenty were in the file, and one seeded product tells that the operator is the same.
+    assert A.count == alone.count - 20 + 1
+
+
+def test_a_finished_question_is_answered_again_from_its_file(tmp_path):
+    path = hesse.Checkpoint(tmp_path / "state", seconds=0)
+    first = hesse.trace(Counting(), method="hutch++", rng=0, checkpoint=path)
+    A = Counting()
+    again = hesse.trace(A, method="hutch++", rng=0, checkpoint=path)
+    assert again == first
+    assert A.count == 1
+
+
+def test_a_file_is_written_only_when_it_is_time(tmp_path):
+    hesse.trace(Counting(), rng=0, checkpoint=tmp_path / "state")
+    assert not (tmp_path / "state").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_structured_right_hand_sides_and_shifts_go_on(tmp_path):
+    def ask(path=None, stop=10**9):
+        H = hesse.Hessian(lambda p: (p["a"] ** 4).sum() + (p["a"].sum() * p["b"]) ** 2, point).shift(3.0)
+        return hesse.solve(H, point, tol=1e-6, checkpoint=path, callback=lambda p: p.num_products >= stop)
+
+    point = {"a": torch.linspace(1, 2, 30), "b": torch.tensor(1.0)}
+    wanted = ask()
+    path = hesse.Checkpoint(tmp_path / "state", seconds=0)
+    ask(path, stop=3)
+    found = ask(path)
+    assert all(torch.equal(found.solution[key], wanted.solution[key]) for key in point)
+
+
+def test_the_threads_are_taken_over_and_given_back(tmp_path):
+    path = hesse.Checkpoint(tmp_path / "state", seconds=0)
+    seen = []
+    torch.set_num_threads(2)
+    try:
+        solve_for(5, path)
+    finally:
+        torch.set_num_threads(1)
+    A = Counting()
+    multiply = A.matmat
+    A.matmat = lambda V: (seen.append(torch.get_num_threads()), multiply(V))[1]
+    hesse.solve(A, torch.ones(200), tol=1e-9, checkpoint=path)
+    assert set(seen) == {2}
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (
+            lambda path: hesse.solve(Counting(2.0), torch.ones(200), tol=1e-9, checkpoint=path),
+            "was written for another operator, or at another point of it",
+        ),
+        (
+            lambda path: hesse.solve(Counting(), torch.zeros(200) + 2, tol=1e-9, checkpoint=path),
+            "was written with b [0-9a-f]+, not [0-9a-f]+",
+        ),
+        (
+            lambda path: hesse.solve(Counting(), torch.ones(200), tol=1e-8, checkpoint=path),
+            "was written with tol 1e-09, not 1e-08",
+        ),
+        (
+            lambda path: hesse.solve(
+                Counting(),
+                torch.ones(200),
+                tol=1e-9,
+                preconditioner=hesse.jacobi(torch.ones(200, dtype=torch.float64)),
+                checkpoint=path,
+            ),
+            r"was written with preconditioner None, not JacobiPreconditioner \(200, 200\) [0-9a-f]+",
+        ),
+        (lambda path: hesse.trace(Counting(), checkpoint=path), "is of solve, not of trace"),
+    ],
+    ids=["operator", "b", "tol", "preconditioner", "question"],
+)
+def test_a_checkpoint_of_something_else_is_refused_and_left_as_it_is(ask, message, tmp_path):
+    path = tmp_path / "state"
+    solve_for(20, hesse.Checkpoint(path, seconds=0))
+    content = path.read_bytes()
+    with pytest.raises(hesse.CheckpointError, match=f"^The checkpoint .*{message}, and is left as it is. Give another"):
+        ask(hesse.Checkpoint(path, seconds=0))
+    assert path.read_bytes() == content
+    assert [each.name for each in tmp_path.iterdir()] == ["state"]
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "foreign"])
+def test_a_damaged_checkpoint_is_refused_and_left_as_it_is(damage, tmp_path):
+    path = tmp_path / "state"
+    solve_for(20, hesse.Checkpoint(path, seconds=0))
+    content = path.read_bytes()
+    if damage == "foreign":
+        safetensors.torch.save_file({"weights": torch.ones(3)}, path)
+    else:
+        path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "garbage": b"x" * 1000}[damage])
+    content = path.read_bytes()
+    with pytest.raises(hesse.CheckpointError, match="is damaged or no checkpoint of hesse, and is left as it is"):
+        solve_for(20, path)
+    assert path.read_bytes() == content
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path):
+    path = tmp_path / "state"
+    solve_for(20, hesse.Checkpoint(path, seconds=0))
+    with safetensors.safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["hesse"])
+    safetensors.torch.save_file({"": torch.zeros(0)}, path, {"hesse": json.dumps({**header, "version": 99})})
+    with pytest.raises(hesse.CheckpointError, match="is of version 99, not 2, and is left as it is"):
+        solve_for(20, path)
+
+
+def test_a_place_that_cannot_be_written_is_said_before_the_first_product(tmp_path):
+    A = Counting()
+    with pytest.raises(hesse.CheckpointError, match="cannot be written"):
+        hesse.solve(A, torch.ones(200), checkpoint=tmp_path / "nowhere" / "state")
+    assert A.count == 0
+
+
+def test_a_hessian_settles_how_it_multiplies_so_that_no_clock_decides_on_digits(tmp_path):
+    path = hesse.Checkpoint(tmp_path / "state", seconds=0)
+    H = hesse.Hessian(lambda x: (x**3).sum(), torch.linspace(1, 2, 100))
+    hesse.solve(2 * H.shift(1.0), torch.ones(100, 20), checkpoint=path)
+    assert H.explain().batching == "loop"
+    batched = hesse.Hessian(lambda x: (x**3).sum(), torch.linspace(1, 2, 100), batching="vmap")
+    hesse.solve(batched, torch.ones(100, 20), checkpoint=hesse.Checkpoint(tmp_path / "other", seconds=0))
+    assert batched.explain().batching == "vmap"
+
+
+def test_a_sum_over_data_goes_on_and_is_settled(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1)).double()
+    draw = torch.Generator().manual_seed(0)
+    data = [tuple(torch.randn(8, k, generator=draw, dtype=torch.float64) for k in (3, 1)) for _ in range(3)]
+
+    def ask(path=None, stop=10**9):
+        H = hesse.LossHessian(model, torch.nn.MSELoss(), data)
+        B = torch.ones(H.shape[0], 2, dtype=torch.float64)
+        return hesse.solve(H.shift(1.0), B, tol=1e-10, checkpoint=path, callback=lambda p: p.num_products >= stop)
+
+    path = hesse.Checkpoint(tmp_path / "state", seconds=0)
+    ask(path, stop=6)
+    assert torch.equal(ask(path).solution, ask().solution)
+
+
+def test_a_function_that_is_another_one_is_refused(tmp_path):
+    path = hesse.Checkpoint(tmp_path / "state", seconds=0)
+    words = {"rng": 0, "checkpoint": path}
+    hesse.trace_of(torch.sqrt, Counting(), callback=lambda p: p.num_products >= 30, **words)
+    content = path.path.read_bytes()
+    with pytest.raises(hesse.CheckpointError, match="was written with another f, and is left as it is"):
+        hesse.trace_of(torch.log, Counting(), **words)
+    assert path.path.read_bytes() == content
+    assert hesse.trace_of(torch.sqrt, Counting(), **words) == hesse.trace_of(torch.sqrt, Counting(), rng=0)
+
+
+@pytest.mark.parametrize("stop", range(1, 60, 7))
+def test_damped_systems_that_are_stopped_go_on_where_they_were(stop, tmp_path):
+    def ask(path=None, inverse=1.0, stop=10**9, preconditioned=True):
+        def preconditioner(shift):
+            return hesse.jacobi(inverse + torch.linspace(1, 200, 200, dtype=torch.float64) ** 0.5)
+
+        A = Counting()
+        words = {"tol": 1e-9, "checkpoint": path, "callback": lambda p: p.num_products >= stop}
+        b = torch.linspace(1, 2, 200, dtype=torch.float64)
+        found = hesse.solve_shifted(
+            A, b, [2.0, 1.0], preconditioner=preconditioner if preconditioned else None, **words
+        )
+        return torch.stack(found.solutions), found.num_products, A.count
+
+    path = hesse.Checkpoint(tmp_path / "state", seconds=0)
+    wanted, count, _ = ask()
+    ask(path, stop=stop)
+    with pytest.raises(hesse.CheckpointError, match="was written with another preconditioner"):
+        ask(path, inverse=2.0)
+    with pytest.raises(hesse.CheckpointError, match="was written with preconditioned True, not False"):
+        ask(path, preconditioned=False)
+    found, again, made = ask(path)
+    assert torch.equal(found, wanted)
+    assert again == count
+    # One seeded product tells that the operator is the same.
+    assert made <= count - min(stop, count - 2) + 1 + 1
