@@ -107,7 +107,7 @@ def test_the_default_is_half_of_what_is_available(monkeypatch: pytest.MonkeyPatc
 def test_an_address_space_limit_of_the_process_is_respected() -> None:
     code = (
         "import resource, torch\n"
-        "from hesse import memory\n"
+        "from hesse._base import memory\n"
         "before = memory.available(torch.device('cpu'))\n"
         "used = int(next(l for l in open('/proc/self/status') if l.startswith('VmSize')).split()[1]) * 1024\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, resource.RLIM_INFINITY))\n"
