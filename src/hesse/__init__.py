@@ -12,7 +12,7 @@ from hesse._base.errors import (
     StalePointError,
 )
 from hesse._checking import Check, Finding, check
-from hesse._linearize.engines import Choice
+from hesse._linearize.choice import Choice
 from hesse._operators import (
     EmpiricalFisher,
     Fisher,

@@ -103,13 +103,14 @@ def whole_size(H: hesse.LossHessian, v: torch.Tensor) -> int:
 
 def test_explain_tells_the_split_in_a_sentence() -> None:
     H = hesse.LossHessian(mlp(), F.cross_entropy, loader(X, CLASSES), memory="1MiB")
-    assert "no pass over the data yet, 1 MiB to keep batches in" in str(H.explain())
+    told = str(H.explain())
+    assert "kept:         no pass over the data yet" in told
+    assert "memory:       1 MiB allowed" in told
     _ = H.value
     told = str(H.explain())
-    assert told.startswith(
-        "engine tape (no product was timed yet); mean over batches; whole batches (a whole batch fits into the memory)"
-    )
-    assert "3 of 3 pieces stay linearized" in told
+    assert told.startswith("engine:       tape (few products so far)")
+    assert "batches:      mean over whole batches (a whole batch fits into the memory)" in told
+    assert "kept:         3 of 3 batches or pieces, in " in told
 
 
 def test_batches_of_vectors_that_would_not_fit_go_one_by_one() -> None:

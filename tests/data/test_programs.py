@@ -287,7 +287,7 @@ def test_compiled_for_real(operator: type, monkeypatch: pytest.MonkeyPatch) -> N
     moved = H.at()
     assert_equal(moved, MATRICES[operator](model))
     told = str(moved.explain())
-    assert f"engine compiled (as asked for), {PROGRAMS[operator]} programs compiled in " in told
+    assert f"compiled (as asked for; {PROGRAMS[operator]} programs in " in told
 
 
 def test_many_points_need_no_more_programs() -> None:

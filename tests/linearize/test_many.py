@@ -51,7 +51,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def products(func: Callable[[Tensor], Tensor], x: Tensor, V: Tensor, backend: Backend) -> Tensor:
     H = hesse.Hessian(func, x, engine=Compiled(func, ("rmatvec",), backend=backend))
-    return H._linearization.rmatvec([V], H._selection, batched=True)[0]
+    return H._point.term.linearizations[0].rmatvec([V], H._selection, batched=True)[0]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

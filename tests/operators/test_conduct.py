@@ -235,7 +235,7 @@ class Witness(torch.autograd.Function):
 
 
 def kept_graph(H: hesse.Hessian) -> weakref.ref[Any]:
-    gradient = H._linearization._now._outputs[0]
+    gradient = H._point.term.linearizations[0]._outputs[0]
     return weakref.ref(gradient)
 
 

@@ -56,9 +56,11 @@ def test_all_blocks_take_as_many_products_as_one_problem_has_inputs(monkeypatch:
         return energies(x)
 
     H = hesse.Hessian(counted, molecules(), batch_dim=0, batching="loop")
-    replay = H._linearization.rmatvec
+    replay = H._point.term.linearizations[0].rmatvec
     monkeypatch.setattr(
-        H._linearization, "rmatvec", lambda *given, **named: calls.append("product") or replay(*given, **named)
+        H._point.term.linearizations[0],
+        "rmatvec",
+        lambda *given, **named: calls.append("product") or replay(*given, **named),
     )
     H.dense_blocks()
     assert calls == ["func"] + ["product"] * 12

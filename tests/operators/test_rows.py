@@ -33,7 +33,7 @@ def expected(matrix: Tensor, places: Any) -> Tensor:
     return matrix[list(range(len(matrix)))[places] if isinstance(places, slice) else torch.as_tensor(places).long()]
 
 
-@pytest.mark.parametrize("engine", ["tape", "captured"])
+@pytest.mark.parametrize("engine", ["tape", "compiled"])
 @pytest.mark.parametrize("batching", ["loop", "vmap", "auto"])
 @pytest.mark.parametrize("places", PLACES)
 def test_rows_of_a_hessian(places: Any, batching: Any, engine: Any) -> None:

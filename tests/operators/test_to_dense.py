@@ -39,19 +39,21 @@ def test_the_matrix_of_several_leaves_is_right_in_every_order(
     H = hesse.Hessian(energy, x, batching=batching)
     expected = reference(x)
     torch.testing.assert_close(H.to_dense(), expected)
-    orders = itertools.permutations(materialize._groups(H.domain.lengths))
+    orders = itertools.permutations(materialize._in_order(H.domain.lengths))
     for order in orders:
-        monkeypatch.setattr(materialize, "_cheapest_order", lambda *_, order=order: list(order))
+        monkeypatch.setattr(materialize, "_in_order", lambda lengths, order=order: list(order))
         torch.testing.assert_close(H.to_dense(), expected)
 
 
 def test_each_pair_of_groups_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     H = hesse.Hessian(energy, point(10, 8, 9, 70), batching="loop")
-    monkeypatch.setattr(materialize, "_cheapest_order", lambda replay, space, groups: groups)
+    monkeypatch.setattr(materialize, "_in_order", materialize._groups)
     asked: list[Selection] = []
-    replay = H._linearization.rmatvec
+    replay = H._point.term.linearizations[0].rmatvec
     monkeypatch.setattr(
-        H._linearization, "rmatvec", lambda *given, **named: asked.append(given[1]) or replay(*given, **named)
+        H._point.term.linearizations[0],
+        "rmatvec",
+        lambda *given, **named: asked.append(given[1]) or replay(*given, **named),
     )
     H.to_dense()
     rows = [80, 72, 70]

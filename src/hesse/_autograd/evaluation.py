@@ -100,19 +100,14 @@ def refuse_compiled(name: str, outputs: Sequence[Tensor], x: Sequence[Tensor]) -
 
 def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` out of torch.compile's sight: what it could not trace it runs, and compiles what that calls."""
-    if torch.compiler.is_compiling() or _is_in_compiled_region():
+    # torch.compile may watch the thread without tracing this very call. No public name tells; the test of graph breaks
+    # fails if this one moves.
+    if torch.compiler.is_compiling() or (
+        "torch._dynamo" in sys.modules and torch._C._dynamo.eval_frame.get_eval_frame_callback() not in (None, False)
+    ):
         disabled: Callable[..., Any] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]  # no types there
         return disabled
     return function
-
-
-def _is_in_compiled_region() -> bool:
-    """Whether torch.compile is watching this thread, though it is not tracing this very call."""
-    # No public name tells; the test of graph breaks fails if this one moves.
-    return compiler_is_loaded() and torch._C._dynamo.eval_frame.get_eval_frame_callback() not in (
-        None,
-        False,
-    )
 
 
 def _at_transform_level(body: Callable[[tuple[Tensor, ...]], Any], leaves: Sequence[Tensor]) -> Any:
@@ -142,12 +137,14 @@ class ordinary_autograd:
     def __enter__(self) -> None:
         # Not an ExitStack, which takes longer than all else that a small product does beside its arithmetic.
         self._entered: list[contextlib.AbstractContextManager[Any]] = []
-        self._rules_held = scope.put(True)
+        # Two calls into C, and none of Python's.
+        self._rules_held = scope.hold()
+        scope.put_back(True)
         try:
             if torch.is_inference_mode_enabled():
                 self._enter(torch.inference_mode(False))
                 self._enter(_NormalTensors())
-            if compiler_is_loaded():
+            if "torch._dynamo" in sys.modules:
                 self._enter(_eager)
             if not torch.is_grad_enabled():
                 self._enter(torch.enable_grad())

@@ -57,18 +57,20 @@ def gradients(
     """
     if cotangents is None:
         cotangents = [None] * len(outputs)
-    pairs = [
-        (output, cotangent)
-        for output, cotangent in zip(outputs, cotangents, strict=True)
-        if output is not None and output.requires_grad
-    ]
-    if not pairs:
+    # A loop, since comprehensions are calls and a replay of a small function makes few others.
+    followed: list[Tensor] = []
+    given: list[Tensor | None] = []
+    for output, cotangent in zip(outputs, cotangents, strict=True):
+        if output is not None and output.requires_grad:
+            followed.append(output)
+            given.append(cotangent)
+    if not followed:
         return (None,) * len(inputs)
     try:
         return torch.autograd.grad(
-            [output for output, _ in pairs],
+            followed,
             inputs,
-            [cotangent for _, cotangent in pairs],
+            given,
             allow_unused=True,
             create_graph=create_graph,
             retain_graph=retain_graph,

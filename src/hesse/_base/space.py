@@ -35,6 +35,10 @@ class Space:
         for leaf in leaves:
             self.dtype = torch.promote_types(self.dtype, leaf.dtype.to_real())
         self.device = leaves[0].device
+        # Dense real leaves of the flat vectors' own dtype and device need no cast.
+        self._is_plain = all(
+            leaf.layout == torch.strided and leaf.dtype == self.dtype and leaf.device == self.device for leaf in leaves
+        )
 
     def check(self, v: Any) -> list[Tensor]:
         """The entries of a structured vector in flat order, or one sentence that names what does not fit."""
@@ -50,28 +54,35 @@ class Space:
 
     def split(self, rows: Tensor) -> list[Tensor]:
         """Flat vectors in the last dimension as leaves, any dimensions before it kept: (…, n) to (…, *shape)."""
+        parts = rows.split_with_sizes(self.lengths, dim=-1)
+        if self._is_plain:
+            batch = rows.shape[:-1]
+            return [part.reshape(batch + leaf.shape) for part, leaf in zip(parts, self.leaves, strict=True)]
         self._require_strided()
-        batch = rows.shape[:-1]
-        return [
-            self._leaf(part, leaf, batch)
-            for part, leaf in zip(rows.split_with_sizes(self.lengths, dim=-1), self.leaves, strict=True)
-        ]
+        return [self._leaf(part, leaf) for part, leaf in zip(parts, self.leaves, strict=True)]
 
-    def _leaf(self, part: Tensor, leaf: Tensor, batch: torch.Size) -> Tensor:
+    def _leaf(self, part: Tensor, leaf: Tensor) -> Tensor:
+        batch = part.shape[:-1]
         if leaf.dtype.is_complex:
             pairs = part.to(leaf.device, leaf.dtype.to_real()).reshape((*batch, *leaf.shape, 2))
             return torch.view_as_complex(pairs.contiguous())
         return part.to(leaf.device, leaf.dtype).reshape(batch + leaf.shape)
 
     def join(self, leaves: Sequence[Tensor], batch: int = 0) -> Tensor:
-        """The inverse of ``split`` for leaves with ``batch`` dimensions in front."""
-        self._require_strided()
-        parts = [
-            (torch.view_as_real(leaf) if leaf.dtype.is_complex else leaf)
-            .to(self.device, self.dtype)
-            .reshape((*leaf.shape[:batch], length))
-            for leaf, length in zip(leaves, self.lengths, strict=True)
-        ]
+        """The inverse of ``split`` for leaves with ``batch`` dimensions in front.
+
+        Several leaves are joined in memory of their own; one alone may stay where it is.
+        """
+        if self._is_plain:
+            parts = [leaf.flatten(batch) if leaf.dim() > batch else leaf.unsqueeze(-1) for leaf in leaves]
+        else:
+            self._require_strided()
+            parts = [
+                (torch.view_as_real(leaf) if leaf.dtype.is_complex else leaf)
+                .to(self.device, self.dtype)
+                .reshape((*leaf.shape[:batch], length))
+                for leaf, length in zip(leaves, self.lengths, strict=True)
+            ]
         return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
 
     def _require_strided(self) -> None:

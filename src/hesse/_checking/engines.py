@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from hesse._autograd.arguments import check_point
 from hesse._checking.finding import Finding, found
 from hesse._checking.subject import Subject
-from hesse._linearize.compiled import Compiled
-from hesse._operators import Hessian
+from hesse._linearize.engines import Engines
+from hesse._linearize.options import Options
+from hesse._operators.hessian import gradient_map
 
 # Capturing takes milliseconds a node.
 _MOST_NODES = 1_000
@@ -25,13 +27,10 @@ def refusal_of_compiled(subject: Subject, num_nodes: int) -> Finding | None:
 
     try:
         with subject.preserved():
-            Hessian(
-                subject.func,
-                subject.inputs,
-                has_aux=subject.has_aux,
-                argnums=subject.argnums,
-                engine=Compiled(subject.func, ("rmatvec",), backend=EAGER),
-            ).close()
+            point = check_point("check", subject.func, subject.inputs, subject.argnums)
+            gradient_at = gradient_map("check", point, subject.has_aux, create_graph=False)
+            engines = Engines(Options("compiled"), subject.func, EAGER)
+            engines.linearize("gradient", gradient_at, point.leaves, subject.inputs, name="check").close()
     # Whatever is raised says that the tape has to serve, and the tape has served.
     except Exception as error:
         reason = " ".join(str(error).split())

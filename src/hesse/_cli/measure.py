@@ -14,7 +14,7 @@ from hesse._autograd.arguments import check_point
 from hesse._base import trees
 from hesse._base.clock import Clock
 from hesse._cli.failures import CommandError, UserError, attributed, sentence
-from hesse._linearize.engines import Name
+from hesse._linearize.options import Name
 from hesse._operators import Hessian, LossHessian
 from hesse._operators.problem import Problem
 

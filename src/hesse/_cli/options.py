@@ -10,7 +10,7 @@ import torch
 import typer
 
 from hesse._cli.failures import CommandError, sentence
-from hesse._linearize.engines import Name
+from hesse._linearize.options import Name
 
 
 class Dtype(enum.StrEnum):
@@ -30,14 +30,14 @@ class Engine(enum.StrEnum):
     """The engines by name."""
 
     TAPE = "tape"
-    CAPTURED = "captured"
     COMPILED = "compiled"
     AUTO = "auto"
 
     @property
     def kind(self) -> Name:
         """What operators call it."""
-        return self.value
+        name: Name = self.value
+        return name
 
 
 EngineOption = Annotated[
@@ -45,9 +45,8 @@ EngineOption = Annotated[
     typer.Option(
         "--engine",
         help="tape keeps the autograd graph; compiled compiles the gradient and the product first, which takes seconds"
-        " and pays with many products; captured runs the same graph without a compiler. auto begins with the tape and"
-        " goes over to these where the products pay for it; of a model over data, it is compiled where that can be had."
-        " When left out: auto for a function, tape for a model.",
+        " and pays with many products; auto, the default, begins with the tape and compiles where the expected products"
+        " pay for it.",
         show_default=False,
     ),
 ]

@@ -25,7 +25,7 @@ from hesse._cli.interrupt import Interrupt, interruptible
 from hesse._cli.load import load
 from hesse._cli.options import DeviceOption, DtypeOption, EngineOption, ProblemFile, to_device
 from hesse._cli.resources import peak_memory
-from hesse._linearize.engines import Name
+from hesse._linearize.options import Name
 from hesse._operators.problem import Problem
 from hesse._report.numbers import duration, memory, number
 from hesse._report.spectrum import Pair, Spectrum

@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from hesse._autograd.gradients import gradients, zeros_where_none
-from hesse._data.linearizers import Linearizer
 from hesse._data.losses import Known, Reduction, class_dimension
 from hesse._data.objective import Objective, Prediction
-from hesse._data.terms import Curved
 from hesse._linearize import tape
+from hesse._linearize.engines import Linearize
 from hesse._linearize.protocol import Leaves, Linearization, Selection
 
 Per = Literal["row", "token"]
+
+LossOf = Callable[[Prediction, Sequence[Tensor]], Tensor]
+"""The loss of a prediction with other tensors in the place of its floating-point ones."""
+
+
+class Curvature(Protocol):
+    """A symmetric matrix B on the predictions of a batch.
+
+    Attributes:
+        linearizations: what a product with it replays.
+    """
+
+    linearizations: Sequence[Linearization]
+
+    def multiply(self, vectors: Leaves, *, batched: bool) -> list[Tensor]:
+        """B·u; ``batched``: one vector a row."""
+        ...
+
+    def kept_bytes(self) -> int:
+        """Bytes kept for products."""
+        ...
+
+
+class Curved(NamedTuple):
+    """The loss of a prediction, its gradient by it, and B."""
+
+    value: Tensor
+    gradient: Sequence[Tensor]
+    curvature: Curvature
 
 
 class LossCurvature:
@@ -29,16 +57,16 @@ class LossCurvature:
         self._everything = Selection(everything, everything)
 
     @staticmethod
-    def of(objective: Objective, linearizer: Linearizer, prediction: Prediction) -> Curved:
+    def of(loss_of: LossOf, linearize: Linearize, prediction: Prediction) -> Curved:
         """The loss, its gradient and this, from one evaluation."""
 
         def gradient_at(leaves: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
-            value = objective.loss_of(prediction, leaves)
+            value = loss_of(prediction, leaves)
             gradient = gradients((value,), leaves, create_graph=True)
             return zeros_where_none(gradient, leaves), value.detach().reshape(())
 
         given = prediction.others, prediction.target
-        linearization = linearizer.linearize("curvature", gradient_at, prediction.leaves, given)
+        linearization = linearize("curvature", gradient_at, prediction.leaves, given)
         curvature = LossCurvature(linearization, prediction.leaves)
         return Curved(linearization.aux, linearization.outputs, curvature)
 

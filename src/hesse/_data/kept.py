@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-
-from hesse._data.terms import Term
+from typing import Generic, TypeVar
 
 # What an evaluation and a product take beside what they leave, in units of what is kept of the batch. PyTorch's
 # allocator was measured to give 0.2 to 1.1 (convolutional networks, transformers, perceptrons); a process takes up to
@@ -12,26 +11,27 @@ from hesse._data.terms import Term
 _PASSING = 2.0
 
 
-class Kept:
+T = TypeVar("T")
+
+
+class Kept(Generic[T]):
     """Linearized batches by their place in the data, within ``budget`` bytes.
 
     Attributes:
         bytes: what the kept ones take.
         largest: size of the largest batch seen, kept or not.
-        summed: bytes of the matrix that products are added up in.
     """
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.bytes = 0
         self.largest = 0
-        self.summed = 0
-        self._terms: dict[Hashable, tuple[Term, int]] = {}
+        self._terms: dict[Hashable, tuple[T, int]] = {}
 
     def __len__(self) -> int:
         return len(self._terms)
 
-    def get(self, place: Hashable) -> Term | None:
+    def get(self, place: Hashable) -> T | None:
         """The term at a place, if it was kept."""
         found = self._terms.get(place)
         return None if found is None else found[0]
@@ -40,7 +40,7 @@ class Kept:
         """Take note of the size of a batch before anything is multiplied with it."""
         self.largest = max(self.largest, size)
 
-    def offer(self, place: Hashable, term: Term, size: int) -> None:
+    def offer(self, place: Hashable, term: T, size: int) -> None:
         """Keep a term if there is room for it, for one more that is made anew, and for what passes in a product."""
         if self.bytes + size + needed(self.largest) <= self.budget:
             self._terms[place] = term, size
@@ -52,8 +52,12 @@ class Kept:
             self.bytes -= self._terms.popitem()[1][1]
 
     def left(self) -> int:
-        """Bytes that may be taken beside what is kept, the largest batch seen and the sum of products."""
-        return self.budget - self.bytes - self.largest - self.summed
+        """Bytes that may be taken beside what is kept and the largest batch seen."""
+        return self.budget - self.bytes - self.largest
+
+    def terms(self) -> list[T]:
+        """Those that are kept."""
+        return [term for term, _ in self._terms.values()]
 
     def clear(self) -> None:
         """Free all."""

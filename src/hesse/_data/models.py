@@ -101,6 +101,11 @@ class ModelObjective:
         """``thunk()`` while the parameters are x."""
         return self.model.run(x, thunk)
 
+    @property
+    def is_pure(self) -> bool:
+        """Whether evaluations write into no buffer."""
+        return self.model.is_pure
+
     def replay(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
         """``thunk()``, so that checkpointed layers that it evaluates again leave the model's buffers alone."""
         return self.model.replay(x, thunk)

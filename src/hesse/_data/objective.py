@@ -96,6 +96,11 @@ class Objective(Protocol):
         """``thunk()``, in which ``value`` and ``predict`` are called with this x."""
         ...
 
+    @property
+    def is_pure(self) -> bool:
+        """Whether evaluations, also those of a backward, leave everything as it is."""
+        ...
+
     def replay(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
         """``thunk()``, a backward through what was evaluated with this x."""
         ...

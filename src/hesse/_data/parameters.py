@@ -123,6 +123,11 @@ class Model:
             self._writes = not all([same(buffer, copy) for buffer, copy in copies.values()])
         return result
 
+    @property
+    def is_pure(self) -> bool:
+        """Whether evaluations write into no buffer, which the first one has shown."""
+        return self._writes is False
+
     def replay(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
         """``thunk()``, a backward; a checkpoint in it evaluates layers again, which must not write into buffers."""
         return thunk() if self._writes is False else self.run(x, thunk)

@@ -11,8 +11,8 @@ from hesse._data import rows
 from hesse._data.kept import needed
 from hesse._data.losses import Reduction
 from hesse._data.objective import Objective
+from hesse._data.options import DataOptions
 from hesse._data.reduction import Finding, examine, settle
-from hesse._data.settings import Settings
 
 PILOT = 2
 """How many rows are tried first; not one, since programs that squeeze dimensions of length one are common."""
@@ -43,7 +43,7 @@ def make_plan(
     objective: Objective,
     first: Any,
     several: bool,
-    settings: Settings,
+    settings: DataOptions,
     measure: Measure,
     budget: int,
     seed: int,

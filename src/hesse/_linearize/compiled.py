@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from hesse._autograd.gradients import memory_of
 from hesse._base import trees
 from hesse._base.errors import CaptureError, ClosedError, warn_caller
 from hesse._linearize import tape
+from hesse._linearize.choice import EngineName
 from hesse._linearize.program.surroundings import Surroundings
 from hesse._linearize.protocol import Direction, Leaves, Linearization, Map, Selection
 
@@ -58,8 +59,7 @@ class Compiled:
         directions: the products that are wanted.
         verify: compare with the tape at each new point, not only where a program is new.
         or_tape: go on with the tape, and one warning, where no program can be had.
-        engine: "captured" runs graphs operator by operator, "compiled" by Inductor.
-        backend: what makes graphs fast, when another.
+        backend: what makes graphs fast; Inductor when left out.
         most_kept: bytes that a point may keep between products, as far as computing again helps.
     """
 
@@ -70,7 +70,6 @@ class Compiled:
         *,
         verify: bool = True,
         or_tape: bool = False,
-        engine: Literal["captured", "compiled"] = "compiled",
         backend: Backend | None = None,
         most_kept: int | None = None,
     ) -> None:
@@ -80,7 +79,6 @@ class Compiled:
         self._directions = directions
         self.or_tape = or_tape
         self._backend, self._most_kept = backend, most_kept
-        self.engine = backend.engine if backend else engine
         self.refusal: str | None = None
 
     def linearize(
@@ -95,11 +93,6 @@ class Compiled:
             return tape.linearize(map, point, name=name)
         linearization: Linearization = untraced(self._linearize)(map, point, arguments, name, shared)
         return linearization
-
-    @property
-    def reason(self) -> str:
-        """Why this engine, or why not."""
-        return f"no program can be had: {self.refusal}" if self.refusal else "as asked for"
 
     @property
     def seconds(self) -> float:
@@ -132,8 +125,8 @@ class Compiled:
 
         states = generator_states([*point, *surroundings.tensors.values()])
         with _exceptions_refused("making its program"):
-            backend = self._backend or _backend(self.engine)
-            program = Program(map, point, surroundings, self._directions, backend, self._most_kept)
+            self._backend = self._backend or _inductor()
+            program = Program(map, point, surroundings, self._directions, self._backend, self._most_kept)
         # Stand-ins draw nothing, so whoever has moved a generator is the function.
         if program.draws and any(not torch.equal(generator.get_state(), state) for generator, state in states.items()):
             raise CaptureError(f"it sets the state of the random generator and draws by {', '.join(program.draws)}")
@@ -227,7 +220,7 @@ class Compiled:
         if not self.or_tape:
             reference.close()
             raise CaptureError(
-                f'engine="{self.engine}" cannot take this function: {error}. Use engine="tape", or "auto".'
+                f'engine="compiled" cannot take this function: {error}. Use engine="tape", or "auto".'
             ) from error
         self.refusal = str(error)
         warn_caller(f'engine="auto" goes on with the tape: {error}.')
@@ -238,12 +231,12 @@ class CompiledLinearization(Linearization):
     """A linearization that replays a program."""
 
     create_graph = False
+    engine: EngineName = "compiled"
     batch_size: int | None = 16
 
     def __init__(self, program: Program, start: Start) -> None:
         self.outputs, self.aux = start.outputs, start.aux
         self._program = program
-        self.engine = program.engine
         self._kept: list[Tensor] | None = start.kept
 
     @property
@@ -291,12 +284,8 @@ class CompiledLinearization(Linearization):
         self._kept = None
 
 
-def _backend(engine: str) -> Backend:
+def _inductor() -> Backend:
     """Loaded only where it is used."""
-    if engine == "captured":
-        from hesse._linearize.program.backends import OPERATORS
-
-        return OPERATORS
     from hesse._linearize.program.inductor import INDUCTOR
 
     return INDUCTOR

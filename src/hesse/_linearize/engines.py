@@ -1,128 +1,185 @@
-"""The engines by name, and a choice of how products are made that can be printed and given back."""
+"""``Engines``: what linearizes the maps of one operator at all of its points, the tape or programs, decided once."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
+from hesse._base.memory import budget, readable
 from hesse._linearize import tape
-from hesse._linearize.automatic import Auto
+from hesse._linearize.choice import EngineName
 from hesse._linearize.compiled import Compiled, Shared
-from hesse._linearize.ladder import Candidate, W
+from hesse._linearize.options import Options
 from hesse._linearize.protocol import Direction, Leaves, Linearization, Map
 
-# What these engines take at most to be made, in seconds: at any rate, and for each node of the gradient's graph. Two
-# cores were measured to take 0.6 s and 2.6 s for 41 nodes, 2.6 s and 38 s for 185 of a convolutional network.
-CAPTURED_PRICE, COMPILED_PRICE = (0.7, 0.01), (4.0, 0.25)
+if TYPE_CHECKING:
+    from hesse._linearize.program.backends import Backend
 
-Name = Literal["tape", "captured", "compiled", "auto"]
+Kind = Literal["gradient", "prediction", "curvature", "jacobian"]
+"""Which map: a loss's gradient by the variables, a prediction, a loss's gradient by the prediction, a function."""
+
+Linearize = Callable[[Kind, Map, Leaves, Any], Linearization]
+"""Linearizes a map at a point; the last argument is what the map was made of, beside what its function captures."""
+
+_DIRECTIONS: dict[Kind, tuple[Direction, ...]] = {
+    "gradient": ("rmatvec",),
+    "prediction": ("matvec", "rmatvec"),
+    "curvature": ("rmatvec",),
+    "jacobian": ("rmatvec", "matvec"),
+}
+
+# An operator that has made so many products decides, once, as if ten times as many were to come.
+COUNT = 1000
+# Fewer expected products are not worth the two that measure them.
+FEW = 32
+# The seconds of all expected products must be this multiple of the price of a program.
+MARGIN = 10
+# Seconds that compiling takes at most: a fixed part, and one for each node of the tape's graph. Two cores took 2.6 s
+# for 41 nodes and 38 s for the 185 of a convolutional network.
+FIXED_PRICE, NODE_PRICE = 4.0, 0.25
+# A program that gains less is not worth its memory.
+_GAIN = 1.05
+# Loading the compiler into a process took 180 to 400 MiB.
+_LOADED = 512 * 2**20
 
 
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """How products are made, without any measurement: what ``explain().choice`` says, given back as ``engine=``.
+class Engines:
+    """What linearizes maps at every point of one operator.
+
+    Args:
+        options: of the operator.
+        func: the function whose captured tensors and values programs depend on; None where each point names its own.
+        backend: how programs run, for tests; Inductor when left out.
 
     Attributes:
-        engine: "tape", "captured" or "compiled".
-        batching: "loop" multiplies many vectors one by one, "vmap" in batches.
-        chunk: vectors in a batch.
-
-    Example:
-        >>> import torch, hesse
-        >>> H = hesse.Hessian(lambda x: (x**3).sum(), torch.ones(2))
-        >>> H.explain().choice
-        Choice(engine='tape', batching='loop', chunk=1)
-        >>> hesse.Hessian(lambda x: (x**3).sum(), torch.ones(2), engine=H.explain().choice) @ torch.ones(2)
-        tensor([6., 6.])
+        engine: ``"tape"`` or ``"compiled"``, what linearizes now.
+        made: products made so far, at all points.
+        next_decision: the number of products at which a decision is due.
     """
 
-    engine: Literal["tape", "captured", "compiled"] = "tape"
-    batching: Literal["loop", "vmap"] = "loop"
-    chunk: int = 1
+    def __init__(self, options: Options, func: Any = None, backend: Backend | None = None) -> None:
+        self.options = options
+        asked = options.engine_name
+        self.engine: EngineName = "compiled" if asked == "compiled" else "tape"
+        self.made = 0
+        self.next_decision = float("inf")
+        self._is_open = asked == "auto"
+        self._func, self._backend = func, backend
+        self._by_kind: dict[Kind, Compiled] = {}
+        self._refusal: str | None = None
+        self._seconds: dict[EngineName, float] = {}
+        self._why = "few products so far" if self._is_open else "as asked for"
+        if self._is_open:
+            self.next_decision = 0 if (options.expect or 0) >= FEW else COUNT
 
-    def __post_init__(self) -> None:
-        if (
-            self.engine not in ("tape", "captured", "compiled")
-            or self.batching not in ("loop", "vmap")
-            or self.chunk < 1
-        ):
-            raise ValueError(
-                'A Choice needs engine "tape", "captured" or "compiled", batching "loop" or "vmap" and a chunk of at'
-                f" least 1 but got {self.engine!r}, {self.batching!r} and {self.chunk!r}."
-            )
-
-
-class Taped:
-    """The tape as an engine: nothing is kept from one point to the next."""
-
-    programs = ()
-    seconds = 0.0
-    refusal = None
-    reason = "as asked for"
-
-    def __init__(self, create_graph: bool) -> None:
-        self._create_graph = create_graph
+    @property
+    def is_open(self) -> bool:
+        """Whether programs may still take the tape's place."""
+        return self._is_open
 
     def linearize(
-        self, map: Map, point: Leaves, arguments: Any, *, name: str, shared: Shared | None = None
+        self, kind: Kind, map: Map, point: Leaves, arguments: Any, *, name: str, shared: Shared | None = None
     ) -> Linearization:
-        """See :func:`hesse._linearize.tape.linearize`."""
-        return tape.linearize(map, point, create_graph=self._create_graph, name=name)
+        """The linearization of a map of that kind; ``shared`` belongs to all maps of one point."""
+        # One refused kind of map refuses all, so that one name says what linearizes.
+        if self.engine == "tape" or self.refusal is not None:
+            return tape.linearize(map, point, create_graph=self.options.create_graph, name=name)
+        return self.programs_of(kind).linearize(map, point, arguments, name=name, shared=shared)
+
+    def programs_of(self, kind: Kind) -> Compiled:
+        """The programs for maps of that kind."""
+        if kind not in self._by_kind:
+            options = self.options
+            self._by_kind[kind] = Compiled(
+                self._func,
+                _DIRECTIONS[kind],
+                verify=options.verify,
+                or_tape=options.engine_name == "auto",
+                backend=self._backend,
+                # Over data the budget holds all batches, and a program serves one of them.
+                most_kept=None if options.memory is None or self._func is None else budget(options.memory, _CPU),
+            )
+        return self._by_kind[kind]
+
+    @property
+    def refusal(self) -> str | None:
+        """Why there is no program, or None."""
+        return self._refusal or next((kind.refusal for kind in self._by_kind.values() if kind.refusal), None)
+
+    @property
+    def programs(self) -> int:
+        """How many programs were made, at all points so far."""
+        return sum(len(kind.programs) for kind in self._by_kind.values())
+
+    @property
+    def seconds(self) -> float:
+        """Spent on capturing and compiling, at all points so far."""
+        return sum(kind.seconds for kind in self._by_kind.values())
+
+    @property
+    def tape_seconds(self) -> float | None:
+        """What a product takes on the tape, once it was measured."""
+        return self._seconds.get("tape")
+
+    @property
+    def reason(self) -> str:
+        """Why this engine, with the figures."""
+        if self.refusal:
+            return f"no program can be had: {self.refusal}"
+        if not self._seconds:
+            return self._why
+        each = [f"{1e3 * seconds:.3g} ms by the {name} engine" for name, seconds in self._seconds.items()]
+        return f"a product takes {', '.join(each)}; {self._why}"
+
+    def expected(self, products: int) -> int:
+        """How many products to count on, when so many more are announced; takes note that this was asked."""
+        announced = self.made + products
+        if self.made >= COUNT:
+            announced = max(announced, 10 * self.made)
+        self.next_decision = COUNT if self.made < COUNT else float("inf")
+        return max(announced, self.options.expect or 0)
+
+    def pays(self, expected: int, seconds: float, nodes: int, kept: int, device: torch.device) -> bool:
+        """Whether to try programs: for so many products of so many seconds, on a graph of so many nodes.
+
+        The room that a program needs beside ``kept`` bytes counts too: where a machine has none left it may kill the
+        process, and there is nothing to go back to.
+        """
+        self._seconds["tape"] = seconds
+        price = FIXED_PRICE + NODE_PRICE * nodes
+        if expected * seconds < MARGIN * price:
+            self._why = f"{expected} products are expected, too few to pay for {price:.0f} s of compiling"
+            return False
+        needed, allowed = 2 * kept + _LOADED, budget(self.options.memory, device)
+        if needed > allowed:
+            self._why = f"a program may take {readable(needed)}, and {readable(allowed)} may be taken"
+            return False
+        return True
+
+    def begin_trial(self) -> None:
+        """From now on maps are linearized by programs, which are compared with the tape."""
+        self._is_open, self.next_decision = False, float("inf")
+        self.engine = "compiled"
+
+    def end_trial(self, tape_seconds: float, seconds: float) -> bool:
+        """Whether programs stay: a product took so long by the tape, and so long by them."""
+        self._seconds = {"tape": tape_seconds, "compiled": seconds}
+        self._why = "measured once"
+        if _GAIN * seconds >= tape_seconds:
+            self.engine = "tape"
+        return self.engine == "compiled"
+
+    def refuse(self, why: str) -> None:
+        """There is no program: the tape from now on."""
+        self._is_open, self.next_decision = False, float("inf")
+        self.engine, self._refusal = "tape", why
+
+    def follow(self, engine: EngineName) -> None:
+        """Linearize as another process or rank decided."""
+        self._is_open, self.next_decision = False, float("inf")
+        self.engine, self._why = engine, "as decided before"
 
 
-Engine = Taped | Compiled | Auto
-
-
-def engine_by_name(
-    name: Name | Choice | Engine,
-    func: Any,
-    *,
-    directions: tuple[Direction, ...],
-    create_graph: bool,
-    verify: bool,
-    expect: int | None,
-    most_kept: int | None = None,
-) -> Engine:
-    """The engine of that name, for one function; an engine itself is one that another point has used before."""
-    if isinstance(name, Engine):
-        return name
-    if expect is not None and expect < 0:
-        raise ValueError(f"expect should be a number of products but is {expect!r}.")
-    if name == "auto" and not create_graph:
-        ways = candidates(
-            lambda way: Compiled(func, directions, verify=verify, or_tape=True, engine=way, most_kept=most_kept)
-        )
-        return Auto(ways, expect or 0, most_kept)
-    plain = name.engine if isinstance(name, Choice) else name
-    return plain_engine(
-        plain, func, directions=directions, create_graph=create_graph, verify=verify, most_kept=most_kept
-    )
-
-
-def plain_engine(
-    name: Name,
-    func: Any,
-    *,
-    directions: tuple[Direction, ...],
-    create_graph: bool,
-    verify: bool,
-    most_kept: int | None = None,
-) -> Taped | Compiled:
-    """The engine of that name, from the first product on; "auto" for products that are differentiated is the tape.
-
-    ``func`` is the function, or what else reaches all that a map reads.
-    """
-    if name not in get_args(Name):
-        raise ValueError(f'engine should be "tape", "captured", "compiled" or "auto" but is {name!r}.')
-    if name == "tape" or (name == "auto" and create_graph):
-        return Taped(create_graph)
-    if create_graph:
-        raise ValueError('create_graph=True needs engine="tape": the products of a program are not differentiable.')
-    engine: Literal["captured", "compiled"] = "captured" if name == "captured" else "compiled"
-    return Compiled(func, directions, verify=verify, engine=engine, most_kept=most_kept)
-
-
-def candidates(make: Callable[[Literal["captured", "compiled"]], W]) -> list[Candidate[W]]:
-    """What ``engine="auto"`` may try, the cheapest first."""
-    return [Candidate(make("captured"), *CAPTURED_PRICE), Candidate(make("compiled"), *COMPILED_PRICE)]
+_CPU = torch.device("cpu")

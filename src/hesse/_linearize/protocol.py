@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-EngineName = Literal["tape", "captured", "compiled"]
+from hesse._linearize.choice import EngineName
 
 Direction = Literal["rmatvec", "matvec"]
 """Which product of a linearization: cotangentsᵀ · J, or J · tangents."""
@@ -17,8 +17,8 @@ Leaves = Sequence[Tensor]
 Map = Callable[[tuple[Tensor, ...]], tuple[Leaves, Any]]
 """A differentiable map of leaves to (leaves, auxiliary output).
 
-One that is an object with a method ``replay(x, thunk)`` has its products made within it, since what evaluates a part
-of the map again in a backward needs what surrounded the map.
+A map may have an attribute ``around``, read after the evaluation: None, or ``around(x, product)``, which calls
+``product()`` with what surrounded the evaluation, since a checkpoint evaluates a part of the map again in a backward.
 """
 
 
@@ -50,14 +50,6 @@ class Linearization(Protocol):
     def batch_price(self) -> float:
         """Seconds that the first batch is expected to take beside its products."""
         ...
-
-    def begin(self, count: int) -> None:
-        """So many vectors are about to come; an engine that may change changes now."""
-        return
-
-    def settle(self, engine: str | None) -> None:
-        """Let no clock change the engine from now on; one that may still change is the one named, or decides now."""
-        return
 
     def matvec(
         self, tangents: Leaves, selection: Selection, *, batched: bool = False, last: bool = False

@@ -21,7 +21,6 @@ class Room:
     """What a call may add at its peak.
 
     Args:
-        left: bytes that may be taken, asked anew at each call.
         device: where.
         asked: whether the user named the budget: then a product is measured from the second vector on. Otherwise when
             vectors are about to go together.
@@ -31,19 +30,19 @@ class Room:
         each: bytes that a vector takes at its peak, the most that was measured so far; 0 before.
     """
 
-    def __init__(self, left: Callable[[], int], device: torch.device, *, asked: bool, refuses: bool = True) -> None:
+    def __init__(self, device: torch.device, *, asked: bool, refuses: bool = True) -> None:
         self.asked = asked
         self._refuses = refuses
         self.each = 0
-        self._left, self._device = left, device
+        self._device = device
         self._budget = self._for_vectors = _ANY
         self._results = 0
         self._most = _ANY
         self._warned = False
 
-    def begin(self, results: int, count: int) -> None:
-        """A call that leaves ``results`` bytes for ``count`` vectors begins."""
-        self._budget = self._left()
+    def begin(self, left: int, results: int, count: int) -> None:
+        """A call that may take ``left`` bytes, and leaves ``results`` bytes for ``count`` vectors, begins."""
+        self._budget = left
         self._results, self._for_vectors = results, self._budget - results
         self.require(count)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,8 +17,12 @@ from hesse._autograd import graph
 from hesse._autograd.evaluation import constant, inside_transform, ordinary_autograd, track, untraced
 from hesse._autograd.gradients import MissingDerivative, gradients, unaliased, zeros_where_none
 from hesse._autograd.refusal import no_derivative
-from hesse._base.errors import ClosedError, StalePointError
-from hesse._linearize.protocol import EngineName, Leaves, Linearization, Map, Selection
+from hesse._base.errors import ClosedError, NoDerivativeError, StalePointError
+from hesse._linearize.choice import EngineName
+from hesse._linearize.protocol import Leaves, Linearization, Map, Selection
+from hesse._rules.scope import transform_level
+
+T = TypeVar("T")
 
 CLOSED = "A product was asked of an operator that is closed. Make a new one with at(inputs) or anew."
 
@@ -53,6 +58,7 @@ class Tape(Linearization):
         with ordinary_autograd():
             x = tuple([track(leaf, create_graph) for leaf in point])
             outputs, self.aux = map(x)
+        self._around: Callable[..., Any] | None = getattr(map, "around", None)
         self._x: Leaves | None = x
         self._outputs: Leaves | None = outputs
         self._transposed: tuple[Leaves, Leaves] | None = None
@@ -61,14 +67,14 @@ class Tape(Linearization):
     def rmatvec(
         self, cotangents: Leaves, selection: Selection, *, batched: bool = False, last: bool = False
     ) -> list[Tensor]:
-        """cotangentsᵀ · J: one backward through the kept graph."""
-        x, outputs = self._kept()
-
-        def pull() -> list[Tensor]:
-            chosen = [outputs[i] for i in selection.outputs], [x[j] for j in selection.inputs]
-            return self._pull(*chosen, cotangents, batched, last)
-
-        products = self._explained(pull, lambda tape: tape.rmatvec(cotangents, selection, batched=batched))
+        """cotangentsᵀ · J: one backward through the kept graph; products may share memory with the vectors."""
+        x, outputs = self._x, self._outputs
+        if x is None or outputs is None:
+            raise ClosedError(CLOSED)
+        try:
+            products = self._pull(outputs, selection.outputs, x, selection.inputs, cotangents, batched, last)
+        except MissingDerivative as missing:
+            raise self._no_derivative(missing, "rmatvec", cotangents, selection, batched) from missing.__cause__
         if last:
             self.close()
         return products
@@ -77,83 +83,90 @@ class Tape(Linearization):
         self, tangents: Leaves, selection: Selection, *, batched: bool = False, last: bool = False
     ) -> list[Tensor]:
         """J · tangents: one backward through Jᵀw, whose graph is made at the first call (double-backward trick)."""
-        x, outputs = self._kept()
-
-        def push() -> list[Tensor]:
-            weights, transposed = self._transposed or untraced(self._transpose)(x, outputs)
-            chosen = [transposed[j] for j in selection.inputs], [weights[i] for i in selection.outputs]
-            return self._pull(*chosen, tangents, batched, last)
-
-        products = self._explained(push, lambda tape: tape.matvec(tangents, selection, batched=batched))
+        if self._x is None:
+            raise ClosedError(CLOSED)
+        try:
+            weights, transposed = self._transposed or self._transpose()
+            products = self._pull(transposed, selection.inputs, weights, selection.outputs, tangents, batched, last)
+        except MissingDerivative as missing:
+            raise self._no_derivative(missing, "matvec", tangents, selection, batched) from missing.__cause__
         if last:
             self._transposed = None
         return products
 
-    def _explained(self, compute: Callable[[], list[Tensor]], again: Callable[[Tape], object]) -> list[Tensor]:
-        def anew() -> object:
-            return again(Tape(self._map, self._point, self.create_graph, self._name))
+    def _transpose(self) -> tuple[Leaves, Leaves]:
+        refuse_replay_inside_transform()
+        assert self._x is not None
+        assert self._outputs is not None
+        x, outputs = self._x, self._outputs
 
-        replay = getattr(self._map, "replay", None)
-        try:
-            if replay is None:
-                return compute()
-            products: list[Tensor] = replay(self._x, compute)
-            return products
-        except MissingDerivative as missing:
-            raise no_derivative(missing, self._name, self._map, self._point, anew) from missing.__cause__
+        def transpose() -> tuple[Leaves, Leaves]:
+            with ordinary_autograd():
+                weights = [torch.zeros_like(output, requires_grad=True) for output in outputs]
+                return weights, zeros_where_none(gradients(outputs, x, weights, create_graph=True), x)
 
-    def _transpose(self, x: Leaves, outputs: Leaves) -> tuple[Leaves, Leaves]:
-        with ordinary_autograd():
-            weights = [torch.zeros_like(output, requires_grad=True) for output in outputs]
-            transposed = zeros_where_none(gradients(outputs, x, weights, create_graph=True), x)
-        self._transposed = weights, transposed
+        self._transposed = self._surrounded(untraced(transpose))
         return self._transposed
 
-    def _pull(self, outputs: Leaves, x: Leaves, vectors: Leaves, batched: bool, last: bool) -> list[Tensor]:
-        refuse_replay_inside_transform()
-        products: list[Tensor] = untraced(self._replay)(outputs, x, vectors, batched, last)
-        return products
+    def _pull(
+        self,
+        outputs: Leaves,
+        from_outputs: tuple[int, ...],
+        x: Leaves,
+        to_x: tuple[int, ...],
+        vectors: Leaves,
+        batched: bool,
+        last: bool,
+    ) -> list[Tensor]:
+        """vectorsᵀ · ∂outputs/∂x, for some of both by position."""
+        if transform_level() is not None:
+            refuse_replay_inside_transform()
+        # Positions ascend, so as many as there are means all of them.
+        if len(from_outputs) != len(outputs):
+            outputs = [outputs[i] for i in from_outputs]
+        if len(to_x) != len(x):
+            x = [x[j] for j in to_x]
+        replay = untraced(self._replay)
+        if self._around is None:
+            products: list[Tensor] = replay(outputs, x, vectors, batched, last)
+            return products
+        return self._surrounded(lambda: replay(outputs, x, vectors, batched, last))
+
+    def _surrounded(self, call: Callable[[], T]) -> T:
+        """``call()``, within what the map needs around its products."""
+        return call() if self._around is None else self._around(self._x, call)
 
     def _replay(self, outputs: Leaves, x: Leaves, vectors: Leaves, batched: bool, last: bool) -> list[Tensor]:
         with ordinary_autograd():
-            cotangents = [constant(vector, self.create_graph) for vector in vectors]
+            if self.create_graph:
+                vectors = [constant(vector, True) for vector in vectors]
+            else:
+                vectors = [vector.clone() if vector.is_inference() else vector.detach() for vector in vectors]
             try:
                 products = gradients(
                     outputs,
                     x,
-                    cotangents,
+                    vectors,
                     retain_graph=not last,
                     create_graph=self.create_graph,
                     batched=batched,
                 )
             except RuntimeError as error:
-                if "modified by an inplace operation" in str(error):
-                    raise StalePointError(
-                        "A tensor that the function used has changed in place since this operator was made, so its"
-                        " point is gone. Call at(inputs) for the operator at the present values."
-                    ) from error
-                if "backward through the graph a second time" in str(error):
-                    raise RuntimeError(
-                        "The graph that this operator keeps was freed by a backward from its value, gradient or"
-                        " products. Call that backward with retain_graph=True."
-                    ) from error
-                raise
-            batch = cotangents[0].shape[:1] if batched else ()
-            filled = [
+                raise _explained(error) from error
+            batch = vectors[0].shape[:1] if batched else ()
+            return [
                 leaf.new_zeros((*batch, *leaf.shape)) if product is None else product
                 for product, leaf in zip(products, x, strict=True)
             ]
-            return [product if self.create_graph else product.detach() for product in unaliased(filled, cotangents)]
 
-    def _kept(self) -> tuple[Leaves, Leaves]:
-        if self._x is None or self._outputs is None:
-            raise ClosedError(CLOSED)
-        return self._x, self._outputs
+    def _no_derivative(
+        self, missing: MissingDerivative, product: str, vectors: Leaves, selection: Selection, batched: bool
+    ) -> NoDerivativeError:
+        def again() -> object:
+            tape = Tape(self._map, self._point, self.create_graph, self._name)
+            return getattr(tape, product)(vectors, selection, batched=batched)
 
-    @property
-    def num_inputs(self) -> int:
-        """How many leaves the point has."""
-        return len(self._point)
+        return no_derivative(missing, self._name, self._map, self._point, again)
 
     def num_nodes(self) -> int:
         """How many nodes the kept graph has."""
@@ -170,6 +183,21 @@ class Tape(Linearization):
     def close(self) -> None:
         """Free the graph."""
         self._x = self._outputs = self._transposed = None
+
+
+def _explained(error: RuntimeError) -> RuntimeError:
+    """What a failed replay says, in terms of operators."""
+    if "modified by an inplace operation" in str(error):
+        return StalePointError(
+            "A tensor that the function used has changed in place since this operator was made, so its point is gone."
+            " Call at(inputs) for the operator at the present values."
+        )
+    if "backward through the graph a second time" in str(error):
+        return RuntimeError(
+            "The graph that this operator keeps was freed by a backward from its value, gradient or products. Call"
+            " that backward with retain_graph=True."
+        )
+    return error
 
 
 def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:

@@ -6,21 +6,21 @@ from typing import Any
 
 from torch import nn
 
-from hesse._data.curvatures import OuterProducts, Per, factor, loss_and_gradient, token_dimension
-from hesse._data.linearizers import Linearizer
+from hesse._data.curvatures import Curved, OuterProducts, Per, factor, loss_and_gradient, token_dimension
 from hesse._data.losses import Reduction, Weight
 from hesse._data.models import Output, model_objective, watched
 from hesse._data.objective import Objective, Prediction
+from hesse._data.options import BatchNorm, DataOptions, Draws
 from hesse._data.parameters import Params
-from hesse._data.settings import BatchNorm, Draws, Settings
-from hesse._data.terms import Curved, OuterTerm
-from hesse._linearize.chunks import Mode
-from hesse._linearize.engines import Name
-from hesse._operators.data_sum import DataSum
-from hesse._operators.summation import Place
+from hesse._linearize.choice import Choice
+from hesse._linearize.engines import Linearize
+from hesse._linearize.options import Mode, Name
+from hesse._operators.data_operator import DataOperator
+from hesse._operators.data_point import Place
+from hesse._operators.terms import OuterTerm
 
 
-class EmpiricalFisher(DataSum):
+class EmpiricalFisher(DataOperator):
     r"""The empirical Fisher matrix of a model over data, by its parameters, as an operator.
 
     .. math:: E = c \sum_n g_n g_n^\top, \qquad g_n = \nabla_\theta\, \ell(f_\theta(x_n), y_n)
@@ -67,7 +67,7 @@ class EmpiricalFisher(DataSum):
         weight: Weight | None = None,
         output: Output | None = None,
         memory: int | str | None = None,
-        engine: Name = "auto",
+        engine: Name | Choice = "auto",
         verify: bool = True,
         expect: int | None = None,
         batching: Mode = "auto",
@@ -77,7 +77,7 @@ class EmpiricalFisher(DataSum):
     ) -> None:
         if per not in ("row", "token"):
             raise ValueError(f"per given to EmpiricalFisher should be 'row' or 'token' but is {per!r}.")
-        settings = Settings(
+        options = DataOptions(
             reduction=reduction,
             weighted=weight is not None,
             memory=memory,
@@ -95,7 +95,7 @@ class EmpiricalFisher(DataSum):
             return model_objective("EmpiricalFisher", model, loss, params, output=output, weight=weight, predicts=True)
 
         def term(
-            objective: Objective, linearizer: Linearizer, batch: Any, reduction: Reduction, place: Place
+            objective: Objective, linearize: Linearize, batch: Any, reduction: Reduction, place: Place
         ) -> OuterTerm:
             def curved(prediction: Prediction) -> Curved:
                 value, gradient = loss_and_gradient(objective, prediction)
@@ -109,7 +109,7 @@ class EmpiricalFisher(DataSum):
                 outer = OuterProducts([leaf.unsqueeze(0) / c for leaf in gradient], c, token)
                 return Curved(value, gradient, outer)
 
-            return OuterTerm(objective, linearizer, batch, curved)
+            return OuterTerm.of(objective, linearize, batch, curved)
 
-        super().__init__(objective, term, data, settings, lambda: watched(model, loss, output))
+        super().__init__(objective, term, data, options, lambda: watched(model, loss, output))
         self.positive_semidefinite = True

@@ -8,23 +8,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hesse._data.curvatures import OuterProducts, factor, loss_and_gradient
+from hesse._data.curvatures import Curved, OuterProducts, factor, loss_and_gradient
 from hesse._data.likelihoods import Information, likelihood
-from hesse._data.linearizers import Linearizer
 from hesse._data.losses import Reduction, Weight
 from hesse._data.models import Output, model_objective, watched
 from hesse._data.objective import Objective, Prediction
+from hesse._data.options import BatchNorm, DataOptions, Draws
 from hesse._data.parameters import Params
-from hesse._data.settings import BatchNorm, Draws, Settings
-from hesse._data.terms import Curved, OuterTerm
-from hesse._linearize.chunks import Mode
-from hesse._linearize.engines import Name
-from hesse._operators.data_sum import DataSum
+from hesse._linearize.choice import Choice
+from hesse._linearize.engines import Linearize
+from hesse._linearize.options import Mode, Name
+from hesse._operators.data_operator import DataOperator
+from hesse._operators.data_point import Place
 from hesse._operators.probes import Rng
-from hesse._operators.summation import Place
+from hesse._operators.terms import OuterTerm
 
 
-class Fisher(DataSum):
+class Fisher(DataOperator):
     r"""The Fisher information matrix of a model over data, by its parameters, as an operator.
 
     .. math:: F = c \sum_n J_n^\top\, \mathbb{E}_{y \sim p(y | x_n)}\big[ s_n s_n^\top \big]\, J_n,
@@ -75,7 +75,7 @@ class Fisher(DataSum):
         weight: Weight | None = None,
         output: Output | None = None,
         memory: int | str | None = None,
-        engine: Name = "auto",
+        engine: Name | Choice = "auto",
         verify: bool = True,
         expect: int | None = None,
         batching: Mode = "auto",
@@ -85,7 +85,7 @@ class Fisher(DataSum):
     ) -> None:
         if samples is not None and samples < 1:
             raise ValueError(f"samples given to Fisher should be at least 1 but is {samples}.")
-        settings = Settings(
+        options = DataOptions(
             reduction=reduction,
             weighted=weight is not None,
             memory=memory,
@@ -111,7 +111,7 @@ class Fisher(DataSum):
             return made
 
         def term(
-            objective: Objective, linearizer: Linearizer, batch: Any, reduction: Reduction, place: Place
+            objective: Objective, linearize: Linearize, batch: Any, reduction: Reduction, place: Place
         ) -> OuterTerm:
             def curved(prediction: Prediction) -> Curved:
                 assert objective.known is not None
@@ -126,9 +126,9 @@ class Fisher(DataSum):
                 outer = OuterProducts([of.scores(samples, generator)], c / samples)
                 return Curved(value, gradient, outer)
 
-            return OuterTerm(objective, linearizer, batch, curved)
+            return OuterTerm.of(objective, linearize, batch, curved)
 
-        super().__init__(objective, term, data, settings, lambda: watched(model, loss, output))
+        super().__init__(objective, term, data, options, lambda: watched(model, loss, output))
         self.positive_semidefinite = True
 
 

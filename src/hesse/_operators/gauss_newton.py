@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hesse._autograd.arguments import check_point
 from hesse._autograd.captured import captured, tensors_of
+from hesse._autograd.evaluation import untraced
+from hesse._base import trees
+from hesse._base.space import Space
 from hesse._data.curvatures import LossCurvature
-from hesse._data.function_objective import FunctionObjective
-from hesse._data.linearizers import Linearizer
 from hesse._data.losses import Reduction, Weight, recognize
 from hesse._data.models import Output, model_objective, watched
-from hesse._data.objective import Objective
+from hesse._data.objective import Counted, Objective, Prediction, require_scalar
+from hesse._data.options import BatchNorm, DataOptions, Draws
 from hesse._data.parameters import Params
-from hesse._data.settings import BatchNorm, Draws, Settings
-from hesse._data.terms import OuterTerm
-from hesse._linearize.chunks import Mode
-from hesse._linearize.engines import Name
-from hesse._operators.data_sum import DataSum
-from hesse._operators.summation import Place
+from hesse._linearize.choice import Choice
+from hesse._linearize.engines import Engines, Linearize
+from hesse._linearize.options import Mode, Name
+from hesse._operators.data_operator import DataOperator
+from hesse._operators.data_point import Place
+from hesse._operators.point import FunctionPoint, PointOperator
+from hesse._operators.terms import OuterTerm
 
 
-class GaussNewton(DataSum):
+class GaussNewton(DataOperator):
     r"""The (generalized) Gauss-Newton matrix of a loss over data, by a model's parameters, as an operator.
 
     .. math:: G = \sum_b w_b\, J_b^\top L_b J_b \Big/ \sum_b w_b
@@ -80,7 +84,7 @@ class GaussNewton(DataSum):
         weight: Weight | None = None,
         output: Output | None = None,
         memory: int | str | None = None,
-        engine: Name = "auto",
+        engine: Name | Choice = "auto",
         verify: bool = True,
         expect: int | None = None,
         batching: Mode = "auto",
@@ -88,7 +92,7 @@ class GaussNewton(DataSum):
         batch_norm: BatchNorm = "refuse",
         progress: bool = False,
     ) -> None:
-        settings = Settings(
+        options = DataOptions(
             reduction=reduction,
             weighted=weight is not None,
             memory=memory,
@@ -100,43 +104,72 @@ class GaussNewton(DataSum):
             batch_norm=batch_norm,
             progress=progress,
         )
+        self._func = None
         if isinstance(model, nn.Module):
             loss, data = _arguments(loss_and_data, loss=loss, data=data)
             if loss is None or data is None:
                 raise TypeError("GaussNewton of a model needs a loss and data: GaussNewton(model, loss, data).")
-            module, self._point = model, None
+            module = model
+            # The losses that are recognized are convex in the prediction.
+            self.positive_semidefinite = recognize(loss) is not None
 
             def objective() -> Objective:
                 return model_objective("GaussNewton", module, loss, params, output=output, weight=weight, predicts=True)
 
-            def tensors() -> Iterator[tuple[str, Tensor]]:
-                return watched(module, loss, output)
+            super().__init__(objective, _term, data, options, lambda: watched(module, loss, output))
+            return
+        (inputs,) = _arguments(loss_and_data, inputs=inputs)
+        if inputs is None or not callable(model):
+            raise TypeError(
+                "GaussNewton takes a model, a loss and data, or a function and its inputs, but got"
+                f" {type(model)} and {len(loss_and_data)} more."
+            )
+        self._func, self._inputs, self._loss = model, inputs, loss
+        self.positive_semidefinite = loss is None
+        untraced(self._move)(None, Engines(options, [model, loss]), None)
 
-            # The losses that are recognized are convex in the prediction.
-            self.positive_semidefinite = recognize(loss) is not None
-        else:
-            (inputs,) = _arguments(loss_and_data, inputs=inputs)
-            if inputs is None or not callable(model):
-                raise TypeError(
-                    "GaussNewton takes a model, a loss and data, or a function and its inputs, but got"
-                    f" {type(model)} and {len(loss_and_data)} more."
-                )
-            func, data, self._point = model, (), inputs
+    def _move(self, where: None, engines: Engines, earlier: Any) -> None:
+        if self._func is None:
+            super()._move(where, engines, earlier)
+            return
+        func, loss, inputs = self._func, self._loss, self._inputs
+        at = check_point("GaussNewton", func, inputs)
 
-            def objective() -> Objective:
-                point = check_point("GaussNewton", func, self._point)
-                return FunctionObjective(point, func, loss, "GaussNewton")
+        def loss_of(prediction: Prediction, leaves: Sequence[Tensor]) -> Tensor:
+            if loss is None:
+                return torch.stack([0.5 * leaf.square().sum() for leaf in leaves]).sum()
+            return require_scalar(loss(prediction.rebuilt(leaves)), "GaussNewton")
 
-            def tensors() -> Iterator[tuple[str, Tensor]]:
-                yield from tensors_of(func, self._point, check_point("GaussNewton", func, self._point))
-                yield from captured(loss) if loss is not None else ()
+        def term(linearize: Linearize) -> OuterTerm:
+            jacobian = linearize("prediction", lambda x: _prediction(at.call(x)), at.leaves, inputs)
+            jacobian.outputs = [output.contiguous() for output in jacobian.outputs]
+            predicted: Prediction = jacobian.aux._replace(leaves=jacobian.outputs)
+            return OuterTerm(jacobian, at.leaves, LossCurvature.of(loss_of, linearize, predicted))
 
-            self.positive_semidefinite = loss is None
-        super().__init__(objective, _term, data, settings, tensors)
+        def tensors() -> Iterator[tuple[str, Tensor]]:
+            yield from tensors_of(func, inputs, at)
+            yield from captured(loss) if loss is not None else ()
+
+        variables = Space(at.leaves, at.spec, "GaussNewton")
+        point = FunctionPoint(variables, engines, term, tensors, "at()")
+        PointOperator.__init__(self, point, point.whole, variables, variables, symmetric=True)
 
 
-def _term(objective: Objective, linearizer: Linearizer, batch: Any, reduction: Reduction, place: Place) -> OuterTerm:
-    return OuterTerm(objective, linearizer, batch, partial(LossCurvature.of, objective, linearizer))
+def _prediction(output: Any) -> tuple[list[Tensor], Prediction]:
+    """The output of a plain function as a prediction."""
+    leaves, spec = trees.flatten(output)
+    for leaf in leaves:
+        if not (isinstance(leaf, Tensor) and leaf.dtype.is_floating_point):
+            what = leaf.dtype if isinstance(leaf, Tensor) else type(leaf)
+            raise TypeError(
+                f"The function given to GaussNewton should return real floating-point tensors but gave {what}."
+            )
+    return leaves, Prediction([], list(range(len(leaves))), [None] * len(leaves), spec, Counted())
+
+
+def _term(objective: Objective, linearize: Linearize, batch: Any, reduction: Reduction, place: Place) -> OuterTerm:
+    curve = partial(LossCurvature.of, objective.loss_of, linearize)
+    return OuterTerm.of(objective, linearize, batch, curve)
 
 
 def _arguments(positional: tuple[Any, ...], **named: Any) -> list[Any]:

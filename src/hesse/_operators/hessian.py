@@ -8,21 +8,23 @@ from typing import Any, Literal
 from torch import Tensor
 
 from hesse._autograd.arguments import Argnums, check_point, evaluate_scalar, without_history
+from hesse._autograd.arguments import Point as At
 from hesse._autograd.captured import tensors_of
+from hesse._autograd.evaluation import untraced
 from hesse._autograd.gradients import gradient_to_multiply, zeros_where_none
 from hesse._base import trees
 from hesse._base.space import Space
 from hesse._base.trees import Key
-from hesse._linearize.chunks import Mode
-from hesse._linearize.engines import Choice, Engine, Name, Taped
-from hesse._linearize.guard import Guard
-from hesse._linearize.protocol import Selection
+from hesse._linearize.choice import Choice
+from hesse._linearize.engines import Engines, Linearize
+from hesse._linearize.options import Mode, Name, Options
+from hesse._linearize.protocol import Map
 from hesse._operators import independent
-from hesse._operators.linearized import Linearized, Options
-from hesse._operators.materialize import EVERYTHING, Part
+from hesse._operators.point import Block, FunctionPoint, PointOperator
+from hesse._operators.terms import HessianTerm, Part
 
 
-class Hessian(Linearized):
+class Hessian(PointOperator):
     r"""The Hessian of a scalar function at a point, :math:`H = \nabla^2 f(x)`, as an operator.
 
     ``func`` runs exactly once, when the operator is made, and draws its random numbers once. Each product is
@@ -98,7 +100,7 @@ class Hessian(Linearized):
         argnums: Argnums = None,
         create_graph: bool = False,
         batching: Mode = "auto",
-        engine: Name | Choice | Engine = "auto",
+        engine: Name | Choice = "auto",
         verify: bool = True,
         memory: int | str | None = None,
         expect: int | None = None,
@@ -106,49 +108,26 @@ class Hessian(Linearized):
     ) -> None:
         if batch_dim is not None:
             engine = _engine_of_problems(batch_dim, engine)
-        self._func, self._batch_dim = func, batch_dim
-        options = Options.of(
-            engine,
-            batching,
-            has_aux=has_aux,
-            argnums=argnums,
-            create_graph=create_graph,
-            verify=verify,
-            memory=memory,
-            expect=expect,
-        )
-        point = check_point("Hessian", func, inputs, argnums)
+        options = Options(engine, batching, verify, expect, memory, create_graph)
+        self._func, self._has_aux, self._argnums, self._batch_dim = func, has_aux, argnums, batch_dim
+        untraced(self._move)(inputs, Engines(options, func), None)
 
-        def gradient_at(x: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
-            if batch_dim is None:
-                output, aux = evaluate_scalar("Hessian", point, x, False, has_aux)
-                gradient = zeros_where_none(gradient_to_multiply(output, x, create_graph), x)
-            else:
-                output, aux = independent.evaluate_each("Hessian", point, x, has_aux)
-                gradient = zeros_where_none(gradient_to_multiply(output.sum(), x, create_graph), x)
-                independent.require_independent("Hessian", output, gradient, x)
-            return gradient, without_history((output, aux), create_graph)
+    def _move(self, inputs: Any, engines: Engines, earlier: Any) -> None:
+        """Take the point: evaluate the function, once."""
+        func = self._func
+        at = check_point("Hessian", func, inputs, self._argnums)
+        gradient_at = gradient_map("Hessian", at, self._has_aux, engines.options.create_graph, self._batch_dim)
 
-        made = options.made_engine(func, ("rmatvec",), point.leaves[0].device)
-        linearization = made.linearize(gradient_at, point.leaves, inputs, name="Hessian")
+        def term(linearize: Linearize) -> HessianTerm:
+            linearization = linearize("gradient", gradient_at, at.leaves, inputs)
+            return HessianTerm(linearization, at.leaves, linearization.aux[0])
+
+        variables = Space(at.leaves, at.spec, "Hessian")
+        point = FunctionPoint(variables, engines, term, lambda: tensors_of(func, inputs, at))
+        (linearization,) = point.term.linearizations
         self.value, self.aux = linearization.aux
-        self.gradient = point.spec.rebuild(linearization.outputs)
-        everything = tuple(range(len(point.leaves)))
-        space = Space(point.leaves, point.spec, "Hessian")
-        super().__init__(
-            made,
-            linearization,
-            Guard("Hessian", tensors_of(func, inputs, point)),
-            options,
-            space,
-            space,
-            Selection(everything, everything),
-            symmetric=True,
-        )
-
-    def _forward(self, entries: list[Tensor], batched: bool, part: Part = EVERYTHING) -> list[Tensor]:
-        # The Jacobian of a gradient is symmetric, and its transpose costs one backward less.
-        return self._backward(entries, batched, part)
+        self.gradient = at.spec.rebuild(linearization.outputs)
+        super().__init__(point, point.whole, point.variables, point.variables, symmetric=True)
 
     @property
     def structure(self) -> Any:
@@ -157,8 +136,7 @@ class Hessian(Linearized):
 
     def at(self, inputs: Any) -> Hessian:
         """The Hessian of the same function at other inputs, or at the same ones as they are now."""
-        again = Hessian(self._func, inputs, batch_dim=self._batch_dim, **self._options.at(self._engine))
-        return again._inherit(self)
+        return self._moved(inputs)
 
     def dense_blocks(self) -> Tensor:
         """The Hessians of all problems, (B, n, n), with ``batch_dim=0``: n products of the sum, for all at once.
@@ -171,11 +149,10 @@ class Hessian(Linearized):
         """
         if self._batch_dim is None:
             raise ValueError("dense_blocks() needs a Hessian of independent problems. Make it with batch_dim=0.")
-        self._begin(self.domain.size)
-        memory = self._memory()
-        return independent.dense_blocks(self._forward, self.domain, self.dtype, memory, self._new_batching(memory))
+        self._point.begin(self.domain.size)
+        return independent.dense_blocks(self._point, self.domain, self.dtype, self._point.left_with_results())
 
-    def block(self, rows: Key | tuple[Key, ...], columns: Key | tuple[Key, ...] | None = None) -> HessianBlock:
+    def block(self, rows: Key | tuple[Key, ...], columns: Key | tuple[Key, ...] | None = None) -> Block:
         """The block of second derivatives by two parts of the inputs.
 
         Args:
@@ -186,54 +163,34 @@ class Hessian(Linearized):
         Raises:
             KeyError: there is no such part.
         """
-        return HessianBlock(self, rows, rows if columns is None else columns)
+        targets, range_ = _part(self.domain, rows)
+        sources, domain = _part(self.domain, rows if columns is None else columns)
+        return Block(self._point, Part(sources, targets), domain, range_)
 
 
-class HessianBlock(Linearized):
-    r"""A block :math:`\partial^2 f / \partial x_r \partial x_c` of a kept Hessian; made by ``H.block``.
+def gradient_map(name: str, point: At, has_aux: bool, create_graph: bool, batch_dim: int | None = None) -> Map:
+    """The gradient of a function as a map of its inputs; beside it the value and the auxiliary output."""
 
-    Shares the kept point of its Hessian, and is stale and closed with it.
+    def gradient_at(x: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
+        if batch_dim is None:
+            output, aux = evaluate_scalar(name, point, x, False, has_aux)
+            gradient = zeros_where_none(gradient_to_multiply(output, x, create_graph), x)
+        else:
+            output, aux = independent.evaluate_each(name, point, x, has_aux)
+            gradient = zeros_where_none(gradient_to_multiply(output.sum(), x, create_graph), x)
+            independent.require_independent(name, output, gradient, x)
+        return gradient, without_history((output, aux), create_graph)
 
-    Example:
-        >>> import torch, hesse
-        >>> H = hesse.Hessian(lambda x, y: (x * y**2).sum(), (torch.ones(2), torch.ones(2)))
-        >>> H.block(0, 1) @ torch.tensor([1.0, 2.0])
-        tensor([2., 4.])
-    """
-
-    def __init__(self, hessian: Hessian, rows: Key | tuple[Key, ...], columns: Key | tuple[Key, ...]) -> None:
-        targets, range_ = _part(hessian.domain, rows)
-        sources, domain = _part(hessian.domain, columns)
-        # A vector of the columns' part is a cotangent of their gradient; pulled back to the rows' part.
-        super().__init__(
-            hessian._engine,
-            hessian._linearization,
-            hessian._guard,
-            hessian._options,
-            domain,
-            range_,
-            Selection(outputs=sources, inputs=targets),
-            symmetric=targets == sources,
-        )
-
-    def _forward(self, entries: list[Tensor], batched: bool, part: Part = EVERYTHING) -> list[Tensor]:
-        return super()._backward(entries, batched, part)
-
-    def _backward(self, entries: list[Tensor], batched: bool, part: Part = EVERYTHING) -> list[Tensor]:
-        outputs, inputs = part.of_sources(self._selection.inputs), part.of_targets(self._selection.outputs)
-        return self._linearization.rmatvec(entries, Selection(outputs, inputs), batched=batched)
-
-    def close(self) -> None:
-        """Nothing of its own to free: the Hessian owns the kept point."""
+    return gradient_at
 
 
-def _engine_of_problems(batch_dim: int, engine: Name | Choice | Engine) -> Name | Choice | Engine:
-    """That of independent problems: the tape, which can see that they are independent."""
+def _engine_of_problems(batch_dim: int, engine: Name | Choice) -> Name | Choice:
+    """The engine of independent problems: the tape, which can see that they are independent."""
     if batch_dim != 0:
         raise ValueError(f"batch_dim should be 0 or None but is {batch_dim!r}. Move the problems to the front.")
     if engine == "auto":
         return "tape"
-    if not (engine == "tape" or isinstance(engine, Taped) or (isinstance(engine, Choice) and engine.engine == "tape")):
+    if not (engine == "tape" or (isinstance(engine, Choice) and engine.engine == "tape")):
         raise ValueError('batch_dim=0 needs engine="tape".')
     return engine
 

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 
 from hesse._autograd.agreement import coarsest, disagreement
-from hesse._autograd.arguments import Point, evaluate
+from hesse._autograd.arguments import Point as At
+from hesse._autograd.arguments import evaluate
 from hesse._autograd.gradients import gradients, zeros_where_none
 from hesse._base import trees
 from hesse._base.space import Space
-from hesse._linearize.chunks import Batching
 from hesse._linearize.unit_vectors import UnitVectors
-from hesse._operators.materialize import Replay, empty
+from hesse._operators.materialize import empty
+from hesse._operators.point import Point
 
 
-def evaluate_each(name: str, point: Point, x: Sequence[Tensor], has_aux: bool) -> tuple[Tensor, Any]:
+def evaluate_each(name: str, point: At, x: Sequence[Tensor], has_aux: bool) -> tuple[Tensor, Any]:
     """The values of all problems, (B,), where each input has B as its first dimension; and the auxiliary output."""
     outputs, spec, aux = evaluate(name, point, x, False, has_aux)
     if spec.paths != ((),) or outputs[0].dim() != 1 or outputs[0].dtype.is_complex:
@@ -69,38 +70,49 @@ def require_independent(name: str, values: Tensor, gradient: Sequence[Tensor], x
             )
 
 
-def dense_blocks(replay: Replay, space: Space, dtype: torch.dtype, memory: int, batching: Batching) -> Tensor:
+def dense_blocks(point: Point, space: Space, dtype: torch.dtype, left: int | None) -> Tensor:
     """The blocks (B, n, n) of a block-diagonal map: by n products of the sum, each with one unit vector for all."""
     number = space.leaves[0].shape[0]
     size = space.size // number if number else 0
     if not size:
         return torch.zeros(number, 0, 0, dtype=dtype, device=space.device)
-    one = Space([leaf[0] for leaf in space.leaves], space.spec, space.name)
-    blocks = empty((number, size, size), dtype, space.device, memory)
-
-    def multiply(vectors: Tensor) -> Tensor:
-        batch = vectors.dim() - 1
-        entries = [
-            leaf.unsqueeze(batch).expand(*leaf.shape[:batch], number, *leaf.shape[batch:]).contiguous()
-            for leaf in one.split(vectors)
-        ]
-        products = one.join(replay(entries, batch == 1), batch + 1)
-        return products.reshape(*vectors.shape[:-1], number * size)
-
+    blocks = empty((number, size, size), dtype, space.device, left)
     vectors = UnitVectors(size, space.dtype, space.device)
-    # One problem after another stands in a product, and its leaves within.
-    batching.multiply(multiply, vectors, [number * size], into=_Blocks(blocks))
+    point.multiply_rows(vectors, point.whole, _Spread(space), space, into=_Blocks(blocks, space), left=left)
     return blocks
 
 
+class _Spread:
+    """Vectors of one problem as leaves of all problems: the same for each."""
+
+    def __init__(self, space: Space) -> None:
+        self._one = Space([leaf[0] for leaf in space.leaves], space.spec, space.name)
+        self._number = space.leaves[0].shape[0]
+
+    def split(self, rows: Tensor) -> list[Tensor]:
+        """Rows (…, n) of one problem, as leaves (…, B, *shape)."""
+        batch = rows.dim() - 1
+        return [
+            leaf.unsqueeze(batch).expand(*leaf.shape[:batch], self._number, *leaf.shape[batch:]).contiguous()
+            for leaf in self._one.split(rows)
+        ]
+
+
 class _Blocks:
-    """Where the rows of all blocks are written."""
+    """Where the rows of all blocks are written: products of all problems, flat."""
 
-    def __init__(self, blocks: Tensor) -> None:
+    def __init__(self, blocks: Tensor, space: Space) -> None:
         self.nbytes = blocks.nbytes
-        self._blocks = blocks
+        self._blocks, self._space = blocks, space
 
-    def write(self, start: int, products: Tensor) -> None:
-        """The products of the rows from ``start`` on."""
-        number, size, _ = self._blocks.shape
-        self._blocks[:, start : start + len(products)] = products.reshape(-1, number, size).transpose(0, 1)
+    def add(self, start: int, products: Tensor, weight: float, *, first: bool) -> None:
+        """The products of the rows from ``start`` on; a plain function has one term, of weight one."""
+        number = self._blocks.shape[0]
+        leaves = [
+            leaf.reshape(len(products), number, -1) for leaf in products.split_with_sizes(self._space.lengths, dim=-1)
+        ]
+        self._blocks[:, start : start + len(products)] = torch.cat(leaves, dim=-1).transpose(0, 1)
+
+    def divided(self, divisor: float) -> Tensor:
+        """All blocks."""
+        return self._blocks

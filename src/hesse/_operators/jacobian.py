@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hesse._autograd.arguments import Argnums, check_point, evaluate, without_history
 from hesse._autograd.captured import tensors_of
+from hesse._autograd.evaluation import untraced
 from hesse._base import trees
 from hesse._base.space import Space
-from hesse._linearize.chunks import Mode
-from hesse._linearize.engines import Choice, Engine, Name
-from hesse._linearize.guard import Guard
-from hesse._linearize.protocol import Selection
-from hesse._operators.linearized import Linearized, Options
+from hesse._linearize.choice import Choice
+from hesse._linearize.engines import Engines, Linearize
+from hesse._linearize.options import Mode, Name, Options
+from hesse._linearize.protocol import Leaves, Linearization, Selection
+from hesse._operators.point import FunctionPoint, PointOperator
+from hesse._operators.terms import Part
 
 
-class Jacobian(Linearized):
+class Jacobian(PointOperator):
     r"""The Jacobian of a function at a point, :math:`J = \partial f / \partial x`, as an operator.
 
     ``func`` runs exactly once. ``J.T @ u`` is one backward through its kept graph; ``J @ v`` one backward
@@ -64,49 +67,66 @@ class Jacobian(Linearized):
         argnums: Argnums = None,
         create_graph: bool = False,
         batching: Mode = "auto",
-        engine: Name | Choice | Engine = "auto",
+        engine: Name | Choice = "auto",
         verify: bool = True,
         memory: int | str | None = None,
         expect: int | None = None,
     ) -> None:
-        self._func = func
-        options = Options.of(
-            engine,
-            batching,
-            has_aux=has_aux,
-            argnums=argnums,
-            create_graph=create_graph,
-            verify=verify,
-            memory=memory,
-            expect=expect,
-        )
-        point = check_point("Jacobian", func, inputs, argnums)
+        self._func, self._has_aux, self._argnums = func, has_aux, argnums
+        options = Options(engine, batching, verify, expect, memory, create_graph)
+        untraced(self._move)(inputs, Engines(options, func), None)
+
+    def _move(self, inputs: Any, engines: Engines, earlier: Any) -> None:
+        """Take the point: evaluate the function, once."""
+        func, has_aux = self._func, self._has_aux
+        at = check_point("Jacobian", func, inputs, self._argnums)
 
         def outputs_at(x: tuple[Tensor, ...]) -> tuple[list[Tensor], Any]:
-            outputs, spec, aux = evaluate("Jacobian", point, x, False, has_aux)
+            outputs, spec, aux = evaluate("Jacobian", at, x, False, has_aux)
             for path, output in zip(spec.paths, outputs, strict=True):
                 if not (output.dtype.is_floating_point or output.dtype.is_complex):
                     raise TypeError(
                         "The outputs of the function given to Jacobian must be floating-point or complex but"
                         f" {trees.path_name(path) or 'the Tensor'} has dtype {output.dtype}. Return it as aux."
                     )
-            return outputs, (spec, without_history(aux, create_graph))
+            return outputs, (spec, without_history(aux, engines.options.create_graph))
 
-        made = options.made_engine(func, ("rmatvec", "matvec"), point.leaves[0].device)
-        linearization = made.linearize(outputs_at, point.leaves, inputs, name="Jacobian")
+        def term(linearize: Linearize) -> JacobianTerm:
+            return JacobianTerm(linearize("jacobian", outputs_at, at.leaves, inputs), at.leaves)
+
+        variables = Space(at.leaves, at.spec, "Jacobian")
+        point = FunctionPoint(variables, engines, term, lambda: tensors_of(func, inputs, at))
+        (linearization,) = point.term.linearizations
         spec, self.aux = linearization.aux
         self.value = spec.rebuild(linearization.outputs)
-        super().__init__(
-            made,
-            linearization,
-            Guard("Jacobian", tensors_of(func, inputs, point)),
-            options,
-            Space(point.leaves, point.spec, "Jacobian"),
-            Space(linearization.outputs, spec, "Jacobian"),
-            Selection(tuple(range(len(linearization.outputs))), tuple(range(len(point.leaves)))),
-            symmetric=False,
-        )
+        point.whole = Part(point.whole.sources, tuple(range(len(linearization.outputs))))
+        range_ = Space(linearization.outputs, spec, "Jacobian")
+        super().__init__(point, point.whole, variables, range_, symmetric=False)
 
     def at(self, inputs: Any) -> Jacobian:
         """The Jacobian of the same function at other inputs, or at the same ones as they are now."""
-        return Jacobian(self._func, inputs, **self._options.at(self._engine))._inherit(self)
+        return self._moved(inputs)
+
+
+class JacobianTerm:
+    """The Jacobian of a function: the linearization itself."""
+
+    gradient: Sequence[Tensor] = ()
+
+    def __init__(self, linearization: Linearization, variables: Sequence[Tensor]) -> None:
+        self._linearization, self._variables = linearization, variables
+        self.linearizations: Sequence[Linearization] = [linearization]
+        self.count: float | None = 1.0
+        self.value = torch.zeros(())
+
+    def multiply(
+        self, vectors: Leaves, part: Part, *, transposed: bool = False, batched: bool = False, last: bool = False
+    ) -> list[Tensor]:
+        """J·v, or Jᵀ·u."""
+        if transposed:
+            return self._linearization.rmatvec(vectors, Selection(*part), batched=batched)
+        return self._linearization.matvec(vectors, Selection(part.targets, part.sources), batched=batched)
+
+    def kept_bytes(self, beside: Sequence[Tensor]) -> int:
+        """Bytes that are kept alive for products."""
+        return self._linearization.kept_bytes([*self._variables, *beside])

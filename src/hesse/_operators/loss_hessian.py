@@ -10,16 +10,17 @@ from torch import nn
 from hesse._data.losses import Reduction, Weight
 from hesse._data.models import Call, Output, model_objective, watched
 from hesse._data.objective import Objective
+from hesse._data.options import BatchNorm, DataOptions, Draws
 from hesse._data.parameters import Params
-from hesse._data.settings import BatchNorm, Draws, Settings
-from hesse._data.terms import HessianTerm
-from hesse._linearize.chunks import Mode
-from hesse._linearize.engines import Name
-from hesse._operators.data_sum import DataSum
+from hesse._linearize.choice import Choice
+from hesse._linearize.options import Mode, Name
+from hesse._operators.data_operator import DataOperator
+from hesse._operators.data_point import DataPoint
 from hesse._operators.mixed import MixedBlock
+from hesse._operators.terms import HessianTerm
 
 
-class LossHessian(DataSum):
+class LossHessian(DataOperator):
     r"""The Hessian of the mean (or summed) loss of a model over data, by its parameters, as an operator.
 
     .. math:: H = \nabla_\theta^2 \Big( \sum_b w_b\, \ell_b(\theta) \Big/ \sum_b w_b \Big)
@@ -101,7 +102,7 @@ class LossHessian(DataSum):
         call: Call | None = None,
         output: Output | None = None,
         memory: int | str | None = None,
-        engine: Name = "auto",
+        engine: Name | Choice = "auto",
         verify: bool = True,
         expect: int | None = None,
         batching: Mode = "auto",
@@ -109,7 +110,7 @@ class LossHessian(DataSum):
         batch_norm: BatchNorm = "refuse",
         progress: bool = False,
     ) -> None:
-        settings = Settings(
+        options = DataOptions(
             reduction=reduction,
             weighted=weight is not None,
             memory=memory,
@@ -127,9 +128,9 @@ class LossHessian(DataSum):
 
         super().__init__(
             objective,
-            lambda objective, linearizer, batch, reduction, place: HessianTerm(objective, linearizer, batch),
+            lambda objective, linearize, batch, reduction, place: HessianTerm.of(objective, linearize, batch),
             data,
-            settings,
+            options,
             lambda: watched(model, loss, call, output),
         )
 
@@ -149,4 +150,5 @@ class LossHessian(DataSum):
         Raises:
             KeyError, TypeError: a batch has no such part, or it is no floating-point tensor.
         """
-        return MixedBlock(lambda: self.summation, self.domain, part)
+        assert isinstance(self._point, DataPoint)
+        return MixedBlock(self._point, part)

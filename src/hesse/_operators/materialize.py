@@ -1,4 +1,4 @@
-"""Whole matrices of kept points: rows of products written into the matrix, and of a symmetric one only half of them."""
+"""Whole matrices of kept points: products written as rows of a matrix, and of a symmetric one only half of them."""
 
 from __future__ import annotations
 
@@ -6,85 +6,106 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from hesse._base.clock import Clock
 from hesse._base.errors import MemoryBudgetError
 from hesse._base.memory import readable
 from hesse._base.progress import Bar
 from hesse._base.space import Space
 from hesse._base.trees import Spec
-from hesse._linearize.chunks import Batching
 from hesse._linearize.unit_vectors import UnitVectors
+from hesse._operators.terms import Part
+
+if TYPE_CHECKING:
+    from hesse._operators.point import Point
 
 # A group of leaves has at least so many elements, so that its rows can go through the graph together.
 _GROUP = 64
-# So many rows and columns are mirrored at a time: of a larger piece, what is read would leave the caches before it is
-# used.
+# Rows and columns that are mirrored at a time: a larger piece would leave the caches between its reading and its use.
 _TILE = 256
-# A strip is timed so often; the wrong order may take a quarter longer.
-_LOOKS = 4
 # In seconds; a bar for less would only flicker.
 _LONG = 2.0
 
 
-class Part(NamedTuple):
-    """Which leaves of the vector are given and which of the product are wanted, by position; None for all."""
+class Into(Protocol):
+    """Where products are added up, with ``nbytes`` of the memory that may be taken."""
 
-    sources: tuple[int, ...] | None = None
-    targets: tuple[int, ...] | None = None
+    nbytes: int
 
-    def of_sources(self, positions: tuple[int, ...]) -> tuple[int, ...]:
-        """The given ones among all."""
-        return positions if self.sources is None else tuple([positions[i] for i in self.sources])
+    def add(self, start: int, products: Tensor, weight: float, *, first: bool) -> None:
+        """Add the weighted products of the rows from ``start`` on; of the ``first`` term nothing is there yet."""
+        ...
 
-    def of_targets(self, positions: tuple[int, ...]) -> tuple[int, ...]:
-        """The wanted ones among all."""
-        return positions if self.targets is None else tuple([positions[i] for i in self.targets])
-
-
-EVERYTHING = Part()
+    def divided(self, divisor: float) -> Tensor:
+        """Divide by what the weights add up to; the whole matrix."""
+        ...
 
 
-class Replay(Protocol):
-    """A product of leaves; ``batched``: one vector a row."""
+class Matrix:
+    """A matrix (count, n) of its own, one product a row."""
 
-    def __call__(self, entries: list[Tensor], batched: bool, part: Part = EVERYTHING) -> list[Tensor]: ...
+    def __init__(self, count: int, target: Space) -> None:
+        self.nbytes = count * target.size * target.dtype.itemsize
+        self._count, self._target = count, target
+        self._rows: Tensor | None = None
+        self._is_borrowed = False
+
+    def add(self, start: int, products: Tensor, weight: float, *, first: bool) -> None:
+        """See :class:`Into`; products that are the whole answer are taken as they are."""
+        if first and len(products) == self._count and weight == 1:
+            self._rows, self._is_borrowed = products, True
+            return
+        if self._rows is None:
+            self._rows = products.new_empty(self._count, self._target.size)
+        elif self._is_borrowed:
+            self._rows, self._is_borrowed = self._rows.clone(), False
+        _add(self._rows[start : start + len(products)], products, weight, first=first)
+
+    def divided(self, divisor: float) -> Tensor:
+        """See :class:`Into`."""
+        if self._rows is None:
+            return torch.zeros(self._count, self._target.size, dtype=self._target.dtype, device=self._target.device)
+        return self._rows if divisor == 1 else self._rows / divisor
 
 
-NewBatching = Callable[[int], Batching]
-"""What decides how many vectors go at once, within so many bytes."""
+def _add(part: Tensor, products: Tensor, weight: float, *, first: bool) -> None:
+    if not first:
+        part.add_(products, alpha=weight)
+    elif weight == 1:
+        part.copy_(products)
+    else:
+        torch.mul(products, weight, out=part)
 
 
 def rows(
-    replay: Replay, source: Space, target: Space, dtype: torch.dtype, memory: int, new_batching: NewBatching
+    point: Point, part: Part, source: Space, target: Space, dtype: torch.dtype, left: int | None, *, transposed: bool
 ) -> Tensor:
     """The products of all unit vectors, one a row: (n, m)."""
-    matrix = empty((source.size, target.size), dtype, source.device, memory)
-    batching = new_batching(memory)
-    everything = tuple(range(len(target.leaves)))
-    with contextlib.closing(_Rows(source.size)) as made:
-        for sources in _groups(source.lengths):
-            _Strip(replay, source, target, Part(sources, everything)).fill(matrix, batching, made)
+    matrix = empty((source.size, target.size), dtype, source.device, left)
+    with _Rows(source.size) as made:
+        for group in _groups(source.lengths):
+            everything = tuple(range(len(target.leaves)))
+            _Strip(point, part, source, target, group, everything).fill(matrix, left, made, transposed)
     return matrix
 
 
-def symmetric(replay: Replay, space: Space, dtype: torch.dtype, memory: int, new_batching: NewBatching) -> Tensor:
+def symmetric(point: Point, part: Part, space: Space, dtype: torch.dtype, left: int | None) -> Tensor:
     r"""The matrix of a symmetric map: each pair of groups of leaves is computed once, and mirrored.
 
-    With a group are asked for those that come after it in some order, and nothing is pulled back to the others. The
-    order that costs least is found by one product each.
+    The products with a group's unit vectors are wanted for that group and the later ones only. Small groups, which
+    have few rows, come first.
     """
-    groups = _groups(space.lengths)
-    order = _cheapest_order(replay, space, groups) if len(groups) > 1 else groups
-    matrix = empty((space.size, space.size), dtype, space.device, memory)
-    with contextlib.closing(_Rows(space.size)) as made:
-        for strip in _strips(replay, space, order):
-            strip.fill(matrix, new_batching(memory), made)
+    order = _in_order(space.lengths)
+    matrix = empty((space.size, space.size), dtype, space.device, left)
+    with _Rows(space.size) as made:
+        for number, group in enumerate(order):
+            wanted = tuple(sorted(itertools.chain(*order[number:])))
+            strip = _Strip(point, part, space, space, group, wanted)
+            strip.fill(matrix, left, made)
             strip.mirror(matrix)
     return matrix
 
@@ -92,27 +113,30 @@ def symmetric(replay: Replay, space: Space, dtype: torch.dtype, memory: int, new
 class _Strip:
     """Some rows of the matrix: the products of the unit vectors of some consecutive leaves, for some leaves."""
 
-    def __init__(self, replay: Replay, source: Space, target: Space, part: Part) -> None:
-        assert part.sources is not None
-        assert part.targets is not None
-        self._replay, self.part = replay, part
-        self._source, self._target = _restricted(source, part.sources), _restricted(target, part.targets)
-        self.number = self._source.size
-        spans = _spans(source.lengths, part.sources)
+    def __init__(
+        self,
+        point: Point,
+        part: Part,
+        source: Space,
+        target: Space,
+        given: tuple[int, ...],
+        wanted: tuple[int, ...],
+    ) -> None:
+        self._point = point
+        self._part = Part(tuple([part.sources[i] for i in given]), tuple([part.targets[i] for i in wanted]))
+        self._source, self._target = _restricted(source, given), _restricted(target, wanted)
+        spans = _spans(source.lengths, given)
         self._rows = slice(spans[0].start, spans[-1].stop)
-        # Of all wanted leaves, with those that lie side by side as one.
-        self._columns = _joined(_spans(target.lengths, part.targets))
+        # All wanted leaves, those side by side as one.
+        self._columns = _joined(_spans(target.lengths, wanted))
 
-    def multiply(self, vectors: Tensor) -> Tensor:
-        """The products of one vector (n,) or of one a row."""
-        batch = vectors.dim() - 1
-        return self._target.join(self._replay(self._source.split(vectors), batch == 1, self.part), batch)
-
-    def fill(self, matrix: Tensor, batching: Batching, made: _Rows) -> None:
+    def fill(self, matrix: Tensor, left: int | None, made: _Rows, transposed: bool = False) -> None:
         """Write all rows into the matrix."""
-        vectors = UnitVectors(self.number, self._source.dtype, self._source.device)
+        vectors = UnitVectors(self._source.size, self._source.dtype, self._source.device)
         into = _Columns(matrix, self._rows, self._columns, made)
-        batching.multiply(self.multiply, vectors, self._target.lengths, into=into)
+        self._point.multiply_rows(
+            vectors, self._part, self._source, self._target, transposed=transposed, into=into, left=left
+        )
 
     def mirror(self, matrix: Tensor) -> None:
         """Copy the rows into the columns that are their mirror image."""
@@ -125,31 +149,30 @@ class _Strip:
                     for here in _tiles(self._rows):
                         matrix[there, here] = matrix[here, there].mT
 
-    def seconds(self) -> float:
-        """For one product, the least of a few."""
-        vector = torch.ones(self.number, dtype=self._source.dtype, device=self._source.device)
-        return min(self._once(vector) for _ in range(_LOOKS))
-
-    def _once(self, vector: Tensor) -> float:
-        clock = Clock()
-        self.multiply(vector)
-        return clock.lap(vector.device)
-
 
 class _Columns:
     """Some rows and columns of the matrix, to be written row by row."""
 
     def __init__(self, matrix: Tensor, rows: slice, columns: Sequence[slice], made: _Rows) -> None:
         self.nbytes = matrix.nbytes
-        self.parts = [matrix[rows, span] for span in columns]
+        self._parts = [matrix[rows, span] for span in columns]
         self._lengths = [span.stop - span.start for span in columns]
-        self._made = made
+        self._matrix, self._made = matrix, made
 
-    def write(self, start: int, products: Tensor) -> None:
-        """The products of the rows from ``start`` on."""
-        for part, columns in zip(self.parts, products.split_with_sizes(self._lengths, dim=-1), strict=True):
-            part[start : start + len(products)] = columns
-        self._made.add(len(products))
+    def add(self, start: int, products: Tensor, weight: float, *, first: bool) -> None:
+        """See :class:`Into`."""
+        stop = start + len(products)
+        for part, columns in zip(self._parts, products.split_with_sizes(self._lengths, dim=-1), strict=True):
+            _add(part[start:stop], columns, weight, first=first)
+        if first:
+            self._made.add(len(products))
+
+    def divided(self, divisor: float) -> Tensor:
+        """See :class:`Into`."""
+        if divisor != 1:
+            for part in self._parts:
+                part.div_(divisor)
+        return self._matrix
 
 
 def _tiles(span: slice) -> list[slice]:
@@ -166,27 +189,9 @@ def _groups(lengths: Sequence[int]) -> list[tuple[int, ...]]:
     return [tuple(group) for group in groups]
 
 
-def _strips(replay: Replay, space: Space, order: Sequence[tuple[int, ...]]) -> list[_Strip]:
-    """The rows of each group, for itself and those after it."""
-    return [
-        _Strip(replay, space, space, Part(sources, tuple(sorted([i for group in order[place:] for i in group]))))
-        for place, sources in enumerate(order)
-    ]
-
-
-def _cheapest_order(replay: Replay, space: Space, groups: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """From first to last or the other way; as they come, or small groups, which have few rows, before large ones."""
-    orders = [groups, groups[::-1]]
-    orders += [sorted(order, key=lambda group: sum(space.lengths[i] for i in group)) for order in orders]
-    each: dict[Part, float] = {}
-
-    def seconds_of(strip: _Strip) -> float:
-        if strip.part not in each:
-            each[strip.part] = strip.seconds()
-        return strip.number * each[strip.part]
-
-    seconds = [sum(map(seconds_of, _strips(replay, space, order))) for order in orders]
-    return orders[seconds.index(min(seconds))]
+def _in_order(lengths: Sequence[int]) -> list[tuple[int, ...]]:
+    """The groups, small ones first."""
+    return sorted(_groups(lengths), key=lambda group: sum(lengths[i] for i in group))
 
 
 def _restricted(space: Space, positions: tuple[int, ...]) -> Space:
@@ -211,10 +216,10 @@ def _joined(spans: Sequence[slice]) -> list[slice]:
     return joined
 
 
-def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, memory: int) -> Tensor:
+def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, memory: int | None) -> Tensor:
     """Room for a matrix, or for several, or one sentence where they do not fit."""
     size = math.prod(shape) * dtype.itemsize
-    if size > memory:
+    if memory is not None and size > memory:
         raise MemoryBudgetError(
             f"The matrix of shape {shape} takes {readable(size)} but {readable(memory)} may be taken. Give more"
             " memory=, or multiply some columns at a time."
@@ -222,24 +227,23 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, memo
     return torch.empty(shape, dtype=dtype, device=device)
 
 
-class _Rows:
+class _Rows(contextlib.ExitStack):
     """Counts rows, and shows a bar once it has taken long."""
 
     def __init__(self, total: int) -> None:
+        super().__init__()
         self._total, self._made = total, 0
         self._began = time.monotonic()
         self._bar: Bar | None = None
+
+    def __enter__(self) -> Self:
+        return self
 
     def add(self, count: int) -> None:
         """So many more are made."""
         self._made += count
         if self._bar is None and time.monotonic() - self._began > _LONG:
             self._bar = Bar("rows of the matrix", self._total)
-            self._bar.__enter__()
+            self.enter_context(self._bar)
         if self._bar is not None:
             self._bar.update(self._made, "")
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self._bar is not None:
-            self._bar.__exit__(None, None, None)

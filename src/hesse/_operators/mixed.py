@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -10,11 +10,10 @@ from torch import Tensor
 
 from hesse._base import trees
 from hesse._base.space import Space
-from hesse._data.automatic import DataEngine
-from hesse._data.terms import HessianTerm, Term
-from hesse._linearize.protocol import Selection
+from hesse._linearize.engines import Engines
+from hesse._operators.data_point import DataPoint
 from hesse._operators.operator import Operator
-from hesse._operators.summation import Place, Summation
+from hesse._operators.terms import HessianTerm, Part
 
 
 class MixedBlock(Operator):
@@ -27,56 +26,58 @@ class MixedBlock(Operator):
     domain: Space
     range: Space
 
-    def __init__(self, point: Callable[[], Summation], parameters: Space, part: Hashable) -> None:
-        self._point, self.range = point, parameters
-        # A look at the plan of the whole; batches are not cut up, since each has its own columns.
-        now = point()
-        self._sum = Summation(
-            now.objective,
-            lambda objective, linearizer, batch, reduction, place: HessianTerm(objective, linearizer, batch, part),
+    def __init__(self, whole: DataPoint, part: Hashable) -> None:
+        self._whole, self.range = whole, whole.variables
+        # Batches are not cut up, since each has its own columns.
+        self._point = DataPoint(
+            whole.objective,
+            lambda objective, linearize, batch, reduction, place: HessianTerm.of(objective, linearize, batch, part),
             # The same batches in the same order, also where a loader shuffles; and the same random numbers.
-            now.batches,
-            now.settings,
-            DataEngine(now.settings.engine, now.settings.verify),
-            now.plan._replace(rows=None, reason="each batch has columns of its own"),
-            now.seed,
+            whole.batches,
+            whole.options,
+            Engines(whole.options),
+            whole.guard,
+            whole.plan._replace(rows=None, reason="each batch has columns of its own"),
+            whole.seed,
         )
-        leaves = [_named(batch, part, number, now.objective.name) for number, batch in enumerate(now.batches)]
+        leaves = [_named(batch, part, number, self.range.name) for number, batch in enumerate(whole.batches)]
         self.domain = Space(leaves, trees.flatten(leaves)[1], "data block")
         self.shape = (self.range.size, self.domain.size)
         self.dtype, self.device = torch.promote_types(self.range.dtype, self.domain.dtype), self.range.device
-        variables = len(parameters.leaves)
-        self._by_data = Selection((variables,), tuple(range(variables)))
-        self._by_parameters = Selection(tuple(range(variables)), (variables,))
+        parameters = tuple(range(len(self.range.leaves)))
+        data = (len(self.range.leaves),)
+        self._by_data, self._by_parameters = Part(data, parameters), Part(parameters, data)
 
     def matmat(self, V: Tensor) -> Tensor:
         """The block times columns over the data (n_data, k)."""
-        self._point()
+        self._whole.guard.check()
         parts = self.domain.split(V.mT)
         total = torch.zeros(self.shape[0], V.shape[1], dtype=self.dtype, device=self.device)
-
-        def add(place: Place, term: Term, weight: float) -> None:
-            for column, vector in enumerate(parts[place[0]]):
-                product = term.multiply([vector], self._by_data, batched=False)
+        for weight, term, key, _ in self._point.terms():
+            for column, vector in enumerate(parts[_batch_of(key)]):
+                product = term.multiply([vector], self._by_data)
                 total[:, column].add_(self.range.join(product), alpha=weight)
-
-        return total.div_(self._sum.go(add))
+            del term
+        return total.div_(self._point.divisor)
 
     def rmatmat(self, U: Tensor) -> Tensor:
         """Its transpose times columns over the parameters (n, k)."""
-        self._point()
+        self._whole.guard.check()
         rows = U.mT
         found = [
             torch.zeros(len(rows), *leaf.shape, dtype=leaf.dtype, device=leaf.device) for leaf in self.domain.leaves
         ]
-
-        def add(place: Place, term: Term, weight: float) -> None:
-            for into, vector in zip(found[place[0]], rows, strict=True):
-                (product,) = term.multiply(self.range.split(vector), self._by_parameters, batched=False)
+        for weight, term, key, _ in self._point.terms():
+            for into, vector in zip(found[_batch_of(key)], rows, strict=True):
+                (product,) = term.multiply(self.range.split(vector), self._by_parameters)
                 into.add_(product, alpha=weight)
+            del term
+        return self.domain.join(found, batch=1).to(self.dtype).div_(self._point.divisor).mT
 
-        divisor = self._sum.go(add)
-        return self.domain.join(found, batch=1).to(self.dtype).div_(divisor).mT
+
+def _batch_of(key: Any) -> int:
+    number: int = key[0]
+    return number
 
 
 def _named(batch: Any, part: Hashable, number: int, name: str) -> Tensor:

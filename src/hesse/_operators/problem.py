@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hesse._autograd.arguments import check_point
 from hesse._data.first_batch import loss_of_first_batch
 from hesse._data.parameters import Params, select
-from hesse._linearize.engines import Name
+from hesse._linearize.options import Name
 from hesse._operators.hessian import Hessian
 from hesse._operators.loss_hessian import LossHessian
 

@@ -35,10 +35,14 @@ for _operator in torch._ops._higher_order_ops.values():
     _operator.fallthrough(_KEY)  # type: ignore[no-untyped-call]  # no types there
 
 
+# No public name tells; the test of transforms fails if this one moves.
+transform_level = torch._C._functorch.maybe_current_level
+"""``transform_level()``: the level of the innermost torch.func transform around the call, or None."""
+
+
 def inside_transform() -> bool:
     """Whether the call stands inside vmap, grad, vjp, jvp or another torch.func transform."""
-    # No public name tells; the test of transforms fails if this one moves.
-    return torch._C._functorch.maybe_current_level() is not None
+    return transform_level() is not None
 
 
 def within_transform() -> bool:
@@ -49,13 +53,16 @@ def within_transform() -> bool:
     return torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.FuncTorchDynamicLayerFrontMode)
 
 
+hold = functools.partial(_is_included, _KEY)
+"""``hold()``: whether rules hold on this thread."""
+
 put_back = functools.partial(_set_included, _KEY)
 """``put_back(held)``: say whether rules hold on this thread."""
 
 
 def put(here: bool) -> bool:
     """Say whether rules hold on this thread; what was said before is returned, for ``put_back``."""
-    held = _is_included(_KEY)
+    held: bool = hold()
     put_back(here)
     return held
 

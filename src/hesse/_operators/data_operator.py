@@ -1,0 +1,133 @@
+"""``DataOperator``: a weighted sum over data of what is linearized at each batch, as an operator, and its blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
+
+from torch import Tensor
+
+from hesse._base import trees
+from hesse._base.space import Space
+from hesse._base.trees import Spec, dotted_name
+from hesse._data.batches import Batches
+from hesse._data.objective import Objective
+from hesse._data.options import DataOptions
+from hesse._data.parameters import matching
+from hesse._linearize.engines import Engines
+from hesse._linearize.guard import Guard
+from hesse._operators.data_point import DataPoint, MakeTerm
+from hesse._operators.point import Block, FunctionPoint, PointOperator
+from hesse._operators.terms import Part
+
+Names = str | Sequence[str]
+"""A name or glob of parameters, the name of a layer, or a list of these."""
+
+
+class DataOperator(PointOperator):
+    r"""A weighted sum :math:`\sum_b w_b A_b / \sum_b w_b` over batches of data; what the four operators share.
+
+    Nothing but the first batch is looked at before the first product, value or gradient is asked for; one pass over
+    the data gives all three.
+    """
+
+    _point: DataPoint | FunctionPoint
+
+    def __init__(
+        self,
+        make_objective: Callable[[], Objective],
+        make_term: MakeTerm,
+        data: Any,
+        options: DataOptions,
+        watched: Callable[[], Iterable[tuple[str, Tensor]]],
+    ) -> None:
+        self._make_objective, self._make_term = make_objective, make_term
+        self._data, self._options, self._watched = data, options, watched
+        self._move(None, Engines(options), None)
+
+    def _move(self, where: None, engines: Engines, earlier: DataPoint | None) -> None:
+        """Take the point as it is now."""
+        objective = self._make_objective()
+        point = DataPoint(
+            objective,
+            self._make_term,
+            Batches(self._data, objective.device, objective.name),
+            self._options,
+            engines,
+            Guard(objective.name, self._watched(), remedy="at()"),
+            None if earlier is None else earlier.plan,
+        )
+        super().__init__(point, point.whole, point.variables, point.variables, symmetric=True)
+
+    def at(self) -> Self:
+        """The operator of the same model (or inputs), loss and data as they are now."""
+        return self._moved(None)
+
+    @property
+    def value(self) -> Tensor:
+        """The loss over all data, a tensor without dimensions."""
+        self._point.guard.check()
+        return self._point.value
+
+    @property
+    def gradient(self) -> Any:
+        """Its gradient, structured like the parameters."""
+        self._point.guard.check()
+        return self.domain.unflatten(self._point.gradient)
+
+    def loss_at(self, parameters: Any) -> Tensor:
+        """The loss over all data at other values of the parameters, structured like them; autograd follows it."""
+        self._point.guard.check()
+        return self._point.loss_at(trees.flatten(parameters)[0])
+
+    def block(self, rows: Names, columns: Names | None = None) -> Block:
+        """The block of some parameters by others.
+
+        Args:
+            rows: the parameters whose structure the product has: a name, a glob, a layer's name, or a list of them.
+            columns: the parameters whose structure the vector has; the same as ``rows`` when left out.
+
+        Raises:
+            KeyError: no parameter matches.
+        """
+        return self._block(self._positions(rows), self._positions(rows if columns is None else columns))
+
+    def blocks(self, by: str = "parameter") -> dict[str, Block]:
+        """The diagonal blocks, by the name of the parameter or of the layer.
+
+        Args:
+            by: ``"parameter"``, or ``"layer"`` for the parameters that share a module.
+
+        Raises:
+            ValueError: ``by`` is neither.
+        """
+        if by not in ("parameter", "layer"):
+            raise ValueError(f"by given to blocks should be 'parameter' or 'layer' but is {by!r}.")
+        groups: dict[str, list[int]] = {}
+        for position, name in enumerate(self._names()):
+            groups.setdefault(name if by == "parameter" else name.rpartition(".")[0], []).append(position)
+        return {name: self._block(tuple(group), tuple(group)) for name, group in groups.items()}
+
+    def _names(self) -> list[str]:
+        return [dotted_name(path) for path in self.domain.spec.paths]
+
+    def _positions(self, part: Names) -> tuple[int, ...]:
+        names = self._names()
+        wanted = [part] if isinstance(part, str) else list(part)
+        found = set()
+        for pattern in wanted:
+            places = [position for position, name in enumerate(names) if matching(name, pattern)]
+            if not places:
+                raise KeyError(f"The operator has no parameter {pattern!r}: it has {', '.join(names)}.")
+            found.update(places)
+        return tuple(sorted(found))
+
+    def _block(self, rows: tuple[int, ...], columns: tuple[int, ...]) -> Block:
+        return Block(self._point, Part(columns, rows), _part(self.domain, columns), _part(self.domain, rows))
+
+
+def _part(space: Space, positions: tuple[int, ...]) -> Space:
+    paths = tuple([space.spec.paths[position] for position in positions])
+    names = [dotted_name(path) for path in paths]
+    spec = Spec(lambda leaves: dict(zip(names, leaves, strict=True)), tuple([(name,) for name in names]), length=None)
+    return Space([space.leaves[position] for position in positions], spec, "block")

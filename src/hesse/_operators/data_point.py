@@ -1,0 +1,305 @@
+"""``DataPoint``: the terms of a sum over data at one point, which are kept, and what the first pass finds."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hesse._base.memory import budget
+from hesse._base.progress import Bar
+from hesse._base.space import Space
+from hesse._data import rows
+from hesse._data.batches import Batches
+from hesse._data.draws import Seeded, State
+from hesse._data.kept import Kept
+from hesse._data.losses import Reduction
+from hesse._data.objective import Objective
+from hesse._data.options import DataOptions
+from hesse._data.plan import PILOT, Plan, make_plan
+from hesse._data.reduction import rounding
+from hesse._linearize import tape
+from hesse._linearize.compiled import Shared
+from hesse._linearize.engines import Engines, Linearize
+from hesse._linearize.guard import Guard
+from hesse._linearize.protocol import Leaves, Linearization, Map
+from hesse._operators.explanation import Explanation
+from hesse._operators.point import Point, Weighted
+from hesse._operators.terms import Term
+
+Place = tuple[int, int]
+"""Which batch, and its first row."""
+
+MakeTerm = Callable[[Objective, Linearize, Any, Reduction, Place], Term]
+"""A batch's term, made from the objective, what linearizes, the batch, the reduction of its loss, and its place."""
+
+
+class DataPoint(Point):
+    r"""Σ w·A over the batches of data, divided by Σ w for a mean, where A is made of a batch by ``make``.
+
+    Args:
+        objective: the loss of a batch as a function of the variables.
+        make: makes a batch's term.
+        batches: the data.
+        options: of the operator.
+        engines: what linearizes.
+        guard: of the point.
+        plan: of an earlier point, where there is one.
+        seed: of the batches' random numbers; drawn when left out.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        make: MakeTerm,
+        batches: Batches,
+        options: DataOptions,
+        engines: Engines,
+        guard: Guard,
+        plan: Plan | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(Space(objective.leaves, objective.spec, objective.name), engines, strict=False)
+        self.guard = guard
+        self.objective, self.batches, self.options = objective, batches, options
+        self._make = make
+        self._kept: Kept[Term] = Kept(budget(options.memory, self.variables.device))
+        # From a copy of the user's generator, which is advanced only if the loss draws, too.
+        with State(None):
+            self.seed = int(torch.randint(2**61, ())) if seed is None else seed
+        self._drew = False
+        # Bytes that a term keeps: measured once for all batches laid out alike.
+        self._sizes: dict[Any, int] = {}
+        self._values: dict[Place, float] = {}
+        self._complete = False
+        self._value = torch.zeros(())
+        self._gradient = torch.zeros(())
+        self._begin_anew()
+        # An earlier plan for one batch says nothing of more, if the data has grown.
+        if plan is not None and (plan.several or not self.batches.may_be_several()):
+            self.plan = plan
+        else:
+            self._make_plan()
+        if self._drew:
+            # The next operator draws anew.
+            torch.randint(2**61, ())
+
+    def _make_plan(self) -> None:
+        """Plan by the first batch; one too small to try a part of is linearized, so that what is wrong is said now."""
+        first, several = self.batches.first()
+        options = self.options
+        plan = make_plan(self.objective, first, several, options, self._measure, self._kept.budget, self.seed)
+        _, piece = next(rows.pieces(first, plan.rows))
+        if self.engines.engine == "compiled":
+            plan = plan._replace(largest=self._measure(piece, plan.reduction))
+        self.plan = plan
+        if (rows.count(first) or 1) <= PILOT:
+            self._fresh((0, 0), piece)
+
+    @property
+    def value(self) -> Tensor:
+        """The loss over all data."""
+        self._ensure()
+        return self._value.clone()
+
+    @property
+    def gradient(self) -> Tensor:
+        """Its gradient as a flat vector."""
+        self._ensure()
+        return self._gradient.clone()
+
+    def _ensure(self) -> None:
+        if not self._complete:
+            for _ in self.terms():
+                pass
+
+    def loss_at(self, x: Sequence[Tensor]) -> Tensor:
+        """The loss over all data at other values of the variables, which autograd follows."""
+        values, weights = [], []
+        for number, batch in enumerate(self.batches):
+            with Seeded(self.objective.device, self._seed_of((number, 0))):
+                value, counted = self.objective.within(x, functools.partial(self.objective.value, x, batch))
+            weight = self._weight(self.objective.count(batch, counted), (number, 0))
+            if weight:
+                values.append(weight * value.reshape(()))
+                weights.append(weight)
+        return torch.stack(values).sum() / (sum(weights) if self.plan.reduction == "mean" else 1.0)
+
+    def terms(self) -> Iterator[Weighted]:
+        """Every term that counts; the first pass adds up value and gradient on the way."""
+        self.objective.require_same_mode()
+        sums = None if self._complete else _Sums(self.variables)
+        total = 0.0
+        for place, term, last in self._each():
+            weight = self._weight(term.count, place)
+            total += weight
+            # Where nothing of a batch counts, its mean is 0/0.
+            if weight:
+                if sums is not None:
+                    sums.add(term, weight)
+                yield weight, term, place, last
+            # The next one may be made anew, and two would not fit.
+            del term
+        if total == 0:
+            raise ValueError(
+                f"The data given to {self.objective.name} holds nothing that counts: all weights are zero."
+            )
+        self.divisor = total if self.plan.reduction == "mean" else 1.0
+        if sums is not None:
+            self._value, self._gradient = sums.divided(self.divisor)
+            self._complete = True
+
+    def _weight(self, count: float | None, place: Place) -> float:
+        if self.plan.reduction == "sum":
+            return 1.0
+        if count is None and not self.plan.several and place == (0, 0):
+            return 1.0
+        if count is None:
+            raise ValueError(
+                f"Some rows of the data given to {self.objective.name} have more labels masked than others, so it"
+                " cannot be told what the loss of a batch is a mean over. Give weight=, a function of a batch that"
+                " counts it."
+            )
+        return count
+
+    def _each(self) -> Iterator[tuple[Place, Term, bool]]:
+        """Every term in turn, kept or made anew; of one made anew only whoever is given it holds a reference."""
+        if self._complete and len(self._kept) == len(self._values):
+            for place in self._values:
+                kept = self._kept.get(place)
+                assert kept is not None
+                yield place, kept, False
+            return
+        name = self.objective.name
+        bar = Bar(f"{name}: batches", self.batches.length()) if self.options.progress else contextlib.nullcontext()
+        with bar:
+            for number, batch in enumerate(self.batches):
+                for start, piece in rows.pieces(batch, self.plan.rows):
+                    place = number, start
+                    kept = self._kept.get(place)
+                    if kept is not None:
+                        yield place, kept, False
+                        continue
+                    made = [self._fresh(place, piece)]
+                    yield place, made.pop(), self._kept.get(place) is None
+                if isinstance(bar, Bar):
+                    bar.update(number + 1, "")
+
+    def _fresh(self, place: Place, piece: Any) -> Term:
+        """The term of a piece of data, kept if there is room."""
+        layout = tuple([(tensor.shape, tensor.dtype) for tensor in rows.tensors(piece)])
+        if layout not in self._sizes and self.engines.engine == "compiled":
+            # The first one that a program makes is compared with the tape, whose graph is there meanwhile.
+            self._kept.make_room(self.plan.largest)
+        term = self._linearized(place, piece, self.plan.reduction, self._linearize)
+        self._compare(place, float(term.value))
+        if layout not in self._sizes:
+            self._sizes[layout] = term.kept_bytes(self.batches.held_elsewhere(piece))
+        size = self._sizes[layout]
+        self._kept.see(size)
+        self._kept.offer(place, term, size)
+        return term
+
+    def _linearized(self, place: Place, piece: Any, reduction: Reduction, linearize: Linearize) -> Term:
+        generators = Seeded(self.objective.device, self._seed_of(place))
+        with generators:
+            term = self._make(self.objective, linearize, piece, reduction, place)
+        if generators.drew:
+            self._drew = True
+            if self.options.random == "refuse":
+                raise RuntimeError(
+                    f"The loss given to {self.objective.name} draws random numbers, as dropout does, which"
+                    ' random="refuse" does not allow. Call model.eval(), or let random="fixed" draw once a batch.'
+                )
+        return term
+
+    def _seed_of(self, place: Place) -> int:
+        """Of a batch the same numbers are drawn each time; a multiple of an odd number keeps places apart."""
+        return (self.seed + 0x9E3779B97F4A7C15 * (1 + place[0]) + place[1]) % 2**63
+
+    @functools.cached_property
+    def _rounding(self) -> float:
+        return rounding(self.objective)
+
+    def _compare(self, place: Place, value: float) -> None:
+        """A batch's loss must come out the same each time it is evaluated."""
+        before = self._values.setdefault(place, value)
+        allowed = self._rounding
+        same = math.isclose(value, before, rel_tol=allowed, abs_tol=allowed) or (value != value and before != before)
+        if not same:
+            raise RuntimeError(
+                f"The loss of batch {place[0]} is {value:.6g} but was {before:.6g} when it was evaluated"
+                f" before, so there is no one {self.objective.name}: it depends on something that changes, such as"
+                " random numbers that are not PyTorch's. Take that out, or give more memory."
+            )
+
+    def _measure(self, piece: Any, reduction: Reduction) -> int:
+        # By the tape, so that no program is made of a part of a batch.
+        def linearize(kind: str, map: Map, point: Leaves, batch: Any) -> Linearization:
+            return tape.linearize(map, point, name=self.objective.name)
+
+        return self._linearized((0, 0), piece, reduction, linearize).kept_bytes(self.batches.held_elsewhere(piece))
+
+    def relinearize(self) -> None:
+        """Let go of what is kept, so that the next pass makes it by the engine that is named now."""
+        self._kept.clear()
+        self._sizes.clear()
+        # Programs are compared with the tape, which needs room for what it keeps.
+        self.plan = self.plan._replace(largest=max(self.plan.largest, self._kept.largest))
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        shared = Shared(self.objective.reads)
+        self._linearize: Linearize = functools.partial(self.engines.linearize, name=self.objective.name, shared=shared)
+
+    def kept_terms(self) -> list[Term]:
+        """Those that stay linearized."""
+        return self._kept.terms()
+
+    def left(self) -> int:
+        """What the kept terms and one more leave of the budget."""
+        return self._kept.left()
+
+    def left_with_results(self) -> None:
+        """The budget is that of batches."""
+        return
+
+    def explain(self, explanation: Explanation) -> Explanation:
+        """How batches are put together, cut up and kept."""
+        return explanation.over_data(
+            reduction=self.plan.reduction,
+            pieces=len(self._values) if self._complete else 0,
+            kept=len(self._kept),
+            bytes_kept=self._kept.bytes,
+            budget=self._kept.budget,
+            rows=self.plan.rows,
+            rows_reason=self.plan.reason,
+        )
+
+    def close(self) -> None:
+        """Free the kept terms."""
+        super().close()
+        self._kept.clear()
+
+
+class _Sums:
+    """Value and gradient, added up over terms."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._value, self._gradient = 0.0, space.zeros()
+
+    def add(self, term: Term, weight: float) -> None:
+        self._value += weight * float(term.value)
+        for leaf, part in zip(self._gradient, term.gradient, strict=True):
+            leaf.add_(part, alpha=weight)
+
+    def divided(self, divisor: float) -> tuple[Tensor, Tensor]:
+        space = self._space
+        value = torch.tensor(self._value / divisor, dtype=space.dtype, device=space.device)
+        return value, space.join(self._gradient).div_(divisor)

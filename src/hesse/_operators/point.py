@@ -1,0 +1,534 @@
+"""An operator at a point: a list of weighted terms, the loop over it, and what is decided there once."""
+
+from __future__ import annotations
+
+import abc
+import functools
+import threading
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from hesse._autograd.agreement import coarsest
+from hesse._autograd.evaluation import untraced
+from hesse._autograd.gradients import unaliased
+from hesse._base.clock import Clock
+from hesse._base.errors import CaptureError, ClosedError, warn_caller
+from hesse._base.memory import is_out_of_memory
+from hesse._base.space import Space
+from hesse._linearize.choice import Choice
+from hesse._linearize.chunks import WIDTH, Chunks, Rows
+from hesse._linearize.compiled import generator_states, random_like
+from hesse._linearize.engines import FEW, Engines, Kind, Linearize
+from hesse._linearize.guard import Guard
+from hesse._linearize.protocol import Leaves, Linearization, Map
+from hesse._linearize.tape import CLOSED, Tape
+from hesse._linearize.unit_vectors import UnitVectors
+from hesse._operators import materialize
+from hesse._operators.explanation import Explanation
+from hesse._operators.operator import Operator, Places, positions, require_engine
+from hesse._operators.terms import Part, Term
+
+Weighted = tuple[float, Term, Hashable, bool]
+"""A weight, its term, a key that tells the point's terms apart, and whether the term is thrown away after one use."""
+
+
+class Splits(Protocol):
+    """Makes leaves of rows of flat vectors, as a space does."""
+
+    def split(self, rows: Tensor) -> list[Tensor]:
+        """Rows (…, n) as leaves (…, *shape)."""
+        ...
+
+
+class Point(abc.ABC):
+    r"""The matrix :math:`\sum_t w_t A_t / d` of the terms :math:`A_t` at one point.
+
+    Attributes:
+        variables: the space of what is differentiated by.
+        guard: notices when the point has changed since.
+        engines: what linearizes, at this point and those that ``at()`` moves to.
+        chunks: how many vectors go at once: for products, and for products with the transpose.
+        divisor: d, known once all terms have been gone over.
+    """
+
+    divisor = 1.0
+
+    guard: Guard
+
+    def __init__(self, variables: Space, engines: Engines, *, strict: bool) -> None:
+        self.variables, self.engines = variables, engines
+        options, precision = engines.options, coarsest(variables.leaves)
+        self.chunks = tuple([Chunks(options, variables.device, precision, strict=strict) for _ in range(2)])
+        self.create_graph = options.create_graph
+        everything = tuple(range(len(variables.leaves)))
+        # All leaves of a vector, and of a product.
+        self.whole = Part(everything, everything)
+        # Which terms and widths were compared with single products here.
+        self._compared: set[Hashable] = set()
+        self._lock = threading.RLock()
+
+    @abc.abstractmethod
+    def terms(self) -> Iterable[Weighted]:
+        """All terms in turn; whoever goes over them lets go of each before the next, which may be made anew."""
+
+    @abc.abstractmethod
+    def relinearize(self) -> None:
+        """Make the terms by the engine that ``engines`` names now; values and gradients stay."""
+
+    def keep_engine(self) -> None:  # noqa: B027  # most points hold nothing of another engine
+        """The engine stays: let go of what was held to go back."""
+
+    @abc.abstractmethod
+    def left(self) -> int:
+        """Bytes that a call may add."""
+
+    def left_with_results(self) -> int | None:
+        """Bytes that a call may add, its results included; None where only the terms are bounded."""
+        return self.left()
+
+    @abc.abstractmethod
+    def explain(self, explanation: Explanation) -> Explanation:
+        """What this kind of point adds to an explanation."""
+
+    @abc.abstractmethod
+    def kept_terms(self) -> list[Term]:
+        """The terms that stay linearized between products."""
+
+    def begin(self, count: int) -> None:
+        """Products with so many vectors are asked for: the point must be as it was, and a decision may be due."""
+        self.guard.check()
+        engines = self.engines
+        engines.made += count
+        if engines.made > engines.next_decision:
+            self.decide_engine(0)
+
+    def multiply(self, entries: list[Tensor], part: Part, transposed: bool = False) -> list[Tensor]:
+        """The product with one vector, leaf by leaf: a flat copy for each term would cost what small terms do.
+
+        Of one term alone, products may share memory with the vector.
+        """
+        total: list[Tensor] = []
+        # In units of the first weight, the first products need no factor.
+        first, is_ours = 0.0, False
+        for weight, term, _, last in self.terms():
+            products = term.multiply(entries, part, transposed=transposed, last=last)
+            del term
+            if first == 0:
+                total, first = products, weight
+            elif not is_ours:
+                is_ours = True
+                # Nothing is added into a first product: a custom backward may have handed out what it keeps.
+                total = [
+                    torch.add(leaf.to(torch.promote_types(leaf.dtype, torch.float32)), product, alpha=weight / first)
+                    for leaf, product in zip(total, products, strict=True)
+                ]
+            else:
+                for leaf, product in zip(total, products, strict=True):
+                    leaf.add_(product, alpha=weight / first)
+        factor = first / self.divisor
+        return total if factor == 1 else [leaf * factor for leaf in total]
+
+    def multiply_rows(
+        self,
+        rows: Rows,
+        part: Part,
+        source: Splits,
+        target: Space,
+        *,
+        transposed: bool = False,
+        into: materialize.Into | None = None,
+        left: int | None = None,
+    ) -> Tensor:
+        """The product with each row, as a matrix with one product a row, or added into ``into``."""
+        count, chunks = rows.shape[0], self.chunks[transposed]
+        pieces = functools.partial(self._pieces, chunks, rows, part, source, target, transposed)
+        if self.create_graph:
+            # Writing into one matrix would make the graph of every product pass through the others' copies.
+            with torch.enable_grad():
+                found = [piece for _, term, key, _ in self.terms() for piece in pieces(term, key)]
+                return torch.cat(found) if found else rows[0:0].new_zeros(0, target.size)
+        total = into or materialize.Matrix(count, target)
+        if count > 1 and (chunks.room.asked or chunks.chosen == "vmap" or count >= WIDTH):
+            chunks.room.begin(self.left() if left is None else left, total.nbytes, count)
+        first = True
+        for weight, term, key, _ in self.terms():
+            start = 0
+            for piece in pieces(term, key):
+                total.add(start, piece, weight, first=first)
+                start += piece.shape[0]
+                del piece
+            del term
+            first = False
+        return total.divided(self.divisor)
+
+    def _pieces(
+        self,
+        chunks: Chunks,
+        rows: Rows,
+        part: Part,
+        source: Splits,
+        target: Space,
+        transposed: bool,
+        term: Term,
+        key: Hashable,
+    ) -> Iterable[Tensor]:
+        def multiply(vectors: Tensor) -> Tensor:
+            batch = vectors.dim() - 1
+            products = term.multiply(source.split(vectors), part, transposed=transposed, batched=batch == 1)
+            joined = target.join(products, batch)
+            return joined if len(products) > 1 else unaliased((joined,), (vectors,))[0]
+
+        sizes = [one.batch_size for one in term.linearizations if one.batch_size is not None]
+        price = sum(one.batch_price for one in term.linearizations)
+        count = max(rows.shape[0], self.engines.made, self.engines.options.expect or 0)
+        return chunks.pieces(
+            multiply,
+            rows,
+            target.lengths,
+            key=(key, part, transposed),
+            compared=self._compared,
+            fixed=min(sizes, default=None),
+            pays=lambda seconds: count * seconds >= price,
+        )
+
+    def decide_engine(self, products: int) -> None:
+        """Decide for so many products to come whether programs take the tape's place: by one measured product, and
+        where that pays, by one trial."""
+        engines = self.engines
+        with self._lock:
+            expected = engines.expected(products)
+            if not engines.is_open or expected < FEW:
+                return
+            seconds = engines.tape_seconds or untraced(self._timed)(2)
+            terms = self.kept_terms()
+            nodes = sum(one.num_nodes() for term in terms[:1] for one in term.linearizations if isinstance(one, Tape))
+            kept = max([term.kept_bytes(()) for term in terms], default=0)
+            if engines.pays(expected, seconds, nodes, kept, self.variables.device):
+                untraced(self._try)()
+
+    def _try(self) -> None:
+        """Take the programs if there are any, and if they are measured faster."""
+        engines = self.engines
+        tape_seconds = self._timed(2)
+        engines.begin_trial()
+        try:
+            self.relinearize()
+            stays = engines.refusal is None and engines.end_trial(tape_seconds, self._timed(3))
+        except BaseException as error:
+            is_refused = isinstance(error, CaptureError) or is_out_of_memory(error)
+            why = str(error).strip().split("\n", 1)[0].rstrip(".")
+            engines.refuse(why if is_refused else "its trial was interrupted")
+            self.relinearize()
+            if not is_refused:
+                raise
+            warn_caller(f'engine="auto" goes on with the tape: {why}.')
+            return
+        if not stays:
+            self.relinearize()
+            return
+        self.keep_engine()
+        for chunks in self.chunks:
+            chunks.reopen()
+        self._compared.clear()
+
+    def inherit(self, earlier: Point) -> None:
+        """Go on with what was decided at an earlier point; whether batches are right is compared anew."""
+        self.chunks = earlier.chunks
+
+    def follow(self, choice: Choice) -> None:
+        """Make products as another process or rank decided."""
+        engines = self.engines
+        if engines.options.engine_name == "auto" and engines.engine != choice.engine:
+            engines.follow(choice.engine)
+            self.relinearize()
+            self.keep_engine()
+        for chunks in self.chunks:
+            chunks.follow(choice.batching, choice.chunk)
+
+    def _timed(self, times: int) -> float:
+        """Seconds of a product with a random vector, the least of a few."""
+        least = float("inf")
+        vector = [random_like(leaf) for leaf in self.variables.leaves]
+        for _ in range(times):
+            clock = Clock()
+            self.multiply(vector, self.whole)
+            least = min(least, clock.lap(self.variables.device))
+        return least
+
+    def close(self) -> None:
+        """Free what is kept; products raise from then on."""
+        self.guard = _Closed()
+
+
+class _Closed(Guard):
+    def __init__(self) -> None:
+        super().__init__("", ())
+
+    def check(self) -> None:
+        raise ClosedError(CLOSED)
+
+
+class FunctionPoint(Point):
+    """A plain function at its inputs: one term, which is kept.
+
+    Args:
+        make: makes the term by what it is given to linearize with; evaluates the function.
+        watched: names and tensors of the point, once the function was evaluated.
+        remedy: the call that takes the point as it is now.
+    """
+
+    def __init__(
+        self,
+        variables: Space,
+        engines: Engines,
+        make: Callable[[Linearize], Term],
+        watched: Callable[[], Iterable[tuple[str, Tensor]]],
+        remedy: str = "at(inputs)",
+    ) -> None:
+        super().__init__(variables, engines, strict=True)
+        self._make = make
+        # The function runs once: a program that takes the tape's place draws from where the tape did.
+        self._states = generator_states(variables.leaves) if engines.is_open else {}
+        self.term = make(functools.partial(engines.linearize, name=variables.name))
+        self.guard = Guard(variables.name, watched(), remedy)
+        self._taped: Term | None = None
+        self._terms: list[Weighted] = [(1.0, self.term, (), False)]
+
+    @property
+    def value(self) -> Tensor:
+        """The loss."""
+        return self.term.value.clone()
+
+    @property
+    def gradient(self) -> Tensor:
+        """Its gradient as a flat vector."""
+        return self.variables.join(self.term.gradient).clone()
+
+    def terms(self) -> list[Weighted]:
+        """The one term."""
+        return self._terms
+
+    def kept_terms(self) -> list[Term]:
+        """The one term."""
+        return [self.term]
+
+    def relinearize(self) -> None:
+        """By a program that is compared with the tape's term beside it, or by that term again."""
+        if self.engines.engine == "compiled":
+            references = iter(self.term.linearizations)
+
+            def linearize(kind: Kind, map: Map, point: Leaves, arguments: Any) -> Linearization:
+                programs = self.engines.programs_of(kind)
+                return programs.beside(next(references), self._states, map, point, arguments)
+
+            made = self._make(linearize)
+            self.term, self._taped = made, self.term
+        elif self._taped is not None:
+            self.term, self._taped = self._taped, None
+        self._terms = [(1.0, self.term, (), False)]
+
+    def keep_engine(self) -> None:
+        """Free the tape's graph."""
+        if self._taped is not None:
+            _close(self._taped)
+            self._taped = None
+
+    def loss_at(self, x: Sequence[Tensor]) -> Tensor:
+        """Not of a plain function, which is at hand."""
+        raise TypeError("loss_at() is for a loss over data. Call the function itself at other inputs.")
+
+    def left(self) -> int:
+        """What ``memory=`` allows."""
+        return self.engines.options.allowed(self.variables.device)
+
+    def explain(self, explanation: Explanation) -> Explanation:
+        """Nothing more."""
+        return explanation
+
+    def close(self) -> None:
+        """Free the kept graph."""
+        super().close()
+        _close(self.term)
+
+
+def _close(term: Term) -> None:
+    for linearization in term.linearizations:
+        linearization.close()
+
+
+class PointOperator(Operator):
+    """An operator whose products replay a kept point, or a block of one."""
+
+    domain: Space
+    range: Space
+
+    def __init__(self, point: Point, part: Part, domain: Space, range_: Space, *, symmetric: bool) -> None:
+        self._point, self._part = point, part
+        self._transposed_part = Part(part.targets, part.sources)
+        self.domain, self.range = domain, range_
+        self.shape = (range_.size, domain.size)
+        self.dtype, self.device = torch.promote_types(domain.dtype, range_.dtype), domain.device
+        self.symmetric = symmetric
+        self.differentiable = point.create_graph
+
+    def _move(self, where: Any, engines: Engines, earlier: Any) -> None:
+        """Take another point as it is now, by the engines of an earlier one."""
+        raise NotImplementedError
+
+    def _moved(self, where: Any) -> Self:
+        """The operator at another point, with what was decided at this one."""
+        fresh = object.__new__(type(self))
+        vars(fresh).update(vars(self))
+        untraced(fresh._move)(where, self._point.engines, self._point)
+        fresh._point.inherit(self._point)
+        return fresh
+
+    def matmat(self, V: Tensor) -> Tensor:
+        """A·V for columns (n, k)."""
+        return self._columns(V, False)
+
+    def rmatmat(self, U: Tensor) -> Tensor:
+        """Aᵀ·U for columns (m, k)."""
+        return self._columns(U, not self.symmetric)
+
+    def _columns(self, V: Tensor, transposed: bool) -> Tensor:
+        if V.shape[1] == 1:
+            return self._flat(V[:, 0], transposed).unsqueeze(-1)
+        # One vector a row: a matrix of columns is the transposed view of that, and no copy.
+        return self._rows(V.mT, transposed).mT
+
+    def _rows(self, rows: Rows, transposed: bool) -> Tensor:
+        self._point.begin(rows.shape[0])
+        source, target, part = self._sides(transposed)
+        return self._point.multiply_rows(rows, part, source, target, transposed=transposed).to(self.dtype)
+
+    def _flat(self, v: Tensor, transposed: bool = False) -> Tensor:
+        """A·v or Aᵀ·v for a flat vector, without the machine for many."""
+        source, target, part = self._sides(transposed) if transposed else (self.domain, self.range, self._part)
+        if v.dtype != self.dtype or v.device != self.device or len(v) != source.size:
+            v = self.check_columns(v.unsqueeze(-1)).squeeze(-1)
+        point = self._point
+        point.begin(1)
+        if point.create_graph:
+            with torch.enable_grad():
+                product = target.join(point.multiply(source.split(v), part, transposed))
+        else:
+            product = target.join(point.multiply(source.split(v), part, transposed))
+        # The concatenation of several leaves has memory of its own.
+        return (product if len(target.lengths) > 1 else unaliased((product,), (v,))[0]).to(self.dtype)
+
+    def _sides(self, transposed: bool) -> tuple[Space, Space, Part]:
+        if transposed:
+            return self.range, self.domain, self._transposed_part
+        return self.domain, self.range, self._part
+
+    def multiply_leaves(self, entries: list[Tensor]) -> list[Tensor]:
+        """A times a structured vector, without a copy to a flat vector and back."""
+        return self._leaves(entries, False)
+
+    def rmultiply_leaves(self, entries: list[Tensor]) -> list[Tensor]:
+        """Aᵀ times a structured vector."""
+        return self._leaves(entries, not self.symmetric)
+
+    def _leaves(self, entries: list[Tensor], transposed: bool) -> list[Tensor]:
+        self._point.begin(1)
+        _, target, part = self._sides(transposed)
+        with torch.set_grad_enabled(torch.is_grad_enabled() or self.differentiable):
+            products = unaliased(self._point.multiply(entries, part, transposed), entries)
+            return [product.to(leaf.dtype) for product, leaf in zip(products, target.leaves, strict=True)]
+
+    def rows(self, places: Places) -> Tensor:
+        """The rows of the matrix at some places, (k, n): one product each, in chunks that stay within ``memory``."""
+        units = UnitVectors(self.range.size, self.range.dtype, self.device, positions(places, self.shape[0]))
+        return self._rows(units, not self.symmetric)
+
+    def to_dense(self) -> Tensor:
+        """The matrix (m, n), from one product for each column or row, whichever are fewer.
+
+        Of a symmetric matrix only the part on and above the diagonal is computed, leaf by leaf.
+
+        Raises:
+            MemoryBudgetError: the matrix and a product do not stay within ``memory``.
+        """
+        if self.differentiable:
+            return super().to_dense()
+        self._point.begin(min(self.shape))
+        left = self._point.left_with_results()
+        if self.symmetric:
+            return materialize.symmetric(self._point, self._part, self.domain, self.dtype, left)
+        transposed = self.shape[0] < self.shape[1]
+        source, target, part = self._sides(transposed)
+        rows = materialize.rows(self._point, part, source, target, self.dtype, left, transposed=transposed)
+        return rows if transposed else rows.mT
+
+    def expect(self, products: int) -> None:
+        """So many products are about to be asked for: ``engine="auto"`` decides by that."""
+        self._point.guard.check()
+        self._point.decide_engine(products)
+
+    def settle(self) -> dict[str, Any]:
+        """Decide what is still open, so that from now on digits depend on no clock; what was decided."""
+        if self._point.chunks[0].chosen is None:
+            self._rows(UnitVectors(self.domain.size, self.domain.dtype, self.device, [0] * WIDTH), False)
+        return vars(self.explain().choice)
+
+    def adopt(self, settled: dict[str, Any]) -> None:
+        """Make products as another process decided."""
+        choice = Choice(**settled)
+        self._point.follow(choice)
+        now = self.explain()
+        require_engine(self.domain.name, choice.engine, now.engine)
+        if now.rows != choice.rows:
+            raise ValueError(
+                f"The {self.domain.name} cut batches into pieces of {choice.rows} rows before and of {now.rows} now, so"
+                " its digits would differ. Give memory=, the same each time."
+            )
+
+    def explain(self) -> Explanation:
+        """How products are made, and why; ``print`` it."""
+        point, engines, chunks = self._point, self._point.engines, self._point.chunks[0]
+        explanation = Explanation(
+            engine="tape" if engines.refusal else engines.engine,
+            engine_reason=engines.reason,
+            refusal=engines.refusal,
+            programs=engines.programs,
+            compile_seconds=engines.seconds,
+            batching=chunks.chosen or "undecided",
+            batching_reason=chunks.reason,
+            chunk=chunks.chunk,
+            bytes_each=chunks.room.each,
+            bytes_kept=sum(one.kept_bytes() for term in point.kept_terms() for one in term.linearizations),
+            budget=point.left(),
+        )
+        return point.explain(explanation)
+
+    def flatten(self, tree: Any) -> Tensor:
+        """A vector structured like the inputs as a flat one (n,)."""
+        return self.domain.flatten(tree)
+
+    def unflatten(self, vector: Tensor) -> Any:
+        """A flat vector (n,) as one structured like the inputs."""
+        return self.domain.unflatten(vector)
+
+    def close(self) -> None:
+        """Free what is kept; products raise from then on."""
+        self._point.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class Block(PointOperator):
+    """A block of an operator at a point, by parts of its variables; it shares the point, and is stale with it."""
+
+    def __init__(self, point: Point, part: Part, domain: Space, range_: Space) -> None:
+        super().__init__(point, part, domain, range_, symmetric=part.sources == part.targets)
+
+    def close(self) -> None:
+        """Nothing of its own to free: the whole operator owns the point."""
