@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 
-def jvp(function: Callable[..., Any], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Any, Any]:
+def jvp(function: Callable[..., Any], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> Any:
     """``torch.func.jvp``: ``function(*primals)`` and its Jacobian times ``tangents``."""
     _load_decompositions()
-    pair: tuple[Any, Any] = torch.func.jvp(function, primals, tangents)
-    return pair
+    return torch.func.jvp(function, primals, tangents)
 
 
 @functools.cache
