@@ -68,6 +68,9 @@ def _fit_for_vmap(graph: Graph) -> None:
                 added = graph.graph.call_function(aten.add.Tensor, (product, node.args[2]))
             node.replace_all_uses_with(added)
             graph.graph.erase_node(node)
+        elif node.target is torch.ops.prims.rev.default:
+            # It has none either, and decompositions make it of the operator that has.
+            node.target = aten.flip.default
     graph.recompile()
 
 
