@@ -70,7 +70,8 @@ def test_many_vectors_at_once_are_each_multiplied_rightly(name: str, capfd: pyte
 
 @pytest.mark.skipif(not HAS_COMPILER, reason="programs are compiled by a C++ compiler")
 @pytest.mark.parametrize(
-    "name", ["written at places", "gathered along rows", "slices counted from the end", "a matrix that all vectors share"]
+    "name",
+    ["written at places", "gathered along rows", "slices counted from the end", "a matrix that all vectors share"],
 )
 def test_inductors_programs_for_many_vectors_are_right(name: str) -> None:
     x, V = 0.3 * draw(12), draw(COUNT, 12, seed=3)

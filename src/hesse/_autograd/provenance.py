@@ -38,9 +38,9 @@ class Failure(NamedTuple):
     """Where a derivative failed.
 
     Attributes:
-        operator: the operator that has no derivative, with its namespace (``aten::_cdist_backward``); where that is not
-            what is wrong, the one whose backward failed (``Exp``, or the name of a custom autograd.Function).
-        node: name of the forward operator's node in the autograd graph, such as ``CdistBackward0``.
+        operator: the operator that has no derivative, with its namespace (``aten::hardsigmoid_backward``); where that
+            is not what is wrong, the one whose backward failed (``Exp``, or the name of a custom autograd.Function).
+        node: name of the forward operator's node in the autograd graph, such as ``HardsigmoidBackward0``.
         frames: the user's calls in progress when the forward operator was called, innermost first: those that
             belong neither to PyTorch nor to hesse nor to Python's own library.
         error: what the evaluation raised.
@@ -85,11 +85,11 @@ def locate(compute: Callable[[], object], func: Callable[..., Any], inputs: Any)
     Example:
         >>> import torch
         >>> def func(x):
-        ...     return torch.cdist(x, x + 1).sum()
+        ...     return torch.nn.functional.hardsigmoid(x).sum()
         >>> x = torch.eye(2)
         >>> failure = locate(lambda: torch.autograd.functional.vhp(func, x, x), func, x)
         >>> failure.node, failure.frame.line
-        ('CdistBackward0', 2)
+        ('HardsigmoidBackward0', 2)
     """
     # A compute that explains its own failure would come back here without end.
     if _locating.get() or torch.compiler.is_compiling():
