@@ -26,7 +26,7 @@ def test_float32_and_float64_are_the_same_problem(name):
 
 
 # PyTorch itself scripts its forward-mode rules when they are first used.
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is")
 @pytest.mark.parametrize("name", PLAIN)
 def test_two_modes_of_differentiation_agree(name):
     workload = workloads.build(name, torch.float64, quick=True)

@@ -80,6 +80,24 @@ class Tripled(torch.autograd.Function):
         return 3 * cotangent
 
 
+class WrongProduct(torch.autograd.Function):
+    """Takes any number of factors, and its context in a method of its own; its gradient has a wrong factor."""
+
+    @staticmethod
+    def forward(*factors):
+        return math.prod([factor.detach() for factor in factors])
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+        ctx.total = output.detach().sum()
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        x, y = ctx.saved_tensors
+        return 2 * cotangent * y, cotangent * x
+
+
 def no_derivative(x):
     y = x.sin()
     return cube(y).sum()  # guilty
@@ -118,6 +136,11 @@ def wrong_double_backward(x):
 
 def wrong_backward(x):
     y = Wrong.apply(x)  # guilty
+    return y.sum()
+
+
+def wrong_backward_of_many(x):
+    y = WrongProduct.apply(x, x.exp())  # guilty
     return y.sum()
 
 

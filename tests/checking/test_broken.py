@@ -19,6 +19,7 @@ BROKEN = {
     broken.constant_in_backward: ("wrong", "Constant"),
     broken.wrong_double_backward: ("wrong", "TwiceBackward"),
     broken.wrong_backward: ("wrong", "Wrong"),
+    broken.wrong_backward_of_many: ("wrong", "WrongProduct"),
     broken.wrong_in_pytorch: ("wrong", "torch.as_strided"),
     broken.no_grad: ("cut off", "torch.no_grad"),
     broken.no_grad_around_everything: ("cut off", "torch.no_grad"),

@@ -15,7 +15,7 @@ from .logging_tensor import LoggedTensor
 # The first use of forward mode in a process makes PyTorch compile its own decompositions with the deprecated
 # torch.jit.script, and warn of itself. Once is here.
 with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
+    warnings.filterwarnings("ignore", "`torch.jit.script` is")
     torch.func.jvp(torch.sin, (torch.ones(()),), (torch.ones(()),))
 
 

@@ -58,21 +58,26 @@ class Segments(torch.nn.Module):
 
 def lone(x):
     y = x.sin()
-    return (torch.cdist(y, y + 1) ** 2).sum()  # the line
+    return (torch.nn.functional.hardsigmoid(y) ** 2).sum()  # the line
 
 
 def in_a_helper(x):
-    def distances(y):
-        return torch.cdist(y, y + 1)  # the line
+    def bounded(y):
+        return torch.nn.functional.hardsigmoid(y)  # the line
 
-    return distances(x.sin()).pow(2).sum()
+    return bounded(x.sin()).pow(2).sum()
 
 
 def in_a_checkpoint(x):
-    def distances(y):
-        return torch.cdist(y, y + 1).pow(2)  # the line
+    def bounded(y):
+        return torch.nn.functional.hardsigmoid(y).pow(2)  # the line
 
-    return checkpoint(distances, x.sin(), use_reentrant=False).sum()
+    return checkpoint(bounded, x.sin(), use_reentrant=False).sum()
+
+
+def in_the_first_derivative(x):
+    y = x.sin()
+    return torch.special.zeta(y + 2, y + 1).sum()  # the line
 
 
 def in_a_module(x):
@@ -108,9 +113,10 @@ def changed_in_place(x):
 @pytest.mark.parametrize(
     ("func", "operator", "node"),
     [
-        (lone, "aten::_cdist_backward", "CdistBackward0"),
-        (in_a_helper, "aten::_cdist_backward", "CdistBackward0"),
-        (in_a_checkpoint, "aten::_cdist_backward", "CdistBackward0"),
+        (lone, "aten::hardsigmoid_backward", "HardsigmoidBackward0"),
+        (in_a_helper, "aten::hardsigmoid_backward", "HardsigmoidBackward0"),
+        (in_a_checkpoint, "aten::hardsigmoid_backward", "HardsigmoidBackward0"),
+        (in_the_first_derivative, "aten::zeta", "SpecialZetaBackward0"),
         (in_a_module, "aten::multi_margin_loss_backward", "MultiMarginLossBackward0"),
         (in_a_script, "aten::multi_margin_loss_backward", "MultiMarginLossBackward0"),
         (custom_failing, "Failing", "FailingBackward"),

@@ -28,6 +28,19 @@ def refusal(func: Function, inputs: Sequence[Tensor]) -> str:
     return ""
 
 
+def pytorch_differentiates_thrice(func: Function, inputs: Sequence[Tensor]) -> bool:
+    """Whether PyTorch's own product is differentiable by the point, and rightly; then a rule may not be needed."""
+    x = tuple([leaf.detach().requires_grad_() for leaf in inputs])
+
+    def product(*x: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.functional.vhp(func, x, vectors_like(x), create_graph=True)[1]
+
+    try:
+        return gradcheck(product, x, fast_mode=True, raise_exception=False)
+    except RuntimeError:
+        return False
+
+
 def vectors_like(inputs: Sequence[Tensor], seed: int = 1) -> tuple[Tensor, ...]:
     """A vector to multiply by."""
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Operators of PyTorch 2.13 that its own double backward cannot judge, and those that finite differences cannot."""
+"""Operators that PyTorch's own double backward cannot judge, and those that finite differences cannot."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ RULED = {
     "nn_functional_linear_cross_entropy_chunked_none": "functions with out=... arguments don't support automatic",
     "nn_functional_multi_margin_loss": "aten::multi_margin_loss_backward",
     "nn_functional_multilabel_margin_loss": "aten::multilabel_margin_loss_backward",
+    "nn_functional_scaled_dot_product_attention": "aten::_scaled_dot_product_flash_attention_for_cpu_backward",
     "nn_functional_pdist": "_pdist_backward",
     "sparse_mm_reduce": "is_coalesced expected sparse coordinate tensor layout but got SparseCsr",
     "sparse_sampled_addmm": "is_coalesced expected sparse coordinate tensor layout but got SparseCsr",
+    "torch_ops_aten__scaled_dot_product_flash_attention_for_cpu": (
+        "aten::_scaled_dot_product_flash_attention_for_cpu_backward"
+    ),
 }
-"""Refused by PyTorch, right here: what PyTorch's error says, for the most part the operator that has a rule."""
+"""Right here, refused by some or all releases of PyTorch, or at some of their samples: what PyTorch's error says.
+
+For the most part that is the operator that has a rule.
+"""
 
 WRONG_IN_PYTORCH = {
     "as_strided_scatter": "the gradient by the tensor is wrong",

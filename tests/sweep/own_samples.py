@@ -31,6 +31,11 @@ def erfcx_near_zero(_: Case) -> Case:
     return Case(lambda x: wavy(torch.special.erfcx(x)), (draw(4),))
 
 
+def bessel(function: Callable[[Tensor], Tensor]) -> Callable[[Case], Case]:
+    """The database takes points around 5, where PyTorch's values have six digits."""
+    return lambda _: Case(lambda x: wavy(function(x)), (draw(4),))
+
+
 def unpooled_from_places_that_differ(_: Case) -> Case:
     """The database's indices may repeat, so that one value overwrites another."""
     indices = F.max_pool3d(draw(1, 2, 4, 4, 4), 2, return_indices=True)[1]
@@ -48,6 +53,8 @@ OWN_SAMPLES: dict[str, Callable[[Case], Case]] = {
     "nn_functional_cosine_embedding_loss": with_constant_labels,
     "nn_functional_hinge_embedding_loss": with_constant_labels,
     "nn_functional_max_unpool3d": unpooled_from_places_that_differ,
+    "special_bessel_j0": bessel(torch.special.bessel_j0),
+    "special_bessel_j1": bessel(torch.special.bessel_j1),
     "special_erfcx": erfcx_near_zero,
 }
 """What is judged instead of the database's first sample."""

@@ -13,7 +13,7 @@ import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -38,9 +38,9 @@ class Failure(NamedTuple):
     """Where a derivative failed.
 
     Attributes:
-        operator: the operator that has no derivative, with its namespace (``aten::_cdist_backward``); where that is not
-            what is wrong, the one whose backward failed (``Exp``, or the name of a custom autograd.Function).
-        node: name of the forward operator's node in the autograd graph, such as ``CdistBackward0``.
+        operator: the operator that has no derivative, with its namespace (``aten::hardsigmoid_backward``); where that
+            is not what is wrong, the one whose backward failed (``Exp``, or the name of a custom autograd.Function).
+        node: name of the forward operator's node in the autograd graph, such as ``HardsigmoidBackward0``.
         frames: the user's calls in progress when the forward operator was called, innermost first: those that
             belong neither to PyTorch nor to hesse nor to Python's own library.
         error: what the evaluation raised.
@@ -59,8 +59,6 @@ class Failure(NamedTuple):
 
 _TORCH = Path(torch.__file__).parent
 _HESSE = Path(__file__).parents[1]
-APPLY = vars(torch.autograd.Function)["apply"].__func__.__code__
-"""The code of ``autograd.Function.apply``, by which its calls are recognized."""
 _locating: contextvars.ContextVar[bool] = contextvars.ContextVar("_locating", default=False)
 
 
@@ -87,11 +85,11 @@ def locate(compute: Callable[[], object], func: Callable[..., Any], inputs: Any)
     Example:
         >>> import torch
         >>> def func(x):
-        ...     return torch.cdist(x, x + 1).sum()
+        ...     return torch.nn.functional.hardsigmoid(x).sum()
         >>> x = torch.eye(2)
         >>> failure = locate(lambda: torch.autograd.functional.vhp(func, x, x), func, x)
         >>> failure.node, failure.frame.line
-        ('CdistBackward0', 2)
+        ('HardsigmoidBackward0', 2)
     """
     # A compute that explains its own failure would come back here without end.
     if _locating.get() or torch.compiler.is_compiling():
@@ -167,24 +165,42 @@ def frames_of(node: Node) -> tuple[Frame, ...]:
     return _users_frames("".join(kept.get("traceback_", ())))
 
 
-def calling_frame() -> tuple[Frame | None, bool]:
-    """The user's innermost call in progress, and whether the forward of a custom autograd.Function is."""
-    frame: FrameType | None = sys._getframe(1)
-    found, custom, left = None, False, False
+def calling_frame(frame: FrameType | None = None) -> Frame | None:
+    """The user's innermost call in progress, looking outwards from ``frame``, or from the caller."""
+    for call in _calls_in_progress(frame or sys._getframe(1)):
+        file = call.f_code.co_filename
+        if is_users(file):
+            return Frame(file, call.f_lineno, call.f_code.co_name, linecache.getline(file, call.f_lineno).strip())
+    return None
+
+
+def in_custom_forward() -> bool:
+    """Whether the forward of a custom autograd.Function is in progress."""
+    classes = [torch.autograd.Function]
+    for cls in classes:
+        classes += cls.__subclasses__()
+    # Not the frame of apply, which is not Python's in every release.
+    run = [code_of(function) for cls in classes for function in (cls.forward, cls.setup_context)]
+    return not {call.f_code for call in _calls_in_progress(sys._getframe(1))}.isdisjoint(run)
+
+
+def _calls_in_progress(frame: FrameType | None) -> Iterator[FrameType]:
+    """From ``frame`` outwards, without hesse's own at both ends."""
+    left = False
     while frame is not None:
         code = frame.f_code
-        if _is_hesses(code.co_filename):
-            # A mode of hesse's stands between the user and PyTorch.
-            if left and code.co_name != "__torch_function__":
-                break
-        else:
+        if not _is_hesses(code.co_filename):
             left = True
-            if found is None and is_users(code.co_filename):
-                line = linecache.getline(code.co_filename, frame.f_lineno).strip()
-                found = Frame(code.co_filename, frame.f_lineno, code.co_name, line)
-            custom = custom or code is APPLY
+            yield frame
+        # A mode of hesse's stands between the user and PyTorch.
+        elif left and code.co_name != "__torch_function__":
+            return
         frame = frame.f_back
-    return found, custom
+
+
+def code_of(function: Callable[..., Any] | None) -> CodeType | None:
+    """The code of a function of Python's; none for others."""
+    return getattr(function, "__code__", None)
 
 
 def _operator(error: BaseException, node: str) -> str:

@@ -56,7 +56,7 @@ class NoDerivativeError(NotImplementedError):
     """A derivative was needed of an operator that neither PyTorch nor a rule of hesse can differentiate.
 
     Attributes:
-        operator: its name, such as ``aten::_cdist_backward``.
+        operator: its name, such as ``aten::hardsigmoid_backward``.
         place: where the user's code called what needs it, as ``file:line``; None where that could not be told.
     """
 

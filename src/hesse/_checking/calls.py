@@ -52,7 +52,7 @@ class Calls(TorchFunctionMode):
             self.log.append(
                 Call(
                     getattr(func, "__name__", str(func)),
-                    calling_frame()[0],
+                    calling_frame(),
                     _digest(results),
                     frozenset(map(_address, [*arguments, *results])),
                     frozenset(map(_address, writes)),

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from hesse._autograd.provenance import Frame, calling_frame
+from hesse._autograd.provenance import Frame, calling_frame, in_custom_forward
 from hesse._base import trees
 
 Kind = Literal["detach", "grad mode", "inner gradient", "hook", "number", "steps", "narrow"]
@@ -98,7 +98,7 @@ class Cuts(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         name = _name(func)
         if name == "_set_grad_enabled":
-            self._no_grad = None if torch.is_grad_enabled() else calling_frame()[0]
+            self._no_grad = None if torch.is_grad_enabled() else calling_frame()
             return result
         arguments = [entry for entry in trees.flatten((args, kwargs))[0] if isinstance(entry, Tensor)]
         # What neither is followed nor a leaf was made out of sight, say by TorchScript.
@@ -111,9 +111,9 @@ class Cuts(TorchFunctionMode):
 
     def _follow(self, name: str, arguments: list[Tensor], dependent: list[Tensor], result: Any) -> None:
         if name in _NUMBERS:
-            self.numbers.add(Cut("number", f"Tensor.{name}", calling_frame()[0]))
+            self.numbers.add(Cut("number", f"Tensor.{name}", calling_frame()))
         elif name == "__bool__":
-            self.branches.add(Cut("number", "bool", calling_frame()[0]))
+            self.branches.add(Cut("number", "bool", calling_frame()))
         passed = frozenset().union(*[self._passed.get(tensor, ()) for tensor in dependent])
         outputs = [entry for entry in trees.flatten(result)[0] if isinstance(entry, Tensor)]
         if name in ("__setitem__", "register_hook"):
@@ -147,8 +147,7 @@ class Cuts(TorchFunctionMode):
 
 def _cut(kind: Kind, operator: str, place: Frame | None = None) -> Cut | None:
     """A cut here, or at the place where a block was entered; none inside of a custom function, which has a backward."""
-    frame, custom = calling_frame()
-    return None if custom else Cut(kind, operator, place or frame)
+    return None if in_custom_forward() else Cut(kind, operator, place or calling_frame())
 
 
 def _digits(tensor: Tensor) -> float:

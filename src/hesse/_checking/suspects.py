@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -10,9 +11,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionMeta
 from torch.overrides import TorchFunctionMode
 
-from hesse._autograd.provenance import APPLY, Frame, calling_frame, operator_name
+from hesse._autograd.provenance import Frame, calling_frame, code_of, in_custom_forward, operator_name
 from hesse._base import trees
 from hesse._checking.calls import tensors
 from hesse._checking.differences import differences, scaled
@@ -91,10 +93,9 @@ class _Examined(TorchFunctionMode):
             not changes
             and torch.is_grad_enabled()
             and any([tensor.requires_grad for tensor in tensors((args, kwargs))])
+            and not in_custom_forward()
         ):
-            frame, custom = calling_frame()
-            if not custom:
-                self._examine(_Called(f"torch.{name}", frame, func, args, kwargs))
+            self._examine(_Called(f"torch.{name}", calling_frame(), func, args, kwargs))
         return func(*args, **kwargs)
 
 
@@ -102,11 +103,21 @@ class _Examined(TorchFunctionMode):
 def _calls_of_custom_functions(calls: list[_Called]) -> Iterator[None]:
     """Within it, what is given to each ``autograd.Function.apply``, which no mode is told of."""
 
-    def watch(frame: FrameType, event: str, _: Any) -> None:
-        if event == "call" and frame.f_code is APPLY:
-            cls = frame.f_locals["cls"]
-            args = trees.map_tensors(_copy, frame.f_locals["args"])
-            calls.append(_Called(operator_name(f"{cls.__name__}Backward"), calling_frame()[0], cls.apply, args, {}))
+    applied: Any = None
+
+    def watch(frame: FrameType, event: str, called: Any) -> None:
+        nonlocal applied
+        if event == "c_call" and called.__name__ == "apply" and isinstance(called.__self__, FunctionMeta):
+            applied = called.__self__
+        # Not every release shows what apply is given, but its forward is given that too.
+        elif event == "call" and applied is not None and frame.f_code is code_of(applied.forward):
+            args = trees.map_tensors(_copy, _arguments(frame))
+            # A function without a context of its own takes it as its first argument.
+            if applied.setup_context is torch.autograd.Function.setup_context:
+                args = args[1:]
+            operator = operator_name(f"{applied.__name__}Backward")
+            calls.append(_Called(operator, calling_frame(frame.f_back), applied.apply, args, {}))
+            applied = None
 
     before = sys.getprofile()
     sys.setprofile(watch)
@@ -114,6 +125,12 @@ def _calls_of_custom_functions(calls: list[_Called]) -> Iterator[None]:
         yield
     finally:
         sys.setprofile(before)
+
+
+def _arguments(frame: FrameType) -> tuple[Any, ...]:
+    """What a call was given by position."""
+    named, rest, _, values = inspect.getargvalues(frame)
+    return (*[values[name] for name in named], *(values[rest] if rest else ()))
 
 
 def _copy(tensor: Tensor) -> Tensor:
@@ -125,7 +142,7 @@ def _suspect(called: _Called) -> Suspect | None:
     if order is None:
         return None
     cls = getattr(called.function, "__self__", None)
-    backward = getattr(getattr(cls, "backward", None), "__code__", None)
+    backward = code_of(getattr(cls, "backward", None))
     # The decorator leaves no other mark than the function that it wraps around.
     once = backward is not None and backward.co_qualname.startswith("once_differentiable.")
     return Suspect(called.operator, called.frame, order, once)

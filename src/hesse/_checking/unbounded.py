@@ -81,7 +81,7 @@ class _First(TorchFunctionMode):
         sound = self.found is None and not self._any(args) and not self._any(kwargs)
         result = func(*args, **(kwargs or {}))
         if sound and self._any(result):
-            self.found = Place(getattr(func, "__name__", str(func)), calling_frame()[0])
+            self.found = Place(getattr(func, "__name__", str(func)), calling_frame())
         return result
 
     def _any(self, tree: Any) -> bool:

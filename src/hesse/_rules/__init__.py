@@ -17,6 +17,7 @@ from hesse._rules import (
     normalization,
     pairwise_distance,
     recurrent,
+    removable_singularities,
     segment_reduce,
     sparse,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "normalization",
     "pairwise_distance",
     "recurrent",
+    "removable_singularities",
     "segment_reduce",
     "sparse",
 ]

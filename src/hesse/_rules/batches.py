@@ -31,6 +31,24 @@ def one_by_one(function: Callable[..., Sequence[Tensor | None]], entries: Sequen
     return function(*entries)
 
 
+def sample_by_sample(
+    function: Callable[..., Sequence[Tensor]], count: int, in_dims: Sequence[int | None], entries: Sequence[Any]
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """What a rule for ``vmap`` returns, for a function that needs as much memory as there may be for one sample.
+
+    ``in_dims``: along which dimension an entry has ``count`` samples, or None.
+    """
+
+    def sample(i: int) -> list[Any]:
+        return [
+            entry.select(dim, i) if isinstance(dim, int) else entry for entry, dim in zip(entries, in_dims, strict=True)
+        ]
+
+    results = [function(*sample(i)) for i in range(count)]
+    stacked = tuple([torch.stack(parts) for parts in zip(*results, strict=True)])
+    return stacked, (0,) * len(stacked)
+
+
 def _depth() -> int:
     depth = torch._C._vmapmode_increment_nesting() - 1
     torch._C._vmapmode_decrement_nesting()

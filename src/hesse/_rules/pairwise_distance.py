@@ -10,6 +10,9 @@ at a distance share a coordinate and 1 < p < 2, the second derivative is infinit
 
 Distances come as the forward made them: autograd follows them back to the points by itself.
 
+Some releases of PyTorch have second derivatives of their own, but these do not replace the rule: third derivatives are
+wrong at distance zero, an ``hvp`` through pdist is NaN, and cdist's batches in ``vmap`` are wrong.
+
 Source: https://docs.pytorch.org/docs/stable/generated/torch.cdist.html; the derivative is elementary.
 """
 

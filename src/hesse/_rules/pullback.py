@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hesse._base.forward_mode import jvp
 from hesse._rules.scope import inside_transform
 
 Outputs = Sequence[Tensor | None]
@@ -73,7 +74,7 @@ def pushforward(
         return tuple([output for output in found if output is not None])
 
     primals = tuple([arguments[place] for place in places])
-    products = iter(torch.func.jvp(outputs_at, primals, tuple(tangents))[1])
+    products = iter(jvp(outputs_at, primals, tuple(tangents))[1])
     return [None if output is None else next(products) for output in found]
 
 

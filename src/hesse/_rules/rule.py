@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hesse._rules.arguments import call, leaves_of, nested, save, saved
-from hesse._rules.batches import one_by_one
+from hesse._rules.batches import one_by_one, sample_by_sample
 from hesse._rules.engine import wanted
 from hesse._rules.pullback import Outputs, pullback, pushforward
 from hesse._rules.scope import inside_transform, intercept, within_transform
@@ -227,20 +227,9 @@ class _Derivative(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        """One by one: a batch of what has been made to fit into memory need not fit."""
+        """Sample by sample: a batch of what has been made to fit into memory need not fit."""
         function: Any = _Derivative
-        samples = [
-            function.apply(
-                *inputs[:4],
-                *[
-                    entry if dim is None else entry.select(dim, sample)
-                    for entry, dim in zip(inputs[4:], in_dims[4:], strict=True)
-                ],
-            )
-            for sample in range(info.batch_size)
-        ]
-        results = tuple([torch.stack(entries) for entries in zip(*samples, strict=True)])
-        return results, (0,) * len(results)
+        return sample_by_sample(function.apply, info.batch_size, in_dims, inputs)
 
 
 def _by_faster(

@@ -10,6 +10,7 @@ from torch import Tensor
 from hesse._autograd.agreement import coarsest, disagreement
 from hesse._autograd.evaluation import inside_transform
 from hesse._autograd.gradients import Gradients, gradients
+from hesse._base.forward_mode import jvp
 
 Blocks = list[list[Tensor]]
 """``blocks[i][j]``: derivative of output i by input j, of shape ``output.shape + input.shape``."""
@@ -97,7 +98,7 @@ def by_columns(function: Callable[[tuple[Tensor, ...]], Sequence[Tensor]], x: Se
 
     def push(*slabs: Tensor) -> tuple[Tensor, ...]:
         tangents = tuple([slab.reshape(leaf.shape) for slab, leaf in zip(slabs, x, strict=True)])
-        outputs, products = torch.func.jvp(lambda *leaves: tuple(function(leaves)), primals, tangents)[:2]
+        outputs, products = jvp(lambda *leaves: tuple(function(leaves)), primals, tangents)
         for output in outputs:
             _refuse_complex(output)
         shapes[:] = [output.shape for output in outputs]

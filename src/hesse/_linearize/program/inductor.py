@@ -66,7 +66,7 @@ def _compile(graph: Graph, inputs: list[Tensor], mode: FakeTensorMode) -> Run:
 
 
 def _write_into_whole_tensors(graph: Graph) -> None:
-    """Copy what is expanded before it is written into: Inductor writes into the one element behind all of it."""
+    """Copy what is expanded before it is written into: in some releases Inductor writes into the one element behind."""
     for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.index_put.default):
         if 0 in node.args[0].meta["val"].stride():
             with graph.graph.inserting_before(node):

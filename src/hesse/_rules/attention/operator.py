@@ -6,12 +6,14 @@ Without that, a program of a long sequence would hold thousands of small operati
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hesse._rules.attention import blocks
 from hesse._rules.attention.blocks import Directions, Gradients, Kept, Tangents
+from hesse._rules.batches import sample_by_sample
 
 _KEPT = (
     "Tensor cotangent, Tensor query, Tensor key, Tensor value, Tensor output, Tensor? mask,"
@@ -65,6 +67,12 @@ def _define(schema: str, values: Callable[..., object], shapes: Callable[..., ob
     _library.define(schema)  # type: ignore[no-untyped-call]  # no types there
     _library.impl(name, values, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]  # as above
     torch.library.register_fake(f"hesse::{name}", shapes, lib=_library)
+    operator = getattr(torch.ops.hesse, name).default
+
+    def batched(info: Any, in_dims: Sequence[int | None], *arguments: object) -> object:
+        return sample_by_sample(operator, info.batch_size, in_dims, arguments)
+
+    torch.library.register_vmap(f"hesse::{name}", batched, lib=_library)
 
 
 _define(_GRADIENTS, _gradients, _gradients_of_shape)

@@ -6,6 +6,7 @@ product with a matrix as many times as wide.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,7 +45,9 @@ def for_many(
         batch = [torch.empty((count, *entry.shape), dtype=entry.dtype, device=entry.device) for entry in vectors]
     in_dims = (*[None] * len(kept), *[0] * len(batch))
     together = torch.func.vmap(lambda *given: tuple(single(*given)), in_dims=in_dims)
-    with undisturbed(), mode:
+    with undisturbed(), mode, warnings.catch_warnings():
+        # Of operators that vmap takes sample by sample: once traced, they are only more nodes.
+        warnings.filterwarnings("ignore", "There is a performance drop")
         many = make_fx(together, decomposition_table=table)(*kept, *batch)
         _share_matrices(many)
         return make_fx(many, decomposition_table=table)(*kept, *batch)
@@ -68,6 +71,9 @@ def _fit_for_vmap(graph: Graph) -> None:
                 added = graph.graph.call_function(aten.add.Tensor, (product, node.args[2]))
             node.replace_all_uses_with(added)
             graph.graph.erase_node(node)
+        elif node.target is torch.ops.prims.rev.default:
+            # It has none either, and decompositions make it of the operator that has.
+            node.target = aten.flip.default
     graph.recompile()
 
 
