@@ -5,6 +5,7 @@ Strict mode tests connection in the graph, not mathematics. The texts are PyTorc
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Literal
@@ -12,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hesse._autograd import once_differentiable
+from hesse._autograd import cut_history, once_differentiable
 from hesse._base.errors import NoDerivativeError
 from hesse._rules import scope
 
@@ -64,16 +65,22 @@ def gradients(
     ]
     if not pairs:
         return (None,) * len(inputs)
+    roots = [output for output, _ in pairs]
+    compute = functools.partial(
+        torch.autograd.grad,
+        roots,
+        inputs,
+        [cotangent for _, cotangent in pairs],
+        allow_unused=True,
+        create_graph=create_graph,
+        retain_graph=retain_graph,
+        is_grads_batched=batched,
+    )
     try:
-        return torch.autograd.grad(
-            [output for output, _ in pairs],
-            inputs,
-            [cotangent for _, cotangent in pairs],
-            allow_unused=True,
-            create_graph=create_graph,
-            retain_graph=retain_graph,
-            is_grads_batched=batched,
-        )
+        if not (create_graph and cut_history.may_exist()):
+            return compute()
+        with cut_history.refused(roots):
+            return compute()
     except RuntimeError as error:
         missing = _NOT_IMPLEMENTED.search(str(error))
         if missing is None or isinstance(error, NoDerivativeError):

@@ -12,6 +12,7 @@ from hesse._autograd.arguments import Point
 from hesse._base import trees
 from hesse._data.losses import Known
 from hesse._data.objective import Counted, Prediction, require_scalar
+from hesse._distributed.unsupported import refusing_models
 
 
 class FunctionObjective:
@@ -69,7 +70,8 @@ class FunctionObjective:
         """The loss of an output with other tensors in the place of its own."""
         if self._loss is None:
             return torch.stack([0.5 * leaf.square().sum() for leaf in leaves]).sum()
-        return require_scalar(self._loss(prediction.rebuilt(leaves)), self.name)
+        loss = refusing_models(self.name, self._loss)
+        return require_scalar(loss(prediction.rebuilt(leaves)), self.name)
 
     def reads(self) -> dict[str, Any]:
         """By name, the function and the loss, and what they capture."""
