@@ -15,6 +15,7 @@ from hesse._autograd.evaluation import compiler_is_loaded, inside_transform, ref
 from hesse._autograd.gradients import require_outputs
 from hesse._base import trees
 from hesse._base.trees import Path, Spec
+from hesse._distributed.unsupported import is_dtensor, refusing_models
 
 Argnums = int | tuple[int, ...] | None
 
@@ -41,6 +42,7 @@ class Point(NamedTuple):
 
 def check_point(name: str, func: Callable[..., Any], inputs: Any, argnums: Argnums = None) -> Point:
     """The point ``inputs`` of ``func``, with the arguments that ``argnums`` chooses as variables."""
+    func = refusing_models(name, func)
     if argnums is not None:
         return _chosen(name, func, inputs, argnums)
     leaves, spec = trees.flatten(inputs)
@@ -108,6 +110,9 @@ def check_vector(name: str, v: Any, leaves: Sequence[Tensor], spec: Spec) -> lis
     for path, entry, leaf in zip(spec.paths, entries, leaves, strict=True):
         if entry.size() != leaf.size():
             raise RuntimeError(f"{_entry(path)}v has invalid size: should be {leaf.size()} but got {entry.size()}.")
+        if is_dtensor(entry) != is_dtensor(leaf):
+            wanted = "a DTensor" if is_dtensor(leaf) else "a plain tensor"
+            raise RuntimeError(f"{_entry(path)}v has an invalid type: should be {wanted} but got {type(entry)}.")
         if entry.device != leaf.device:
             raise RuntimeError(
                 f"{_entry(path)}v is on the wrong device: should be {leaf.device} but got {entry.device}."

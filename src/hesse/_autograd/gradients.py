@@ -5,6 +5,7 @@ Strict mode tests connection in the graph, not mathematics. The texts are PyTorc
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Literal
@@ -12,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hesse._autograd import once_differentiable
+from hesse._autograd import cut_history, once_differentiable
 from hesse._base.errors import NoDerivativeError
 from hesse._rules import scope
 
@@ -66,16 +67,21 @@ def gradients(
             given.append(cotangent)
     if not followed:
         return (None,) * len(inputs)
+    compute = functools.partial(
+        torch.autograd.grad,
+        followed,
+        inputs,
+        given,
+        allow_unused=True,
+        create_graph=create_graph,
+        retain_graph=retain_graph,
+        is_grads_batched=batched,
+    )
     try:
-        return torch.autograd.grad(
-            followed,
-            inputs,
-            given,
-            allow_unused=True,
-            create_graph=create_graph,
-            retain_graph=retain_graph,
-            is_grads_batched=batched,
-        )
+        if not (create_graph and cut_history.may_exist()):
+            return compute()
+        with cut_history.refused(followed):
+            return compute()
     except RuntimeError as error:
         missing = _NOT_IMPLEMENTED.search(str(error))
         if missing is None or isinstance(error, NoDerivativeError):

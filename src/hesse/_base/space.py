@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hesse._autograd.arguments import check_vector
 from hesse._base.trees import Spec, path_name
+from hesse._distributed.unsupported import is_dtensor
 
 
 class Space:
@@ -87,10 +88,11 @@ class Space:
 
     def _require_strided(self) -> None:
         for path, leaf in zip(self.spec.paths, self.leaves, strict=True):
-            if leaf.layout != torch.strided:
+            if leaf.layout != torch.strided or is_dtensor(leaf):
                 place = path_name(path) or "the Tensor"
+                what = "is a DTensor" if is_dtensor(leaf) else f"has layout {leaf.layout}"
                 raise TypeError(
-                    f"Flat vectors of the {self.name} need dense tensors but {place} has layout {leaf.layout}."
+                    f"Flat vectors of the {self.name} need dense tensors but {place} {what}."
                     " Multiply structured vectors instead."
                 )
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from hesse._base import trees
 from hesse._data import rows
 from hesse._data.draws import State
+from hesse._distributed.unsupported import refuse_repeats
 
 # Passes compare this many bytes of each tensor, from its beginning, middle and end; all of it where there are fewer.
 _SAMPLE = 2**20
@@ -156,6 +157,7 @@ def _check(data: Any, name: str) -> None:
             f"The data given to {name} is a {type(data).__name__}, which can be read once, but every product goes over"
             " the data again. Give list(data), or an object whose __iter__ begins anew."
         )
+    refuse_repeats(data, name)
 
 
 def iter_is_itself(data: Any) -> bool:

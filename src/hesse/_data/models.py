@@ -22,6 +22,7 @@ from hesse._data.losses import (
 )
 from hesse._data.objective import Counted, Prediction, require_scalar
 from hesse._data.parameters import Model, Params, select
+from hesse._distributed.unsupported import refuse_model, refusing_models
 
 Call = Callable[[nn.Module, Any, Any], Tensor]
 """The loss of a batch, made from model, loss and batch."""
@@ -44,6 +45,7 @@ def model_objective(
     """The loss of a batch as a function of the model's chosen parameters as they are now."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"The model given to {name} should be a torch.nn.Module but has type {type(model)}.")
+    refuse_model(model, name)
     if call is not None and output is not None:
         raise TypeError(f"{name} takes call= or output=, which both say what the loss of a batch is, but got both.")
     return ModelObjective(
@@ -99,7 +101,7 @@ class ModelObjective:
 
     def within(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
         """``thunk()`` while the parameters are x."""
-        return self.model.run(x, thunk)
+        return self.model.run(x, refusing_models(self.name, thunk))
 
     @property
     def is_pure(self) -> bool:
@@ -195,7 +197,8 @@ class ModelObjective:
 
     def loss_of(self, prediction: Prediction, leaves: Sequence[Tensor]) -> Tensor:
         """The loss of a prediction with other tensors in the place of its floating-point ones."""
-        return require_scalar(self.loss(prediction.rebuilt(leaves), prediction.target), self.name)
+        loss = refusing_models(self.name, self.loss)
+        return require_scalar(loss(prediction.rebuilt(leaves), prediction.target), self.name)
 
     def reads(self) -> dict[str, Any]:
         """By name, all that is read beside the batch and the variables."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hesse._autograd.captured import same
 from hesse._base.errors import StalePointError
+from hesse._distributed.unsupported import is_dtensor
 
 # A tensor of at most this many elements is compared whole, a larger one by some along each dimension.
 _WHOLE = 4096
@@ -72,6 +73,9 @@ def _state(name: str, tensor: Tensor) -> _State:
 
 def _sample(tensor: Tensor) -> Tensor | None:
     """A view of a small tensor, or of a few elements along each dimension; None where views are not to be had."""
+    if is_dtensor(tensor):
+        # What this rank holds, as a view of it.
+        tensor = tensor.detach().to_local()  # type: ignore[attr-defined]  # only DTensor has it
     if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.layout != torch.strided:
         return None
     if tensor.is_meta or tensor.is_nested or tensor.dtype == torch.complex32:

@@ -20,6 +20,7 @@ from hesse._data.models import Output, model_objective, watched
 from hesse._data.objective import Counted, Objective, Prediction, require_scalar
 from hesse._data.options import BatchNorm, DataOptions, Draws
 from hesse._data.parameters import Params
+from hesse._distributed.unsupported import refusing_models
 from hesse._linearize.choice import Choice
 from hesse._linearize.engines import Engines, Linearize
 from hesse._linearize.options import Mode, Name
@@ -138,7 +139,8 @@ class GaussNewton(DataOperator):
         def loss_of(prediction: Prediction, leaves: Sequence[Tensor]) -> Tensor:
             if loss is None:
                 return torch.stack([0.5 * leaf.square().sum() for leaf in leaves]).sum()
-            return require_scalar(loss(prediction.rebuilt(leaves)), "GaussNewton")
+            checked = refusing_models("GaussNewton", loss)
+            return require_scalar(checked(prediction.rebuilt(leaves)), "GaussNewton")
 
         def term(linearize: Linearize) -> OuterTerm:
             jacobian = linearize("prediction", lambda x: _prediction(at.call(x)), at.leaves, inputs)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hesse._base.errors import ConvergenceWarning, NonFiniteProductError
 from hesse._base.progress import Bar
+from hesse._distributed.unsupported import communications
 from hesse._operators.dense import as_operator
 from hesse._operators.operator import Operator
 from hesse._operators.probes import Rng
@@ -168,7 +169,10 @@ class Products:
 
     def multiply(self, V: Tensor, *, apart: bool = False) -> Tensor:
         """A·V for columns (n, k), without history, on V's device; out of the budget unless it is ``apart``."""
+        before = communications()
         product = self.operator.matmat(V.to(self.operator.device)).detach().to(V.device)
+        if communications() != before:
+            self._require_alike_on_ranks()
         finite = torch.isfinite(product).all(dim=0)
         if not bool(finite.all()):
             place = self.count + 1 + int((~finite).nonzero()[0])
@@ -178,6 +182,19 @@ class Products:
             )
         self.count += 0 if apart else V.shape[1]
         return product
+
+    def _require_alike_on_ranks(self) -> None:
+        """Products that are summed over ranks, say, have to be of the same vectors on all of them."""
+        if self._generator is not None and self._origin is None:
+            raise ValueError(
+                f"{self.question} was given rng=None, which draws other random vectors on each rank, but its products"
+                " communicate with other ranks. Give rng= a number, the same on all ranks."
+            )
+        if self._keeper is not None:
+            raise NotImplementedError(
+                f"{self.question} was given a checkpoint, but its products communicate with other ranks, and each rank"
+                " would write its own at another product. Leave checkpoint= out."
+            )
 
     def norms(self, V: Tensor) -> Tensor:
         """‖v‖ for each column, (k,), float64 on the CPU."""

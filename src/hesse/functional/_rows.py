@@ -11,6 +11,7 @@ from hesse._autograd.agreement import coarsest, disagreement
 from hesse._autograd.evaluation import inside_transform
 from hesse._autograd.gradients import Gradients, gradients
 from hesse._base.forward_mode import jvp
+from hesse._distributed.unsupported import is_dtensor
 
 Blocks = list[list[Tensor]]
 """``blocks[i][j]``: derivative of output i by input j, of shape ``output.shape + input.shape``."""
@@ -20,7 +21,7 @@ def by_rows(outputs: Sequence[Tensor], x: Sequence[Tensor], create_graph: bool, 
     """One backward for each element of each output."""
     blocks = []
     for i, output in enumerate(outputs):
-        _refuse_complex(output)
+        _require_real_and_whole(output)
         basis = torch.zeros_like(output).reshape(-1)
         rows = [_Rows(output, leaf) for leaf in x]
         for element in range(output.nelement()):
@@ -39,7 +40,7 @@ def by_rows(outputs: Sequence[Tensor], x: Sequence[Tensor], create_graph: bool, 
 def by_batch(outputs: Sequence[Tensor], x: Sequence[Tensor], create_graph: bool) -> Blocks:
     """One backward, batched over the standard basis of all outputs together."""
     for output in outputs:
-        _refuse_complex(output)
+        _require_real_and_whole(output)
     numels = [output.nelement() for output in outputs]
     if sum(numels) == 0:
         return by_rows(outputs, x, create_graph, strict=False)  # A batch may not be empty.
@@ -85,6 +86,7 @@ def by_columns(function: Callable[[tuple[Tensor, ...]], Sequence[Tensor]], x: Se
     The dtype of each block is that of the output. torch.func serves here: plain dual numbers cannot be batched.
     """
     for leaf in x:
+        _refuse_dtensor(leaf)
         if leaf.dtype.is_complex:
             raise RuntimeError(
                 f"A matrix of derivatives in forward mode needs real inputs but one has dtype {leaf.dtype}: one column"
@@ -100,7 +102,7 @@ def by_columns(function: Callable[[tuple[Tensor, ...]], Sequence[Tensor]], x: Se
         tangents = tuple([slab.reshape(leaf.shape) for slab, leaf in zip(slabs, x, strict=True)])
         outputs, products = jvp(lambda *leaves: tuple(function(leaves)), primals, tangents)
         for output in outputs:
-            _refuse_complex(output)
+            _require_real_and_whole(output)
         shapes[:] = [output.shape for output in outputs]
         return tuple(products)
 
@@ -169,9 +171,19 @@ def _require_row(entry: Tensor | None, i: int, j: int, create_graph: bool) -> No
         )
 
 
-def _refuse_complex(output: Tensor) -> None:
+def _require_real_and_whole(output: Tensor) -> None:
     if output.dtype.is_complex:
         raise RuntimeError(
             f"A matrix of derivatives needs real outputs but the function returns {output.dtype}. Return"
             " torch.view_as_real of them."
+        )
+    _refuse_dtensor(output)
+
+
+def _refuse_dtensor(tensor: Tensor) -> None:
+    # Unit vectors are written element by element, which a rank cannot do to what others hold.
+    if is_dtensor(tensor):
+        raise NotImplementedError(
+            "A matrix of derivatives needs plain tensors but its rows or columns belong to a DTensor. Multiply vectors"
+            " instead, with hesse.vhp or hesse.functional.vjp."
         )

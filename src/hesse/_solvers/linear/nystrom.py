@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,7 +79,7 @@ def nystrom(A: Any, rank: int, *, shift: float = 0.0, rng: Rng = None) -> Nystro
         operator = products.operator
         rank = min(rank, products.size)
         probes, _ = blocks.orthonormalize(
-            operator, blocks.empty(operator), operator.randn(rank, np.random.default_rng(rng))
+            operator, blocks.empty(operator), operator.randn(rank, products.generator(rng))
         )
         images = products.multiply(probes)
         # Rounding makes the core indefinite; a shift of about that size, taken away at the end, makes up for it.

@@ -1,0 +1,78 @@
+"""Refuse backwards of torch.distributed that have a wrong derivative themselves, and do not say so.
+
+The backward of ``DTensor.from_local``, by which plain tensors enter a tensor parallel layer, gives the right gradient,
+but without history where it has to redistribute it; and where the local tensors are summed, the derivative of the
+gradient is each rank's own and not the sum. Within ``loss_parallel()`` the backward of a softmax hands on what it gets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hesse._autograd import graph
+from hesse._base.errors import NoDerivativeError
+from hesse._distributed.unsupported import group_exists
+
+_MODULES = ("torch.distributed.tensor", "torch.distributed.nn")
+"""Where autograd functions that communicate are."""
+
+
+def may_exist() -> bool:
+    """Whether functions of torch.distributed can be in a graph, which may be long and is looked through only then."""
+    return group_exists() and any(module in sys.modules for module in _MODULES)
+
+
+@contextlib.contextmanager
+def refused(outputs: Sequence[Tensor]) -> Iterator[None]:
+    """Within, a backward from ``outputs`` that is to be differentiated itself raises where that would be wrong."""
+    handles = []
+    try:
+        for node in graph.nodes(outputs):
+            function = getattr(node, "_forward_cls", None)
+            if function is not None and function.__module__.startswith("torch.distributed"):
+                # Of ``from_local``: how the whole is made of the local tensors.
+                placements = getattr(node, "forward_input_placements", ())
+                is_sum = any(placement.is_partial() for placement in placements)
+                handles.append(node.register_hook(_refusal(function.__name__, is_sum)))
+            elif node.name().startswith("LogSoftmaxBackward") and _is_loss_parallel():
+                raise NoDerivativeError(
+                    "The function cannot be differentiated twice within loss_parallel(), where PyTorch's derivative of"
+                    " a softmax has none itself. Leave loss_parallel() out.",
+                    "aten::_log_softmax_backward_data",
+                    None,
+                )
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _refusal(name: str, is_sum: bool) -> Callable[[Any, Any], None]:
+    def refuse(gradients: tuple[Tensor | None, ...], cotangents: tuple[Tensor | None, ...]) -> None:
+        if not any(cotangent is not None and cotangent.requires_grad for cotangent in cotangents):
+            return
+        if is_sum or any(gradient is not None and not gradient.requires_grad for gradient in gradients):
+            raise NoDerivativeError(
+                f"The function cannot be differentiated once more: the backward of torch.distributed's {name}, which a"
+                " DTensor passed, has a wrong derivative itself. Give a model without tensor parallel; of a function of"
+                " DTensors take hesse.vhp, which differentiates least often.",
+                name,
+                None,
+            )
+
+    return refuse
+
+
+def _is_loss_parallel() -> bool:
+    """Whether the call stands within ``loss_parallel()``."""
+    if "torch.distributed.tensor.parallel.loss" not in sys.modules:
+        return False
+    # No public name tells; the test of loss_parallel fails if this one moves.
+    handlers = sys.modules["torch.distributed.tensor"].DTensor._op_dispatcher._custom_op_handlers
+    return torch.ops.aten._log_softmax_backward_data.default in handlers

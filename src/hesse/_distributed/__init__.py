@@ -1,0 +1,1 @@
+"""Several ranks: what cannot be done there yet, refused."""
