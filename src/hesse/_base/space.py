@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hesse._autograd.arguments import check_vector
 from hesse._base.trees import Spec, path_name
+from hesse._base.vectors import check_vector
 
 
 class Space:

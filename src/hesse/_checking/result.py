@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from hesse._base.numbers import duration, memory
 from hesse._checking.differences import Differences
 from hesse._checking.finding import Finding
-from hesse._report.numbers import duration, memory
 
 
 @dataclasses.dataclass(frozen=True)

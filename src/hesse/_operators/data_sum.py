@@ -169,6 +169,9 @@ class DataSum(Operator):
         """How products are made, and why; ``print`` it."""
         return self.summation.explain()
 
+    def _engine_name(self) -> str:
+        return self._engine.now.engine
+
     def close(self) -> None:
         """Free the kept batches; products raise from then on."""
         self._sum = None
@@ -210,6 +213,9 @@ class DataBlock(Operator):
     def adopt(self, settled: dict[str, str]) -> None:
         """As the whole."""
         self._whole.adopt(settled)
+
+    def _engine_name(self) -> str:
+        return self._whole._engine_name()
 
     def matmat(self, V: Tensor) -> Tensor:
         """The block times columns (n, k), in one pass over the data."""

@@ -22,8 +22,9 @@ from hesse._linearize.protocol import Direction, EngineName, Linearization, Sele
 from hesse._linearize.room import Room
 from hesse._linearize.unit_vectors import UnitVectors
 from hesse._operators import materialize
+from hesse._operators.conversions import Indices, row_numbers
 from hesse._operators.materialize import EVERYTHING, Part
-from hesse._operators.operator import Operator, Places, positions, require_engine
+from hesse._operators.operator import Operator, require_engine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,12 +161,12 @@ class Linearized(Operator):
             return self.matmat(U)
         return self._multiplied(self._backward, self._transposed_batching, U.mT, self.range, self.domain).mT
 
-    def rows(self, places: Places) -> Tensor:
-        """The rows of the matrix at some places, (k, n): one product each, in chunks that stay within ``memory``."""
+    def rows(self, indices: Indices) -> Tensor:
+        """Some rows of the matrix, (k, n): one product each, in chunks that stay within ``memory``."""
         replay, batching = (
             (self._forward, self._batching) if self.symmetric else (self._backward, self._transposed_batching)
         )
-        units = UnitVectors(self.range.size, self.range.dtype, self.device, positions(places, self.shape[0]))
+        units = UnitVectors(self.range.size, self.range.dtype, self.device, row_numbers(indices, self.shape[0]))
         return self._multiplied(replay, batching, units, self.range, self.domain)
 
     def expect(self, products: int) -> None:
@@ -208,6 +209,17 @@ class Linearized(Operator):
         """Aᵀ times a vector."""
         selection = Selection(part.of_sources(self._selection.outputs), part.of_targets(self._selection.inputs))
         return self._linearization.rmatvec(entries, selection, batched=batched)
+
+    def _matvec(self, v: Tensor) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() or self.differentiable):
+            return self.range.join(self.multiply_leaves(self.domain.split(v))).to(self.dtype)
+
+    def _rmatvec(self, u: Tensor) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() or self.differentiable):
+            return self.domain.join(self.rmultiply_leaves(self.range.split(u))).to(self.dtype)
+
+    def _engine_name(self) -> str:
+        return self._linearization.engine
 
     def multiply_leaves(self, entries: list[Tensor]) -> list[Tensor]:
         """A times a structured vector: one replay, and no copy to a flat vector and back."""
