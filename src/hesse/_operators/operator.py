@@ -225,9 +225,11 @@ class Transpose(algebra.Transpose, Operator):
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, Tensor | np.ndarray):
-        return value.ndim == 0 and not np.iscomplexobj(value) and not (isinstance(value, Tensor) and value.is_complex())
-    return isinstance(value, numbers.Real)
+    if isinstance(value, Tensor):
+        return value.ndim == 0 and not value.is_complex()
+    return isinstance(value, numbers.Real) or (
+        isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "biuf"
+    )
 
 
 def _number(value: Any) -> float:
