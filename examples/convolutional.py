@@ -50,4 +50,5 @@ if __name__ == "__main__":
     print(f"{H.shape[0]} parameters, loss {H.value:.4f}")
     G = hesse.GaussNewton(digits.model, digits.loss, digits.data)
     for name, A in (("Hessian", H), ("Gauss-Newton matrix", G)):
-        print(f"largest eigenvalue of the {name}: {hesse.eigsh(A, k=1, rng=0).values[0]:.3f}")
+        largest = hesse.eigsh(A, k=1, which="LA", rng=0).values[0]
+        print(f"largest eigenvalue of the {name}: {largest:.3f}")

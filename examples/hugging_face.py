@@ -43,5 +43,5 @@ def problem():
 
 if __name__ == "__main__":
     H = problem().operator()
-    top = hesse.eigsh(H, k=1, tol=1e-2, rng=0).values[0]
+    top = hesse.eigsh(H, k=1, which="LA", tol=1e-2, rng=0).values[0]
     print(f"{H.shape[0]} parameters, loss {H.value:.4f}; sharpness {top:.2f}")

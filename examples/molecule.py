@@ -103,7 +103,7 @@ def vibrations(energy, positions, masses):
 def wave_numbers(molecule):
     """All frequencies in 1/cm, the highest first."""
     H = hesse.Hessian(molecule.func, molecule.inputs)
-    squares = hesse.eigsh(H, k=H.shape[0], rng=0).values
+    squares = hesse.eigsh(H, k=H.shape[0], which="LA", rng=0).values
     return WAVE_NUMBER * squares.clamp(min=0).sqrt()
 
 

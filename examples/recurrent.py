@@ -50,4 +50,5 @@ def problem(steps=200):
 
 if __name__ == "__main__":
     H = problem().operator()
-    print(f"{H.shape[0]} parameters, loss {H.value:.4f}; sharpness {hesse.eigsh(H, k=1, rng=0).values[0]:.3f}")
+    sharpness = hesse.eigsh(H, k=1, which="LA", rng=0).values[0]
+    print(f"{H.shape[0]} parameters, loss {H.value:.4f}; sharpness {sharpness:.3f}")

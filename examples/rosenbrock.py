@@ -38,6 +38,6 @@ if __name__ == "__main__":
     expected = tridiagonal(at.inputs, v)
     print(f"{H.shape[1]} variables, value {H.value:.6g}")
     print(f"relative difference to the entries worked out by hand: {(H @ v - expected).norm() / expected.norm():.1e}")
-    top = hesse.eigsh(H, k=3, rng=0)
+    top = hesse.eigsh(H, k=3, which="LA", rng=0)
     print("largest curvatures:", ", ".join(f"{value:.1f}" for value in top.values.tolist()))
     print(f"{top.num_products} products, converged: {top.converged}")

@@ -32,7 +32,7 @@ def sharpness_along_training(steps=STEPS, learning_rate=LEARNING_RATE, tol=1e-3)
     for step in range(steps):
         if step > 0:
             H = H.at(parameters)
-        top = hesse.eigsh(H, k=1, tol=tol, rng=0, start=top)
+        top = hesse.eigsh(H, k=1, which="LA", tol=tol, rng=0, start=top)
         history.append((H.value.item(), top.values[0].item(), top.num_products))
         with torch.no_grad():
             # The gradient comes with the Hessian.

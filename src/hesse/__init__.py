@@ -11,6 +11,7 @@ from hesse._base.errors import (
     NonFiniteProductError,
     StalePointError,
 )
+from hesse._base.version import __version__ as __version__
 from hesse._checking import Check, Finding, check
 from hesse._linearize.choice import Choice
 from hesse._operators import (
@@ -43,8 +44,6 @@ from hesse._solvers.estimate import (
 from hesse._solvers.linear import ShiftedSolutions, Solution, jacobi, nystrom, solve, solve_shifted
 from hesse._solvers.run import Progress
 from hesse.functional import hvp, vhp
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CaptureError",

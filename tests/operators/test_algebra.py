@@ -149,3 +149,123 @@ def test_scipy_finds_the_eigenvalues_through_to_scipy() -> None:
     np.testing.assert_allclose(J.to_scipy() @ V.numpy(), (WIDE @ V).numpy())
     np.testing.assert_allclose(J.to_scipy().H @ np.ones(3), WIDE.mT.sum(1).numpy())
     np.testing.assert_allclose(scipy.sparse.linalg.svds(J.to_scipy(), k=1)[1], torch.linalg.svdvals(WIDE)[:1].numpy())
+
+
+def test_products_are_those_of_the_matrices() -> None:
+    H, L = hessian_of(SYMMETRIC), hesse.as_operator(A[:3, :3])
+    J = hesse.Jacobian(lambda x: WIDE @ x, torch.zeros(4, dtype=DOUBLE))
+    for operator, dense in [
+        (H @ H, SYMMETRIC @ SYMMETRIC),
+        (J @ H, WIDE @ SYMMETRIC),
+        (J.T @ L @ J, WIDE.mT @ A[:3, :3] @ WIDE),
+        ((J.T @ L @ J).T, WIDE.mT @ A[:3, :3].mT @ WIDE),
+        (J.T @ (2 * L - L.T) @ J, WIDE.mT @ (2 * A[:3, :3] - A[:3, :3].mT) @ WIDE),
+        ((J @ H @ J.T).shift(2.0), WIDE @ SYMMETRIC @ WIDE.mT + 2 * torch.eye(3, dtype=DOUBLE)),
+    ]:
+        assert operator.shape == tuple(dense.shape)
+        block = torch.randn(dense.shape[1], 2, dtype=DOUBLE, generator=torch.Generator().manual_seed(1))
+        torch.testing.assert_close(operator @ block, dense @ block)
+        torch.testing.assert_close(operator @ block[:, 0], dense @ block[:, 0])
+        torch.testing.assert_close(operator.to_dense(), dense)
+        rows = torch.randn(2, dense.shape[0], dtype=DOUBLE, generator=torch.Generator().manual_seed(2))
+        torch.testing.assert_close(rows @ operator, rows @ dense)
+        torch.testing.assert_close(rows[0] @ operator, rows[0] @ dense)
+        torch.testing.assert_close(operator.rows([-1]), dense[[-1]])
+
+
+def test_a_product_that_reads_the_same_backward_is_symmetric() -> None:
+    H, D, U = hessian_of(SYMMETRIC), hesse.as_operator(SYMMETRIC), hesse.as_operator(A)
+    J, P = hesse.as_operator(WIDE), hesse.as_operator(torch.eye(3, dtype=DOUBLE))
+    P.positive_semidefinite = True
+    for symmetric in (H @ H, J.T @ J, J.T @ P @ J, J.T @ (P @ J), H @ D @ H, U @ D @ U.T, (P @ J).T @ (P @ J)):
+        assert symmetric.symmetric
+        assert symmetric.T is symmetric
+        torch.testing.assert_close(symmetric.to_dense(), symmetric.to_dense().mT)
+    for other in (H @ D, U @ U, J.T @ hesse.as_operator(A[:3, :3]) @ J, U @ D @ U, D @ H @ H, J @ J.T @ P):
+        assert not other.symmetric
+        torch.testing.assert_close(other.T.to_dense(), other.to_dense().mT)
+    for semidefinite in (H @ H, J.T @ J, J.T @ P @ J, (P @ J).T @ (P @ J), U @ U.T):
+        assert semidefinite.positive_semidefinite
+        assert torch.linalg.eigvalsh(semidefinite.to_dense()).min() >= -1e-12
+    assert not (H @ D @ H).positive_semidefinite
+
+
+def test_products_keep_structure_at_their_ends_and_precision_of_the_widest() -> None:
+    inputs = {"a": torch.ones(2), "b": torch.tensor(2.0)}
+    J = hesse.Jacobian(lambda d: d["a"] ** 2 * d["b"], inputs)
+    product = (J.T @ J) @ inputs
+    dense = torch.tensor([[4.0, 0.0, 1.0], [0.0, 4.0, 1.0]])
+    torch.testing.assert_close(J.flatten(product), dense.mT @ dense @ J.flatten(inputs))
+    assert (hesse.as_operator(WIDE.float()) @ hesse.as_operator(SYMMETRIC)).dtype == DOUBLE
+
+
+def test_products_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"but got shapes \(3, 4\) and \(3, 4\) side by side"):
+        hesse.as_operator(WIDE) @ hesse.as_operator(WIDE)
+
+
+def test_operators_of_the_same_entries_in_another_order_do_not_mix() -> None:
+    a, b = torch.ones(2), torch.ones(3)
+
+    def func(d: dict[str, Tensor]) -> Tensor:
+        return d["a"].sum() ** 2 * d["b"].prod()
+
+    first, second = hesse.Hessian(func, {"a": a, "b": b}), hesse.Hessian(func, {"b": b, "a": a})
+    for mixed in (lambda: first + second, lambda: first @ second, lambda: second - 2 * first):
+        with pytest.raises(ValueError, match=r"come in different orders, (a, b and b, a|b, a and a, b)"):
+            mixed()
+
+
+def test_a_sum_of_operators_that_disagree_on_structure_has_none() -> None:
+    first = hesse.Hessian(lambda x: (x**2).sum(), torch.ones(3))
+    second = hesse.Hessian(lambda d: (d["x"] ** 2).sum(), {"x": torch.ones(3)})
+    for total in (first + second, first + second + first, second + hesse.as_operator(torch.eye(3)) + first):
+        assert total.domain is None
+        torch.testing.assert_close(total @ torch.ones(3), total.to_dense() @ torch.ones(3))
+
+
+def test_products_carry_derivatives_where_all_factors_do() -> None:
+    x = torch.tensor([1.0, 2.0], dtype=DOUBLE, requires_grad=True)
+    H = hesse.Hessian(lambda x: (x**3).sum(), x, create_graph=True)
+    (slope,) = torch.autograd.grad((H @ H @ torch.ones(2, dtype=DOUBLE)).sum(), x)
+    # (6x)² by x.
+    torch.testing.assert_close(slope, 72 * x.detach())
+    assert (H @ H).differentiable
+    assert not (H @ hesse.Hessian(lambda x: (x**3).sum(), x)).differentiable
+
+
+def test_questions_take_products() -> None:
+    J = hesse.Jacobian(lambda x: WIDE @ x, torch.zeros(4, dtype=DOUBLE))
+    found = hesse.eigsh(J.T @ J, 2, which="LA", rng=0)
+    torch.testing.assert_close(found.values, torch.linalg.svdvals(WIDE)[:2] ** 2)
+    b = torch.ones(4, dtype=DOUBLE)
+    solution = hesse.solve((J.T @ J).shift(0.5), b, tol=1e-12)
+    assert solution.method == "cg"
+    torch.testing.assert_close(
+        solution.solution, torch.linalg.solve(WIDE.mT @ WIDE + 0.5 * torch.eye(4, dtype=DOUBLE), b)
+    )
+
+
+def test_a_product_passes_on_what_is_expected_and_what_was_settled() -> None:
+    class Recorded(hesse.Operator):
+        def __init__(self) -> None:
+            self.shape, self.dtype, self.device, self.said = (2, 2), DOUBLE, torch.device("cpu"), []
+
+        def matmat(self, V: Tensor) -> Tensor:
+            return V
+
+        def expect(self, products: int) -> None:
+            self.said.append(products)
+
+        def settle(self) -> dict[str, str]:
+            return {"way": f"that of {len(self.said)}"}
+
+        def adopt(self, settled: dict[str, str]) -> None:
+            self.said.append(settled)
+
+    first, second = Recorded(), Recorded()
+    product = first @ (second / 2)
+    product.expect(5)
+    assert product.settle() == {"0.way": "that of 1", "1.0.way": "that of 1"}
+    product.adopt(product.settle())
+    assert first.said == second.said == [5, {"way": "that of 1"}]

@@ -14,8 +14,9 @@ from torch import Tensor
 from hesse._autograd.evaluation import compiler_is_loaded, inside_transform, refuse_compiled
 from hesse._autograd.gradients import require_outputs
 from hesse._base import trees
+from hesse._base.several_ranks import refusing_models
 from hesse._base.trees import Path, Spec
-from hesse._distributed.unsupported import is_dtensor, refusing_models
+from hesse._base.vectors import check_tensors, check_vector
 
 Argnums = int | tuple[int, ...] | None
 
@@ -46,7 +47,7 @@ def check_point(name: str, func: Callable[..., Any], inputs: Any, argnums: Argnu
     if argnums is not None:
         return _chosen(name, func, inputs, argnums)
     leaves, spec = trees.flatten(inputs)
-    _check_tensors(leaves, spec, "inputs", name)
+    check_tensors(leaves, spec, "inputs", name)
     _check_differentiable(leaves, spec, name)
     if spec.length is None:
         return Point(leaves, spec, lambda tracked: func(spec.rebuild(tracked)))
@@ -66,7 +67,7 @@ def _chosen(name: str, func: Callable[..., Any], inputs: Any, argnums: int | tup
         raise ValueError(f"argnums given to {name} names the same argument twice: {argnums}.")
     chosen = tuple([arguments[position] for position in positions])
     leaves, spec = trees.flatten(chosen[0] if isinstance(argnums, int) else chosen)
-    _check_tensors(leaves, spec, "inputs", name)
+    check_tensors(leaves, spec, "inputs", name)
     _check_differentiable(leaves, spec, name)
 
     def call(tracked: Sequence[Tensor]) -> Any:
@@ -102,60 +103,13 @@ def check_cotangent(name: str, v: Any, outputs: Sequence[Tensor], spec: Spec) ->
     return [torch.ones_like(outputs[0])]
 
 
-def check_vector(name: str, v: Any, leaves: Sequence[Tensor], spec: Spec) -> list[Tensor]:
-    """The entries of ``v`` in the flat order of the structure it must match, or one sentence that says why not."""
-    entries, v_spec = trees.flatten(v)
-    _check_tensors(entries, v_spec, "v", name)
-    entries = _aligned(entries, v_spec, leaves, spec)
-    for path, entry, leaf in zip(spec.paths, entries, leaves, strict=True):
-        if entry.size() != leaf.size():
-            raise RuntimeError(f"{_entry(path)}v has invalid size: should be {leaf.size()} but got {entry.size()}.")
-        if is_dtensor(entry) != is_dtensor(leaf):
-            wanted = "a DTensor" if is_dtensor(leaf) else "a plain tensor"
-            raise RuntimeError(f"{_entry(path)}v has an invalid type: should be {wanted} but got {type(entry)}.")
-        if entry.device != leaf.device:
-            raise RuntimeError(
-                f"{_entry(path)}v is on the wrong device: should be {leaf.device} but got {entry.device}."
-            )
-        if entry.dtype.is_complex != leaf.dtype.is_complex:
-            raise RuntimeError(
-                f"{_entry(path)}v has an invalid dtype: should be {'complex' if leaf.dtype.is_complex else 'real'}"
-                f" like {leaf.dtype} but got {entry.dtype}."
-            )
-    return entries
-
-
-def _aligned(entries: list[Tensor], v_spec: Spec, leaves: Sequence[Tensor], spec: Spec) -> list[Tensor]:
-    if v_spec.paths == spec.paths or (len(leaves) == len(entries) == 1 and _is_flat(spec) and _is_flat(v_spec)):
-        return entries
-    if _is_flat(spec) and _is_flat(v_spec):
-        if len(entries) == len(leaves):  # a named tuple and a plain one
-            return entries
-        if spec.length is None:
-            raise RuntimeError("The given v should contain a single Tensor.")
-        raise RuntimeError(f"v is a tuple of invalid length: should be {len(leaves)} but got {len(entries)}.")
-    found = dict(zip(v_spec.paths, entries, strict=True))
-    for path in spec.paths:
-        if path not in found:
-            raise RuntimeError(f"v has an invalid structure: entry {trees.path_name(path)} of it is missing.")
-    for path in found:
-        if path not in spec.paths:
-            raise RuntimeError(f"v has an invalid structure: it has an entry {trees.path_name(path)} too many.")
-    return [found[path] for path in spec.paths]
-
-
-def _is_flat(spec: Spec) -> bool:
-    """Whether the structure is a tensor or a tuple of tensors, the two that PyTorch's own functions know."""
-    return spec.paths == ((),) or (spec.length is not None and all([len(path) == 1 for path in spec.paths]))
-
-
 def evaluate(
     name: str, point: Point, x: Sequence[Tensor], strict: bool, has_aux: bool
 ) -> tuple[list[Tensor], Spec, Any]:
     """The outputs of the function at ``x`` as leaves, their structure, and the auxiliary output."""
     returned, aux = _split_aux(name, point.call(x), has_aux)
     outputs, spec = trees.flatten(returned)
-    _check_tensors(outputs, spec, "outputs of the user-provided function", name)
+    check_tensors(outputs, spec, "outputs of the user-provided function", name)
     if compiler_is_loaded() and not (torch.compiler.is_compiling() or inside_transform()):
         refuse_compiled(name, outputs, x)
     if strict:
@@ -195,19 +149,6 @@ def without_history(tree: Any, create_graph: bool) -> Any:
     return tree if create_graph else trees.map_tensors(Tensor.detach, tree)
 
 
-def _check_tensors(leaves: Sequence[Any], spec: Spec, what: str, name: str) -> None:
-    for path, leaf in zip(spec.paths, leaves, strict=True):
-        if isinstance(leaf, Tensor):
-            continue
-        start = f"The {what} given to {name} must be either a Tensor or a tuple of Tensors but the"
-        if not path:
-            raise TypeError(f"{start} given {what} has type {type(leaf)}.")
-        place = f"index {path[0]}" if len(path) == 1 and spec.length is not None else trees.path_name(path)
-        raise TypeError(f"{start} value at {place} has type {type(leaf)}.")
-    if not leaves:
-        raise ValueError(f"The {what} given to {name} must hold at least one Tensor but hold none.")
-
-
 def _check_differentiable(leaves: Sequence[Tensor], spec: Spec, name: str) -> None:
     for path, leaf in zip(spec.paths, leaves, strict=True):
         if not (leaf.dtype.is_floating_point or leaf.dtype.is_complex):
@@ -224,9 +165,3 @@ def _check_differentiable(leaves: Sequence[Tensor], spec: Spec, name: str) -> No
 
 def _place(path: Path) -> str:
     return f"the value at {trees.path_name(path)}" if path else "the given Tensor"
-
-
-def _entry(path: Path) -> str:
-    if not path:
-        return ""
-    return f"Entry {path[0] if len(path) == 1 and isinstance(path[0], int) else trees.path_name(path)} in "

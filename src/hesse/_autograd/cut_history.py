@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hesse._autograd import graph
 from hesse._base.errors import NoDerivativeError
-from hesse._distributed.unsupported import group_exists
+from hesse._base.several_ranks import group_exists
 
 _MODULES = ("torch.distributed.tensor", "torch.distributed.nn")
 """Where autograd functions that communicate are."""

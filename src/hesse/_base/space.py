@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hesse._autograd.arguments import check_vector
+from hesse._base.several_ranks import is_dtensor
 from hesse._base.trees import Spec, path_name
-from hesse._distributed.unsupported import is_dtensor
+from hesse._base.vectors import check_vector
 
 
 class Space:

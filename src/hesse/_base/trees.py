@@ -147,7 +147,7 @@ def dotted_name(path: Path, lone: str = "value") -> str:
     return ".".join([str(key) for key in path]) or lone
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
     """``tree`` with ``function`` applied to its tensors and everything else as it was."""
     leaves, spec = flatten(tree)
     return spec.rebuild([function(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves])

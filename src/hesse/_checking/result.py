@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from hesse._base.numbers import duration, memory
+from hesse._base.tables import labelled
 from hesse._checking.differences import Differences
 from hesse._checking.finding import Finding
-from hesse._report.numbers import duration, memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,10 @@ class Check:
         return {"ok": self.ok, **facts}
 
     def __str__(self) -> str:
-        return "\n".join([*_facts(self), "", *_told(self)])
+        return "\n".join([_facts(self), "", *_told(self)])
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def _plain(value: Any) -> Any:
@@ -94,7 +98,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _facts(check: Check) -> list[str]:
+def _facts(check: Check) -> str:
     rows = [("variables", f"{check.variables} ({check.dtype} on {check.device})")]
     if check.value is not None:
         rows.append(("value", f"{check.value:.8g}"))
@@ -125,8 +129,7 @@ def _facts(check: Check) -> list[str]:
         one = f"evaluation {duration(check.evaluation_seconds)}, product {duration(check.product_seconds)}"
         many = ", ".join(f"{n}: {duration(check.seconds(n) or 0.0)}" for n in (10, 100, 1000))
         rows += [("time", one), ("time for products", many)]
-    width = max(len(name) for name, _ in rows) + 2
-    return [f"{name:<{width}}{text}" for name, text in rows]
+    return labelled(rows)
 
 
 def _agreement(found: Differences) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-import hesse
+from hesse._base.version import __version__
 from hesse._cli.bench import bench
 from hesse._cli.check import check
 from hesse._cli.spectrum import spectrum
@@ -23,7 +23,7 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"hesse {hesse.__version__}")
+        typer.echo(f"hesse {__version__}")
         raise typer.Exit
 
 

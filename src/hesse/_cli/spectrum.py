@@ -19,6 +19,7 @@ from rich.table import Table
 from torch import Tensor
 
 from hesse._base.errors import ConvergenceWarning
+from hesse._base.numbers import duration, memory, number
 from hesse._cli import entries, output
 from hesse._cli.failures import INTERRUPTED, CommandError, attributed, reported
 from hesse._cli.interrupt import Interrupt, interruptible
@@ -27,7 +28,6 @@ from hesse._cli.options import DeviceOption, DtypeOption, EngineOption, ProblemF
 from hesse._cli.resources import peak_memory
 from hesse._linearize.options import Name
 from hesse._operators.problem import Problem
-from hesse._report.numbers import duration, memory, number
 from hesse._report.spectrum import Pair, Spectrum
 from hesse._solvers.eigen import eigsh
 from hesse._solvers.estimate import spectral_density, trace

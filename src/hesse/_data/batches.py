@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from hesse._base import trees
+from hesse._base.several_ranks import refuse_repeats
 from hesse._data import rows
 from hesse._data.draws import State
-from hesse._distributed.unsupported import refuse_repeats
 
 # Passes compare this many bytes of each tensor, from its beginning, middle and end; all of it where there are fewer.
 _SAMPLE = 2**20

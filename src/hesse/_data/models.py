@@ -11,6 +11,7 @@ from hesse._autograd import graph
 from hesse._autograd.captured import captured
 from hesse._base import trees
 from hesse._base.errors import StalePointError
+from hesse._base.several_ranks import refuse_model, refusing_models
 from hesse._base.trees import Spec
 from hesse._data import rows
 from hesse._data.losses import (
@@ -22,7 +23,6 @@ from hesse._data.losses import (
 )
 from hesse._data.objective import Counted, Prediction, require_scalar
 from hesse._data.parameters import Model, Params, select
-from hesse._distributed.unsupported import refuse_model, refusing_models
 
 Call = Callable[[nn.Module, Any, Any], Tensor]
 """The loss of a batch, made from model, loss and batch."""

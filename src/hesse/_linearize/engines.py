@@ -158,9 +158,13 @@ class Engines:
             return False
         return True
 
+    def stay(self) -> None:
+        """Decide nothing more."""
+        self._is_open, self.next_decision = False, float("inf")
+
     def begin_trial(self) -> None:
         """From now on maps are linearized by programs, which are compared with the tape."""
-        self._is_open, self.next_decision = False, float("inf")
+        self.stay()
         self.engine = "compiled"
 
     def end_trial(self, tape_seconds: float, seconds: float) -> bool:
@@ -173,12 +177,12 @@ class Engines:
 
     def refuse(self, why: str) -> None:
         """There is no program: the tape from now on."""
-        self._is_open, self.next_decision = False, float("inf")
+        self.stay()
         self.engine, self._refusal = "tape", why
 
     def follow(self, engine: EngineName) -> None:
         """Linearize as another process or rank decided."""
-        self._is_open, self.next_decision = False, float("inf")
+        self.stay()
         self.engine, self._why = engine, "as decided before"
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hesse._autograd.captured import same
 from hesse._base.errors import StalePointError
-from hesse._distributed.unsupported import is_dtensor
+from hesse._base.several_ranks import is_dtensor
 
 # A tensor of at most this many elements is compared whole, a larger one by some along each dimension.
 _WHOLE = 4096

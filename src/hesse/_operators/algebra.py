@@ -1,151 +1,27 @@
-"""Sums, multiples and transposes of operators, and the identity."""
+"""Sums, products and transposes of linear maps, and the identity."""
 
 from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from hesse._base.space import Space
-from hesse._operators.operator import Operator
+from hesse._base.trees import dotted_name
+from hesse._operators.linear_map import Decisions, LinearMap
 
 
-def _shared(first: Space | None, second: Space | None) -> Space | None:
-    """The structured space of a sum: that of its parts, where they agree."""
-    if first is None or second is None:
-        return first or second
-    alike = first.spec.paths == second.spec.paths and all(
-        a.shape == b.shape and a.dtype == b.dtype for a, b in zip(first.leaves, second.leaves, strict=True)
-    )
-    return first if alike else None
-
-
-class _Composite(Operator):
-    """An operator made of others, whose products are made as theirs are."""
-
-    _parts: tuple[Operator, ...]
-
-    def expect(self, products: int) -> None:
-        """Of each part."""
-        for part in self._parts:
-            part.expect(products)
-
-    def settle(self) -> dict[str, str]:
-        """Decide for each part."""
-        settled = enumerate([part.settle() for part in self._parts])
-        return {f"{place}.{name}": way for place, part in settled for name, way in part.items()}
-
-    def adopt(self, settled: dict[str, str]) -> None:
-        """Make the products of each part so."""
-        for place, part in enumerate(self._parts):
-            start = f"{place}."
-            part.adopt({name.removeprefix(start): way for name, way in settled.items() if name.startswith(start)})
-
-
-class Sum(_Composite):
-    """A + B, for two operators of the same shape and device.
-
-    Example:
-        >>> import torch, hesse
-        >>> A = hesse.as_operator(torch.eye(2))
-        >>> (A + 2 * A) @ torch.ones(2)
-        tensor([3., 3.])
-    """
-
-    def __init__(self, first: Operator, second: Operator) -> None:
-        if first.shape != second.shape or first.device != second.device:
-            raise ValueError(
-                f"A sum needs operators of one shape and device but got {first.shape} on {first.device} and"
-                f" {second.shape} on {second.device}."
-            )
-        self._parts = first, second
-        self.shape, self.device = first.shape, first.device
-        self.dtype = _promoted(first, second)
-        self.symmetric = first.symmetric and second.symmetric
-        self.positive_semidefinite = first.positive_semidefinite and second.positive_semidefinite
-        self.differentiable = first.differentiable and second.differentiable
-        self.domain = _shared(first.domain, second.domain)
-        self.range = _shared(first.range, second.range)
-
-    def matmat(self, V: Tensor) -> Tensor:
-        """(A + B)·V."""
-        first, second = self._parts
-        return first.matmat(V.to(first.dtype)).to(self.dtype) + second.matmat(V.to(second.dtype))
-
-    def rmatmat(self, U: Tensor) -> Tensor:
-        """(A + B)ᵀ·U."""
-        first, second = self._parts
-        return first.rmatmat(U.to(first.dtype)).to(self.dtype) + second.rmatmat(U.to(second.dtype))
-
-
-class Scaled(_Composite):
-    """c·A, for a number c."""
-
-    def __init__(self, factor: float, operator: Operator) -> None:
-        self._factor, self._operator = factor, operator
-        self._parts = (operator,)
-        self.shape, self.dtype, self.device = operator.shape, operator.dtype, operator.device
-        self.symmetric = operator.symmetric
-        self.positive_semidefinite = operator.positive_semidefinite and factor >= 0
-        self.differentiable = operator.differentiable
-        self.domain, self.range = operator.domain, operator.range
-
-    def matmat(self, V: Tensor) -> Tensor:
-        """c·A·V."""
-        return self._factor * self._operator.matmat(V)
-
-    def rmatmat(self, U: Tensor) -> Tensor:
-        """c·Aᵀ·U."""
-        return self._factor * self._operator.rmatmat(U)
-
-
-class Transpose(_Composite):
-    """Aᵀ."""
-
-    def __init__(self, operator: Operator) -> None:
-        self._operator = operator
-        self._parts = (operator,)
-        self.differentiable = operator.differentiable
-        self.shape = (operator.shape[1], operator.shape[0])
-        self.domain, self.range = operator.range, operator.domain
-        self.dtype, self.device = operator.dtype, operator.device if self.domain is None else self.domain.device
-
-    def matmat(self, V: Tensor) -> Tensor:
-        """Aᵀ·V."""
-        return self._operator.rmatmat(V)
-
-    def rmatmat(self, U: Tensor) -> Tensor:
-        """A·U."""
-        return self._operator.matmat(U)
-
-    def multiply_leaves(self, entries: list[Tensor]) -> list[Tensor]:
-        """Aᵀ times a structured vector."""
-        return self._operator.rmultiply_leaves(entries)
-
-    def rmultiply_leaves(self, entries: list[Tensor]) -> list[Tensor]:
-        """A times a structured vector."""
-        return self._operator.multiply_leaves(entries)
-
-    @property
-    def T(self) -> Operator:
-        """The transpose of the transpose: the operator itself."""
-        return self._operator
-
-
-class Identity(Operator):
-    """The identity on the vectors of a square operator.
-
-    Example:
-        >>> import torch, hesse
-        >>> H = hesse.Hessian(lambda x: (x**2).sum(), torch.ones(2))
-        >>> (H + 3 * hesse.Identity(H)) @ torch.ones(2)
-        tensor([5., 5.])
-    """
+class Identity(LinearMap):
+    """The identity on the vectors of a square operator."""
 
     symmetric = True
     positive_semidefinite = True
     differentiable = True
 
-    def __init__(self, like: Operator) -> None:
+    def __init__(self, like: LinearMap) -> None:
         if like.shape[0] != like.shape[1]:
             raise ValueError(f"An identity needs a square operator but got one of shape {like.shape}.")
         self.shape, self.dtype, self.device = like.shape, like.dtype, like.device
@@ -156,5 +32,218 @@ class Identity(Operator):
         return V.clone()
 
 
-def _promoted(first: Operator, second: Operator) -> torch.dtype:
-    return torch.promote_types(first.dtype, second.dtype)
+class _Composite(LinearMap):
+    """An map made of others, whose products are made as theirs are."""
+
+    def __init__(self, *parts: LinearMap, domain: Space | None, range: Space | None) -> None:
+        self._parts = parts
+        self.device = parts[0].device
+        self.dtype = functools.reduce(torch.promote_types, [part.dtype for part in parts])
+        self.differentiable = all([part.differentiable for part in parts])
+        self.domain, self.range = domain, range
+
+    def expect(self, products: int) -> None:
+        """Of each part."""
+        for part in self._parts:
+            part.expect(products)
+
+    def decide(self, earlier: Decisions | None = None) -> Decisions:
+        """Of each part."""
+        before = earlier or {}
+        return {str(number): part.decide(before.get(str(number))) for number, part in enumerate(self._parts)}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._formula()}, shape={self.shape}, dtype={self.dtype}, device={self.device})"
+
+
+class Sum(_Composite):
+    """Σ c·A of (c, A), for operators of one shape and device; the terms of a sum among them are taken over.
+
+    Example:
+        >>> import torch, hesse
+        >>> A = hesse.as_operator(torch.eye(2))
+        >>> A + 2 * A - A / 4
+        Sum(Dense + 2 * Dense - 0.25 * Dense, shape=(2, 2), dtype=torch.float32, device=cpu)
+        >>> (A + 2 * A) @ torch.ones(2)
+        tensor([3., 3.])
+    """
+
+    def __init__(self, *terms: tuple[float, LinearMap]) -> None:
+        self._terms: list[tuple[float, LinearMap]] = []
+        for factor, operator in terms:
+            inner = operator._terms if isinstance(operator, Sum) else [(1.0, operator)]
+            self._terms += [(factor * weight, part) for weight, part in inner]
+        parts = [part for _, part in self._terms]
+        _require_one([f"{part.shape} on {part.device}" for part in parts], "sum", "shape and device")
+        super().__init__(
+            *parts,
+            domain=_shared([part.domain for part in parts]),
+            range=_shared([part.range for part in parts]),
+        )
+        self.shape = parts[0].shape
+        self.symmetric = all([part.symmetric for part in parts])
+        self.positive_semidefinite = all([part.positive_semidefinite and c >= 0 for c, part in self._terms])
+
+    def matmat(self, V: Tensor) -> Tensor:
+        """Σ c·A·V."""
+        return self._summed(lambda part: V if isinstance(part, Identity) else part.matmat(V.to(part.dtype)))
+
+    def rmatmat(self, U: Tensor) -> Tensor:
+        """Σ c·Aᵀ·U."""
+        return self._summed(lambda part: U if isinstance(part, Identity) else part.rmatmat(U.to(part.dtype)))
+
+    def _matvec(self, v: Tensor) -> Tensor:
+        return self._summed(lambda part: v if isinstance(part, Identity) else part._matvec(v.to(part.dtype)))
+
+    def _rmatvec(self, u: Tensor) -> Tensor:
+        return self._summed(lambda part: u if isinstance(part, Identity) else part._rmatvec(u.to(part.dtype)))
+
+    def _summed(self, product: Callable[[LinearMap], Tensor]) -> Tensor:
+        (first, *others) = self._terms
+        # A new tensor even where the first term is the identity.
+        total = first[0] * product(first[1]).to(self.dtype)
+        for factor, part in others:
+            total = total + factor * product(part).to(self.dtype)
+        return total
+
+    def _formula(self) -> str:
+        formula = ""
+        for factor, part in self._terms:
+            sign = "-" if factor < 0 else "+"
+            formula += (f" {sign} " if formula else "-" * (factor < 0)) + f"{abs(factor):g} * " * (abs(factor) != 1)
+            formula += part._formula()
+        return formula
+
+
+class Product(_Composite):
+    """A·B·…, known to be symmetric where it reads the same backward: AᵀBA for a symmetric B, AᵀA, or AA.
+
+    Example:
+        >>> import torch, hesse
+        >>> J = hesse.Jacobian(lambda x: torch.stack([x.sum(), x.prod()]), torch.tensor([2.0, 3.0]))
+        >>> L = hesse.as_operator(2 * torch.eye(2))
+        >>> (J.T @ L @ J).to_dense(), (J.T @ L @ J).symmetric
+        (tensor([[20., 14.],
+                [14., 10.]]), True)
+    """
+
+    def __init__(self, *factors: LinearMap) -> None:
+        parts = [part for factor in factors for part in (factor._parts if isinstance(factor, Product) else [factor])]
+        for left, right in itertools.pairwise(parts):
+            if left.shape[1] != right.shape[0]:
+                raise ValueError(
+                    f"A product needs operators that fit but got shapes {left.shape} and {right.shape} side by side."
+                )
+            _require_one_order(left.domain, right.range)
+        _require_one([str(part.device) for part in parts], "product", "device")
+        super().__init__(*parts, domain=parts[-1].domain, range=parts[0].range)
+        self.shape = parts[0].shape[0], parts[-1].shape[1]
+        half, odd = divmod(len(parts), 2)
+        # Bᵀ·M·B with M the middle factor, or none.
+        middle = parts[half : half + odd]
+        mirrored = all([_are_transposes(parts[i], parts[-1 - i]) for i in range(half)])
+        self.symmetric = mirrored and all([part.symmetric for part in middle])
+        self.positive_semidefinite = self.symmetric and all([part.positive_semidefinite for part in middle])
+
+    def matmat(self, V: Tensor) -> Tensor:
+        """A·(B·(…·V))."""
+        for part in reversed(self._parts):
+            V = part.matmat(V.to(part.dtype))
+        return V.to(self.dtype)
+
+    def rmatmat(self, U: Tensor) -> Tensor:
+        """…·(Bᵀ·(Aᵀ·U))."""
+        for part in self._parts:
+            U = part.rmatmat(U.to(part.dtype))
+        return U.to(self.dtype)
+
+    def _matvec(self, v: Tensor) -> Tensor:
+        for part in reversed(self._parts):
+            v = part._matvec(v.to(part.dtype))
+        return v.to(self.dtype)
+
+    def _rmatvec(self, u: Tensor) -> Tensor:
+        for part in self._parts:
+            u = part._rmatvec(u.to(part.dtype))
+        return u.to(self.dtype)
+
+    def _formula(self) -> str:
+        formulas = [(isinstance(part, Sum), part._formula()) for part in self._parts]
+        return " @ ".join([f"({formula})" if is_sum else formula for is_sum, formula in formulas])
+
+
+class Transpose(_Composite):
+    """Aᵀ."""
+
+    def __init__(self, operator: LinearMap) -> None:
+        super().__init__(operator, domain=operator.range, range=operator.domain)
+        self._operator = operator
+        self.shape = (operator.shape[1], operator.shape[0])
+        if self.domain is not None:
+            self.device = self.domain.device
+
+    def matmat(self, V: Tensor) -> Tensor:
+        """Aᵀ·V."""
+        return self._operator.rmatmat(V)
+
+    def rmatmat(self, U: Tensor) -> Tensor:
+        """A·U."""
+        return self._operator.matmat(U)
+
+    def _matvec(self, v: Tensor) -> Tensor:
+        return self._operator._rmatvec(v)
+
+    def _rmatvec(self, u: Tensor) -> Tensor:
+        return self._operator._matvec(u)
+
+    def multiply_leaves(self, entries: list[Tensor]) -> list[Tensor]:
+        """Aᵀ times a structured vector."""
+        return self._operator.rmultiply_leaves(entries)
+
+    def rmultiply_leaves(self, entries: list[Tensor]) -> list[Tensor]:
+        """A times a structured vector."""
+        return self._operator.multiply_leaves(entries)
+
+    def _formula(self) -> str:
+        formula = self._operator._formula()
+        return f"({formula}).T" if isinstance(self._operator, Sum) else f"{formula}.T"
+
+
+def _are_transposes(first: LinearMap, second: LinearMap) -> bool:
+    """Whether one map is the transpose of the other, as far as it shows by what they are made of."""
+    if isinstance(first, Transpose):
+        return first._operator is second
+    if isinstance(second, Transpose):
+        return second._operator is first
+    return first is second and first.symmetric
+
+
+def _shared(spaces: Sequence[Space | None]) -> Space | None:
+    """The structured space of maps that agree on it, as far as they know of any; None where they do not agree."""
+    known = [space for space in spaces if space is not None]
+    for other in known[1:]:
+        _require_one_order(known[0], other)
+    return known[0] if known and all([_alike(known[0], other) for other in known[1:]]) else None
+
+
+def _alike(first: Space, second: Space) -> bool:
+    return first.spec.paths == second.spec.paths and all(
+        [a.shape == b.shape and a.dtype == b.dtype for a, b in zip(first.leaves, second.leaves, strict=True)]
+    )
+
+
+def _require_one_order(first: Space | None, second: Space | None) -> None:
+    """Raise where the same entries come in another order: flat vectors would be mixed up without a word."""
+    if first is None or second is None or first.spec.paths == second.spec.paths:
+        return
+    if set(first.spec.paths) == set(second.spec.paths):
+        orders = " and ".join([", ".join(map(dotted_name, space.spec.paths)) for space in (first, second)])
+        raise ValueError(
+            f"The entries of two operators come in different orders, {orders}, so that their flat vectors do not match."
+            " Make both operators with one order."
+        )
+
+
+def _require_one(found: Sequence[str], what: str, name: str) -> None:
+    if len(set(found)) > 1:
+        raise ValueError(f"A {what} needs operators of one {name} but got {' and '.join(dict.fromkeys(found))}.")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hesse._linearize.guard import Guard
 from hesse._operators.operator import Operator
+from hesse._operators.scipy import Scipy
 
 
 class Dense(Operator):
@@ -72,8 +73,6 @@ def as_operator(A: Any) -> Operator:
         >>> hesse.as_operator(numpy.eye(3)).shape
         (3, 3)
     """
-    from hesse._operators.scipy import Scipy
-
     if isinstance(A, Operator):
         return A
     if isinstance(A, Tensor):

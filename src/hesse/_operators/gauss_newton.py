@@ -13,6 +13,7 @@ from hesse._autograd.arguments import check_point
 from hesse._autograd.captured import captured, tensors_of
 from hesse._autograd.evaluation import untraced
 from hesse._base import trees
+from hesse._base.several_ranks import refusing_models
 from hesse._base.space import Space
 from hesse._data.curvatures import LossCurvature
 from hesse._data.losses import Reduction, Weight, recognize
@@ -20,7 +21,6 @@ from hesse._data.models import Output, model_objective, watched
 from hesse._data.objective import Counted, Objective, Prediction, require_scalar
 from hesse._data.options import BatchNorm, DataOptions, Draws
 from hesse._data.parameters import Params
-from hesse._distributed.unsupported import refusing_models
 from hesse._linearize.choice import Choice
 from hesse._linearize.engines import Engines, Linearize
 from hesse._linearize.options import Mode, Name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -27,8 +28,10 @@ from hesse._linearize.protocol import Leaves, Linearization, Map
 from hesse._linearize.tape import CLOSED, Tape
 from hesse._linearize.unit_vectors import UnitVectors
 from hesse._operators import materialize
+from hesse._operators.conversions import Indices, row_numbers
 from hesse._operators.explanation import Explanation
-from hesse._operators.operator import Operator, Places, positions, require_engine
+from hesse._operators.linear_map import Decisions
+from hesse._operators.operator import Operator
 from hesse._operators.terms import Part, Term
 
 Weighted = tuple[float, Term, Hashable, bool]
@@ -396,7 +399,7 @@ class PointOperator(Operator):
 
     def _columns(self, V: Tensor, transposed: bool) -> Tensor:
         if V.shape[1] == 1:
-            return self._flat(V[:, 0], transposed).unsqueeze(-1)
+            return self._matvec(V[:, 0], transposed).unsqueeze(-1)
         # One vector a row: a matrix of columns is the transposed view of that, and no copy.
         return self._rows(V.mT, transposed).mT
 
@@ -405,11 +408,9 @@ class PointOperator(Operator):
         source, target, part = self._sides(transposed)
         return self._point.multiply_rows(rows, part, source, target, transposed=transposed).to(self.dtype)
 
-    def _flat(self, v: Tensor, transposed: bool = False) -> Tensor:
+    def _matvec(self, v: Tensor, transposed: bool = False) -> Tensor:
         """A·v or Aᵀ·v for a flat vector, without the machine for many."""
         source, target, part = self._sides(transposed) if transposed else (self.domain, self.range, self._part)
-        if v.dtype != self.dtype or v.device != self.device or len(v) != source.size:
-            v = self.check_columns(v.unsqueeze(-1)).squeeze(-1)
         point = self._point
         point.begin(1)
         if point.create_graph:
@@ -419,6 +420,9 @@ class PointOperator(Operator):
             product = target.join(point.multiply(source.split(v), part, transposed))
         # The concatenation of several leaves has memory of its own.
         return (product if len(target.lengths) > 1 else unaliased((product,), (v,))[0]).to(self.dtype)
+
+    def _rmatvec(self, u: Tensor) -> Tensor:
+        return self._matvec(u, not self.symmetric)
 
     def _sides(self, transposed: bool) -> tuple[Space, Space, Part]:
         if transposed:
@@ -440,9 +444,9 @@ class PointOperator(Operator):
             products = unaliased(self._point.multiply(entries, part, transposed), entries)
             return [product.to(leaf.dtype) for product, leaf in zip(products, target.leaves, strict=True)]
 
-    def rows(self, places: Places) -> Tensor:
-        """The rows of the matrix at some places, (k, n): one product each, in chunks that stay within ``memory``."""
-        units = UnitVectors(self.range.size, self.range.dtype, self.device, positions(places, self.shape[0]))
+    def rows(self, indices: Indices) -> Tensor:
+        """Some rows of the matrix, (k, n): one product each, in chunks that stay within ``memory``."""
+        units = UnitVectors(self.range.size, self.range.dtype, self.device, row_numbers(indices, self.shape[0]))
         return self._rows(units, not self.symmetric)
 
     def to_dense(self) -> Tensor:
@@ -469,23 +473,33 @@ class PointOperator(Operator):
         self._point.guard.check()
         self._point.decide_engine(products)
 
-    def settle(self) -> dict[str, Any]:
-        """Decide what is still open, so that from now on digits depend on no clock; what was decided."""
-        if self._point.chunks[0].chosen is None:
+    def decide(self, earlier: Decisions | None = None) -> Decisions:
+        """Follow an earlier run, or decide for a loop or batches now; the engine was decided by what was expected."""
+        if earlier:
+            self._follow(Choice(**earlier))
+        elif self._point.chunks[0].chosen is None:
             self._rows(UnitVectors(self.domain.size, self.domain.dtype, self.device, [0] * WIDTH), False)
-        return vars(self.explain().choice)
+        self._point.engines.stay()
+        return dataclasses.asdict(self.explain().choice)
 
-    def adopt(self, settled: dict[str, Any]) -> None:
-        """Make products as another process decided."""
-        choice = Choice(**settled)
+    def _follow(self, choice: Choice) -> None:
         self._point.follow(choice)
         now = self.explain()
-        require_engine(self.domain.name, choice.engine, now.engine)
+        if now.engine != choice.engine:
+            raise ValueError(
+                f"The {self.domain.name} multiplied by the {choice.engine} engine before and by the {now.engine} one"
+                " now, so its digits would differ. Make the operator anew, with"
+                f' engine="{choice.engine}".'
+            )
         if now.rows != choice.rows:
             raise ValueError(
                 f"The {self.domain.name} cut batches into pieces of {choice.rows} rows before and of {now.rows} now, so"
                 " its digits would differ. Give memory=, the same each time."
             )
+
+    def _engine_name(self) -> str:
+        engines = self._point.engines
+        return "tape" if engines.refusal else engines.engine
 
     def explain(self) -> Explanation:
         """How products are made, and why; ``print`` it."""

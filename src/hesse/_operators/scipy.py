@@ -1,4 +1,4 @@
-"""SciPy's linear operators as ours, and ours as SciPy's."""
+"""NumPy arrays, SciPy's sparse matrices and its linear operators as operators."""
 
 from __future__ import annotations
 
@@ -52,24 +52,3 @@ def _is_symmetric(A: Any) -> bool:
         A = cast(Any, A)
         return A.shape[0] == A.shape[1] and bool((A != A.T).sum() == 0)
     return bool(getattr(A, "symmetric", False))
-
-
-def to_scipy(operator: Operator) -> scipy.sparse.linalg.LinearOperator:
-    """An operator as SciPy's, taking and giving NumPy vectors of its dtype."""
-    numpy_dtype = torch.empty(0, dtype=operator.dtype).numpy().dtype
-
-    def apply(product: Any, V: Any) -> Any:
-        if np.iscomplexobj(V):
-            raise TypeError(f"The operator is real but the vector has dtype {V.dtype}. Multiply its parts one by one.")
-        columns = torch.from_numpy(np.ascontiguousarray(V)).to(device=operator.device, dtype=operator.dtype)
-        result = product(columns if columns.dim() == 2 else columns.unsqueeze(-1))
-        return result.detach().cpu().numpy().reshape(result.shape[0], *V.shape[1:])
-
-    return scipy.sparse.linalg.LinearOperator(
-        operator.shape,
-        dtype=numpy_dtype,
-        matvec=lambda v: apply(operator.matmat, v),
-        rmatvec=lambda u: apply(operator.rmatmat, u),
-        matmat=lambda V: apply(operator.matmat, V),
-        rmatmat=lambda U: apply(operator.rmatmat, U),
-    )

@@ -6,9 +6,9 @@ import base64
 
 import jinja2
 
-import hesse
+from hesse._base.numbers import duration, memory, number
+from hesse._base.version import __version__
 from hesse._report import plot
-from hesse._report.numbers import duration, memory, number
 from hesse._report.spectrum import Spectrum
 
 NARROW = "(max-width: 640px)"
@@ -28,7 +28,7 @@ def render(spectrum: Spectrum) -> str:
     ]
     return environment.get_template("page.html.j2").render(
         spectrum=spectrum,
-        version=hesse.__version__,
+        version=__version__,
         sources=pictures,
         fallback=_picture(spectrum, plot.LIGHT, narrow=False),
         description=plot.describe(spectrum),

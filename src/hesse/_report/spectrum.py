@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import hesse
+from hesse._base.version import __version__
 from hesse._solvers.eigen import Eigenpairs
 from hesse._solvers.estimate import SpectralDensity, TraceEstimate
 
@@ -123,7 +123,7 @@ class Spectrum:
     def to_json(self) -> dict[str, Any]:
         """Numbers and words, as JSON knows them; arrays are among the tensors."""
         found: dict[str, Any] = {
-            "hesse": hesse.__version__,
+            "hesse": __version__,
             "torch": torch.__version__,
             "problem": self.problem,
             "size": self.size,

@@ -24,7 +24,7 @@ from hesse._operators.probes import Rng
 State = dict[str, Any]
 """Tensors, whatever JSON holds, and operators, which come back as their fingerprints; names are one space."""
 
-VERSION = 2
+VERSION = 3
 PROBE_SEED = 20_260_101
 
 
@@ -112,14 +112,13 @@ class Keeper:
                 for name, value in marks.items():
                     found = header["settings"].get(name)
                     self.refuse_unless(found == value, f"was written with {name} {found}, not {value}")
-                operator.adopt(header["settled"])
                 self.saved = _join(header["state"], header["places"], tensors, operator.device)
             self._header = {
                 "version": VERSION,
                 "question": question,
                 "settings": marks,
                 "threads": torch.get_num_threads(),
-                "settled": operator.settle(),
+                "decisions": operator.decide(header["decisions"] if header is not None else None),
                 "operator": fingerprint(operator),
             }
             if header is not None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hesse._base.errors import ConvergenceWarning, NonFiniteProductError
 from hesse._base.progress import Bar
-from hesse._distributed.unsupported import communications
+from hesse._base.several_ranks import communications
 from hesse._operators.dense import as_operator
 from hesse._operators.operator import Operator
 from hesse._operators.probes import Rng

@@ -79,7 +79,7 @@ def test_a_cluster_that_is_nearly_one_eigenvalue_is_resolved():
 def test_blocks_wider_than_the_spaces_there_are(values, block_size):
     for k in range(1, len(values) + 1):
         A = Watched(with_eigenvalues(values))
-        found = hesse.eigsh(A, k, block_size=block_size, rng=k)
+        found = hesse.eigsh(A, k, which="LA", block_size=block_size, rng=k)
         assert found.converged
         np.testing.assert_allclose(found.values, np.sort(values)[::-1][:k], atol=1e-12)
         assert found.num_products == A.products

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 from torch import Tensor
+
+from hesse._base import tables
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Eigenpairs:
-    """Approximate eigenvalues and eigenvectors, and how good they are.
+    """Approximate eigenvalues and eigenvectors, and how good they are; they unpack to ``values, vectors``.
 
     Attributes:
         values: λ, shape (k,), float64 on the CPU: the best wanted first, for ``"BE"`` ascending.
@@ -35,3 +38,21 @@ class Eigenpairs:
     num_products: int
     num_looking: int
     num_certificate_products: int
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Values and vectors, as other libraries return them."""
+        return iter((self.values, self.vectors))
+
+    def __repr__(self) -> str:
+        columns = self.values.tolist(), self.residuals.tolist(), self.bounds, self.complete
+        rows = [
+            [f"{value:.7g}", f"{residual:.1e}", bound, tables.yes(complete)]
+            for value, residual, bound, complete in zip(*columns, strict=True)
+        ]
+        found = tables.table(["eigenvalue", "residual", "bound met", "none missing"], rows)
+        facts = [
+            ("vectors", f"{tuple(self.vectors.shape)}, {self.vectors.dtype} on {self.vectors.device}"),
+            ("products", f"{self.num_products}, {self.num_looking} of them to look for missing eigenvalues"),
+            ("converged", tables.yes(self.converged)),
+        ]
+        return f"{found}\n\n{tables.labelled(facts)}"

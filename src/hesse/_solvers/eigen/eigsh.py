@@ -14,7 +14,7 @@ from hesse._solvers.checkpoint import Checkpoint
 from hesse._solvers.eigen.capacity import capacity
 from hesse._solvers.eigen.eigenpairs import Eigenpairs
 from hesse._solvers.eigen.search import Search
-from hesse._solvers.eigen.wanted import Wanted
+from hesse._solvers.eigen.wanted import Wanted, Which
 from hesse._solvers.run import Callback, Products
 
 
@@ -22,7 +22,7 @@ def eigsh(
     A: Any,
     k: int | tuple[int, int] = 6,
     *,
-    which: str = "LA",
+    which: Which = "LM",
     tol: float = 1e-6,
     max_products: int | None = None,
     basis_size: int | None = None,
@@ -53,8 +53,9 @@ def eigsh(
     Args:
         A: a symmetric operator of shape (n, n), such as a ``hesse.Hessian``, or what ``hesse.as_operator`` takes.
         k: how many, from 1 to n; for ``"BE"`` also a pair (how many of the smallest, how many of the largest).
-        which: ``"LA"`` for the largest, ``"SA"`` for the smallest, ``"LM"`` for the largest in magnitude, ``"BE"`` for
-            both ends, half of them each, one more of the largest where k is odd.
+        which: as SciPy names them: ``"LM"`` for the largest in magnitude, of either sign; ``"LA"`` for the largest,
+            ``"SA"`` for the smallest; ``"BE"`` for both ends, half of them each, one more of the largest where k is
+            odd.
         tol: relative residual at which a pair has converged.
         max_products: how many products may be made; max(300, 20·k), and at most 10·n, where it is not given.
         basis_size: how many vectors may be held at a time, each with its product: at least k + 2·block_size (or n);
@@ -80,8 +81,8 @@ def eigsh(
         progress: whether to show a bar on standard error.
 
     Returns:
-        ``Eigenpairs``. Where products ran out they are the best known so far, ``converged`` is false, and one
-        ``hesse.ConvergenceWarning`` is issued.
+        ``Eigenpairs``, which unpack to values and vectors. Where products ran out they are the best known so far,
+        ``converged`` is false, and one ``hesse.ConvergenceWarning`` is issued.
 
     Raises:
         ValueError: the operator is not square or not symmetric, a number is out of range, or ``start`` does not fit.
@@ -97,9 +98,12 @@ def eigsh(
     Example:
         >>> import torch, hesse
         >>> H = hesse.Hessian(lambda x: (x**4).sum() / 12, torch.tensor([1.0, 2.0, 3.0]))
-        >>> top = hesse.eigsh(H, k=2, rng=0)
+        >>> top = hesse.eigsh(H, k=2, which="LA", rng=0)
         >>> [round(value, 4) for value in top.values.tolist()], top.converged
         ([9.0, 4.0], True)
+        >>> values, vectors = hesse.eigsh(H, k=2, rng=0)
+        >>> vectors.shape
+        torch.Size([3, 2])
     """
     operator = as_operator(A)
     wanted = Wanted.parse(k, which, operator.shape[1])

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import numbers
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from hesse._solvers.eigen.claim import Claim
+
+Which = Literal["LM", "LA", "SA", "BE"]
+"""Largest in magnitude, largest, smallest, both ends: SciPy's names."""
 
 _KEYS: dict[str, Callable[[Tensor], Tensor]] = {
     "largest": lambda values: values,
@@ -49,7 +52,12 @@ class Wanted:
     @staticmethod
     def parse(k: Any, which: str, n: int) -> Wanted:
         """From the arguments of ``eigsh``, for an operator of size n, or one sentence."""
-        if which not in ("LA", "SA", "LM", "BE"):
+        if which == "SM":
+            raise ValueError(
+                "which='SM', the smallest in magnitude, needs products with the inverse, and eigsh has none. Ask for"
+                " 'SA', which is the same where no eigenvalue is negative, or for both ends with 'BE'."
+            )
+        if which not in get_args(Which):
             raise ValueError(f"which given to eigsh should be 'LA', 'SA', 'LM' or 'BE' but is {which!r}.")
         parts = k if isinstance(k, tuple) and len(k) == 2 and which == "BE" else (k,)
         if not all(isinstance(part, numbers.Integral) for part in parts):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hesse._base import tables
 from hesse._operators.probes import Rng
 from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import Checkpoint, State
@@ -44,6 +45,19 @@ class DiagonalEstimate:
     converged: bool
     num_products: int
     method: str
+
+    def __repr__(self) -> str:
+        values = self.estimate
+        spread = f", from {float(values.min()):.6g} to {float(values.max()):.6g}" if len(values) else ""
+        return tables.labelled(
+            [
+                ("diagonal", f"{len(values)} entries{spread}"),
+                ("error", f"{self.error_estimate:.2g}, of a norm of {float(values.double().norm()):.6g}"),
+                ("method", self.method),
+                ("products", str(self.num_products)),
+                ("converged", tables.yes(self.converged)),
+            ]
+        )
 
 
 def diagonal(

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from hesse._base import tables
 from hesse._operators.operator import Operator
 from hesse._operators.probes import Rng
 from hesse._solvers import columns as blocks
@@ -40,6 +41,19 @@ class NormEstimate:
     converged: bool
     num_products: int
     method: str
+
+    def __float__(self) -> float:
+        return self.estimate
+
+    def __repr__(self) -> str:
+        return tables.labelled(
+            [
+                ("norm", tables.estimate(self.estimate, self.interval, self.confidence)),
+                ("method", self.method),
+                ("products", str(self.num_products)),
+                ("converged", tables.yes(self.converged)),
+            ]
+        )
 
 
 def frobenius_norm(

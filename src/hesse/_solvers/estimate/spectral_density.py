@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hesse._base import tables
 from hesse._operators.probes import Rng
 from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import Checkpoint, State
@@ -38,6 +39,7 @@ class SpectralDensity:
         confidence: as asked for.
         converged: whether every probe went as far as asked for, or to the end of its Krylov space.
         num_products: products made.
+        size: n, how many eigenvalues there are.
     """
 
     grid: Tensor
@@ -50,6 +52,7 @@ class SpectralDensity:
     confidence: float
     converged: bool
     num_products: int
+    size: int
 
     def moment(self, power: int) -> tuple[float, tuple[float, float]]:
         r"""The moment :math:`\frac1n \sum_i \lambda_i^p`, not smoothed, and the interval that covers it.
@@ -66,6 +69,20 @@ class SpectralDensity:
         samples = (self.weights * self.nodes**power).sum(dim=1, keepdim=True)
         low, high = _band(samples, self.confidence)
         return float(samples.mean()), (float(low), float(high))
+
+    def __repr__(self) -> str:
+        nodes = self.nodes[self.weights > 0]
+        mean, interval = self.moment(1)
+        return tables.labelled(
+            [
+                ("eigenvalues", f"{self.size}, from about {float(nodes.min()):.6g} to {float(nodes.max()):.6g}"),
+                ("mean", tables.estimate(mean, interval, self.confidence)),
+                ("smoothing", f"sigma {self.sigma:.3g}"),
+                ("probes", f"{self.nodes.shape[0]}, of {self.nodes.shape[1]} steps"),
+                ("products", str(self.num_products)),
+                ("converged", tables.yes(self.converged)),
+            ]
+        )
 
 
 def spectral_density(
@@ -149,7 +166,7 @@ def spectral_density(
             products.keep(functools.partial(_state, probes, done))
         converged = len(done) == num_probes
         done += [probe.quadrature() for probe in probes]
-        return _density(done, steps, sigma, confidence, converged, products.count)
+        return _density(done, steps, sigma, confidence, converged, products)
 
 
 def _state(probes: Sequence[Probe], done: Sequence[Quadrature]) -> State:
@@ -162,7 +179,7 @@ def _parted(kept: Tensor) -> Quadrature:
 
 
 def _density(
-    done: Sequence[Quadrature], steps: int, sigma: float | None, confidence: float, converged: bool, num_products: int
+    done: Sequence[Quadrature], steps: int, sigma: float | None, confidence: float, converged: bool, products: Products
 ) -> SpectralDensity:
     nodes = torch.zeros(len(done), steps, dtype=torch.float64)
     weights = torch.zeros(len(done), steps, dtype=torch.float64)
@@ -184,7 +201,7 @@ def _density(
     curves = torch.stack([_smoothed(grid, *row, sigma) for row in zip(nodes, weights, strict=True)])
     low, high = _band(curves, confidence)
     return SpectralDensity(
-        grid, curves.mean(dim=0), low, high, sigma, nodes, weights, confidence, converged, num_products
+        grid, curves.mean(dim=0), low, high, sigma, nodes, weights, confidence, converged, products.count, products.size
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hesse._base import tables
 from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import State
 from hesse._solvers.estimate import quadrature, student
@@ -53,6 +54,19 @@ class TraceOfEstimate:
     converged: bool
     num_probes: int
     num_products: int
+
+    def __float__(self) -> float:
+        return self.estimate
+
+    def __repr__(self) -> str:
+        return tables.labelled(
+            [
+                ("tr f(A)", tables.estimate(self.estimate, self.interval, self.confidence)),
+                ("probes", str(self.num_probes) if self.num_probes else "none, from the whole matrix"),
+                ("products", str(self.num_products)),
+                ("converged", tables.yes(self.converged)),
+            ]
+        )
 
 
 class SpectralSum:

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
+from hesse._base import tables
 from hesse._operators.probes import Rng
 from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import Checkpoint
@@ -45,6 +46,22 @@ class TraceEstimate:
     converged: bool
     num_products: int
     method: str
+
+    def __float__(self) -> float:
+        return self.estimate
+
+    def __repr__(self) -> str:
+        known = tables.estimate(self.estimate, self.interval, self.confidence)
+        if self.method == "xtrace":
+            known = f"{self.estimate:.6g} ± {self.error_estimate:.2g} (error estimate)"
+        return tables.labelled(
+            [
+                ("trace", known),
+                ("method", self.method),
+                ("products", str(self.num_products)),
+                ("converged", tables.yes(self.converged)),
+            ]
+        )
 
 
 def trace(

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from hesse._base import tables
 from hesse._solvers.run import Products
 
 REMEDIES = {
@@ -53,6 +54,20 @@ class Solution:
     num_iterations: Tensor
     num_products: int
     method: str
+
+    def __repr__(self) -> str:
+        columns = self.residual_norms.tolist(), self.num_iterations.tolist(), self.endings
+        rows = [[f"{norm:.2e}", str(steps), ending] for norm, steps, ending in zip(*columns, strict=True)]
+        table = tables.table([f"residual by {self.method}", "steps", "ending"], rows)
+        return described(table, self.num_products, self.converged, self.curvature)
+
+
+def described(table: str, num_products: int, converged: bool, curvature: float | None) -> str:
+    """A table of residuals, and what is known beside it."""
+    facts = [("products", str(num_products)), ("converged", tables.yes(converged))]
+    if curvature is not None:
+        facts.append(("negative curvature", f"{curvature:.3g}"))
+    return f"{table}\n\n{tables.labelled(facts)}"
 
 
 def warn_of(products: Products, endings: list[str], norms: Tensor) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hesse._base import tables
 from hesse._operators.operator import Operator
 from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import Checkpoint, State, fingerprint
@@ -18,7 +19,7 @@ from hesse._solvers.linear.conjugate_gradients import ConjugateGradients
 from hesse._solvers.linear.corrections import Answers
 from hesse._solvers.linear.multishift import Multishift
 from hesse._solvers.linear.right_hand_sides import RightHandSides
-from hesse._solvers.linear.solution import certified, warn_of
+from hesse._solvers.linear.solution import certified, described, warn_of
 from hesse._solvers.run import Callback as Watch
 from hesse._solvers.run import Products
 
@@ -50,6 +51,14 @@ class ShiftedSolutions:
     curvature: float | None
     num_iterations: Tensor
     num_products: int
+
+    def __repr__(self) -> str:
+        columns = self.shifts, self.residual_norms.tolist(), self.num_iterations.tolist(), self.endings
+        rows = [
+            [f"{shift:.6g}", f"{norm:.2e}", str(steps), why] for shift, norm, steps, why in zip(*columns, strict=True)
+        ]
+        table = tables.table(["shift", "residual", "steps", "ending"], rows)
+        return described(table, self.num_products, self.converged, self.curvature)
 
 
 def solve_shifted(
