@@ -141,7 +141,11 @@ def questions() -> None:
         refused(ValueError, "rng=None, which draws other random vectors on each rank", question)
     close(hesse.eigsh(H, k=2, rng=0).values, torch.linalg.eigvalsh(DENSE).flip(0)[:2], 1e-8)
     b = torch.ones(76, dtype=torch.float64)
-    close(hesse.solve(H.shift(1.0), b, tol=1e-11).solution, torch.linalg.solve(DENSE + torch.eye(76, dtype=torch.float64), b), 1e-9)
+    close(
+        hesse.solve(H.shift(1.0), b, tol=1e-11).solution,
+        torch.linalg.solve(DENSE + torch.eye(76, dtype=torch.float64), b),
+        1e-9,
+    )
     path = Path(tempfile.mkdtemp()) / "eigsh.safetensors"
     refused(NotImplementedError, "a checkpoint, but its products", lambda: hesse.eigsh(H, k=2, rng=0, checkpoint=path))
     # Ranks that run for themselves may draw and write as they like.

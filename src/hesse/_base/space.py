@@ -38,7 +38,11 @@ class Space:
         self.device = leaves[0].device
         # Dense real leaves of the flat vectors' own dtype and device need no cast.
         self._is_plain = all(
-            leaf.layout == torch.strided and leaf.dtype == self.dtype and leaf.device == self.device for leaf in leaves
+            leaf.layout == torch.strided
+            and leaf.dtype == self.dtype
+            and leaf.device == self.device
+            and not is_dtensor(leaf)
+            for leaf in leaves
         )
 
     def check(self, v: Any) -> list[Tensor]:
