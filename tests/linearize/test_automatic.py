@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from hesse._linearize.automatic import Auto
+from hesse._linearize.ladder import Candidate
 from torch import Tensor
 
 import hesse
 from hesse._linearize import automatic, ladder
 from hesse._linearize import engines as choice
-from hesse._linearize.automatic import Auto
 from hesse._linearize.compiled import Compiled
-from hesse._linearize.ladder import Candidate
 from hesse._linearize.program.backends import Backend
 from hesse._linearize.program.inductor import EAGER
 from hesse._linearize.program.stand_ins import is_stand_in

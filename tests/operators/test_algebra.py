@@ -246,7 +246,7 @@ def test_questions_take_products() -> None:
     )
 
 
-def test_a_product_passes_on_what_is_expected_and_what_was_settled() -> None:
+def test_a_product_passes_on_what_is_expected_and_what_was_decided() -> None:
     class Recorded(hesse.Operator):
         def __init__(self) -> None:
             self.shape, self.dtype, self.device, self.said = (2, 2), DOUBLE, torch.device("cpu"), []
@@ -257,15 +257,14 @@ def test_a_product_passes_on_what_is_expected_and_what_was_settled() -> None:
         def expect(self, products: int) -> None:
             self.said.append(products)
 
-        def settle(self) -> dict[str, str]:
+        def decide(self, earlier: dict[str, Any] | None = None) -> dict[str, Any]:
+            self.said += [earlier] if earlier else []
             return {"way": f"that of {len(self.said)}"}
-
-        def adopt(self, settled: dict[str, str]) -> None:
-            self.said.append(settled)
 
     first, second = Recorded(), Recorded()
     product = first @ (second / 2)
     product.expect(5)
-    assert product.settle() == {"0.way": "that of 1", "1.0.way": "that of 1"}
-    product.adopt(product.settle())
+    decided = product.decide()
+    assert decided == {"0": {"way": "that of 1"}, "1": {"0": {"way": "that of 1"}}}
+    product.decide(decided)
     assert first.said == second.said == [5, {"way": "that of 1"}]

@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -17,11 +17,9 @@ from hesse._base.memory import readable
 from hesse._base.progress import Bar
 from hesse._base.space import Space
 from hesse._base.trees import Spec
+from hesse._linearize.chunks import Rows
 from hesse._linearize.unit_vectors import UnitVectors
 from hesse._operators.terms import Part
-
-if TYPE_CHECKING:
-    from hesse._operators.point import Point
 
 # A group of leaves has at least so many elements, so that its rows can go through the graph together.
 _GROUP = 64
@@ -43,6 +41,22 @@ class Into(Protocol):
     def divided(self, divisor: float) -> Tensor:
         """Divide by what the weights add up to; the whole matrix."""
         ...
+
+
+class MultiplyRows(Protocol):
+    """A point's products with one vector a row, added into a matrix; see ``Point.multiply_rows``."""
+
+    def __call__(
+        self,
+        rows: Rows,
+        part: Part,
+        source: Space,
+        target: Space,
+        *,
+        transposed: bool = False,
+        into: Into | None = None,
+        left: int | None = None,
+    ) -> Tensor: ...
 
 
 class Matrix:
@@ -82,18 +96,25 @@ def _add(part: Tensor, products: Tensor, weight: float, *, first: bool) -> None:
 
 
 def rows(
-    point: Point, part: Part, source: Space, target: Space, dtype: torch.dtype, left: int | None, *, transposed: bool
+    multiply_rows: MultiplyRows,
+    part: Part,
+    source: Space,
+    target: Space,
+    dtype: torch.dtype,
+    left: int | None,
+    *,
+    transposed: bool,
 ) -> Tensor:
     """The products of all unit vectors, one a row: (n, m)."""
     matrix = empty((source.size, target.size), dtype, source.device, left)
-    with _Rows(source.size) as made:
+    with _Made(source.size) as made:
         for group in _groups(source.lengths):
             everything = tuple(range(len(target.leaves)))
-            _Strip(point, part, source, target, group, everything).fill(matrix, left, made, transposed)
+            _Strip(multiply_rows, part, source, target, group, everything).fill(matrix, left, made, transposed)
     return matrix
 
 
-def symmetric(point: Point, part: Part, space: Space, dtype: torch.dtype, left: int | None) -> Tensor:
+def symmetric(multiply_rows: MultiplyRows, part: Part, space: Space, dtype: torch.dtype, left: int | None) -> Tensor:
     r"""The matrix of a symmetric map: each pair of groups of leaves is computed once, and mirrored.
 
     The products with a group's unit vectors are wanted for that group and the later ones only. Small groups, which
@@ -101,10 +122,10 @@ def symmetric(point: Point, part: Part, space: Space, dtype: torch.dtype, left: 
     """
     order = _in_order(space.lengths)
     matrix = empty((space.size, space.size), dtype, space.device, left)
-    with _Rows(space.size) as made:
+    with _Made(space.size) as made:
         for number, group in enumerate(order):
             wanted = tuple(sorted(itertools.chain(*order[number:])))
-            strip = _Strip(point, part, space, space, group, wanted)
+            strip = _Strip(multiply_rows, part, space, space, group, wanted)
             strip.fill(matrix, left, made)
             strip.mirror(matrix)
     return matrix
@@ -115,14 +136,14 @@ class _Strip:
 
     def __init__(
         self,
-        point: Point,
+        multiply_rows: MultiplyRows,
         part: Part,
         source: Space,
         target: Space,
         given: tuple[int, ...],
         wanted: tuple[int, ...],
     ) -> None:
-        self._point = point
+        self._multiply_rows = multiply_rows
         self._part = Part(tuple([part.sources[i] for i in given]), tuple([part.targets[i] for i in wanted]))
         self._source, self._target = _restricted(source, given), _restricted(target, wanted)
         spans = _spans(source.lengths, given)
@@ -130,11 +151,11 @@ class _Strip:
         # All wanted leaves, those side by side as one.
         self._columns = _joined(_spans(target.lengths, wanted))
 
-    def fill(self, matrix: Tensor, left: int | None, made: _Rows, transposed: bool = False) -> None:
+    def fill(self, matrix: Tensor, left: int | None, made: _Made, transposed: bool = False) -> None:
         """Write all rows into the matrix."""
         vectors = UnitVectors(self._source.size, self._source.dtype, self._source.device)
         into = _Columns(matrix, self._rows, self._columns, made)
-        self._point.multiply_rows(
+        self._multiply_rows(
             vectors, self._part, self._source, self._target, transposed=transposed, into=into, left=left
         )
 
@@ -153,7 +174,7 @@ class _Strip:
 class _Columns:
     """Some rows and columns of the matrix, to be written row by row."""
 
-    def __init__(self, matrix: Tensor, rows: slice, columns: Sequence[slice], made: _Rows) -> None:
+    def __init__(self, matrix: Tensor, rows: slice, columns: Sequence[slice], made: _Made) -> None:
         self.nbytes = matrix.nbytes
         self._parts = [matrix[rows, span] for span in columns]
         self._lengths = [span.stop - span.start for span in columns]
@@ -227,7 +248,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, memo
     return torch.empty(shape, dtype=dtype, device=device)
 
 
-class _Rows(contextlib.ExitStack):
+class _Made(contextlib.ExitStack):
     """Counts rows, and shows a bar once it has taken long."""
 
     def __init__(self, total: int) -> None:

@@ -462,10 +462,12 @@ class PointOperator(Operator):
         self._point.begin(min(self.shape))
         left = self._point.left_with_results()
         if self.symmetric:
-            return materialize.symmetric(self._point, self._part, self.domain, self.dtype, left)
+            return materialize.symmetric(self._point.multiply_rows, self._part, self.domain, self.dtype, left)
         transposed = self.shape[0] < self.shape[1]
         source, target, part = self._sides(transposed)
-        rows = materialize.rows(self._point, part, source, target, self.dtype, left, transposed=transposed)
+        rows = materialize.rows(
+            self._point.multiply_rows, part, source, target, self.dtype, left, transposed=transposed
+        )
         return rows if transposed else rows.mT
 
     def expect(self, products: int) -> None:

@@ -1,1 +1,0 @@
-"""Several ranks: what cannot be done there yet, refused."""
