@@ -7,6 +7,8 @@ from typing import Any
 
 from hesse._base.memory import readable
 from hesse._linearize.choice import Choice, EngineName
+from hesse._linearize.chunks import Chunks
+from hesse._linearize.engines import Engines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,23 @@ class Explanation:
     kept: int = 0
     rows: int | None = None
     rows_reason: str = ""
+
+    @staticmethod
+    def of(engines: Engines, chunks: Chunks, bytes_kept: int, budget: int) -> Explanation:
+        """What was decided so far."""
+        return Explanation(
+            engine="tape" if engines.refusal else engines.engine,
+            engine_reason=engines.reason,
+            refusal=engines.refusal,
+            programs=engines.programs,
+            compile_seconds=engines.seconds,
+            batching=chunks.chosen or "undecided",
+            batching_reason=chunks.reason,
+            chunk=chunks.chunk,
+            bytes_each=chunks.room.each,
+            bytes_kept=bytes_kept,
+            budget=budget,
+        )
 
     def over_data(self, **figures: Any) -> Explanation:
         """The same, with what a sum over data adds."""

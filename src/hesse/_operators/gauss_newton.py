@@ -26,7 +26,8 @@ from hesse._linearize.engines import Engines, Linearize
 from hesse._linearize.options import Mode, Name
 from hesse._operators.data_operator import DataOperator
 from hesse._operators.data_point import Place
-from hesse._operators.point import FunctionPoint, PointOperator
+from hesse._operators.function_point import FunctionPoint
+from hesse._operators.point import PointOperator
 from hesse._operators.terms import OuterTerm
 
 

@@ -20,7 +20,8 @@ from hesse._linearize.engines import Engines, Linearize
 from hesse._linearize.options import Mode, Name, Options
 from hesse._linearize.protocol import Map
 from hesse._operators import independent
-from hesse._operators.point import Block, FunctionPoint, PointOperator
+from hesse._operators.function_point import FunctionPoint
+from hesse._operators.point import Block, PointOperator
 from hesse._operators.terms import HessianTerm, Part
 
 

@@ -17,7 +17,8 @@ from hesse._linearize.choice import Choice
 from hesse._linearize.engines import Engines, Linearize
 from hesse._linearize.options import Mode, Name, Options
 from hesse._linearize.protocol import Leaves, Linearization, Selection
-from hesse._operators.point import FunctionPoint, PointOperator
+from hesse._operators.function_point import FunctionPoint
+from hesse._operators.point import PointOperator
 from hesse._operators.terms import Part
 
 

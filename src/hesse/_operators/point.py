@@ -5,8 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-import threading
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from typing import Any, Protocol, Self
 
 import torch
@@ -15,19 +14,15 @@ from torch import Tensor
 from hesse._autograd.agreement import coarsest
 from hesse._autograd.evaluation import untraced
 from hesse._autograd.gradients import unaliased
-from hesse._base.clock import Clock
-from hesse._base.errors import CaptureError, ClosedError, warn_caller
-from hesse._base.memory import is_out_of_memory
+from hesse._base.errors import ClosedError
 from hesse._base.space import Space
 from hesse._linearize.choice import Choice
 from hesse._linearize.chunks import WIDTH, Chunks, Rows
-from hesse._linearize.compiled import generator_states, random_like
-from hesse._linearize.engines import FEW, Engines, Kind, Linearize
+from hesse._linearize.engines import Engines
 from hesse._linearize.guard import Guard
-from hesse._linearize.protocol import Leaves, Linearization, Map
-from hesse._linearize.tape import CLOSED, Tape
+from hesse._linearize.tape import CLOSED
 from hesse._linearize.unit_vectors import UnitVectors
-from hesse._operators import materialize
+from hesse._operators import decision, materialize
 from hesse._operators.conversions import Indices, row_numbers
 from hesse._operators.explanation import Explanation
 from hesse._operators.linear_map import Decisions
@@ -71,11 +66,13 @@ class Point(abc.ABC):
         self.whole = Part(everything, everything)
         # Which terms and widths were compared with single products here.
         self._compared: set[Hashable] = set()
-        self._lock = threading.RLock()
+        # Of a point that keeps all its terms.
+        self._fixed: list[Weighted] | None = None
 
-    @abc.abstractmethod
     def terms(self) -> Iterable[Weighted]:
         """All terms in turn; whoever goes over them lets go of each before the next, which may be made anew."""
+        assert self._fixed is not None
+        return self._fixed
 
     @abc.abstractmethod
     def relinearize(self) -> None:
@@ -106,7 +103,7 @@ class Point(abc.ABC):
         engines = self.engines
         engines.made += count
         if engines.made > engines.next_decision:
-            self.decide_engine(0)
+            decision.decide_engine(self, 0)
 
     def multiply(self, entries: list[Tensor], part: Part, transposed: bool = False) -> list[Tensor]:
         """The product with one vector, leaf by leaf: a flat copy for each term would cost what small terms do.
@@ -197,69 +194,15 @@ class Point(abc.ABC):
             pays=lambda seconds: count * seconds >= price,
         )
 
-    def decide_engine(self, products: int) -> None:
-        """Decide for so many products to come whether programs take the tape's place: by one measured product, and
-        where that pays, by one trial."""
-        engines = self.engines
-        with self._lock:
-            expected = engines.expected(products)
-            if not engines.is_open or expected < FEW:
-                return
-            seconds = engines.tape_seconds or untraced(self._timed)(2)
-            terms = self.kept_terms()
-            nodes = sum(one.num_nodes() for term in terms[:1] for one in term.linearizations if isinstance(one, Tape))
-            kept = max([term.kept_bytes(()) for term in terms], default=0)
-            if engines.pays(expected, seconds, nodes, kept, self.variables.device):
-                untraced(self._try)()
-
-    def _try(self) -> None:
-        """Take the programs if there are any, and if they are measured faster."""
-        engines = self.engines
-        tape_seconds = self._timed(2)
-        engines.begin_trial()
-        try:
-            self.relinearize()
-            stays = engines.refusal is None and engines.end_trial(tape_seconds, self._timed(3))
-        except BaseException as error:
-            is_refused = isinstance(error, CaptureError) or is_out_of_memory(error)
-            why = str(error).strip().split("\n", 1)[0].rstrip(".")
-            engines.refuse(why if is_refused else "its trial was interrupted")
-            self.relinearize()
-            if not is_refused:
-                raise
-            warn_caller(f'engine="auto" goes on with the tape: {why}.')
-            return
-        if not stays:
-            self.relinearize()
-            return
-        self.keep_engine()
-        for chunks in self.chunks:
-            chunks.reopen()
-        self._compared.clear()
-
     def inherit(self, earlier: Point) -> None:
         """Go on with what was decided at an earlier point; whether batches are right is compared anew."""
         self.chunks = earlier.chunks
 
-    def follow(self, choice: Choice) -> None:
-        """Make products as another process or rank decided."""
-        engines = self.engines
-        if engines.options.engine_name == "auto" and engines.engine != choice.engine:
-            engines.follow(choice.engine)
-            self.relinearize()
-            self.keep_engine()
+    def reopen_chunks(self) -> None:
+        """Decide anew how many vectors go at once, for another engine."""
         for chunks in self.chunks:
-            chunks.follow(choice.batching, choice.chunk)
-
-    def _timed(self, times: int) -> float:
-        """Seconds of a product with a random vector, the least of a few."""
-        least = float("inf")
-        vector = [random_like(leaf) for leaf in self.variables.leaves]
-        for _ in range(times):
-            clock = Clock()
-            self.multiply(vector, self.whole)
-            least = min(least, clock.lap(self.variables.device))
-        return least
+            chunks.reopen()
+        self._compared.clear()
 
     def close(self) -> None:
         """Free what is kept; products raise from then on."""
@@ -272,94 +215,6 @@ class _Closed(Guard):
 
     def check(self) -> None:
         raise ClosedError(CLOSED)
-
-
-class FunctionPoint(Point):
-    """A plain function at its inputs: one term, which is kept.
-
-    Args:
-        make: makes the term by what it is given to linearize with; evaluates the function.
-        watched: names and tensors of the point, once the function was evaluated.
-        remedy: the call that takes the point as it is now.
-    """
-
-    def __init__(
-        self,
-        variables: Space,
-        engines: Engines,
-        make: Callable[[Linearize], Term],
-        watched: Callable[[], Iterable[tuple[str, Tensor]]],
-        remedy: str = "at(inputs)",
-    ) -> None:
-        super().__init__(variables, engines, strict=True)
-        self._make = make
-        # The function runs once: a program that takes the tape's place draws from where the tape did.
-        self._states = generator_states(variables.leaves) if engines.is_open else {}
-        self.term = make(functools.partial(engines.linearize, name=variables.name))
-        self.guard = Guard(variables.name, watched(), remedy)
-        self._taped: Term | None = None
-        self._terms: list[Weighted] = [(1.0, self.term, (), False)]
-
-    @property
-    def value(self) -> Tensor:
-        """The loss."""
-        return self.term.value.clone()
-
-    @property
-    def gradient(self) -> Tensor:
-        """Its gradient as a flat vector."""
-        return self.variables.join(self.term.gradient).clone()
-
-    def terms(self) -> list[Weighted]:
-        """The one term."""
-        return self._terms
-
-    def kept_terms(self) -> list[Term]:
-        """The one term."""
-        return [self.term]
-
-    def relinearize(self) -> None:
-        """By a program that is compared with the tape's term beside it, or by that term again."""
-        if self.engines.engine == "compiled":
-            references = iter(self.term.linearizations)
-
-            def linearize(kind: Kind, map: Map, point: Leaves, arguments: Any) -> Linearization:
-                programs = self.engines.programs_of(kind)
-                return programs.beside(next(references), self._states, map, point, arguments)
-
-            made = self._make(linearize)
-            self.term, self._taped = made, self.term
-        elif self._taped is not None:
-            self.term, self._taped = self._taped, None
-        self._terms = [(1.0, self.term, (), False)]
-
-    def keep_engine(self) -> None:
-        """Free the tape's graph."""
-        if self._taped is not None:
-            _close(self._taped)
-            self._taped = None
-
-    def loss_at(self, x: Sequence[Tensor]) -> Tensor:
-        """Not of a plain function, which is at hand."""
-        raise TypeError("loss_at() is for a loss over data. Call the function itself at other inputs.")
-
-    def left(self) -> int:
-        """What ``memory=`` allows."""
-        return self.engines.options.allowed(self.variables.device)
-
-    def explain(self, explanation: Explanation) -> Explanation:
-        """Nothing more."""
-        return explanation
-
-    def close(self) -> None:
-        """Free the kept graph."""
-        super().close()
-        _close(self.term)
-
-
-def _close(term: Term) -> None:
-    for linearization in term.linearizations:
-        linearization.close()
 
 
 class PointOperator(Operator):
@@ -473,7 +328,7 @@ class PointOperator(Operator):
     def expect(self, products: int) -> None:
         """So many products are about to be asked for: ``engine="auto"`` decides by that."""
         self._point.guard.check()
-        self._point.decide_engine(products)
+        decision.decide_engine(self._point, products)
 
     def decide(self, earlier: Decisions | None = None) -> Decisions:
         """Follow an earlier run, or decide for a loop or batches now; the engine was decided by what was expected."""
@@ -485,7 +340,7 @@ class PointOperator(Operator):
         return dataclasses.asdict(self.explain().choice)
 
     def _follow(self, choice: Choice) -> None:
-        self._point.follow(choice)
+        decision.follow(self._point, choice)
         now = self.explain()
         if now.engine != choice.engine:
             raise ValueError(
@@ -505,21 +360,9 @@ class PointOperator(Operator):
 
     def explain(self) -> Explanation:
         """How products are made, and why; ``print`` it."""
-        point, engines, chunks = self._point, self._point.engines, self._point.chunks[0]
-        explanation = Explanation(
-            engine="tape" if engines.refusal else engines.engine,
-            engine_reason=engines.reason,
-            refusal=engines.refusal,
-            programs=engines.programs,
-            compile_seconds=engines.seconds,
-            batching=chunks.chosen or "undecided",
-            batching_reason=chunks.reason,
-            chunk=chunks.chunk,
-            bytes_each=chunks.room.each,
-            bytes_kept=sum(one.kept_bytes() for term in point.kept_terms() for one in term.linearizations),
-            budget=point.left(),
-        )
-        return point.explain(explanation)
+        point = self._point
+        kept = sum(one.kept_bytes() for term in point.kept_terms() for one in term.linearizations)
+        return point.explain(Explanation.of(point.engines, point.chunks[0], kept, point.left()))
 
     def flatten(self, tree: Any) -> Tensor:
         """A vector structured like the inputs as a flat one (n,)."""

@@ -1,0 +1,102 @@
+"""``FunctionPoint``: a plain function at its inputs, whose one term is kept."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from hesse._base.space import Space
+from hesse._linearize.compiled import generator_states
+from hesse._linearize.engines import Engines, Kind, Linearize
+from hesse._linearize.guard import Guard
+from hesse._linearize.protocol import Leaves, Linearization, Map
+from hesse._operators.explanation import Explanation
+from hesse._operators.point import Point
+from hesse._operators.terms import Term
+
+
+class FunctionPoint(Point):
+    """A plain function at its inputs: one term, which is kept.
+
+    Args:
+        make: makes the term by what it is given to linearize with; evaluates the function.
+        watched: names and tensors of the point, once the function was evaluated.
+        remedy: the call that takes the point as it is now.
+    """
+
+    def __init__(
+        self,
+        variables: Space,
+        engines: Engines,
+        make: Callable[[Linearize], Term],
+        watched: Callable[[], Iterable[tuple[str, Tensor]]],
+        remedy: str = "at(inputs)",
+    ) -> None:
+        super().__init__(variables, engines, strict=True)
+        self._make = make
+        # The function runs once: a program that takes the tape's place draws from where the tape did.
+        self._states = generator_states(variables.leaves) if engines.is_open else {}
+        self.term = make(functools.partial(engines.linearize, name=variables.name))
+        self.guard = Guard(variables.name, watched(), remedy)
+        self._taped: Term | None = None
+        self._fixed = [(1.0, self.term, (), False)]
+
+    @property
+    def value(self) -> Tensor:
+        """The loss."""
+        return self.term.value.clone()
+
+    @property
+    def gradient(self) -> Tensor:
+        """Its gradient as a flat vector."""
+        return self.variables.join(self.term.gradient).clone()
+
+    def kept_terms(self) -> list[Term]:
+        """The one term."""
+        return [self.term]
+
+    def relinearize(self) -> None:
+        """By a program that is compared with the tape's term beside it, or by that term again."""
+        if self.engines.engine == "compiled":
+            references = iter(self.term.linearizations)
+
+            def linearize(kind: Kind, map: Map, point: Leaves, arguments: Any) -> Linearization:
+                programs = self.engines.programs_of(kind)
+                return programs.beside(next(references), self._states, map, point, arguments)
+
+            made = self._make(linearize)
+            self.term, self._taped = made, self.term
+        elif self._taped is not None:
+            self.term, self._taped = self._taped, None
+        self._fixed = [(1.0, self.term, (), False)]
+
+    def keep_engine(self) -> None:
+        """Free the tape's graph."""
+        if self._taped is not None:
+            _close(self._taped)
+            self._taped = None
+
+    def loss_at(self, x: Sequence[Tensor]) -> Tensor:
+        """Not of a plain function, which is at hand."""
+        raise TypeError("loss_at() is for a loss over data. Call the function itself at other inputs.")
+
+    def left(self) -> int:
+        """What ``memory=`` allows."""
+        return self.engines.options.allowed(self.variables.device)
+
+    def explain(self, explanation: Explanation) -> Explanation:
+        """Nothing more."""
+        return explanation
+
+    def close(self) -> None:
+        """Free the kept graph."""
+        super().close()
+        _close(self.term)
+
+
+def _close(term: Term) -> None:
+    for linearization in term.linearizations:
+        linearization.close()
