@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 @functools.cache
@@ -20,3 +22,23 @@ def batches_group_norm() -> bool:
     except RuntimeError:
         return False
     return torch.allclose(together, torch.stack(single))
+
+
+class _Called(TorchDispatchMode):
+    """Within it, the names of the operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@functools.cache
+def combines_by_values() -> bool:
+    """Whether ``torch.combinations`` selects by a mask, so that its shape depends on values."""
+    with _Called() as called:
+        torch.combinations(torch.ones(3))
+    return "aten.masked_select.default" in called.names
