@@ -26,6 +26,7 @@ from hesse._operators import (
     as_operator,
 )
 from hesse._operators.problem import Problem
+from hesse._report.plot import plot
 from hesse._solvers.checkpoint import Checkpoint
 from hesse._solvers.eigen import Eigenpairs, eigsh
 from hesse._solvers.estimate import (
@@ -87,6 +88,7 @@ __all__ = [
     "jacobi",
     "logdet",
     "nystrom",
+    "plot",
     "solve",
     "solve_shifted",
     "spectral_density",

@@ -133,9 +133,11 @@ def test_dropout_draws_once_for_each_batch(memory: str | None) -> None:
 
 def test_drawing_can_be_refused() -> None:
     model = nn.Sequential(nn.Dropout(0.5), mlp())
-    with pytest.raises(RuntimeError, match=r'draws random numbers, as dropout does.* random="refuse".*model\.eval\(\)'):
-        hesse.LossHessian(model, F.cross_entropy, loader(X, CLASSES), random="refuse")
-    hesse.LossHessian(model.eval(), F.cross_entropy, loader(X, CLASSES), random="refuse") @ torch.ones(27).double()
+    with pytest.raises(
+        RuntimeError, match=r'draws random numbers, as dropout does.* randomness="refuse".*model\.eval\(\)'
+    ):
+        hesse.LossHessian(model, F.cross_entropy, loader(X, CLASSES), randomness="refuse")
+    hesse.LossHessian(model.eval(), F.cross_entropy, loader(X, CLASSES), randomness="refuse") @ torch.ones(27).double()
 
 
 def test_random_numbers_that_are_not_pytorchs_are_noticed() -> None:

@@ -65,7 +65,7 @@ def test_a_sample_is_a_row_or_a_token(per: str, layout: str) -> None:
     y[2, 1:] = -100
     if layout == "classes second":
         E = hesse.EmpiricalFisher(
-            model, F.cross_entropy, loader(x, y), output=lambda m, b: (m(b[0]).transpose(1, 2), b[1]), per=per
+            model, F.cross_entropy, loader(x, y), output=lambda m, b: (m(b[0]).transpose(1, 2), b[1]), sample=per
         )
     else:
         E = hesse.EmpiricalFisher(
@@ -73,7 +73,7 @@ def test_a_sample_is_a_row_or_a_token(per: str, layout: str) -> None:
             lambda f, y: F.cross_entropy(f.flatten(0, 1), y.flatten()),
             loader(x, y),
             weight=lambda batch: (batch[1] != -100).sum(),
-            per=per,
+            sample=per,
         )
 
     def unreduced(call: Callable[[Tensor], Tensor]) -> Tensor:
@@ -104,8 +104,8 @@ def test_rows_reach_across_the_leaves_of_a_prediction() -> None:
 
 
 def test_what_makes_no_sense_is_one_sentence() -> None:
-    with pytest.raises(ValueError, match="per given to EmpiricalFisher should be 'row' or 'token' but is 'pixel'"):
-        hesse.EmpiricalFisher(mlp(), F.cross_entropy, (X, CLASSES), per="pixel")
+    with pytest.raises(ValueError, match="sample given to EmpiricalFisher should be 'row' or 'token' but is 'pixel'"):
+        hesse.EmpiricalFisher(mlp(), F.cross_entropy, (X, CLASSES), sample="pixel")
     with pytest.raises(TypeError, match="EmpiricalFisher needs the model's prediction"):
         hesse.EmpiricalFisher(mlp(), F.cross_entropy, {"x": X, "y": CLASSES})
     with pytest.raises(ValueError, match="row for each sample"):

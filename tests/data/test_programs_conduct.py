@@ -75,10 +75,10 @@ def test_dropout_draws_the_numbers_of_the_tape(memory: str | None) -> None:
 
 def test_drawing_can_be_refused() -> None:
     model = Recording()
-    H = hesse.LossHessian(model.model, F.cross_entropy, loader(X, CLASSES), random="refuse", engine="compiled")
+    H = hesse.LossHessian(model.model, F.cross_entropy, loader(X, CLASSES), randomness="refuse", engine="compiled")
     H @ ONES
-    with pytest.raises(RuntimeError, match='random="refuse" does not allow'):
-        hesse.LossHessian(model, F.cross_entropy, loader(X, CLASSES), random="refuse", engine="compiled")
+    with pytest.raises(RuntimeError, match='randomness="refuse" does not allow'):
+        hesse.LossHessian(model, F.cross_entropy, loader(X, CLASSES), randomness="refuse", engine="compiled")
 
 
 class Branching(nn.Module):

@@ -132,6 +132,42 @@ def test_symmetry_is_known_where_it_can_be() -> None:
     assert not hesse.as_operator(scipy.sparse.linalg.aslinearoperator(SYMMETRIC.numpy())).symmetric
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        scipy.sparse.linalg.aslinearoperator,
+        lambda matrix: matrix + np.triu(np.full((4, 4), 1e-13)),
+        lambda matrix: scipy.sparse.csr_array(matrix + np.triu(np.full((4, 4), 1e-13))),
+        lambda matrix: torch.from_numpy(matrix + np.triu(np.full((4, 4), 1e-13))),
+        lambda matrix: hesse.Jacobian(lambda x: SYMMETRIC @ x, torch.zeros(4, dtype=DOUBLE)),
+    ],
+    ids=["LinearOperator", "NumPy", "sparse", "tensor", "Jacobian"],
+)
+def test_what_does_not_say_that_it_is_symmetric_can_be_taken_so(wrap: Any) -> None:
+    A = wrap(SYMMETRIC.numpy())
+    with pytest.raises(ValueError, match=r"If it is, give hesse\.as_operator\(A, symmetric=True\)"):
+        hesse.eigsh(A, 1)
+    operator = hesse.as_operator(A, symmetric=True)
+    assert operator.symmetric
+    found = hesse.eigsh(operator, 4, which="LA", rng=0)
+    torch.testing.assert_close(found.values, torch.linalg.eigvalsh(SYMMETRIC).flip(0))
+    torch.testing.assert_close(operator.rmatmat(V), SYMMETRIC @ V)
+    torch.testing.assert_close(operator.to_dense(), SYMMETRIC)
+    # What was given stays as it was.
+    assert not getattr(A, "symmetric", False)
+    assert hesse.as_operator(operator, symmetric=True) is operator
+
+
+def test_what_is_not_symmetric_is_not_taken_so() -> None:
+    for wrong in (A, A.numpy(), scipy.sparse.csr_array(A.numpy())):
+        with pytest.raises(
+            ValueError, match=r"entries differ from those of its transpose by up to .*\(A \+ A\.T\) / 2"
+        ):
+            hesse.as_operator(wrong, symmetric=True)
+    with pytest.raises(ValueError, match=r"needs a square operator but got one of shape \(3, 4\)"):
+        hesse.as_operator(scipy.sparse.linalg.aslinearoperator(WIDE.numpy()), symmetric=True)
+
+
 def test_what_is_no_operator_is_named() -> None:
     with pytest.raises(TypeError, match="but got <class 'str'>"):
         hesse.as_operator("matrix")

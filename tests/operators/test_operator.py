@@ -137,7 +137,7 @@ def test_an_operator_shows_what_it_is_made_of_and_by_which_engine() -> None:
 def test_an_operator_over_data_shows_its_engine() -> None:
     H = hesse.LossHessian(torch.nn.Linear(2, 1), torch.nn.MSELoss(), (torch.ones(3, 2), torch.ones(3, 1)))
     assert "engine=tape" in repr(H)
-    assert repr(H.block("weight").shift(1.0)).startswith("Sum(DataBlock[tape] + Identity")
+    assert repr(H.block("weight").shift(1.0)).startswith("Sum(Block[tape] + Identity")
 
 
 class Scaling(hesse.Operator):

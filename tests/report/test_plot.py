@@ -1,61 +1,76 @@
-"""The picture holds what is known, marks eigenvalues where they are, and can be drawn of anything."""
+"""``plot`` draws a density into matplotlib's axes, and is one sentence without matplotlib."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import matplotlib
 import numpy as np
 import pytest
+import torch
+from matplotlib import pyplot
 
-from hesse._report import plot
-
-from .spectra import NETWORK, spectrum
-
-
-def _marks(axes):
-    return np.sort(np.concatenate([c.get_segments() for c in axes.collections if c.get_label() in MARKS])[:, 0, 0])
+import hesse
 
 
-MARKS = ("eigenvalues", "not converged")
+@pytest.fixture(autouse=True)
+def without_a_screen() -> Iterator[None]:
+    matplotlib.use("agg")
+    yield
+    pyplot.close("all")
 
 
-def test_eigenvalues_are_marked_where_they_are():
-    found = spectrum()
-    for axes in plot.draw(found).axes:
-        expected = np.sort([pair.value for pair in found.top + found.bottom])
-        assert np.allclose(_marks(axes), expected)
+def density(scale: float = 1.0) -> hesse.SpectralDensity:
+    return hesse.spectral_density(scale * torch.diag(torch.linspace(-1, 2, 60)), rng=0, num_probes=4, num_steps=20)
 
 
-def test_the_second_panel_counts_every_eigenvalue():
-    bars = plot.draw(spectrum()).axes[1].patches
-    assert sum(bar.get_height() for bar in bars) == pytest.approx(len(NETWORK), rel=1e-3)
+def test_the_line_is_the_density_and_the_band_is_around_it() -> None:
+    found = density()
+    axes = hesse.plot(found)
+    assert axes is pyplot.gca()
+    (line,) = axes.lines
+    np.testing.assert_array_equal(line.get_xdata(), found.grid.numpy())
+    drawn = ~np.isnan(line.get_ydata())
+    np.testing.assert_array_equal(line.get_ydata()[drawn], found.density.numpy()[drawn])
+    # What is left out is less than a tenth of one eigenvalue's peak.
+    assert found.density.numpy()[~drawn].max() <= 0.1 / (60 * found.sigma * np.sqrt(2 * np.pi))
+    (band,) = axes.collections
+    assert band.get_label() == "95% band"
+    edges = np.concatenate([path.vertices[:, 1] for path in band.get_paths()])
+    assert edges.max() == pytest.approx(float(found.high.max()))
+    assert axes.get_yscale() == "log"
 
 
-@pytest.mark.parametrize(
-    "found",
-    [
-        spectrum(max_products=16),
-        spectrum(parts=("trace",)),
-        spectrum(parts=("trace", "eigenpairs")),
-        spectrum([0.0] * 8),
-        spectrum([2.0]),
-        spectrum([-3.0] * 40),
-        spectrum(np.linspace(1e6, 2e6, 50)),
-        spectrum(np.geomspace(1e-12, 1e-8, 50)),
-        spectrum(np.geomspace(1e-30, 1, 64)),
-    ],
-    ids=["cut short", "trace", "no density", "zero", "one", "negative", "large", "small", "wide"],
-)
-@pytest.mark.parametrize("narrow", [False, True])
-def test_anything_can_be_drawn_without_a_warning(found, narrow):
-    drawn = plot.to_bytes(plot.draw(found, plot.DARK, narrow=narrow), "png")
-    assert drawn.startswith(b"\x89PNG")
+def test_a_second_density_has_a_color_of_its_own_and_both_are_seen() -> None:
+    _, axes = pyplot.subplots()
+    first, second = density(), density(10.0)
+    assert hesse.plot(first, ax=axes) is hesse.plot(second, ax=axes)
+    one, other = axes.lines
+    assert one.get_color() != other.get_color()
+    low, high = axes.get_ylim()
+    assert low < float(second.density.max()) < float(first.density.max()) < high
 
 
-def test_the_same_spectrum_gives_the_same_file():
-    found = spectrum()
-    assert plot.to_bytes(plot.draw(found), "svg") == plot.to_bytes(plot.draw(found), "svg")
+def test_what_is_no_density_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"plot draws what hesse\.spectral_density has found but got"):
+        hesse.plot(hesse.trace(torch.eye(3)))  # type: ignore[arg-type]
 
 
-def test_the_picture_in_words():
-    assert plot.describe(spectrum()) == (
-        "Spectral density of the Hessian of digits.py, from -0.3 to 110; the largest eigenvalue is 110."
-    )
+def test_hesse_loads_without_matplotlib_and_plot_says_what_is_missing() -> None:
+    code = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "matplotlib":
+            raise ModuleNotFoundError(f"No module named {name!r}")
+sys.meta_path.insert(0, Missing())
+import torch, hesse
+try:
+    hesse.plot(hesse.spectral_density(torch.eye(3), rng=0))
+except ImportError as error:
+    print(error)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "hesse.plot needs matplotlib. Install it with: pip install matplotlib\n"

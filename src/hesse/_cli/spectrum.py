@@ -222,11 +222,11 @@ def _kept_in(folder: Path | None) -> _Kept:
 
 def _write(out: Path, study: _Study) -> None:
     # Only here, since loading the plotting library would hold up every command.
-    from hesse._report import page, plot
+    from hesse._report import page, picture
 
     found = study.found
     output.write_tensors(out / "result.safetensors", study.tensors())
-    output.write_bytes(out / "spectrum.png", plot.to_bytes(plot.draw(found), "png"))
+    output.write_bytes(out / "spectrum.png", picture.to_bytes(picture.draw(found), "png"))
     output.write_bytes(out / "index.html", page.render(found).encode())
     output.write_bytes(out / "result.json", (json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n").encode())
     typer.echo(f"\nThe page is {out / 'index.html'}")

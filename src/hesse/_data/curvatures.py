@@ -15,7 +15,7 @@ from hesse._linearize import tape
 from hesse._linearize.engines import Linearize
 from hesse._linearize.protocol import Leaves, Linearization, Selection
 
-Per = Literal["row", "token"]
+Sample = Literal["row", "token"]
 
 LossOf = Callable[[Prediction, Sequence[Tensor]], Tensor]
 """The loss of a prediction with other tensors in the place of its floating-point ones."""

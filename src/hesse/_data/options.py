@@ -22,7 +22,7 @@ class DataOptions(Options):
     """
 
     reduction: Reduction | None = None
-    random: Draws = "fixed"
+    randomness: Draws = "fixed"
     batch_norm: BatchNorm = "refuse"
     progress: bool = False
     weighted: bool = False
@@ -32,7 +32,7 @@ class DataOptions(Options):
         super().__post_init__()
         for name, value, allowed in (
             ("reduction", self.reduction, (None, "mean", "sum")),
-            ("random", self.random, ("fixed", "refuse")),
+            ("randomness", self.randomness, ("fixed", "refuse")),
             ("batch_norm", self.batch_norm, ("refuse", "per batch")),
         ):
             if value not in allowed:

@@ -211,10 +211,11 @@ class DataPoint(Point):
             term = self._make(self.objective, linearize, piece, reduction, place)
         if generators.drew:
             self._drew = True
-            if self.options.random == "refuse":
+            if self.options.randomness == "refuse":
                 raise RuntimeError(
                     f"The loss given to {self.objective.name} draws random numbers, as dropout does, which"
-                    ' random="refuse" does not allow. Call model.eval(), or let random="fixed" draw once a batch.'
+                    ' randomness="refuse" does not allow. Call model.eval(), or give randomness="fixed" for one draw a'
+                    " batch."
                 )
         return term
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from hesse._linearize.guard import Guard
 from hesse._operators.operator import Operator
-from hesse._operators.scipy import Scipy
+from hesse._operators.scipy import Scipy, is_matrix
 
 
 class Dense(Operator):
@@ -53,28 +54,48 @@ class Dense(Operator):
         return self._matrix.clone()
 
 
-def as_operator(A: Any) -> Operator:
+def as_operator(A: Any, *, symmetric: bool = False) -> Operator:
     """``A`` as an operator: an operator, a dense tensor, a NumPy array, or anything SciPy takes for a linear operator.
 
     Args:
         A: an operator of hesse, a real tensor (m, n), a NumPy array (m, n), a SciPy sparse matrix or a SciPy
-            ``LinearOperator``. A SciPy operator counts as symmetric when it says so by ``symmetric = True``,
-            a sparse matrix when it equals its transpose.
+            ``LinearOperator``. It counts as symmetric where its entries are, or where it has ``symmetric = True``.
+        symmetric: True where you know that A is symmetric and A does not say so, as a ``LinearOperator`` or a matrix
+            that is symmetric but for rounding. Only the entries of a matrix are compared.
 
     Returns:
         An operator with ``shape``, ``dtype``, ``device``, ``matmat``, ``gram``, ``randn`` and ``signs``.
 
     Raises:
         TypeError: ``A`` is none of these.
-        ValueError: ``A`` is a tensor, but no real matrix of two dimensions.
+        ValueError: ``A`` is a tensor, but no real matrix of two dimensions; or with ``symmetric=True``, it is not
+            square, or its entries differ by more than rounding.
 
     Example:
-        >>> import numpy, hesse
+        >>> import numpy, scipy.sparse.linalg, hesse
         >>> hesse.as_operator(numpy.eye(3)).shape
         (3, 3)
+        >>> theirs = scipy.sparse.linalg.aslinearoperator(numpy.diag([1.0, 2.0, 3.0]))
+        >>> hesse.eigsh(hesse.as_operator(theirs, symmetric=True), k=1, rng=0).values.round(decimals=6)
+        tensor([3.], dtype=torch.float64)
     """
-    if isinstance(A, Operator):
-        return A
-    if isinstance(A, Tensor):
-        return Dense(A)
-    return Scipy(A)
+    operator = A if isinstance(A, Operator) else Dense(A) if isinstance(A, Tensor) else Scipy(A)
+    return _symmetric(operator, A) if symmetric and not operator.symmetric else operator
+
+
+def _symmetric(operator: Operator, A: Any) -> Operator:
+    """The same operator, taken for symmetric."""
+    m, n = operator.shape
+    if m != n:
+        raise ValueError(f"as_operator(symmetric=True) needs a square operator but got one of shape {operator.shape}.")
+    if isinstance(A, Tensor) or is_matrix(A):
+        gap, largest = float(abs(1.0 * A - 1.0 * A.T).max()), float(abs(A).max())
+        if gap > torch.finfo(operator.dtype).eps ** 0.5 * largest:
+            raise ValueError(
+                f"as_operator(symmetric=True) got a matrix whose entries differ from those of its transpose by up to"
+                f" {gap:.3g}. Give its symmetric part, (A + A.T) / 2."
+            )
+    # The caller's own operator stays what it is.
+    taken = copy.copy(operator)
+    taken.symmetric = True
+    return taken

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from hesse._data.curvatures import Curved, OuterProducts, Per, factor, loss_and_gradient, token_dimension
+from hesse._data.curvatures import Curved, OuterProducts, Sample, factor, loss_and_gradient, token_dimension
 from hesse._data.losses import Reduction, Weight
 from hesse._data.models import Output, model_objective, watched
 from hesse._data.objective import Objective, Prediction
@@ -33,9 +33,9 @@ class EmpiricalFisher(DataOperator):
         model: any ``nn.Module``; it is left as it is.
         loss: called as ``loss(model(x), y)``; the mean or sum of the losses of its rows.
         data: see :class:`hesse.LossHessian`.
-        per: what a sample is: a ``"row"``, an entry of the prediction's first dimension; or a ``"token"``, where
+        sample: what a sample is: a ``"row"``, an entry of the prediction's first dimension; or a ``"token"``, where
             only the classes (for PyTorch's cross entropy), or else the last dimension, belong to one sample.
-        params, reduction, weight, memory, engine, verify, expect, batching, random, batch_norm, progress: see
+        params, reduction, weight, memory, engine, verify, expect, batching, randomness, batch_norm, progress: see
             :class:`hesse.LossHessian`.
         output: ``output(model, batch)`` returns (prediction, target); needed where a batch is no pair.
 
@@ -61,7 +61,7 @@ class EmpiricalFisher(DataOperator):
         loss: Any,
         data: Any,
         *,
-        per: Per = "row",
+        sample: Sample = "row",
         params: Params = None,
         reduction: Reduction | None = None,
         weight: Weight | None = None,
@@ -71,12 +71,12 @@ class EmpiricalFisher(DataOperator):
         verify: bool = True,
         expect: int | None = None,
         batching: Mode = "auto",
-        random: Draws = "fixed",
+        randomness: Draws = "fixed",
         batch_norm: BatchNorm = "refuse",
         progress: bool = False,
     ) -> None:
-        if per not in ("row", "token"):
-            raise ValueError(f"per given to EmpiricalFisher should be 'row' or 'token' but is {per!r}.")
+        if sample not in ("row", "token"):
+            raise ValueError(f"sample given to EmpiricalFisher should be 'row' or 'token' but is {sample!r}.")
         options = DataOptions(
             reduction=reduction,
             weighted=weight is not None,
@@ -85,7 +85,7 @@ class EmpiricalFisher(DataOperator):
             verify=verify,
             expect=expect,
             batching=batching,
-            random=random,
+            randomness=randomness,
             batch_norm=batch_norm,
             progress=progress,
             needs_reduction=True,
@@ -104,7 +104,7 @@ class EmpiricalFisher(DataOperator):
                     raise ValueError(
                         "EmpiricalFisher needs predictions with a row for each sample but got one without dimensions."
                     )
-                token = token_dimension(prediction.leaves[0], objective.known) if per == "token" else None
+                token = token_dimension(prediction.leaves[0], objective.known) if sample == "token" else None
                 # The gradient of the reduced loss is c times that of the unreduced one.
                 outer = OuterProducts([leaf.unsqueeze(0) / c for leaf in gradient], c, token)
                 return Curved(value, gradient, outer)

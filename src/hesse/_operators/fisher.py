@@ -42,7 +42,7 @@ class Fisher(DataOperator):
         samples: None for the expectation itself; a number for the mean over so many draws of all targets, which are
             made once: the matrix stays the same.
         rng: an int (seed), ``numpy.random.Generator`` or None, for the draws.
-        params, reduction, weight, memory, engine, verify, expect, batching, random, batch_norm, progress: see
+        params, reduction, weight, memory, engine, verify, expect, batching, randomness, batch_norm, progress: see
             :class:`hesse.LossHessian`.
         output: ``output(model, batch)`` returns (prediction, target); needed where a batch is no pair.
 
@@ -79,7 +79,7 @@ class Fisher(DataOperator):
         verify: bool = True,
         expect: int | None = None,
         batching: Mode = "auto",
-        random: Draws = "fixed",
+        randomness: Draws = "fixed",
         batch_norm: BatchNorm = "refuse",
         progress: bool = False,
     ) -> None:
@@ -93,7 +93,7 @@ class Fisher(DataOperator):
             verify=verify,
             expect=expect,
             batching=batching,
-            random=random,
+            randomness=randomness,
             batch_norm=batch_norm,
             progress=progress,
             needs_reduction=True,

@@ -43,11 +43,11 @@ class GaussNewton(DataOperator):
 
     Args:
         model: any ``nn.Module``; it is left as it is. Or a function of the inputs that returns real tensors.
+        loss_or_inputs: of a model the loss, of a function its inputs; each also goes by its own name.
+        data: of a model; see :class:`hesse.LossHessian`.
         loss: called as ``loss(model(x), y)``. For a function of inputs, called as ``loss(output)``.
-        data: see :class:`hesse.LossHessian`.
-        inputs: in place of loss and data, the point of a plain function: a tensor or a structure of them; an outermost
-            tuple is splatted.
-        params, reduction, weight, memory, engine, verify, expect, batching, random, batch_norm, progress: see
+        inputs: the point of a plain function: a tensor or a structure of them; an outermost tuple is splatted.
+        params, reduction, weight, memory, engine, verify, expect, batching, randomness, batch_norm, progress: see
             :class:`hesse.LossHessian`.
         output: ``output(model, batch)`` returns (prediction, target); needed where a batch is no pair.
 
@@ -77,9 +77,10 @@ class GaussNewton(DataOperator):
     def __init__(
         self,
         model: nn.Module | Callable[..., Any],
-        *loss_and_data: Any,
-        loss: Any = None,
+        loss_or_inputs: Any = None,
         data: Any = None,
+        *,
+        loss: Any = None,
         inputs: Any = None,
         params: Params = None,
         reduction: Reduction | None = None,
@@ -90,7 +91,7 @@ class GaussNewton(DataOperator):
         verify: bool = True,
         expect: int | None = None,
         batching: Mode = "auto",
-        random: Draws = "fixed",
+        randomness: Draws = "fixed",
         batch_norm: BatchNorm = "refuse",
         progress: bool = False,
     ) -> None:
@@ -102,14 +103,14 @@ class GaussNewton(DataOperator):
             verify=verify,
             expect=expect,
             batching=batching,
-            random=random,
+            randomness=randomness,
             batch_norm=batch_norm,
             progress=progress,
         )
         self._func = None
         if isinstance(model, nn.Module):
-            loss, data = _arguments(loss_and_data, loss=loss, data=data)
-            if loss is None or data is None:
+            loss = _either("loss", loss_or_inputs, loss)
+            if loss is None or data is None or inputs is not None:
                 raise TypeError("GaussNewton of a model needs a loss and data: GaussNewton(model, loss, data).")
             module = model
             # The losses that are recognized are convex in the prediction.
@@ -120,11 +121,13 @@ class GaussNewton(DataOperator):
 
             super().__init__(objective, _term, data, options, lambda: watched(module, loss, output))
             return
-        (inputs,) = _arguments(loss_and_data, inputs=inputs)
+        inputs = _either("inputs", loss_or_inputs, inputs)
+        if data is not None:
+            raise TypeError("GaussNewton of a function takes inputs by position here but got 2 values.")
         if inputs is None or not callable(model):
             raise TypeError(
                 "GaussNewton takes a model, a loss and data, or a function and its inputs, but got"
-                f" {type(model)} and {len(loss_and_data)} more."
+                f" {type(model)} {'and' if inputs is not None else 'without'} inputs."
             )
         self._func, self._inputs, self._loss = model, inputs, loss
         self.positive_semidefinite = loss is None
@@ -175,11 +178,8 @@ def _term(objective: Objective, linearize: Linearize, batch: Any, reduction: Red
     return OuterTerm.of(objective, linearize, batch, curve)
 
 
-def _arguments(positional: tuple[Any, ...], **named: Any) -> list[Any]:
-    """The values of parameters that may be given by position, in this order, or by name."""
-    if len(positional) > len(named):
-        raise TypeError(f"GaussNewton takes {', '.join(named)} by position here but got {len(positional)} values.")
-    for name, _ in zip(named, positional, strict=False):
-        if named[name] is not None:
-            raise TypeError(f"GaussNewton got {name} by position and by name.")
-    return [*positional, *list(named.values())[len(positional) :]]
+def _either(name: str, by_position: Any, by_name: Any) -> Any:
+    """What was given by position or by name."""
+    if by_position is not None and by_name is not None:
+        raise TypeError(f"GaussNewton got {name} by position and by name.")
+    return by_name if by_position is None else by_position

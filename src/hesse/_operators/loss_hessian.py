@@ -57,7 +57,7 @@ class LossHessian(DataOperator):
         expect: how many products will be asked for, at this point and all that ``at`` moves to; questions say what they
             need by themselves.
         batching: ``"loop"``, ``"vmap"`` or ``"auto"``, as for :class:`hesse.Hessian`.
-        random: ``"fixed"`` draws dropout's masks (and any random numbers of PyTorch) once for each batch;
+        randomness: ``"fixed"`` draws dropout's masks (and any random numbers of PyTorch) once for each batch;
             ``"refuse"`` raises where any are drawn.
         batch_norm: BatchNorm in training makes the loss over several batches no sum over samples: ``"refuse"`` raises,
             ``"per batch"`` takes the sum of the batches' own losses.
@@ -106,7 +106,7 @@ class LossHessian(DataOperator):
         verify: bool = True,
         expect: int | None = None,
         batching: Mode = "auto",
-        random: Draws = "fixed",
+        randomness: Draws = "fixed",
         batch_norm: BatchNorm = "refuse",
         progress: bool = False,
     ) -> None:
@@ -118,7 +118,7 @@ class LossHessian(DataOperator):
             verify=verify,
             expect=expect,
             batching=batching,
-            random=random,
+            randomness=randomness,
             batch_norm=batch_norm,
             progress=progress,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -48,7 +48,11 @@ class Scipy(Operator):
 
 
 def _is_symmetric(A: Any) -> bool:
-    if isinstance(A, np.ndarray) or scipy.sparse.issparse(A):
-        A = cast(Any, A)
+    if is_matrix(A):
         return A.shape[0] == A.shape[1] and bool((A != A.T).sum() == 0)
     return bool(getattr(A, "symmetric", False))
+
+
+def is_matrix(A: Any) -> bool:
+    """Whether the entries are there to be looked at."""
+    return isinstance(A, np.ndarray) or bool(scipy.sparse.issparse(A))

@@ -8,7 +8,7 @@ import jinja2
 
 from hesse._base.numbers import duration, memory, number
 from hesse._base.version import __version__
-from hesse._report import plot
+from hesse._report import picture
 from hesse._report.spectrum import Spectrum
 
 NARROW = "(max-width: 640px)"
@@ -22,19 +22,19 @@ def render(spectrum: Spectrum) -> str:
     )
     environment.filters |= {"number": number, "duration": duration, "memory": memory}
     pictures = [
-        (f"{NARROW} and {DARK}", _picture(spectrum, plot.DARK, narrow=True)),
-        (NARROW, _picture(spectrum, plot.LIGHT, narrow=True)),
-        (DARK, _picture(spectrum, plot.DARK, narrow=False)),
+        (f"{NARROW} and {DARK}", _picture(spectrum, picture.DARK, narrow=True)),
+        (NARROW, _picture(spectrum, picture.LIGHT, narrow=True)),
+        (DARK, _picture(spectrum, picture.DARK, narrow=False)),
     ]
     return environment.get_template("page.html.j2").render(
         spectrum=spectrum,
         version=__version__,
         sources=pictures,
-        fallback=_picture(spectrum, plot.LIGHT, narrow=False),
-        description=plot.describe(spectrum),
+        fallback=_picture(spectrum, picture.LIGHT, narrow=False),
+        description=picture.describe(spectrum),
     )
 
 
-def _picture(spectrum: Spectrum, colors: plot.Colors, *, narrow: bool) -> str:
-    drawn = plot.to_bytes(plot.draw(spectrum, colors, narrow=narrow), "svg")
+def _picture(spectrum: Spectrum, colors: picture.Colors, *, narrow: bool) -> str:
+    drawn = picture.to_bytes(picture.draw(spectrum, colors, narrow=narrow), "svg")
     return "data:image/svg+xml;base64," + base64.b64encode(drawn).decode()

@@ -1,210 +1,49 @@
-"""The picture of a spectrum: its density, and how many eigenvalues there are of each magnitude."""
+"""``plot``: a spectral density as a picture."""
 
 from __future__ import annotations
 
-import dataclasses
-import io
-import math
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
-from hesse._report.spectrum import Spectrum
 from hesse._solvers.estimate import SpectralDensity
 
-
-@dataclasses.dataclass(frozen=True)
-class Colors:
-    """The colors of one appearance."""
-
-    paper: str
-    ink: str
-    faint: str
-    density: str
-    eigenvalue: str
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
-LIGHT = Colors(paper="#ffffff", ink="#1c2530", faint="#d9dfe5", density="#2a62a8", eigenvalue="#c2410c")
-DARK = Colors(paper="#14181d", ink="#dfe5ec", faint="#333c46", density="#7fb2f0", eigenvalue="#fb923c")
+def plot(density: SpectralDensity, *, ax: Axes | None = None) -> Axes:
+    """Draw a spectral density with its band, on a logarithmic scale. Needs matplotlib.
 
-# Bins of the second panel: so many for each factor of ten.
-_BINS_PER_DECADE = 3
-# Magnitudes below this share of the largest count as zero.
-_ZERO = 1e-4
+    Args:
+        density: what ``hesse.spectral_density`` found.
+        ax: matplotlib axes to draw into; those of pyplot when left out.
 
+    Returns:
+        The axes, to be labelled or saved: ``hesse.plot(density).figure.savefig("density.png")``.
 
-def draw(spectrum: Spectrum, colors: Colors = LIGHT, *, narrow: bool = False) -> Figure:
-    """The figure: panels side by side, or one above the other where there is little width."""
-    settings: Any = {
-        "font.family": "sans-serif",
-        "font.size": 9.5,
-        "text.color": colors.ink,
-        "axes.labelcolor": colors.ink,
-        "axes.edgecolor": colors.ink,
-        "axes.facecolor": colors.paper,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "xtick.color": colors.ink,
-        "ytick.color": colors.ink,
-        "figure.facecolor": colors.paper,
-        "savefig.facecolor": colors.paper,
-        "legend.frameon": False,
-    }
-    with rc_context(settings):
-        figure = Figure(figsize=(4.4, 6.8) if narrow else (10.4, 4.0), layout="constrained")
-        first, second = figure.subplots(2, 1) if narrow else figure.subplots(1, 2)
-        _density(first, spectrum, colors)
-        _magnitudes(second, spectrum, colors)
-        # Text is laid out while these settings hold.
-        figure.draw_without_rendering()
-    return figure
+    Raises:
+        TypeError: ``density`` is no spectral density.
+        ImportError: matplotlib is not installed.
 
+    Example:
+        >>> import matplotlib, torch, hesse
+        >>> matplotlib.use("agg")
+        >>> H = hesse.Hessian(lambda x: (x**4).sum() / 12, torch.linspace(1, 2, 50))
+        >>> hesse.plot(hesse.spectral_density(H, rng=0)).get_xlabel()
+        'eigenvalue λ'
+    """
+    if not isinstance(density, SpectralDensity):
+        raise TypeError(f"plot draws what hesse.spectral_density has found but got {type(density)}.")
+    try:
+        # Only here: matplotlib is slow to load, and may be missing.
+        from matplotlib import pyplot
 
-def to_bytes(figure: Figure, form: str) -> bytes:
-    """The figure as a file: ``"png"`` or ``"svg"``."""
-    buffer = io.BytesIO()
-    # No date and fixed identifiers: the same spectrum gives the same file.
-    with rc_context({"svg.hashsalt": "hesse"}):
-        figure.savefig(buffer, format=form, dpi=160, metadata={"Date": None} if form == "svg" else None)
-    return buffer.getvalue()
-
-
-def describe(spectrum: Spectrum) -> str:
-    """The picture in words, for those who cannot see it."""
-    words = f"Spectral density of the Hessian of {spectrum.problem}"
-    if spectrum.density is not None:
-        words += f", from {float(spectrum.density.nodes.min()):.3g} to {float(spectrum.density.nodes.max()):.3g}"
-    if spectrum.top:
-        words += f"; the largest eigenvalue is {spectrum.top[0].value:.4g}"
-    return words + "."
-
-
-def _density(axes: Axes, spectrum: Spectrum, colors: Colors) -> None:
-    axes.set_title("Density of eigenvalues", loc="left", fontsize=10.5)
-    axes.set_xlabel("eigenvalue λ")
-    axes.set_ylabel("density (log scale)")
-    axes.grid(color=colors.faint, linewidth=0.6)
-    axes.set_axisbelow(True)
-    density = spectrum.density
-    if density is not None:
-        # Below a tenth of what one eigenvalue alone contributes at its peak there is nothing to see.
-        floor = 0.1 / (spectrum.size * density.sigma * math.sqrt(2 * math.pi))
-        grid = density.grid.numpy()
-        low, high = density.low.clamp(min=floor).numpy(), density.high.clamp(min=floor).numpy()
-        line = density.density.numpy().copy()
-        line[line < floor] = np.nan
-        axes.set_yscale("log")
-        axes.set_ylim(floor, 2.5 * float(density.density.max()))
-        if len(density.nodes) > 1:
-            axes.fill_between(
-                grid,
-                low,
-                high,
-                where=high > floor,
-                color=colors.density,
-                alpha=0.25,
-                linewidth=0,
-                label=f"{density.confidence:.0%} band",
-            )
-        axes.plot(grid, line, color=colors.density, linewidth=1.4, label="density")
-    _mark(axes, spectrum, colors)
-
-
-def _mark(axes: Axes, spectrum: Spectrum, colors: Colors) -> None:
-    """Eigenvalues as ticks on the lower edge: long where they have converged."""
-    for pairs, height, label in (
-        ([pair for pair in spectrum.top + spectrum.bottom if pair.converged], 0.07, "eigenvalues"),
-        ([pair for pair in spectrum.top + spectrum.bottom if not pair.converged], 0.035, "not converged"),
-    ):
-        if pairs:
-            axes.vlines(
-                [pair.value for pair in pairs],
-                0,
-                height,
-                transform=axes.get_xaxis_transform(),
-                color=colors.eigenvalue,
-                linewidth=1.2,
-                label=label,
-            )
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="upper right", fontsize=8.5)
-
-
-def _magnitudes(axes: Axes, spectrum: Spectrum, colors: Colors) -> None:
-    axes.set_title("How many eigenvalues of which size", loc="left", fontsize=10.5)
-    axes.set_xlabel("eigenvalue λ (logarithmic to both sides of zero)")
-    axes.set_ylabel("eigenvalues (estimate)")
-    axes.grid(color=colors.faint, linewidth=0.6, axis="y")
-    axes.set_axisbelow(True)
-    largest = _largest(spectrum)
-    if not largest:
-        return
-    threshold = _ZERO * largest
-    if spectrum.density is not None:
-        edges = _edges(spectrum.density, threshold)
-        counts, _ = np.histogram(
-            spectrum.density.nodes.numpy().ravel(), bins=edges, weights=spectrum.density.weights.numpy().ravel()
-        )
-        counts *= spectrum.size / len(spectrum.density.nodes)
-        axes.bar(
-            edges[:-1],
-            counts,
-            np.diff(edges),
-            align="edge",
-            color=colors.density,
-            edgecolor=colors.paper,
-            linewidth=0.5,
-        )
-        axes.set_yscale("log")
-        axes.set_ylim(bottom=0.5, top=2.5 * max(1.0, float(counts.max())))
-    axes.set_xscale("symlog", linthresh=threshold, linscale=0.6)
-    ends = [pair.value for pair in spectrum.top + spectrum.bottom]
-    if spectrum.density is not None:
-        ends += [edges[0], edges[-1]]
-    axes.set_xlim(min(ends) * (1.6 if min(ends) < 0 else 0.6), max(ends) * (1.6 if max(ends) > 0 else 0.6))
-    axes.xaxis.set_minor_locator(MaxNLocator(1))
-    _thin_ticks(axes, threshold, largest)
-    _mark(axes, spectrum, colors)
-
-
-def _largest(spectrum: Spectrum) -> float:
-    values = [abs(pair.value) for pair in spectrum.top + spectrum.bottom]
-    if spectrum.density is not None:
-        values.append(float(spectrum.density.nodes.abs().max()))
-    return max(values, default=0.0)
-
-
-def _edges(density: SpectralDensity, threshold: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Bins that grow by a constant factor to both sides of one around zero."""
-    found = density.nodes[density.weights > 0].numpy()
-    factor = 10 ** (1 / _BINS_PER_DECADE)
-
-    def side(farthest: float) -> list[float]:
-        edges = [threshold]
-        while edges[-1] <= farthest:
-            edges.append(edges[-1] * factor)
-        return edges
-
-    return np.array([*(-edge for edge in reversed(side(-float(found.min())))), *side(float(found.max()))])
-
-
-def _thin_ticks(axes: Axes, threshold: float, largest: float) -> None:
-    """Powers of ten to both sides, every second one where there are many, and zero."""
-    powers = range(math.ceil(math.log10(threshold)), math.floor(math.log10(largest)) + 1)
-    chosen = list(powers)[::-1][:: 2 if len(powers) > 5 else 1]
-    low, high = axes.get_xlim()
-    ticks = [0.0, *(10.0**power for power in chosen), *(-(10.0**power) for power in chosen)]
-    ticks = sorted(tick for tick in ticks if low <= tick <= high)
-    axes.set_xticks(ticks, [_power(tick) for tick in ticks])
-
-
-def _power(tick: float) -> str:
-    if tick == 0:
-        return "0"
-    sign = "−" if tick < 0 else ""
-    exponent = round(math.log10(abs(tick)))
-    return f"{sign}{abs(tick):g}" if -2 <= exponent <= 2 else f"${sign}10^{{{exponent}}}$"
+        from hesse._report.picture import draw_density
+    except ImportError as error:
+        raise ImportError("hesse.plot needs matplotlib. Install it with: pip install matplotlib") from error
+    if ax is None:
+        ax = pyplot.gca()
+    draw_density(ax, density)
+    ax.set_xlabel("eigenvalue λ")
+    ax.set_ylabel("density (log scale)")
+    ax.legend()
+    return ax

@@ -164,7 +164,7 @@ class Products:
         if not self.operator.symmetric:
             raise ValueError(
                 f"{self.question} needs a symmetric operator but this {type(self.operator).__name__} does not say that"
-                " it is. If it is, set its attribute symmetric to True."
+                " it is. If it is, give hesse.as_operator(A, symmetric=True)."
             )
 
     def multiply(self, V: Tensor, *, apart: bool = False) -> Tensor:
