@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import linecache
 import os
 import traceback
 from collections.abc import Callable, Iterator
@@ -46,8 +47,10 @@ def while_capturing(error: Exception) -> str:
 
 
 def _line(error: Exception) -> str:
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users(frame.filename)]
-    if not frames:
+    # Code that PyTorch generates belongs to no module.
+    calls = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if "__name__" in frame.f_globals]
+    found = [(frame.f_code.co_filename, line) for frame, line in calls if is_users(frame.f_code.co_filename)]
+    if not found:
         return ""
-    last = frames[-1]
-    return f" ({os.path.basename(last.filename)}, line {last.lineno}: {last.line})"
+    file, line = found[-1]
+    return f" ({os.path.basename(file)}, line {line}: {linecache.getline(file, line).strip()})"
