@@ -8,6 +8,6 @@ import pytest
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """``engine="compiled"`` runs its graphs operator by operator."""
-    from hesse._linearize.program import inductor
+    from hesse._linearize.program import backends
 
-    monkeypatch.setattr(inductor, "INDUCTOR", inductor.EAGER)
+    monkeypatch.setattr(backends, "INDUCTOR", backends.EAGER)

@@ -274,11 +274,8 @@ def test_plain_functions() -> None:
 @pytest.mark.skipif(not HAS_COMPILER, reason="programs are compiled by a C++ compiler")
 @pytest.mark.parametrize("operator", [hesse.LossHessian, hesse.GaussNewton])
 def test_compiled_for_real(operator: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hesse._linearize.program import inductor
-
     # As the module itself made it, before the fixture took it away.
-    backend = inductor.Backend(inductor._simplify, inductor._compile, inductor.decompositions)
-    monkeypatch.setattr(inductor, "INDUCTOR", backend)
+    monkeypatch.undo()
     model = mlp()
     H = operator(model, F.cross_entropy, loader(X, CLASSES), engine="compiled", memory=TIGHT)
     assert_equal(H, MATRICES[operator](model))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import hesse
-from hesse._linearize.program import inductor
+from hesse._linearize.program import backends
 from tests.data import references
 from tests.data.models import CLASSES, REAL, X, inputs, loader, mlp, seeded
 from tests.data.test_data_conduct import LITTLE, OPERATORS, Recording, Stateful, unchanged
@@ -169,29 +169,29 @@ def test_a_target_that_hides_its_tensors_is_refused() -> None:
     torch.testing.assert_close(taped @ ONES, plain @ ONES)
 
 
-def wrong(after: int) -> inductor.Backend:
+def wrong(after: int) -> backends.Backend:
     """Halves that are off by one part in a hundred, from the given one on."""
     made: list[None] = []
 
-    def compile(graph: Any, given: Any, mode: Any) -> Any:
+    def compile(graph: Any) -> Any:
         made.append(None)
         factor = 1.01 if len(made) > after else 1.0
         return lambda given: [result * factor for result in graph(*given)]
 
-    return inductor.Backend(inductor.EAGER.simplify, compile)
+    return backends.Backend(compile)
 
 
 @pytest.mark.parametrize(("after", "what"), [(0, "value or gradient"), (1, "product with a random vector")])
 def test_a_program_that_differs_from_the_tape_is_refused(
     after: int, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inductor, "INDUCTOR", wrong(after))
+    monkeypatch.setattr(backends, "INDUCTOR", wrong(after))
     model = mlp()
     for operator in (hesse.LossHessian, hesse.GaussNewton):
         H = operator(model, F.mse_loss, loader(X, REAL), engine="compiled")
         with pytest.raises(hesse.CaptureError, match=f"the {what} differs from the tape's by"):
             H @ ONES
-        monkeypatch.setattr(inductor, "INDUCTOR", wrong(after))
+        monkeypatch.setattr(backends, "INDUCTOR", wrong(after))
     auto = hesse.LossHessian(model, F.mse_loss, loader(X, REAL), expect=10**9)
     auto @ ONES
     auto @ ONES

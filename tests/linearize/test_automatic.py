@@ -17,8 +17,7 @@ import hesse
 from hesse._linearize import automatic, ladder
 from hesse._linearize import engines as choice
 from hesse._linearize.compiled import Compiled
-from hesse._linearize.program.backends import Backend
-from hesse._linearize.program.inductor import EAGER
+from hesse._linearize.program.backends import EAGER, Backend
 from hesse._linearize.program.stand_ins import is_stand_in
 
 PRICE = 1e-6, 0.0
@@ -193,10 +192,10 @@ def test_a_function_without_a_program_warns_once_and_says_why() -> None:
 
 @pytest.mark.usefixtures("cheap")
 def test_a_wrong_program_is_not_taken() -> None:
-    def compile(graph: Any, inputs: Any, mode: Any) -> Any:
+    def compile(graph: Any) -> Any:
         return lambda given: [result * 1.01 for result in graph(*given)]
 
-    H = hesse.Hessian(quartic, X, engine=auto(quartic, backend=Backend(EAGER.simplify, compile)))
+    H = hesse.Hessian(quartic, X, engine=auto(quartic, backend=Backend(compile)))
     H @ V
     H @ V
     with pytest.warns(UserWarning, match="differs from the tape's"):
@@ -206,10 +205,10 @@ def test_a_wrong_program_is_not_taken() -> None:
 
 @pytest.mark.usefixtures("cheap")
 def test_memory_that_runs_out_while_a_program_is_made_keeps_the_tape() -> None:
-    def compile(graph: Any, inputs: Any, mode: Any) -> Any:
+    def compile(graph: Any) -> Any:
         raise torch.OutOfMemoryError("no room")
 
-    H = hesse.Hessian(quartic, X, engine=auto(quartic, backend=Backend(EAGER.simplify, compile)))
+    H = hesse.Hessian(quartic, X, engine=auto(quartic, backend=Backend(compile)))
     H @ V
     H @ V
     with pytest.warns(UserWarning, match="no room"):

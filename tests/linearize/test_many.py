@@ -16,8 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import hesse
 from hesse._linearize.chunks import Batching
 from hesse._linearize.compiled import Compiled, CompiledLinearization
-from hesse._linearize.program.backends import Backend
-from hesse._linearize.program.inductor import EAGER, INDUCTOR
+from hesse._linearize.program.backends import EAGER, INDUCTOR, Backend
 from hesse._linearize.program.program import Program
 from tests.functional.test_compiled_functions import HAS_COMPILER
 
@@ -82,13 +81,13 @@ def test_inductors_programs_for_many_vectors_are_right(name: str) -> None:
 def test_a_shared_matrix_is_multiplied_once() -> None:
     products_seen: list[str] = []
 
-    def compile(graph: torch.fx.GraphModule, inputs: object, mode: object) -> Callable[[list[Tensor]], list[Tensor]]:
+    def compile(graph: torch.fx.GraphModule) -> Callable[[list[Tensor]], list[Tensor]]:
         products_seen[:] = [str(node.target) for node in graph.graph.nodes if "mm" in str(node.target)]
         return lambda given: graph(*given)
 
     func = lambda x: (x @ MATRIX).tanh().square().sum()  # noqa: E731
     x, V = draw(4, 6), draw(COUNT, 4, 6, seed=3)
-    found = products(func, x, V, Backend(lambda graph, mode: None, compile))
+    found = products(func, x, V, Backend(compile))
     assert products_seen == ["aten.mm.default"] * 2
     dense = torch.autograd.functional.hessian(func, x).reshape(24, 24)
     torch.testing.assert_close(found.reshape(COUNT, 24), V.reshape(COUNT, 24) @ dense, rtol=1e-9, atol=1e-9)

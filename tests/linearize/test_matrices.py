@@ -14,7 +14,7 @@ from hesse._base import onednn
 from hesse._linearize.compiled import Compiled
 from hesse._linearize.program import inductor
 from hesse._linearize.program.backends import Backend
-from hesse._linearize.program.passes.matrix_products import multiply_by_faster_library
+from hesse._linearize.program.passes.matrix_products import multiply_by_onednn
 
 pytestmark = pytest.mark.skipif(not onednn.available, reason="this build of PyTorch has no oneDNN")
 
@@ -46,15 +46,13 @@ def test_a_program_multiplies_by_oneDNN_where_that_is_faster_and_stays_right(
 ) -> None:
     names: list[str] = []
 
-    def compile(graph: Any, inputs: Any, mode: Any) -> Any:
-        multiply_by_faster_library(graph)
+    def compile(graph: Any) -> Any:
+        multiply_by_onednn(graph)
         names.extend(str(node.target) for node in graph.graph.nodes)
         return lambda given: graph(*given)
 
     func, weight, v = point(dtype)
-    H = hesse.Hessian(
-        func, weight, engine=Compiled(func, ("rmatvec",), backend=Backend(lambda graph, mode: None, compile))
-    )
+    H = hesse.Hessian(func, weight, engine=Compiled(func, ("rmatvec",), backend=Backend(compile)))
     ours = H @ v
     assert H.explain().engine == "compiled"
     assert ("hesse.mm.default" in names) == (fast_here and dtype is torch.float32)

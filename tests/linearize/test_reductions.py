@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import hesse
-from hesse._linearize.program.passes.reductions import sum_over_outer_dimensions
+from hesse._linearize.program.passes.reductions import sum_outer_dimensions
 from hesse._linearize.program.stand_ins import new_mode
 from tests.functional.test_compiled_functions import HAS_COMPILER
 
@@ -33,7 +33,7 @@ LEFT = {
 def rewritten(func: Callable[[Tensor], Tensor]) -> torch.fx.GraphModule:
     with new_mode():
         graph = make_fx(func)(torch.empty(60, 40, 3))
-    sum_over_outer_dimensions(graph)
+    sum_outer_dimensions(graph)
     return graph
 
 

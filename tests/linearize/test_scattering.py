@@ -10,7 +10,7 @@ from torch import Tensor
 
 import hesse
 from hesse._linearize.program import capture
-from hesse._linearize.program.passes.scatter_adds import sum_by_sorted_places
+from hesse._linearize.program.passes.scatter_adds import sort_scatter_adds
 from tests.functional.test_compiled_functions import HAS_COMPILER
 from tests.linearize import programs
 
@@ -98,8 +98,8 @@ def test_places_are_sorted_once_a_point_and_no_replay_adds_in_place() -> None:
     H @ X
     (program,) = H._engine.programs
     replay = {node.target for node in program._replays["rmatvec"].graph.graph.nodes}
-    assert torch.ops.hesse.sum_rows.default in replay
-    assert torch.ops.hesse.sort_places.default not in replay
+    assert torch.ops.hesse.sum_segments.default in replay
+    assert torch.ops.hesse.sort_indices.default not in replay
     assert torch.ops.aten.index_put.default not in replay
 
 
@@ -109,7 +109,7 @@ def test_a_graph_without_such_sums_is_left_as_it_is() -> None:
         return list(torch.autograd.grad((x**3).sum(), (x,), create_graph=True)), None
 
     joint = capture.capture(gradient, [X], {}, ("rmatvec",), {})
-    assert sum_by_sorted_places(joint, {}) is joint
+    assert sort_scatter_adds(joint.graph) is joint.graph
 
 
 @pytest.mark.skipif(not HAS_COMPILER, reason="programs are compiled by a C++ compiler")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import hesse
-from hesse._linearize.program.passes.stencils import put_pieces_side_by_side
+from hesse._linearize.program.passes.stencils import split_stencils
 from hesse._linearize.program.stand_ins import new_mode
 from tests.functional.test_compiled_functions import HAS_COMPILER
 
@@ -89,7 +89,7 @@ def test_the_numbers_stay_and_nothing_is_padded(func: Callable[..., Tensor]) -> 
     with mode:
         stand_ins = [torch.empty(10, dtype=torch.float64) for _ in range(2)]
         graph = make_fx(func)(*stand_ins)
-    rewritten = put_pieces_side_by_side(graph, stand_ins, mode)
+    rewritten = split_stencils(graph)
     torch.testing.assert_close(rewritten(x, v), func(x, v))
     if func not in (in_two_dimensions,):
         assert not rewritten.graph.find_nodes(op="call_function", target=aten.slice_scatter.default)
@@ -100,7 +100,7 @@ def test_what_is_no_such_sum_is_left_as_it_is() -> None:
     with mode:
         stand_ins = [torch.empty(10)]
         graph = make_fx(lambda x: x + padded(x[1:], [10], 0, 0) * 2)(*stand_ins)
-    assert put_pieces_side_by_side(graph, stand_ins, mode) is graph
+    assert split_stencils(graph) is graph
 
 
 def chain(x: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pytest
 
+from hesse._linearize.program.backends import EAGER
 from hesse._linearize.program.backends import OPERATORS as AS_CAPTURED
-from hesse._linearize.program.inductor import EAGER
 
 from .compiled import verdict
 from .sweep import cases_of

@@ -87,6 +87,11 @@ class CaptureError(RuntimeError):
     __module__ = "hesse"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, without a final full stop."""
+    return str(error).strip().split("\n", 1)[0].rstrip(".")
+
+
 def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the line outside of hesse that led here, however deep inside the reason was found."""
     frame, depth = inspect.currentframe(), 0

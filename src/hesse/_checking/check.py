@@ -16,6 +16,7 @@ from hesse._autograd.arguments import Argnums
 from hesse._autograd.provenance import is_users, locate
 from hesse._base import trees
 from hesse._base.clock import Clock
+from hesse._base.memory import is_out_of_memory
 from hesse._checking import causes
 from hesse._checking.comparing import compare
 from hesse._checking.differences import scaled
@@ -207,9 +208,9 @@ class _Examination:
         """``work()``, or the end with a finding if a backward fails in it; ``whole`` includes the evaluation."""
         try:
             return work()
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
             # What the user's own code raises is not ours to explain.
             failure = None if is_users(frames[-1]) else locate(whole or work, self._subject.func, self._subject.inputs)

@@ -23,7 +23,7 @@ def refusal_of_compiled(subject: Subject, num_nodes: int) -> Finding | None:
         sentence = f'Whether engine="compiled" can be used was not tried: the autograd graph has {num_nodes} nodes.'
         return found("not compiled", sentence, frame=None)
     # Only here, since it loads the compiler.
-    from hesse._linearize.program.inductor import EAGER
+    from hesse._linearize.program.backends import EAGER
 
     try:
         with subject.preserved():

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from hesse._autograd.provenance import Frame, calling_frame, code_of, in_custom_forward, operator_name
 from hesse._base import trees
+from hesse._base.fixed_draws import fixed_generator, random_like
 from hesse._checking.calls import tensors
 from hesse._checking.differences import differences, scaled
 from hesse._checking.doubling import double_leaves
@@ -152,7 +153,7 @@ def _wrong_order(called: _Called) -> int | None:
     """Which derivative of a random combination of the call's results is the first wrong one; None if none is."""
     leaves, spec = trees.flatten((called.args, called.kwargs))
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
-    generator = torch.Generator().manual_seed(0)
+    cpu = torch.device("cpu")
 
     def combination(*variables: Tensor) -> Tensor:
         given = list(leaves)
@@ -160,8 +161,8 @@ def _wrong_order(called: _Called) -> int | None:
             given[place] = variable
         args, kwargs = spec.rebuild(given)
         results = [result for result in tensors(called.function(*args, **kwargs)) if result.dtype.is_floating_point]
-        generator.manual_seed(0)
-        return sum([(_random_like(result, generator) * result).sum() for result in results], torch.zeros(()))
+        generator = fixed_generator(cpu)
+        return sum([(random_like(result, generator) * result).sum() for result in results], torch.zeros(()))
 
     variables = tuple([leaves[place].detach() for place in places])
     # An operator may have no double precision, and an argument no meaning by itself.
@@ -173,13 +174,9 @@ def _wrong_order(called: _Called) -> int | None:
             if not any(center.connected):
                 # It cuts off, which is no derivative, wrong or right.
                 return None
-            direction = scaled([_random_like(leaf, generator) for leaf in x], x)
+            generator = fixed_generator(cpu)
+            direction = scaled([random_like(leaf.real, generator).to(leaf.dtype) for leaf in x], x)
             first, second = differences(subject.evaluate, center, x, direction, subject.product(x, direction))
             wrong = [order for order, found in ((1, first), (2, second)) if found.verdict == "disagrees"]
             return wrong[0] if wrong else None
     return None
-
-
-def _random_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    real = torch.randn(tensor.shape, dtype=torch.float64, generator=generator)
-    return real.to(tensor.device, tensor.dtype)

@@ -15,8 +15,10 @@ from hesse._autograd.evaluation import untraced
 from hesse._autograd.gradients import memory_of
 from hesse._base import trees
 from hesse._base.errors import CaptureError, ClosedError, warn_caller
+from hesse._base.fixed_draws import random_like as random_like
 from hesse._linearize import tape
 from hesse._linearize.choice import EngineName
+from hesse._linearize.program.explained import described, refused
 from hesse._linearize.program.surroundings import Surroundings
 from hesse._linearize.protocol import Direction, Leaves, Linearization, Map, Selection
 
@@ -124,7 +126,7 @@ class Compiled:
         from hesse._linearize.program.program import Program
 
         states = generator_states([*point, *surroundings.tensors.values()])
-        with _exceptions_refused("making its program"):
+        with refused(described("making its program")):
             self._backend = self._backend or _inductor()
             program = Program(map, point, surroundings, self._directions, self._backend, self._most_kept)
         # Stand-ins draw nothing, so whoever has moved a generator is the function.
@@ -182,7 +184,7 @@ class Compiled:
     ) -> CompiledLinearization:
         """The program's linearization, compared with the tape's."""
         try:
-            with _exceptions_refused("running its program"), _drawing_from(states):
+            with refused(described("running its program")), _drawing_from(states):
                 ours = CompiledLinearization(program, program.start(inputs))
                 _compare(
                     "value or gradient",
@@ -212,7 +214,7 @@ class Compiled:
 
     def _expected(self, reference: Linearization, point: Leaves, last: bool = False) -> list[Leaves]:
         """The tape's products, which a program's are compared with."""
-        with _exceptions_refused("a product by the tape"):
+        with refused(described("a product by the tape")):
             return self._products(reference, point, last)
 
     def _instead(self, error: CaptureError, reference: Linearization) -> Linearization:
@@ -266,12 +268,9 @@ class CompiledLinearization(Linearization):
         if self._kept is None:
             raise ClosedError(tape.CLOSED)
         by_position = dict(zip(given, vectors, strict=True))
-        products: list[Tensor]
-        if batched:
-            products = untraced(self._program.replay)(direction, self._kept, by_position, len(vectors[0]))
-            return [products[i] for i in wanted]
-        products = untraced(self._program.replay_part)(direction, self._kept, by_position, tuple(wanted))
-        return products
+        count = len(vectors[0]) if batched else None
+        products = untraced(self._program.replay)(direction, self._kept, by_position, count)
+        return [products[i] for i in wanted]
 
     def kept_bytes(self, beside: Leaves = ()) -> int:
         """Bytes of all distinct memory that is kept for replays."""
@@ -286,9 +285,9 @@ class CompiledLinearization(Linearization):
 
 def _inductor() -> Backend:
     """Loaded only where it is used."""
-    from hesse._linearize.program.inductor import INDUCTOR
+    from hesse._linearize.program import backends
 
-    return INDUCTOR
+    return backends.INDUCTOR
 
 
 def _compare(what: str, ours: Leaves, expected: Leaves, precision: torch.dtype) -> None:
@@ -300,12 +299,6 @@ def _compare(what: str, ours: Leaves, expected: Leaves, precision: torch.dtype) 
 def _tensors(tree: Any) -> list[Tensor]:
     """The tensors of an auxiliary output that can be compared as numbers."""
     return [leaf for leaf in trees.flatten(tree)[0] if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-
-
-def random_like(leaf: Tensor) -> Tensor:
-    """Draws of our own: a comparison must not advance the user's generator."""
-    generator = torch.Generator(leaf.device).manual_seed(0)
-    return torch.randn(leaf.shape, dtype=leaf.dtype, device=leaf.device, generator=generator)
 
 
 def generator_states(tensors: Sequence[Tensor]) -> States:
@@ -326,15 +319,3 @@ def _drawing_from(states: States) -> Iterator[None]:
     finally:
         for generator, state in found.items():
             generator.set_state(state)
-
-
-@contextlib.contextmanager
-def _exceptions_refused(doing: str) -> Iterator[None]:
-    """Whatever is raised, it is the program that fails: the tape does not."""
-    try:
-        yield
-    except (CaptureError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        first = str(error).strip().split("\n", 1)[0].rstrip(".")
-        raise CaptureError(f"{doing} raises {type(error).__name__}: {first}") from error

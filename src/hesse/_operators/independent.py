@@ -13,6 +13,7 @@ from hesse._autograd.arguments import Point as At
 from hesse._autograd.arguments import evaluate
 from hesse._autograd.gradients import gradients, zeros_where_none
 from hesse._base import trees
+from hesse._base.fixed_draws import fixed_generator, random_like
 from hesse._base.space import Space
 from hesse._linearize.unit_vectors import UnitVectors
 from hesse._operators.materialize import empty
@@ -45,13 +46,8 @@ def require_independent(name: str, values: Tensor, gradient: Sequence[Tensor], x
     With random weights :math:`w_i`, gradient and a product of :math:`\sum_i w_i f_i` must be those of
     :math:`\sum_i f_i`, each problem's part times its weight. Both: a first derivative may vanish at the point.
     """
-    generator = torch.Generator(values.device).manual_seed(0)
-
-    def random(tensor: Tensor) -> Tensor:
-        drawn = torch.randn(tensor.shape, dtype=tensor.dtype, device=generator.device, generator=generator)
-        return drawn.to(tensor.device)
-
-    weights, vectors = random(values.detach()), [random(leaf.detach()) for leaf in x]
+    generator = fixed_generator(values.device)
+    weights, vectors = random_like(values, generator), [random_like(leaf, generator) for leaf in x]
     weighted = zeros_where_none(gradients((values,), x, (weights,), create_graph=True), x)
 
     def times_weights(leaves: Sequence[Tensor]) -> list[Tensor]:

@@ -12,6 +12,7 @@ from hesse._autograd.evaluation import inside_transform
 from hesse._autograd.gradients import Gradients, gradients
 from hesse._base.forward_mode import jvp
 from hesse._base.several_ranks import is_dtensor
+from hesse._base.fixed_draws import fixed_generator, random_like
 
 Blocks = list[list[Tensor]]
 """``blocks[i][j]``: derivative of output i by input j, of shape ``output.shape + input.shape``."""
@@ -61,11 +62,9 @@ def by_batch(outputs: Sequence[Tensor], x: Sequence[Tensor], create_graph: bool)
 
 def _check_batch(flat: Sequence[Tensor], x: Sequence[Tensor], batched: Gradients) -> None:
     """Compare a random combination of the rows with one plain backward of the same combination."""
-    generator = torch.Generator().manual_seed(0)
-    weights = [
-        torch.randn(output.shape, dtype=output.dtype.to_real(), generator=generator).to(output.device, output.dtype)
-        for output in flat
-    ]
+    generator = fixed_generator(torch.device("cpu"))
+    # Real weights, since products with complex rows are antilinear.
+    weights = [random_like(output.real, generator).to(output.dtype) for output in flat]
     single = gradients(flat, x, weights, retain_graph=True)
     pairs = [
         (torch.tensordot(torch.cat([weight.to(rows.device, rows.dtype) for weight in weights]), rows.detach(), 1), leaf)

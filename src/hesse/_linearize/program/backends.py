@@ -1,66 +1,84 @@
-"""How the halves of a captured graph are run: what a backend is, and those that need no compiler."""
+"""How programs are made fast: the passes over their graphs, in order, and what runs the halves.
+
+A captured graph passes through ``whole``, and is then cut into halves. Each half passes through ``half`` before it is
+compiled. A replay for many vectors is made from the replay for one by ``many``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hesse._linearize.program.capture import Graph
-from hesse._linearize.program.passes.matrix_products import multiply_by_faster_library
-
-aten = torch.ops.aten
+from hesse._linearize.program import inductor
+from hesse._linearize.program.graph import Graph, Pass, retraced
+from hesse._linearize.program.passes.batching_rules import replace_unbatchable
+from hesse._linearize.program.passes.expanded_tensors import copy_expanded_tensors
+from hesse._linearize.program.passes.inductor_patterns import apply_inductor_patterns
+from hesse._linearize.program.passes.many_vectors import vectorize
+from hesse._linearize.program.passes.matrix_products import multiply_by_onednn
+from hesse._linearize.program.passes.no_ops import drop_no_ops
+from hesse._linearize.program.passes.reductions import sum_outer_dimensions
+from hesse._linearize.program.passes.scatter_adds import sort_scatter_adds
+from hesse._linearize.program.passes.shared_matrices import share_matrices
+from hesse._linearize.program.passes.stencils import split_stencils
+from hesse._linearize.program.passes.views import reshape_for_view
 
 Run = Callable[[list[Tensor]], Sequence[Tensor]]
-"""A half: takes a list of tensors, which it empties or not, and returns the results."""
+"""A half: takes a list of tensors, which it may empty, and returns the results."""
 
 
-class Backend(NamedTuple):
-    """How graphs are made fast: ``simplify`` a whole one in place, ``compile`` a half.
-
-    Attributes:
-        table: the operators that are written with others before, and how.
-        fuses: whether elementwise operations are made together, so that what is cheap is rather computed again than
-            kept.
-        engine: the name of the engine that it makes.
-    """
-
-    simplify: Callable[[Graph, FakeTensorMode], Any]
-    compile: Callable[[Graph, list[Tensor], FakeTensorMode], Run]
-    table: Callable[[], dict[Any, Any]] = dict
-    fuses: bool = True
-    engine: Literal["captured", "compiled"] = "compiled"
-
-
-def drop_what_does_nothing(graph: Graph, mode: FakeTensorMode) -> None:
-    """Take out other names for the same tensor, and transposes of transposes."""
-    for node in list(graph.graph.nodes):
-        if node.target in (aten.alias.default, aten.detach.default):
-            node.replace_all_uses_with(node.args[0])
-        elif _transposes(node) and _transposes(node.args[0]):
-            node.replace_all_uses_with(node.args[0].args[0])
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-
-
-def _transposes(node: Any) -> bool:
-    """Whether it is the transpose of a matrix."""
-    return node.target is aten.t.default or (node.target is aten.permute.default and node.args[1] == [1, 0])
-
-
-def run_as_it_is(graph: Graph, inputs: list[Tensor], mode: FakeTensorMode) -> Run:
-    """The graph, operator by operator."""
+def run_as_it_is(graph: Graph) -> Run:
+    """Run a graph operator by operator."""
     return lambda given: graph(*given)
 
 
-def run_with_faster_products(graph: Graph, inputs: list[Tensor], mode: FakeTensorMode) -> Run:
-    """The graph, operator by operator, and products of matrices by the library that is the faster."""
-    multiply_by_faster_library(graph)
-    return run_as_it_is(graph, inputs, mode)
+class Backend(NamedTuple):
+    """What makes a captured graph fast.
+
+    Attributes:
+        compile: makes a function of a half.
+        simplify: passes over a captured graph, and over a replay for many vectors.
+        half: passes over each half before it is compiled.
+        table: decompositions: operators to be written with others.
+        fuses: elementwise operations are fused, so that recomputing them is cheaper than keeping their results.
+    """
+
+    compile: Callable[[Graph], Run] = run_as_it_is
+    simplify: tuple[Pass, ...] = ()
+    half: tuple[Pass, ...] = ()
+    table: Callable[[], dict[Any, Any]] = dict
+    fuses: bool = True
+
+    @property
+    def whole(self) -> tuple[Pass, ...]:
+        """Passes over a captured graph."""
+        return (*self.simplify, sort_scatter_adds)
+
+    def many(self, count: int) -> tuple[Pass, ...]:
+        """Passes that make a replay for ``count`` vectors from the replay for one."""
+        return (
+            reshape_for_view,
+            replace_unbatchable,
+            partial(vectorize, count=count),
+            share_matrices,
+            reshape_for_view,
+            partial(retraced, table=self.table()),
+            *self.simplify,
+        )
 
 
-OPERATORS = Backend(drop_what_does_nothing, run_with_faster_products, fuses=False, engine="captured")
-"""No compiler, which is had in a second: it leaves out what autograd's own work costs, and what is not wanted."""
+INDUCTOR = Backend(
+    inductor.compile,
+    simplify=(apply_inductor_patterns,),
+    half=(split_stencils, sum_outer_dimensions, multiply_by_onednn, copy_expanded_tensors),
+    table=inductor.decompositions,
+)
+
+EAGER = Backend(table=inductor.decompositions)
+"""Inductor's decompositions, run operator by operator: for tests of capturing and partitioning."""
+
+OPERATORS = Backend(simplify=(drop_no_ops,), half=(multiply_by_onednn,), fuses=False)
+"""The recorded operators, run one by one."""

@@ -1,34 +1,37 @@
-"""Capture: the tape's own evaluation and products as one graph without data, without changes in place.
+"""Capture: record the tape's evaluation and products as one functional graph.
 
-The function runs once on stand-ins that have shapes and no numbers, so what it does is recorded and nothing is
-drawn, changed or decided by values. What is recorded is reverse over reverse, the mode that is always right.
+The function runs once on stand-ins, tensors without values. So capturing draws no random numbers, changes no tensor and
+takes no decision by a value. The recorded products are the tape's own, reverse over reverse.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
-from torch._subclasses.fake_tensor import FakeTensorMode
-
-# Not documented but in public use: records the operations below autograd.
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from hesse._autograd.captured import reach
 from hesse._base import trees
 from hesse._base.errors import CaptureError
-from hesse._linearize.program.explained import explained
+from hesse._linearize.program.explained import refused, while_capturing
+from hesse._linearize.program.graph import (
+    POINT,
+    VECTOR,
+    Graph,
+    inputs_of,
+    name_inputs,
+    results_of,
+    set_results,
+)
+from hesse._linearize.program.passes.views import reshape_for_view
 from hesse._linearize.program.stand_ins import Substitute, has_stand_in, is_stand_in, new_mode, recording, stand_in
 from hesse._linearize.program.undisturbed import undisturbed
 from hesse._linearize.protocol import Direction, Leaves, Map, Selection
 from hesse._linearize.tape import Tape
-
-aten = torch.ops.aten
-
-Graph = fx.GraphModule
 
 
 class Joint(NamedTuple):
@@ -37,20 +40,16 @@ class Joint(NamedTuple):
     Attributes:
         graph: takes the point's leaves, the captured tensors, the constants, then the vectors; returns the outputs,
             the tensors of ``aux``, the changed tensors, then the products.
-        stand_ins: what the graph was traced with, one for each of its inputs.
         captured: identities of the captured tensors that the graph takes.
         constants: tensors that the function makes of Python numbers.
         changed: positions among the inputs of tensors that the function changes in place.
-        num_outputs: how many of the graph's results are outputs of the map.
-        rebuild_aux: the auxiliary output from its tensors.
-        num_first: how many of the graph's results do not depend on vectors.
-        num_sorted: how many of these, the last, are places that were sorted for sums.
+        num_outputs: how many of the results are outputs of the map.
+        rebuild_aux: makes the auxiliary output from its tensors.
+        num_first: how many of the results do not depend on vectors.
         products: for each direction, how many vectors it takes and how many products it gives.
     """
 
     graph: Graph
-    mode: FakeTensorMode
-    stand_ins: list[Tensor]
     captured: list[int]
     constants: list[Tensor]
     changed: list[int]
@@ -58,31 +57,25 @@ class Joint(NamedTuple):
     rebuild_aux: Callable[[Sequence[Tensor]], Any]
     num_first: int
     products: dict[Direction, tuple[int, int]]
-    num_sorted: int = 0
-
-    @property
-    def num_kept_inputs(self) -> int:
-        """How many inputs belong to the point; the rest are vectors."""
-        return len(self.stand_ins) - sum(vectors for vectors, _ in self.products.values())
 
 
 def capture(
     map: Map, point: Leaves, reachable: dict[int, Tensor], directions: Sequence[Direction], decompositions: Any
 ) -> Joint:
-    """Trace ``map`` and its products at a point like ``point``.
+    """Record ``map`` and its products at a point laid out like ``point``.
 
     Args:
-        map: what is linearized.
-        point: only the layouts are looked at.
+        map: the map to linearize.
+        point: only its layouts are read.
         reachable: the tensors that the function may use beside its variables, by identity.
-        directions: which products are wanted; with "rmatvec" alone the outputs must be laid out like the point.
+        directions: which products to record; with "rmatvec" alone the outputs must be laid out like the point.
         decompositions: operators to be written with others, as a table for ``make_fx``.
 
     Raises:
-        CaptureError: the function depends on values, uses what is not reachable, or cannot run without data.
+        CaptureError: the function reads values, uses a tensor that is not reachable, or fails on stand-ins.
     """
     mode = new_mode()
-    with explained():
+    with refused(while_capturing):
         x = [stand_in(mode, leaf, "The input") for leaf in point]
         stand_ins = {key: stand_in(mode, tensor) for key, tensor in reachable.items() if has_stand_in(tensor)}
         recorder = _Recorder(map, stand_ins, directions)
@@ -94,21 +87,18 @@ def capture(
         constants = _constants_to_inputs(recorded, len(belonging))
         inputs = [*belonging, *[stand_in(mode, constant) for constant in constants], *vectors]
         with undisturbed(), mode:
-            functional = make_fx(torch.func.functionalize(recorded))(*inputs)
-            views_to_reshapes(functional)
-            functional = make_fx(functional, decomposition_table=decompositions)(*inputs)
+            graph = reshape_for_view(make_fx(torch.func.functionalize(recorded))(*inputs))
+            graph = make_fx(graph, decomposition_table=decompositions)(*inputs)
         kept = len(inputs) - len(vectors)
-        changed = _changes_to_results(functional, recorder.num_first)
-        functional.graph.eliminate_dead_code()
-        used = _drop_unused(functional, set(range(len(x), len(belonging))) - set(changed))
-        inputs = [tensor for tensor, is_used in zip(inputs, used, strict=True) if is_used]
+        name_inputs(graph, [f"{POINT}{i}" for i in range(kept)] + [f"{VECTOR}{i}" for i in range(len(vectors))])
+        changed = _changes_to_results(graph, recorder.num_first)
+        graph.graph.eliminate_dead_code()
+        used = _drop_unused(graph, set(range(len(x), len(belonging))) - set(changed))
         position = {old: sum(used[:old]) for old in range(kept)}
         captured = [key for key, is_used in zip(stand_ins, used[len(x) :], strict=False) if is_used]
-        functional.recompile()
+        graph.recompile()
     return Joint(
-        functional,
-        mode,
-        inputs,
+        graph,
         captured,
         constants,
         [position[old] for old in changed],
@@ -120,7 +110,7 @@ def capture(
 
 
 class _Recorder:
-    """The function that is traced: a tape at stand-ins, and one product in each direction."""
+    """The function that is recorded: a tape at stand-ins, and one product in each direction."""
 
     def __init__(self, map: Map, stand_ins: dict[int, Tensor], directions: Sequence[Direction]) -> None:
         self._map = map
@@ -132,7 +122,7 @@ class _Recorder:
         self.rebuild_aux: Callable[[Sequence[Tensor]], Any] = tuple
 
     def shape_vectors(self, x: Sequence[Tensor]) -> None:
-        """Stand-ins for vectors: laid out like the inputs, or like the outputs."""
+        """Make stand-ins for vectors, laid out like the inputs or like the outputs."""
 
         def like(leaves: Leaves) -> list[Tensor]:
             return [torch.empty(leaf.shape, dtype=leaf.dtype, device=leaf.device) for leaf in leaves]
@@ -157,35 +147,32 @@ class _Recorder:
                 made = getattr(tape, kind)(list(itertools.islice(given, len(self.vectors[kind]))), everything)
                 self.num_products[kind] = len(made)
                 products += made
-            leaves, spec = trees.flatten(tape.aux)
-            for leaf in leaves:
-                # It would come back as it was here, with the tensors of this call.
-                if not isinstance(leaf, Tensor) and any(isinstance(found, Tensor) for _, found in reach(leaf)):
-                    raise CaptureError(f"it returns tensors beside its result in a {type(leaf).__name__}")
-            places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+            aux = self._tensors_of_aux(tape.aux)
+        self.num_outputs = len(tape.outputs)
+        self.num_first = len(tape.outputs) + len(aux)
+        return [*tape.outputs, *[tensor.detach() for tensor in aux], *products]
 
-            def rebuild_aux(tensors: Sequence[Tensor]) -> Any:
-                filled = list(leaves)
-                for i, tensor in zip(places, tensors, strict=True):
-                    filled[i] = tensor
-                return spec.rebuild(filled)
+    def _tensors_of_aux(self, aux: Any) -> list[Tensor]:
+        leaves, spec = trees.flatten(aux)
+        for leaf in leaves:
+            # A program would return the object with the tensors of this call.
+            if not isinstance(leaf, Tensor) and any(isinstance(found, Tensor) for _, found in reach(leaf)):
+                raise CaptureError(f"it returns tensors beside its result in a {type(leaf).__name__}")
+        positions = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
 
-            self.rebuild_aux = rebuild_aux
-            self.num_outputs = len(tape.outputs)
-            self.num_first = len(tape.outputs) + len(places)
-            return [*tape.outputs, *[leaves[i].detach() for i in places], *products]
+        def rebuild_aux(tensors: Sequence[Tensor]) -> Any:
+            filled = list(leaves)
+            for i, tensor in zip(positions, tensors, strict=True):
+                filled[i] = tensor
+            return spec.rebuild(filled)
 
-
-def views_to_reshapes(graph: Graph) -> None:
-    """Operators in other words, or of many vectors, need not leave their results in memory as those recorded did."""
-    for node in graph.graph.find_nodes(op="call_function", target=aten.view.default):
-        node.target = aten.reshape.default
-    graph.recompile()
+        self.rebuild_aux = rebuild_aux
+        return [leaves[i] for i in positions]
 
 
-def _constants_to_inputs(graph: Graph, place: int) -> list[Tensor]:
-    """Make the tensors that are attributes of a recorded graph inputs of it, after its first ``place`` ones."""
-    before = _placeholders(graph)[place - 1]
+def _constants_to_inputs(graph: Graph, position: int) -> list[Tensor]:
+    """Make the tensors that are attributes of a recorded graph its inputs, from ``position`` on."""
+    before = inputs_of(graph)[position - 1]
     made: dict[str, fx.Node] = {}
     constants: list[Tensor] = []
     for node in [node for node in graph.graph.nodes if node.op == "get_attr"]:
@@ -202,31 +189,25 @@ def _constants_to_inputs(graph: Graph, place: int) -> list[Tensor]:
     return constants
 
 
-def _changes_to_results(graph: Graph, place: int) -> list[int]:
-    """Take what the function writes into its inputs out of the graph, as results from ``place`` on."""
-    inputs = _placeholders(graph)
-    output = graph.graph.output_node()
-    results: list[Any] = [*cast("list[fx.Node]", output.args[0])]
+def _changes_to_results(graph: Graph, position: int) -> list[int]:
+    """Return what the function writes into its inputs as results from ``position`` on; which inputs it writes into."""
+    inputs, results = inputs_of(graph), results_of(graph)
     changed: list[int] = []
     for node in list(graph.graph.nodes):
-        if node.target is aten.copy_.default and node.args[0] in inputs:
-            results.insert(place + len(changed), node.args[1])
+        if node.target is torch.ops.aten.copy_.default and node.args[0] in inputs:
+            results.insert(position + len(changed), node.args[1])
             changed.append(inputs.index(node.args[0]))
             node.replace_all_uses_with(node.args[1])
             graph.graph.erase_node(node)
-    output.args = (results,)
+    set_results(graph, results)
     return changed
 
 
 def _drop_unused(graph: Graph, droppable: set[int]) -> list[bool]:
     """Remove those of the droppable inputs that nothing uses; which inputs remain."""
     used = []
-    for i, node in enumerate(_placeholders(graph)):
+    for i, node in enumerate(inputs_of(graph)):
         used.append(bool(node.users) or i not in droppable)
         if not used[-1]:
             graph.graph.erase_node(node)
     return used
-
-
-def _placeholders(graph: Graph) -> list[fx.Node]:
-    return [node for node in graph.graph.nodes if node.op == "placeholder"]

@@ -1,49 +1,56 @@
-"""What goes wrong while a function is captured, as one sentence that names the operator and the user's line."""
+"""Errors of capturing, compiling and comparing, each as one sentence."""
 
 from __future__ import annotations
 
 import contextlib
+import linecache
 import os
 import traceback
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
-import torch
-
-from hesse._base.errors import CaptureError
-
-# Where no line of the user's can be.
-_LIBRARIES = (os.path.dirname(torch.__file__), str(Path(__file__).parents[2]))
+from hesse._autograd.provenance import is_users
+from hesse._base.errors import CaptureError, first_line
+from hesse._base.memory import is_out_of_memory
 
 
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
-    """Whatever goes wrong without data, as one sentence with the line of the user's that it came from."""
+def refused(describe: Callable[[Exception], str]) -> Iterator[None]:
+    """Raise an error as a :class:`CaptureError` that ``describe`` gives the text of.
+
+    A lack of memory passes through: it says nothing about the function.
+    """
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
-        raise CaptureError(f"{_reason(error)}{_place(error)}") from error
+        if is_out_of_memory(error):
+            raise
+        raise CaptureError(describe(error)) from error
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, CaptureError):
-        return str(error)
+def described(doing: str) -> Callable[[Exception], str]:
+    """The description of an error raised while ``doing`` something."""
+
+    def describe(error: Exception) -> str:
+        if isinstance(error, CaptureError):
+            return str(error)
+        return f"{doing} raises {type(error).__name__}: {first_line(error)}"
+
+    return describe
+
+
+def while_capturing(error: Exception) -> str:
+    """The description of an error of a function on stand-ins, with the user's line."""
     operator = getattr(error, "func", None)
-    if operator is not None:
-        return f"{operator} needs the values of a tensor"
-    first = str(error).strip().split("\n", 1)[0].rstrip(".")
-    return f"without data it raises {type(error).__name__}: {first}"
+    if operator is not None and not isinstance(error, CaptureError):
+        return f"{operator} needs the values of a tensor{_line(error)}"
+    return f"{described('without data it')(error)}{_line(error)}"
 
 
-def _place(error: Exception) -> str:
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((*_LIBRARIES, "<"))
-    ]
-    if not frames:
+def _line(error: Exception) -> str:
+    # Code that PyTorch generates belongs to no module.
+    calls = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if "__name__" in frame.f_globals]
+    found = [(frame.f_code.co_filename, line) for frame, line in calls if is_users(frame.f_code.co_filename)]
+    if not found:
         return ""
-    last = frames[-1]
-    return f" ({os.path.basename(last.filename)}, line {last.lineno}: {last.line})"
+    file, line = found[-1]
+    return f" ({os.path.basename(file)}, line {line}: {linecache.getline(file, line).strip()})"

@@ -26,7 +26,10 @@ def new_mode() -> FakeTensorMode:
     """Where stand-ins live: within it, operations make stand-ins, and one that needs numbers raises."""
     # Shapes are numbers here; the empty environment of symbols is what Inductor's cache on disk asks for.
     symbols = ShapeEnv(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False)
-    return FakeTensorMode(shape_env=symbols, static_shapes=True)
+    mode = FakeTensorMode(shape_env=symbols, static_shapes=True)
+    # A view that comes from PyTorch's cache of results has a layout that forward mode refuses tangents of.
+    mode.cache_enabled = False
+    return mode
 
 
 def is_stand_in(tensor: Tensor) -> bool:
@@ -48,6 +51,9 @@ class Substitute(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch
             if any(isinstance(value, torch.Generator) for value in (kwargs or {}).values()):
                 raise CaptureError(f"{func} draws from a generator of its own")
             args, kwargs = trees.map_tensors(self._stand_in_of, (args, kwargs or {}))
+        if func is torch.ops.aten._efficientzerotensor.default:
+            # Forward mode's zeros have no memory, and operators take shortcuts for them that skip the stand-ins.
+            return torch.ops.aten.zeros.default(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
     def _stand_in_of(self, tensor: Tensor) -> Tensor:

@@ -1,9 +1,4 @@
-"""Sums of shifted pieces (differences of neighbors, and what they lead to in a derivative) as pieces side by side.
-
-The derivative of ``x[1:] - x[:-1]`` adds pieces that were padded with zeros. Compiled as they are, every element asks
-which of the pieces reach it. Between two ends of pieces the answer is always the same: so the sum is written once for
-each such stretch, and the stretches are put side by side.
-"""
+"""Split sums of shifted slices, the derivatives of differences of neighbors, into stretches."""
 
 from __future__ import annotations
 
@@ -14,10 +9,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from hesse._linearize.program.capture import Graph
-from hesse._linearize.program.undisturbed import undisturbed
+from hesse._linearize.program.graph import Graph, mode_of, retraced
 
 aten = torch.ops.aten
 
@@ -25,49 +18,59 @@ aten = torch.ops.aten
 _MOST_STRETCHES, _MOST_OPERATIONS = 9, 400
 
 
-class _Piece(NamedTuple):
-    """A term of a sum: what reaches from ``start`` to ``stop``."""
+class _Term(NamedTuple):
+    """A term of a sum, which is ``node`` from ``start`` to ``stop`` and zero elsewhere."""
 
     node: fx.Node
     start: int
     stop: int
 
 
-def put_pieces_side_by_side(graph: Graph, inputs: list[torch.Tensor], mode: FakeTensorMode) -> Graph:
-    """The graph, where sums of padded pieces are made stretch by stretch."""
-    found = False
-    for node in list(graph.graph.nodes):
-        if node.target is aten.add.Tensor and not _is_term(node):
-            found |= _Sum(graph.graph, node, mode).rewrite()
-    if not found:
+def split_stencils(graph: Graph) -> Graph:
+    """Write a sum of zero-padded slices once for each stretch that the same slices cover.
+
+    Before::
+
+        y = pad(a, start=0, stop=9) + pad(b, start=1, stop=10)
+
+    After::
+
+        y = cat([a[0:1], a[1:9] + b[0:8], b[8:9]])
+
+    As they are, each element tests which slices cover it. Without the tests, a replay of Rosenbrock's function took
+    138 µs instead of 316 µs (docs/architecture.md).
+    """
+    mode = mode_of(graph)
+    sums = [node for node in graph.graph.nodes if node.target is aten.add.Tensor and not _is_term(node)]
+    if not any([_Sum(graph.graph, node, mode).rewrite() for node in sums]):
         return graph
     graph.graph.eliminate_dead_code()
     graph.recompile()
-    with undisturbed(), mode:
-        return make_fx(graph)(*inputs)
+    return retraced(graph)
 
 
 def _is_term(node: fx.Node) -> bool:
-    """Whether a sum is a term of one other sum, and of nothing else."""
+    """Whether a sum is only used as a term of one other sum."""
     return len(node.users) == 1 and _is_plain_sum(next(iter(node.users)))
 
 
 def _is_plain_sum(node: Any) -> bool:
+    """Whether a node adds tensors without broadcasting, casting or scaling them."""
     return (
         isinstance(node, fx.Node)
         and node.target is aten.add.Tensor
         and not node.kwargs
-        and all(isinstance(term, fx.Node) and _alike(term, node) for term in node.args)
+        and all(isinstance(term, fx.Node) and _is_alike(term, node) for term in node.args)
     )
 
 
-def _alike(term: fx.Node, total: fx.Node) -> bool:
+def _is_alike(term: fx.Node, total: fx.Node) -> bool:
     a, b = term.meta["val"], total.meta["val"]
     return bool(a.shape == b.shape and a.dtype == b.dtype)
 
 
 class _Sum:
-    """A sum whose terms may be padded pieces along one dimension."""
+    """A sum with terms that may be zero-padded along one dimension."""
 
     def __init__(self, graph: fx.Graph, node: fx.Node, mode: FakeTensorMode) -> None:
         self._graph, self._node, self._mode = graph, node, mode
@@ -75,27 +78,26 @@ class _Sum:
         terms = list(_terms(node)) if _is_plain_sum(node) else []
         padded = [term for term in terms if _is_padded(term)]
         self._dim = _dimension(padded[0]) if padded else 0
-        self._pieces = [self._piece(term) for term in terms] if padded else []
+        self._terms = [self._term(term) for term in terms] if padded else []
         self._made: dict[tuple[fx.Node, int, int], fx.Node] = {}
 
-    def _piece(self, term: fx.Node) -> _Piece:
+    def _term(self, node: fx.Node) -> _Term:
         length = self._value.shape[self._dim]
-        if not _is_padded(term) or _dimension(term) != self._dim:
-            return _Piece(term, 0, length)
-        start, stop, _ = slice(*_bounds(term)).indices(length)
-        return _Piece(term.args[1], start, stop)  # type: ignore[arg-type]  # a node
+        if not _is_padded(node) or _dimension(node) != self._dim:
+            return _Term(node, 0, length)
+        start, stop, _ = slice(*_bounds(node, 3)).indices(length)
+        return _Term(cast("fx.Node", node.args[1]), start, stop)
 
     def rewrite(self) -> bool:
-        """Write it stretch by stretch, if there is something to gain."""
-        ends = sorted({end for piece in self._pieces for end in (piece.start, piece.stop)})
-        if not self._pieces or len(ends) > _MOST_STRETCHES:
+        """Split the sum, unless it has no padded terms or would be too large."""
+        ends = sorted({end for term in self._terms for end in (term.start, term.stop)})
+        if not self._terms or len(ends) > _MOST_STRETCHES:
             return False
         length = self._value.shape[self._dim]
-        stretches = list(itertools.pairwise(sorted({0, *ends, length})))
         before = len(self._graph.nodes)
         with self._graph.inserting_before(self._node):
-            found = [self._stretch(start, stop) for start, stop in stretches]
-            whole = found[0] if len(found) == 1 else self._call(aten.cat.default, (found, self._dim))
+            stretches = [self._stretch(*bounds) for bounds in itertools.pairwise(sorted({0, *ends, length}))]
+            whole = stretches[0] if len(stretches) == 1 else self._call(aten.cat.default, (stretches, self._dim))
         if len(self._graph.nodes) - before > _MOST_OPERATIONS:
             self._graph.eliminate_dead_code()
             return False
@@ -103,24 +105,28 @@ class _Sum:
         return True
 
     def _stretch(self, start: int, stop: int) -> fx.Node:
+        """The sum between two ends of terms, where each term is either complete or zero."""
         terms = [
-            self._part(piece.node, start - piece.start, stop - piece.start)
-            for piece in self._pieces
-            if piece.start <= start and stop <= piece.stop
+            self._part(term.node, start - term.start, stop - term.start)
+            for term in self._terms
+            if term.start <= start and stop <= term.stop
         ]
         if not terms:
-            shape = list(self._value.shape)
-            shape[self._dim] = stop - start
+            shape = self._shape(self._value, start, stop)
             return self._call(aten.full.default, (shape, 0), dtype=self._value.dtype, device=self._value.device)
         total = terms[0]
         for term in terms[1:]:
             total = self._call(aten.add.Tensor, (total, term))
         return total
 
+    def _shape(self, value: torch.Tensor, start: int, stop: int) -> list[int]:
+        shape = list(value.shape)
+        shape[self._dim] = stop - start
+        return shape
+
     def _part(self, node: fx.Node, start: int, stop: int) -> fx.Node:
-        """The node from ``start`` to ``stop``: of an elementwise operation the operation on such parts."""
-        value = node.meta["val"]
-        if (start, stop) == (0, value.shape[self._dim]):
+        """The slice ``[start:stop]`` of a node; an elementwise operation is applied to slices of its arguments."""
+        if (start, stop) == (0, node.meta["val"].shape[self._dim]):
             return node
         key = node, start, stop
         if key not in self._made:
@@ -133,19 +139,17 @@ class _Sum:
             source: Any = node.args[0]
             dim: Any = node.args[1] if len(node.args) > 1 else 0
             if dim % value.dim() == self._dim:
-                begin, _, _ = slice(*_slice_bounds(node)).indices(source.meta["val"].shape[self._dim])
+                begin, _, _ = slice(*_bounds(node, 2)).indices(source.meta["val"].shape[self._dim])
                 return self._part(source, begin + start, begin + stop)
         if node.target is aten.full.default:
-            shape = list(value.shape)
-            shape[self._dim] = stop - start
-            return self._call(aten.full.default, (shape, node.args[1]), **node.kwargs)
+            return self._call(aten.full.default, (self._shape(value, start, stop), node.args[1]), **node.kwargs)
         if torch.Tag.pointwise in getattr(node.target, "tags", ()) and isinstance(value, torch.Tensor):
             copied = self._graph.node_copy(node, lambda entry: self._argument(entry, value, start, stop))
             return self._with_value(copied)
         return self._call(aten.slice.Tensor, (node, self._dim, start, stop))
 
     def _argument(self, entry: fx.Node, result: torch.Tensor, start: int, stop: int) -> fx.Node:
-        """The part of an operation's argument, which may be broadcast along the dimension."""
+        """The slice of an operation's argument, which may be broadcast along the dimension."""
         value = entry.meta["val"]
         dim = self._dim - (result.dim() - value.dim())
         if dim < 0 or value.shape[dim] == 1:
@@ -158,15 +162,15 @@ class _Sum:
         return self._with_value(self._graph.call_function(target, arguments, options))
 
     def _with_value(self, node: fx.Node) -> fx.Node:
-        """The node with a stand-in of what it gives, which other sums may look at."""
+        """The node with its stand-in, which other sums may read."""
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda entry: entry.meta["val"])
         with self._mode:
-            node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]  # an operator
+            node.meta["val"] = cast("Any", node.target)(*args, **kwargs)
         return node
 
 
 def _terms(node: fx.Node) -> Iterator[fx.Node]:
-    """What a sum, and the sums that are only terms of it, add up."""
+    """The terms of a sum, with those of sums that are only terms of it."""
     for term in cast("tuple[fx.Node, ...]", node.args):
         if _is_plain_sum(term) and _is_term(term):
             yield from _terms(term)
@@ -175,7 +179,7 @@ def _terms(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def _is_padded(node: fx.Node) -> bool:
-    """Whether it is a piece in the midst of zeros."""
+    """Whether a node is a slice surrounded by zeros."""
     if node.target is not aten.slice_scatter.default or (len(node.args) > 5 and node.args[5] != 1):
         return False
     zeros: Any = node.args[0]
@@ -187,9 +191,6 @@ def _dimension(node: fx.Node) -> int:
     return int(dim) % int(node.meta["val"].dim())
 
 
-def _bounds(node: fx.Node) -> tuple[Any, Any]:
-    return (node.args[3] if len(node.args) > 3 else None), (node.args[4] if len(node.args) > 4 else None)
-
-
-def _slice_bounds(node: fx.Node) -> tuple[Any, Any]:
-    return (node.args[2] if len(node.args) > 2 else None), (node.args[3] if len(node.args) > 3 else None)
+def _bounds(node: fx.Node, first: int) -> tuple[Any, ...]:
+    """Start and end of a slice, which are the arguments from number ``first`` on; None where they are left out."""
+    return (*node.args[first : first + 2], None, None)[:2]
