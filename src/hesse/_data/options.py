@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, TypedDict
 
 from hesse._data.losses import Reduction
-from hesse._linearize.options import Options
+from hesse._linearize.choice import Choice
+from hesse._linearize.options import Mode, Name, Options
 
 Draws = Literal["fixed", "refuse"]
 BatchNorm = Literal["refuse", "per batch"]
+
+
+class DataKeywords(TypedDict, total=False):
+    """What users may say of them, in each of the four operators; :class:`DataOptions` has the defaults."""
+
+    reduction: Reduction | None
+    memory: int | str | None
+    engine: Name | Choice
+    verify: bool
+    expect: int | None
+    batching: Mode
+    randomness: Draws
+    batch_norm: BatchNorm
+    progress: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +42,19 @@ class DataOptions(Options):
     progress: bool = False
     weighted: bool = False
     needs_reduction: bool = False
+
+    @staticmethod
+    def of(operator: str, keywords: DataKeywords, *, weighted: bool, needs_reduction: bool = False) -> DataOptions:
+        """From the keywords given to an operator.
+
+        Raises:
+            TypeError: there is no such keyword.
+        """
+        unknown = set(keywords) - set(DataKeywords.__annotations__)
+        if unknown:
+            known = ", ".join(DataKeywords.__annotations__)
+            raise TypeError(f"{operator} has no argument {min(unknown)!r}. Beside its own it takes {known}.")
+        return DataOptions(**keywords, weighted=weighted, needs_reduction=needs_reduction)
 
     def __post_init__(self) -> None:
         super().__post_init__()

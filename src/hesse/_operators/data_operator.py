@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
@@ -12,7 +14,7 @@ from hesse._base.space import Space
 from hesse._base.trees import Spec, dotted_name
 from hesse._data.batches import Batches
 from hesse._data.objective import Objective
-from hesse._data.options import DataOptions
+from hesse._data.options import DataKeywords, DataOptions
 from hesse._data.parameters import matching
 from hesse._linearize.engines import Engines
 from hesse._linearize.guard import Guard
@@ -33,6 +35,21 @@ class DataOperator(PointOperator):
     """
 
     _point: DataPoint | FunctionPoint
+    __signature__: inspect.Signature
+
+    def __init_subclass__(cls) -> None:
+        """Show the keywords that the four operators share in their signatures, for ``help`` and notebooks."""
+        super().__init_subclass__()
+        own = inspect.signature(cls.__init__)
+        shown = [parameter for parameter in own.parameters.values() if parameter.name not in ("self", "options")]
+        defaults = {field.name: field.default for field in dataclasses.fields(DataOptions)}
+        shared = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotation.__forward_arg__
+            )
+            for name, annotation in DataKeywords.__annotations__.items()
+        ]
+        cls.__signature__ = own.replace(parameters=[*shown, *shared])
 
     def __init__(
         self,

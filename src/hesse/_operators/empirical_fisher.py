@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
@@ -10,11 +10,9 @@ from hesse._data.curvatures import Curved, OuterProducts, Sample, factor, loss_a
 from hesse._data.losses import Reduction, Weight
 from hesse._data.models import Output, model_objective, watched
 from hesse._data.objective import Objective, Prediction
-from hesse._data.options import BatchNorm, DataOptions, Draws
+from hesse._data.options import DataKeywords, DataOptions
 from hesse._data.parameters import Params
-from hesse._linearize.choice import Choice
 from hesse._linearize.engines import Linearize
-from hesse._linearize.options import Mode, Name
 from hesse._operators.data_operator import DataOperator
 from hesse._operators.data_point import Place
 from hesse._operators.terms import OuterTerm
@@ -63,33 +61,13 @@ class EmpiricalFisher(DataOperator):
         *,
         sample: Sample = "row",
         params: Params = None,
-        reduction: Reduction | None = None,
         weight: Weight | None = None,
         output: Output | None = None,
-        memory: int | str | None = None,
-        engine: Name | Choice = "auto",
-        verify: bool = True,
-        expect: int | None = None,
-        batching: Mode = "auto",
-        randomness: Draws = "fixed",
-        batch_norm: BatchNorm = "refuse",
-        progress: bool = False,
+        **options: Unpack[DataKeywords],
     ) -> None:
         if sample not in ("row", "token"):
             raise ValueError(f"sample given to EmpiricalFisher should be 'row' or 'token' but is {sample!r}.")
-        options = DataOptions(
-            reduction=reduction,
-            weighted=weight is not None,
-            memory=memory,
-            engine=engine,
-            verify=verify,
-            expect=expect,
-            batching=batching,
-            randomness=randomness,
-            batch_norm=batch_norm,
-            progress=progress,
-            needs_reduction=True,
-        )
+        how = DataOptions.of("EmpiricalFisher", options, weighted=weight is not None, needs_reduction=True)
 
         def objective() -> Objective:
             return model_objective("EmpiricalFisher", model, loss, params, output=output, weight=weight, predicts=True)
@@ -111,5 +89,5 @@ class EmpiricalFisher(DataOperator):
 
             return OuterTerm.of(objective, linearize, batch, curved)
 
-        super().__init__(objective, term, data, options, lambda: watched(model, loss, output))
+        super().__init__(objective, term, data, how, lambda: watched(model, loss, output))
         self.positive_semidefinite = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -13,11 +13,9 @@ from hesse._data.likelihoods import Information, likelihood
 from hesse._data.losses import Reduction, Weight
 from hesse._data.models import Output, model_objective, watched
 from hesse._data.objective import Objective, Prediction
-from hesse._data.options import BatchNorm, DataOptions, Draws
+from hesse._data.options import DataKeywords, DataOptions
 from hesse._data.parameters import Params
-from hesse._linearize.choice import Choice
 from hesse._linearize.engines import Linearize
-from hesse._linearize.options import Mode, Name
 from hesse._operators.data_operator import DataOperator
 from hesse._operators.data_point import Place
 from hesse._operators.probes import Rng
@@ -71,33 +69,13 @@ class Fisher(DataOperator):
         samples: int | None = None,
         rng: Rng = None,
         params: Params = None,
-        reduction: Reduction | None = None,
         weight: Weight | None = None,
         output: Output | None = None,
-        memory: int | str | None = None,
-        engine: Name | Choice = "auto",
-        verify: bool = True,
-        expect: int | None = None,
-        batching: Mode = "auto",
-        randomness: Draws = "fixed",
-        batch_norm: BatchNorm = "refuse",
-        progress: bool = False,
+        **options: Unpack[DataKeywords],
     ) -> None:
         if samples is not None and samples < 1:
             raise ValueError(f"samples given to Fisher should be at least 1 but is {samples}.")
-        options = DataOptions(
-            reduction=reduction,
-            weighted=weight is not None,
-            memory=memory,
-            engine=engine,
-            verify=verify,
-            expect=expect,
-            batching=batching,
-            randomness=randomness,
-            batch_norm=batch_norm,
-            progress=progress,
-            needs_reduction=True,
-        )
+        how = DataOptions.of("Fisher", options, weighted=weight is not None, needs_reduction=True)
         seed = int(np.random.default_rng(rng).integers(2**62))
 
         def objective() -> Objective:
@@ -128,7 +106,7 @@ class Fisher(DataOperator):
 
             return OuterTerm.of(objective, linearize, batch, curved)
 
-        super().__init__(objective, term, data, options, lambda: watched(model, loss, output))
+        super().__init__(objective, term, data, how, lambda: watched(model, loss, output))
         self.positive_semidefinite = True
 
 

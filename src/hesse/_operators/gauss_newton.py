@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,9 @@ from hesse._data.curvatures import LossCurvature
 from hesse._data.losses import Reduction, Weight, recognize
 from hesse._data.models import Output, model_objective, watched
 from hesse._data.objective import Counted, Objective, Prediction, require_scalar
-from hesse._data.options import BatchNorm, DataOptions, Draws
+from hesse._data.options import DataKeywords, DataOptions
 from hesse._data.parameters import Params
-from hesse._linearize.choice import Choice
 from hesse._linearize.engines import Engines, Linearize
-from hesse._linearize.options import Mode, Name
 from hesse._operators.data_operator import DataOperator
 from hesse._operators.data_point import Place
 from hesse._operators.function_point import FunctionPoint
@@ -83,30 +81,11 @@ class GaussNewton(DataOperator):
         loss: Any = None,
         inputs: Any = None,
         params: Params = None,
-        reduction: Reduction | None = None,
         weight: Weight | None = None,
         output: Output | None = None,
-        memory: int | str | None = None,
-        engine: Name | Choice = "auto",
-        verify: bool = True,
-        expect: int | None = None,
-        batching: Mode = "auto",
-        randomness: Draws = "fixed",
-        batch_norm: BatchNorm = "refuse",
-        progress: bool = False,
+        **options: Unpack[DataKeywords],
     ) -> None:
-        options = DataOptions(
-            reduction=reduction,
-            weighted=weight is not None,
-            memory=memory,
-            engine=engine,
-            verify=verify,
-            expect=expect,
-            batching=batching,
-            randomness=randomness,
-            batch_norm=batch_norm,
-            progress=progress,
-        )
+        how = DataOptions.of("GaussNewton", options, weighted=weight is not None)
         self._func = None
         if isinstance(model, nn.Module):
             loss = _either("loss", loss_or_inputs, loss)
@@ -119,7 +98,7 @@ class GaussNewton(DataOperator):
             def objective() -> Objective:
                 return model_objective("GaussNewton", module, loss, params, output=output, weight=weight, predicts=True)
 
-            super().__init__(objective, _term, data, options, lambda: watched(module, loss, output))
+            super().__init__(objective, _term, data, how, lambda: watched(module, loss, output))
             return
         inputs = _either("inputs", loss_or_inputs, inputs)
         if data is not None:
@@ -131,7 +110,7 @@ class GaussNewton(DataOperator):
             )
         self._func, self._inputs, self._loss = model, inputs, loss
         self.positive_semidefinite = loss is None
-        untraced(self._move)(None, Engines(options, [model, loss]), None)
+        untraced(self._move)(None, Engines(how, [model, loss]), None)
 
     def _move(self, where: None, engines: Engines, earlier: Any) -> None:
         if self._func is None:

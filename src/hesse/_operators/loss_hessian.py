@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
-from hesse._data.losses import Reduction, Weight
+from hesse._data.losses import Weight
 from hesse._data.models import Call, Output, model_objective, watched
 from hesse._data.objective import Objective
-from hesse._data.options import BatchNorm, DataOptions, Draws
+from hesse._data.options import DataKeywords, DataOptions
 from hesse._data.parameters import Params
-from hesse._linearize.choice import Choice
-from hesse._linearize.options import Mode, Name
 from hesse._operators.data_operator import DataOperator
 from hesse._operators.data_point import DataPoint
 from hesse._operators.mixed import MixedBlock
@@ -97,31 +95,12 @@ class LossHessian(DataOperator):
         data: Any,
         *,
         params: Params = None,
-        reduction: Reduction | None = None,
         weight: Weight | None = None,
         call: Call | None = None,
         output: Output | None = None,
-        memory: int | str | None = None,
-        engine: Name | Choice = "auto",
-        verify: bool = True,
-        expect: int | None = None,
-        batching: Mode = "auto",
-        randomness: Draws = "fixed",
-        batch_norm: BatchNorm = "refuse",
-        progress: bool = False,
+        **options: Unpack[DataKeywords],
     ) -> None:
-        options = DataOptions(
-            reduction=reduction,
-            weighted=weight is not None,
-            memory=memory,
-            engine=engine,
-            verify=verify,
-            expect=expect,
-            batching=batching,
-            randomness=randomness,
-            batch_norm=batch_norm,
-            progress=progress,
-        )
+        how = DataOptions.of("LossHessian", options, weighted=weight is not None)
 
         def objective() -> Objective:
             return model_objective("LossHessian", model, loss, params, call=call, output=output, weight=weight)
@@ -130,7 +109,7 @@ class LossHessian(DataOperator):
             objective,
             lambda objective, linearize, batch, reduction, place: HessianTerm.of(objective, linearize, batch),
             data,
-            options,
+            how,
             lambda: watched(model, loss, call, output),
         )
 

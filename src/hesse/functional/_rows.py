@@ -10,9 +10,9 @@ from torch import Tensor
 from hesse._autograd.agreement import coarsest, disagreement
 from hesse._autograd.evaluation import inside_transform
 from hesse._autograd.gradients import Gradients, gradients
+from hesse._base.fixed_draws import fixed_generator, random_like
 from hesse._base.forward_mode import jvp
 from hesse._base.several_ranks import is_dtensor
-from hesse._base.fixed_draws import fixed_generator, random_like
 
 Blocks = list[list[Tensor]]
 """``blocks[i][j]``: derivative of output i by input j, of shape ``output.shape + input.shape``."""
