@@ -50,7 +50,7 @@ def test_the_error_names_the_operator_the_line_and_the_remedy(name: str) -> None
         f"The function given to {name} cannot be differentiated at {LINE}, in `return"
         " torch._fake_quantize_learnable_per_tensor_affine(x, SCALE, ZERO, -128, 127, 1.0)`: derivative for"
         f" {OPERATOR} is not implemented, neither by PyTorch nor as a rule of hesse. Write that in other operations,"
-        ' or give the operator a rule (docs/architecture.md, "How to write a rule").'
+        " or give the operator a rule (docs/rules.md)."
     )
     assert (caught.value.operator, caught.value.place) == (OPERATOR, LINE)
 

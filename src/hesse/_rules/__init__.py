@@ -1,6 +1,6 @@
 """Second derivatives that PyTorch lacks; importing this installs them, and they hold where ``scope.put`` says so.
 
-One rule a file. See "How to write a rule" in docs/architecture.md.
+One rule a file. See docs/rules.md.
 """
 
 from hesse._rules import (

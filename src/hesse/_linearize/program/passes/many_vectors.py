@@ -19,7 +19,7 @@ def vectorize(graph: Graph, count: int) -> Graph:
         products = vmap(replay, in_dims=(None, 0))(kept, vectors)
 
     Tensors that do not depend on the vectors are read once for all of them: 6x a vector for logistic regression, 2.4x
-    for pairs of atoms (docs/architecture.md).
+    for pairs of atoms (docs/decisions/engines.md).
     """
     inputs = inputs_of(graph)
     with mode_of(graph):

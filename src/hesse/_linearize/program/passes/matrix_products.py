@@ -25,7 +25,7 @@ def multiply_by_onednn(graph: Graph) -> Graph:
         c = hesse.mm(a, b)
 
     MKL uses half the width of AMD's registers in single precision: replays of a logistic regression went from 1.9x to
-    4x a lone ``vhp``, those of a multilayer perceptron from 1.3x to 2.7x (docs/architecture.md).
+    4x a lone ``vhp``, those of a multilayer perceptron from 1.3x to 2.7x (docs/decisions/engines.md).
     """
     for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.mm.default):
         a, b = [argument.meta["val"] for argument in node.args]

@@ -69,7 +69,7 @@ def sort_scatter_adds(graph: Graph) -> Graph:
         y = zeros + sum_segments(rows, order, starts)
 
     Inductor adds atomically, which took four fifths of the time of a sum over pairs of atoms, in a new order each
-    time. Sorted, a replay took 114 µs instead of 418 µs, and rounds the same each time (docs/architecture.md).
+    time. Sorted, a replay took 114 µs instead of 418 µs, and rounds the same each time (docs/decisions/engines.md).
 
     The graph returns ``order`` and ``starts`` before its other results, so that the first half computes them.
     """

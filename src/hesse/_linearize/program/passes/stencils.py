@@ -38,7 +38,7 @@ def split_stencils(graph: Graph) -> Graph:
         y = cat([a[0:1], a[1:9] + b[0:8], b[8:9]])
 
     As they are, each element tests which slices cover it. Without the tests, a replay of Rosenbrock's function took
-    138 µs instead of 316 µs (docs/architecture.md).
+    138 µs instead of 316 µs (docs/decisions/engines.md).
     """
     mode = mode_of(graph)
     sums = [node for node in graph.graph.nodes if node.target is aten.add.Tensor and not _is_term(node)]
