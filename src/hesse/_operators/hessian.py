@@ -28,38 +28,35 @@ from hesse._operators.terms import HessianTerm, Part
 class Hessian(PointOperator):
     r"""The Hessian of a scalar function at a point, :math:`H = \nabla^2 f(x)`, as an operator.
 
-    ``func`` runs exactly once, when the operator is made, and draws its random numbers once. Each product is
-    one backward through the gradient's kept graph, or with ``engine="compiled"`` one call of a compiled program, for
-    which ``func`` runs once more on stand-ins that have shapes and no numbers.
+    ``func`` runs exactly once, when the operator is made, and draws its random numbers once. Each product is one backward
+    through the kept graph of the gradient, or one call of a compiled program. To make a program, ``func`` runs once more
+    on stand-ins that have shapes and no values.
 
     Args:
         func: takes the inputs, returns a real tensor with a single element.
-        inputs: a floating-point or complex tensor, or a structure of them (tuples, lists, dicts,
-            dataclasses). An outermost tuple is splatted into ``func``.
+        inputs: a floating-point or complex tensor, or a structure of them (tuples, lists, dicts, dataclasses). An
+            outermost tuple is splatted into ``func``.
         has_aux: ``func`` returns ``(output, aux)``; ``H.aux`` is the second.
-        argnums: which arguments to differentiate by, as an index or a tuple of them, when not all.
-        create_graph: make value, gradient and products differentiable by the inputs that require gradients,
-            by the vectors and by what ``func`` captures.
-        batching: ``"loop"`` multiplies many vectors one by one, ``"vmap"`` in batched backwards, ``"auto"``
-            measures both when sixteen vectors or more come, and takes the faster one that is right.
-        engine: ``"tape"`` keeps the autograd graph; ``"compiled"`` compiles the gradient and the product once, for
-            this point and all others laid out alike that ``at`` moves to, and is compared with the tape before it is
-            trusted. ``"auto"`` is the tape until the products made, or expected if those are more, take ten times as
-            long as compiling is expected to take; then a program is made beside it, and taken if it is right and
-            measured faster, so that products take at most a tenth longer than on the tape. ``H.explain()`` says what
-            was decided and why; its ``choice``, a :class:`hesse.Choice`, can be given here and decides the same again.
-        memory: bytes, or a size such as ``"2GiB"``, that a call with many vectors may add at its peak; half of what is
-            available when left out. Where it is given, a compiled program keeps no more than that between products
-            either, by computing again, as far as that goes.
-        expect: how many products will be asked for, at this point and all that ``at`` moves to; questions say what they
-            need by themselves.
-        verify: whether a compiled program is compared with the tape at each new point, by one product with a random
-            vector, value and gradient; a new program always is. False saves an evaluation a point, which then does
-            not run ``func`` at all.
-        batch_dim: 0 for many independent problems at once: ``func`` returns their values, of shape (B,), and B is the
-            first dimension of each input. The operator is the Hessian of the sum, block-diagonal, and
-            ``dense_blocks()`` are its blocks. That no value depends on the inputs of another problem is checked by a
-            random product.
+        argnums: the arguments to differentiate by, as an index or a tuple of them; all when left out.
+        create_graph: make value, gradient and products differentiable by the inputs that require gradients, by the
+            vectors and by what ``func`` captures.
+        batching: ``"loop"`` multiplies many vectors one by one, ``"vmap"`` in batched backwards. ``"auto"`` tries both in
+            the first call with sixteen vectors or more, and takes the faster one that is right.
+        engine: ``"tape"`` keeps the autograd graph. ``"compiled"`` compiles gradient and product once, for this point
+            and all points of the same layout that ``at`` moves to, and compares them with the tape. ``"auto"`` starts
+            with the tape and compiles when the expected products would take more than ten times the estimated compile
+            time; it keeps a program that is right and measured faster. ``H.explain()`` has the decision and its
+            figures; its ``choice``, a :class:`hesse.Choice`, can be given here.
+        verify: compare a compiled program with the tape at each new point: value, gradient and the product with a random
+            vector. A new program is always compared. False saves an evaluation per point, and ``func`` does not run.
+        memory: bytes, or a size such as ``"2GiB"``, that a call with many vectors may add at its peak; half of the
+            available memory when left out. A compiled program also recomputes intermediates to stay within it where
+            possible.
+        expect: the number of products that will be asked for, at this point and those that ``at`` moves to. Solvers and
+            estimators announce theirs themselves.
+        batch_dim: 0 for many independent problems: ``func`` returns their values, of shape (B,), and B is the first
+            dimension of each input. The operator is the Hessian of the sum, block-diagonal, and ``dense_blocks()``
+            returns its blocks. A random product checks that no value depends on another problem's inputs.
 
     Attributes:
         value: ``func(inputs)``, in its own shape.

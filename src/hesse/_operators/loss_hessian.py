@@ -45,15 +45,10 @@ class LossHessian(DataOperator):
             target)``.
         memory: bytes or a size such as ``"2GiB"`` that kept batches and a product may take; half of what is available
             when left out. As many batches as fit stay linearized between products, and too large ones are cut up.
-        engine: ``"tape"`` keeps autograd graphs; ``"compiled"`` compiles the gradient and the product once, for all
-            batches laid out alike and all points that ``at`` moves to, and is compared with the tape before it is
-            trusted; ``"captured"`` runs the same graphs operator by operator. ``"auto"`` is the tape until a tenth of
-            what the products made, or expected if those are more, take on it pays for a faster engine; that then takes
-            its place, if it is right and measured faster. ``H.explain()`` says what was decided and why.
-        verify: whether each program is compared with the tape at each new point, on the first batch that it serves
-            there; a new program always is.
-        expect: how many products will be asked for, at this point and all that ``at`` moves to; questions say what they
-            need by themselves.
+        engine: as for :class:`hesse.Hessian`; one program serves all batches of a layout, at all points.
+        verify: compare each program with the tape at each new point, on the first batch that it serves there; a new
+            program is always compared.
+        expect: as for :class:`hesse.Hessian`.
         batching: ``"loop"``, ``"vmap"`` or ``"auto"``, as for :class:`hesse.Hessian`.
         randomness: ``"fixed"`` draws dropout's masks (and any random numbers of PyTorch) once for each batch;
             ``"refuse"`` raises where any are drawn.
