@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -76,6 +77,7 @@ class DataPoint(Point):
         # Bytes that a term keeps: measured once for all batches laid out alike.
         self._sizes: dict[Any, int] = {}
         self._values: dict[Place, float] = {}
+        self._passes = threading.RLock()
         self._complete = False
         self._value = torch.zeros(())
         self._gradient = torch.zeros(())
@@ -177,7 +179,8 @@ class DataPoint(Point):
             return
         name = self.objective.name
         bar = Bar(f"{name}: batches", self.batches.length()) if self.options.progress else contextlib.nullcontext()
-        with bar:
+        # A second thread waits: a pass sets the random generators, and notes what it finds.
+        with self._passes, bar:
             for number, batch in enumerate(self.batches):
                 for start, piece in rows.pieces(batch, self.plan.rows):
                     place = number, start
