@@ -44,6 +44,8 @@ class Space:
             and not is_dtensor(leaf)
             for leaf in leaves
         )
+        # A lone vector is flat as it is: views of it would take as long as a small product.
+        self._is_vector = self._is_plain and len(leaves) == 1 and leaves[0].dim() == 1
 
     def check(self, v: Any) -> list[Tensor]:
         """The entries of a structured vector in flat order, or one sentence that names what does not fit."""
@@ -59,6 +61,8 @@ class Space:
 
     def split(self, rows: Tensor) -> list[Tensor]:
         """Flat vectors in the last dimension as leaves, any dimensions before it kept: (…, n) to (…, *shape)."""
+        if self._is_vector:
+            return [rows]
         parts = rows.split_with_sizes(self.lengths, dim=-1)
         if self._is_plain:
             batch = rows.shape[:-1]
@@ -78,6 +82,8 @@ class Space:
 
         Several leaves are joined in memory of their own; one alone may stay where it is.
         """
+        if self._is_vector:
+            return leaves[0]
         if self._is_plain:
             parts = [leaf.flatten(batch) if leaf.dim() > batch else leaf.unsqueeze(-1) for leaf in leaves]
         else:
