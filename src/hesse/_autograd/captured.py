@@ -59,18 +59,23 @@ def reached(func: Callable[..., Any], kind: type[Kind]) -> Iterator[tuple[str, K
 
 def reach(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Names and objects of every kind that ``value`` reaches, itself included; its own name is ``name``."""
-    yield from _reach(value, name, set(), _DEPTH)
+    yield from _reach(value, name, set(), _DEPTH, _CALLED)
 
 
-def _reach(value: Any, name: str, seen: set[int], depth: int) -> Iterator[tuple[str, Any]]:
+def _reach(value: Any, name: str, seen: set[int], depth: int, named: frozenset[str]) -> Iterator[tuple[str, Any]]:
+    """``named`` are the attributes that the code on the way here names."""
     yield name, value
     if isinstance(value, Tensor | type | types.ModuleType | str | bytes | int | float):
         return
     if depth == 0 or id(value) in seen:
         return
     seen.add(id(value))
-    for inner, child in _children(value):
-        yield from _reach(child, f"{name}.{inner}" if name and inner else name or inner, seen, depth - 1)
+    if isinstance(value, types.FunctionType):
+        named |= _attribute_names(value.__code__)
+    of_class = _read_of_class(type(value), named)
+    named = named.union(*[_attribute_names(entry.__code__) for entry in of_class.values() if _is_function(entry)])
+    for inner, child in (*of_class.items(), *_children(value)):
+        yield from _reach(child, f"{name}.{inner}" if name and inner else name or inner, seen, depth - 1, named)
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
