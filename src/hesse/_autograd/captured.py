@@ -9,6 +9,8 @@ import contextlib
 import dis
 import functools
 import itertools
+import logging
+import sys
 import types
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -21,7 +23,9 @@ from hesse._base import trees
 
 _DEPTH = 6
 _ENTRIES = 1_000
-_LIBRARIES = ("torch", "hesse", "numpy", "scipy", "math", "builtins")
+_LIBRARIES = {"torch", "hesse", "numpy", "scipy", *sys.stdlib_module_names} - {"__main__"}
+# What calling an object calls.
+_CALLED = frozenset({"__call__", "forward"})
 # What every module has, hooks and tables of its parts; the parts themselves are found by their names.
 _OF_EVERY_MODULE = frozenset(vars(torch.nn.Module())) - {"training"}
 
@@ -59,18 +63,69 @@ def reached(func: Callable[..., Any], kind: type[Kind]) -> Iterator[tuple[str, K
 
 def reach(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Names and objects of every kind that ``value`` reaches, itself included; its own name is ``name``."""
-    yield from _reach(value, name, set(), _DEPTH)
+    yield from _reach(value, name, set(), _DEPTH, _CALLED)
 
 
-def _reach(value: Any, name: str, seen: set[int], depth: int) -> Iterator[tuple[str, Any]]:
+def _reach(value: Any, name: str, seen: set[int], depth: int, named: frozenset[str]) -> Iterator[tuple[str, Any]]:
+    """``named`` are the attributes that the functions on the way here read: of a class, only these are reached."""
     yield name, value
-    if isinstance(value, Tensor | type | types.ModuleType | str | bytes | int | float):
+    # A logger caches its level in an attribute.
+    if isinstance(value, Tensor | type | types.ModuleType | str | bytes | int | float | logging.Logger):
         return
     if depth == 0 or id(value) in seen:
         return
     seen.add(id(value))
-    for inner, child in _children(value):
-        yield from _reach(child, f"{name}.{inner}" if name and inner else name or inner, seen, depth - 1)
+    of_classes = list(_of_classes(value, named))
+    functions = [_function_of(value), *[entry for _, entry in of_classes]]
+    named = named.union(*[_attribute_names(function.__code__) for function in functions if _is_users_code(function)])
+    for inner, child in (*_children(value), *of_classes):
+        yield from _reach(child, f"{name}.{inner}" if name and inner else name or inner, seen, depth - 1, named)
+
+
+def _of_classes(value: Any, named: frozenset[str]) -> Iterator[tuple[str, Any]]:
+    """What functions that read these attributes read of the class of an object, or of the classes of its modules."""
+    modules = value.named_modules() if isinstance(value, torch.nn.Module) else [("", value)]
+    owners: dict[type, str] = {}
+    for path, owned in modules:
+        owners.setdefault(type(owned), path)
+    for owner, path in owners.items():
+        for key, entry in _of_class(owner, named).items():
+            yield f"{path}.{key}" if path else key, entry
+
+
+def _of_class(owner: type, named: frozenset[str]) -> dict[str, Any]:
+    """The attributes of a class with these names, and those that its own functions among them read in turn."""
+    bases = [vars(base) for base in reversed(owner.__mro__) if _is_the_users(base.__module__)]
+    found: dict[str, Any] = {}
+    new = named if bases else frozenset()
+    while new:
+        entries = {key: _function_of(base[key]) for base in bases for key in new & base.keys()}
+        found |= entries
+        codes = [entry.__code__ for entry in entries.values() if _is_users_code(entry)]
+        new = frozenset().union(*map(_attribute_names, codes)) - found.keys()
+    return found
+
+
+def _function_of(value: Any) -> Any:
+    """The function that a method, a property or a partial function calls; other values as they are."""
+    for kind, attribute in _WRAPPERS.items():
+        if isinstance(value, kind):
+            return _function_of(getattr(value, attribute))
+    return value
+
+
+_WRAPPERS: dict[type, str] = {
+    types.MethodType: "__func__",
+    staticmethod: "__func__",
+    classmethod: "__func__",
+    property: "fget",
+    functools.cached_property: "func",
+    functools.partial: "func",
+}
+
+
+def _is_users_code(value: Any) -> bool:
+    return isinstance(value, types.FunctionType) and _is_the_users(value.__module__)
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
@@ -108,7 +163,7 @@ def _variables(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
             yield name, cell.cell_contents
     yield from ((str(i), default) for i, default in enumerate(function.__defaults__ or ()))
     yield from (function.__kwdefaults__ or {}).items()
-    if _is_the_users(function.__module__):
+    if _is_users_code(function):
         for name in sorted(_global_names(function.__code__)):
             if name in function.__globals__:
                 value = function.__globals__[name]

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from hesse._autograd.agreement import disagreement
 from hesse._base.clock import Clock
+from hesse._base.errors import first_line
+from hesse._base.fixed_draws import random_like
 from hesse._base.memory import is_out_of_memory
 from hesse._linearize.options import Options
 from hesse._linearize.room import Room
@@ -138,7 +140,7 @@ class Chunks:
         """
         if key in compared:
             return multiply(chunk)
-        weights = torch.randn(len(chunk), dtype=chunk.dtype, device=chunk.device, generator=_generator(chunk))
+        weights = random_like(chunk[:, 0])
         single = multiply(weights @ chunk)
         batch = self._batched(multiply, chunk, look=self.room.is_tight(len(chunk)))
         if batch is not None:
@@ -165,7 +167,7 @@ class Chunks:
     ) -> None:
         """Multiply random vectors singly and batched, and take the faster way if they agree."""
         width = fixed or _TRIAL
-        trial = torch.randn(width, rows.shape[1], dtype=rows.dtype, device=rows.device, generator=_generator(rows))
+        trial = random_like(rows[0:1].expand(width, -1))
         self._single(lambda: self.room.measured(lambda: multiply(trial[0]), 1))
         timed = [_timed(multiply, row) for row in trial[:_TRIAL]]
         single = min(seconds for _, seconds in timed)
@@ -201,7 +203,7 @@ class Chunks:
             if is_out_of_memory(error):
                 raise
             # Whatever a backward of the user's own raises on a batch, it is the batch that it cannot do.
-            self._refuse(f"a batch raises: {_first_line(error)}", error)
+            self._refuse(f"a batch raises: {first_line(error)}", error)
             return None
 
     def _judge(self, batch: Tensor, singles: Tensor, lengths: Sequence[int]) -> None:
@@ -216,11 +218,6 @@ class Chunks:
                 f'batching="vmap" was asked for, but {reason}. Use batching="auto" or "loop".'
             ) from error
         self.chosen, self.reason = "loop", reason
-
-
-def _generator(tensor: Rows) -> torch.Generator:
-    """Draws of our own: a product must not advance the user's generator."""
-    return torch.Generator(tensor.device).manual_seed(0)
 
 
 def _timed(multiply: Multiply, rows: Tensor) -> tuple[Tensor, float]:
@@ -238,8 +235,4 @@ def _attempt(call: Callable[[], T]) -> tuple[T | None, str]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        return None, _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0]
+        return None, first_line(error)

@@ -15,7 +15,7 @@ from hesse._autograd.evaluation import untraced
 from hesse._autograd.gradients import memory_of
 from hesse._base import trees
 from hesse._base.errors import CaptureError, ClosedError, warn_caller
-from hesse._base.fixed_draws import random_like as random_like
+from hesse._base.fixed_draws import random_like
 from hesse._linearize import tape
 from hesse._linearize.choice import EngineName
 from hesse._linearize.program.explained import described, refused

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from hesse._autograd.evaluation import untraced
 from hesse._base.clock import Clock
-from hesse._base.errors import CaptureError, warn_caller
+from hesse._base.errors import CaptureError, first_line, warn_caller
+from hesse._base.fixed_draws import random_like
 from hesse._base.memory import is_out_of_memory
 from hesse._base.space import Space
 from hesse._linearize.choice import Choice
 from hesse._linearize.chunks import Chunks
-from hesse._linearize.compiled import random_like
 from hesse._linearize.engines import FEW, Engines
 from hesse._linearize.tape import Tape
 from hesse._operators.terms import Part, Term
@@ -86,7 +86,7 @@ def _try(point: Undecided) -> None:
         stays = engines.refusal is None and engines.end_trial(tape_seconds, _timed(point, 3))
     except BaseException as error:
         is_refused = isinstance(error, CaptureError) or is_out_of_memory(error)
-        why = str(error).strip().split("\n", 1)[0].rstrip(".")
+        why = first_line(error)
         engines.refuse(why if is_refused else "its trial was interrupted")
         point.relinearize()
         if not is_refused:

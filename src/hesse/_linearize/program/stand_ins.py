@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hesse._autograd.evaluation import ordinary_autograd
 from hesse._base import trees
 from hesse._base.errors import CaptureError
+from hesse._linearize.program.argument_checks import passing_value
 
 
 def new_mode() -> FakeTensorMode:
@@ -54,6 +55,8 @@ class Substitute(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch
         if func is torch.ops.aten._efficientzerotensor.default:
             # Forward mode's zeros have no memory, and operators take shortcuts for them that skip the stand-ins.
             return torch.ops.aten.zeros.default(*args, **(kwargs or {}))
+        if func is torch.ops.aten._local_scalar_dense.default and (value := passing_value()) is not None:
+            return value
         return func(*args, **(kwargs or {}))
 
     def _stand_in_of(self, tensor: Tensor) -> Tensor:
