@@ -193,7 +193,7 @@ def test_no_function_at_all_is_told():
 
 
 def test_numbers_of_operators_are_told():
-    for words in ({"expect": "many"}, {"expect": 1.5}, {"verify": "yes"}, {"create_graph": "yes"}, {"has_aux": "no"}):
+    for words in ({"expect": "many"}, {"expect": 1.5}, {"verify": "yes"}, {"create_graph": "yes"}):
         (name,) = words
         with pytest.raises(TypeError, match=f"^{name} given to an operator should be "):
             hesse.Hessian(quartic, POINT, **words)

@@ -57,7 +57,7 @@ def check(
             ``func``.
         has_aux: ``func`` returns ``(output, aux)``.
         argnums: which arguments to differentiate by, as an index or a tuple of them, when not all.
-        rng: seed or ``numpy.random.Generator`` of the random directions.
+        rng: seed, or NumPy or PyTorch generator, of the random directions.
 
     Returns:
         A :class:`~hesse._checking.result.Check`; its ``ok`` says whether all is well, and ``print`` shows one screen.

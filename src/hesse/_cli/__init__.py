@@ -13,8 +13,8 @@ def main() -> None:
     missing = [name for name in PACKAGES if not _is_installed(name)]
     if missing:
         print(
-            f"hesse: The command needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not"
-            " installed. Install them by: pip install 'hesse[cli]'",
+            f"hesse: The command needs packages that are not installed ({', '.join(missing)}). Install them by"
+            " pip install 'hesse[cli]'.",
             file=sys.stderr,
         )
         sys.exit(2)

@@ -40,7 +40,7 @@ class Fisher(DataOperator):
         data: see :class:`hesse.LossHessian`.
         samples: None for the expectation itself; a number for the mean over so many draws of all targets, which are
             made once: the matrix stays the same.
-        rng: an int (seed), ``numpy.random.Generator`` or None, for the draws.
+        rng: seed, or NumPy or PyTorch generator, of the draws.
         params, reduction, weight, memory, engine, verify, expect, batching, randomness, batch_norm, progress: see
             :class:`hesse.LossHessian`.
         output: ``output(model, batch)`` returns (prediction, target); needed where a batch is no pair.

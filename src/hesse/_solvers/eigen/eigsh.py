@@ -74,7 +74,7 @@ def eigsh(
             step of a training; a random vector where it is not given. The answer is as certain as without: the look
             for missing eigenvalues begins from a random vector all the same, so that fewer products are saved the more
             crowded that end of the spectrum is, and at a very crowded one none.
-        rng: seed or NumPy generator of the random vectors.
+        rng: seed, or NumPy or PyTorch generator, of the random vectors.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
             is one already, the search goes on from it. It holds the basis and its products, k + 2·block_size of each or
             more.

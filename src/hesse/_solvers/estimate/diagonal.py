@@ -83,7 +83,7 @@ def diagonal(
         tol: error relative to the norm of the diagonal.
         atol: error.
         max_products: how many products may be made, at least 2.
-        rng: seed or NumPy generator of the signs.
+        rng: seed, or NumPy or PyTorch generator, of the signs.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
             is one already, the sampling goes on from it.
         callback: given a ``hesse.Progress`` as sampling goes on; a true answer stops it.

@@ -108,7 +108,7 @@ def spectral_density(
         num_steps: products with each.
         sigma: standard deviation of the smoothing Gaussian; a hundredth of the spectrum's width if not given.
         confidence: of the band, between 0 and 1.
-        rng: seed or NumPy generator of the signs.
+        rng: seed, or NumPy or PyTorch generator, of the signs.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
             is one already, it goes on from that. It holds the bases of probes that go on.
         callback: given a ``hesse.Progress`` as it goes on; a true answer stops it.

@@ -92,7 +92,7 @@ def trace(
         atol: half width of the interval; a trace near zero never meets a relative one.
         confidence: of the interval, between 0 and 1.
         max_products: how many products may be made, at least 2.
-        rng: seed or NumPy generator of the random vectors.
+        rng: seed, or NumPy or PyTorch generator, of the random vectors.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
             is one already, the sampling goes on from it.
         callback: given a ``hesse.Progress`` as sampling goes on; a true answer stops it.

@@ -46,7 +46,7 @@ def trace_of(
         confidence: of the sampling, between 0 and 1.
         num_steps: how many products a probe may take.
         max_products: how many products may be made in all.
-        rng: seed or NumPy generator of the signs.
+        rng: seed, or NumPy or PyTorch generator, of the signs.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
             is one already, it goes on from that. It holds the bases of the probes that are not done, or the columns of
             the matrix.

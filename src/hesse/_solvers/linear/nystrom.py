@@ -54,7 +54,7 @@ def nystrom(A: Any, rank: int, *, shift: float = 0.0, rng: Rng = None) -> Nystro
         A: a positive semidefinite operator, without the shift.
         rank: r, at least 1; of more than n, n.
         shift: μ, what the system to be solved adds to A.
-        rng: seed or NumPy generator of Ω.
+        rng: seed, or NumPy or PyTorch generator, of Ω.
 
     Raises:
         ValueError: A is not square, not symmetric, or not positive semidefinite; or a number is out of range.
