@@ -51,7 +51,7 @@ lint: .venv/.installed
 	$(BIN)/mypy
 
 bench: .venv/.bench-installed
-	$(BIN)/hesse bench
+	$(BIN)/python -m benchmarks
 
 questions: .venv/.bench-installed
 	$(BIN)/python -m benchmarks.questions

@@ -1,1 +1,1 @@
-"""Benchmarks of hesse beside its peers; `python -m benchmarks.run --help` says how to run them."""
+"""Benchmarks of hesse beside its peers; `python -m benchmarks --help` says how to run them."""

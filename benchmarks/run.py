@@ -1,6 +1,6 @@
 """Runs the benchmarks and writes one results file.
 
-    python -m benchmarks.run
+    python -m benchmarks
 
 A run of some workloads or contestants only, or a quick one, is printed; it is written only where
 `--out` says, so that it cannot replace the full results.
@@ -24,7 +24,7 @@ DEFAULT_OUT = results_file.FOLDER / "cpu.json"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="benchmarks", description="Time hesse beside its peers.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Time hesse beside its peers.")
     parser.add_argument("--workload", action="append", choices=workloads.BUILDERS, help="repeatable; all")
     parser.add_argument("--contestant", action="append", choices=CONTESTANTS, help="repeatable; all")
     parser.add_argument("--seconds", type=float, default=Budget().seconds, help="for each workload")
@@ -87,7 +87,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     print(table.render(results, "all"))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,6 +4,7 @@ from hesse import func, functional
 from hesse._base.errors import (
     CaptureError,
     CheckpointError,
+    CheckpointWarning,
     ClosedError,
     ConvergenceWarning,
     MemoryBudgetError,
@@ -51,6 +52,7 @@ __all__ = [
     "Check",
     "Checkpoint",
     "CheckpointError",
+    "CheckpointWarning",
     "Choice",
     "ClosedError",
     "ConvergenceWarning",

@@ -1,5 +1,5 @@
 """``python -m hesse``: the command, where its script is not on the path."""
 
-from hesse._cli.app import main
+from hesse._cli import main
 
 main()

@@ -1,4 +1,4 @@
-"""The command as a whole: help whose examples work, version, ``python -m hesse``, and the way to the benchmarks."""
+"""The command as a whole: help whose examples work, version, and ``python -m hesse``."""
 
 from __future__ import annotations
 
@@ -87,20 +87,6 @@ def test_the_version_is_the_packages(hesse_command):
     assert hesse_command("--version").stdout == f"hesse {hesse.__version__}\n"
 
 
-def test_the_benchmarks_of_the_source_tree_are_run_with_the_arguments_and_their_exit_code(
-    write_problem, monkeypatch, capfd, hesse_command
-):
-    Path("benchmarks").mkdir()
-    Path("deeper").mkdir()
-    write_problem("import os, sys\nprint(os.getcwd(), sys.argv[1:])\nsys.exit(7)\n", "benchmarks/run.py")
-    monkeypatch.chdir("deeper")
-    result = hesse_command("bench", "--quick", "--workload", "mlp")
-    assert result.exit_code == 7
-    assert capfd.readouterr().out == f"{Path.cwd()} ['--quick', '--workload', 'mlp']\n"
-
-
-def test_without_a_source_tree_there_are_no_benchmarks(hesse_command):
-    result = hesse_command("bench")
-    assert result.exit_code == 2
-    assert result.stderr.startswith("hesse: There is no benchmarks/run.py in ")
-    assert len(result.stderr.splitlines()) == 1
+def test_the_command_has_no_benchmarks(hesse_command):
+    assert "bench" not in hesse_command("--help").stdout
+    assert hesse_command("bench").exit_code == 2

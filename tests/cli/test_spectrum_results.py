@@ -268,3 +268,28 @@ def test_a_second_ctrl_c_stops_at_once_and_leaves_nothing(write_problem):
     assert stdout == ""
     assert "Traceback" not in stderr
     assert not Path("report").exists()
+
+
+def test_what_was_known_before_a_question_fails_is_not_lost(write_problem, hesse_command):
+    path = write_problem(SLOW.replace("time.sleep(0.02)", "fail()").replace("import time", FAILING))
+    result = hesse_command("spectrum", path, "--top", 2, "--bottom", 0, "--max-products", 400, "--out", "report")
+    assert result.exit_code == 1
+    assert "ArithmeticError: a product too many" in result.stderr
+    assert "Ended by an error: what follows is what was known by then. a product too many." in result.stdout
+    found = json.loads(Path("report/result.json").read_text())
+    # The Hessian is diag(2·d).
+    assert [pair["value"] for pair in found["eigenvalues"]["top"]] == pytest.approx([2, 2 * 398 / 399], rel=1e-5)
+    assert found["trace"] is not None
+    assert found["density"] is None
+    assert "a product too many" in found["unconverged"][0]
+
+
+FAILING = """
+    left = 450
+
+    def fail():
+        global left
+        left -= 1
+        if left < 0:
+            raise ArithmeticError("a product too many")
+"""

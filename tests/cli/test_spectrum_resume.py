@@ -47,10 +47,10 @@ SOURCE = """
 """
 
 
-def run(path: Path, out: str, *words: str, dies_at: int | None = None) -> subprocess.CompletedProcess:
+def run(path: Path, out: str, *words: str, dies_at: int | None = None, before: str = "") -> subprocess.CompletedProcess:
     program = (
         "import hesse._solvers.checkpoint as c; c.Checkpoint.__init__.__defaults__ = (0.0,);"
-        "from hesse._cli.app import app; app()"
+        f"{before}from hesse._cli.app import app; app()"
     )
     command = [sys.executable, "-c", program, "spectrum", str(path), "--top", "3", "--bottom", "2", "--probes", "2"]
     command += ["--steps", "20", "--out", out, *words]
@@ -88,3 +88,28 @@ def test_a_place_that_is_no_folder_is_refused(write_problem, hesse_command):
     result = hesse_command("spectrum", write_problem(), "--resume", "state")
     assert result.exit_code == 2
     assert "--resume state cannot be made" in result.output
+
+
+def test_a_disk_that_fills_is_told_and_the_answers_are_printed(write_problem):
+    path = write_problem(SOURCE)
+    # The results in --out are larger than the state of the first question, so nothing is written there.
+    limit = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (500, r.RLIM_INFINITY));"
+    done = run(path, "whole")
+    filled = run(path, "filled", "--resume", "state", before=limit)
+    told = [line for line in filled.stderr.splitlines() if line.startswith("hesse: ")]
+    for question, name in (("trace", "trace"), ("eigsh", "eigenvalues"), ("spectral_density", "density")):
+        file = Path("state", f"{name}.safetensors")
+        first = (
+            f"hesse: The checkpoint {file} cannot be written: File too large. {question} goes on without it, and will"
+        )
+        last = f"hesse: At the end of {question} the checkpoint {file} was never written: File too large."
+        assert sum(line.startswith(first) for line in told) == 1
+        assert sum(line.startswith(last) for line in told) == 1
+    assert told[-1] == "hesse: Cannot write filled/result.safetensors: File too large."
+    assert len(told) == 7
+    assert "Traceback" not in filled.stderr
+    assert filled.returncode == 2
+    answers = [line for line in done.stdout.splitlines() if line.startswith((" 1", " 2", " 3", "trace", "value"))]
+    assert len(answers) > 6
+    assert all(line in filled.stdout for line in answers)
+    assert list(Path("state").iterdir()) == []

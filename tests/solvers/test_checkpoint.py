@@ -16,7 +16,7 @@ import torch
 
 import hesse
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 QUESTIONS = (
     "minres",
     "cg",
@@ -220,8 +220,30 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path):
     with safetensors.safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["hesse"])
     safetensors.torch.save_file({"": torch.zeros(0)}, path, {"hesse": json.dumps({**header, "version": 99})})
-    with pytest.raises(hesse.CheckpointError, match="is of version 99, not 2, and is left as it is"):
+    with pytest.raises(hesse.CheckpointError, match="is of version 99, not 3, and is left as it is"):
         solve_for(20, path)
+
+
+def test_another_kind_of_operator_is_refused_whatever_it_decides_on(tmp_path):
+    H = hesse.Hessian(lambda x: (x**2).sum(), torch.ones(200, dtype=torch.float64))
+    for first, second in ((hesse.as_operator(2 * torch.eye(200).double()), H), (H, H.shift(1.0)), (H.shift(1.0), H)):
+        path = hesse.Checkpoint(tmp_path / "state", seconds=0)
+        hesse.trace(first, rng=0, checkpoint=path)
+        with pytest.raises(hesse.CheckpointError, match="was written for another operator"):
+            hesse.trace(second, rng=0, checkpoint=path)
+        path.path.unlink()
+
+
+def test_what_a_killed_process_left_is_cleaned_at_the_next_start(tmp_path):
+    path = tmp_path / "state"
+    solve_for(20, hesse.Checkpoint(path, seconds=0))
+    left = tmp_path / ".state.0123abcd.tmp"
+    left.mkdir()
+    (left / "lock").touch()
+    (left / ".tmp123456").write_bytes(b"half of a file")
+    # No writing is due in this one.
+    solve_for(20, path)
+    assert [each.name for each in tmp_path.iterdir()] == ["state"]
 
 
 def test_a_place_that_cannot_be_written_is_said_before_the_first_product(tmp_path):

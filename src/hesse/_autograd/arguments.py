@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hesse._autograd.evaluation import compiler_is_loaded, inside_transform, refuse_compiled
 from hesse._autograd.gradients import require_outputs
-from hesse._base import trees
+from hesse._base import checks, trees
 from hesse._base.several_ranks import refusing_models
 from hesse._base.trees import Path, Spec
 from hesse._base.vectors import check_tensors, check_vector
@@ -43,6 +43,8 @@ class Point(NamedTuple):
 
 def check_point(name: str, func: Callable[..., Any], inputs: Any, argnums: Argnums = None) -> Point:
     """The point ``inputs`` of ``func``, with the arguments that ``argnums`` chooses as variables."""
+    if not callable(func) or isinstance(func, type):
+        checks.functions(name, func=func)
     func = refusing_models(name, func)
     if argnums is not None:
         return _chosen(name, func, inputs, argnums)
@@ -56,8 +58,9 @@ def check_point(name: str, func: Callable[..., Any], inputs: Any, argnums: Argnu
 
 def _chosen(name: str, func: Callable[..., Any], inputs: Any, argnums: int | tuple[int, ...]) -> Point:
     arguments = list(inputs) if isinstance(inputs, tuple) else [inputs]
-    positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    positions = argnums if isinstance(argnums, tuple) else (argnums,)
     for position in positions:
+        checks.wholes(name, None, argnums=position)
         if not -len(arguments) <= position < len(arguments):
             raise ValueError(
                 f"argnums given to {name} names argument {position}, but inputs holds {len(arguments)} arguments."

@@ -24,7 +24,7 @@ def no_derivative(
     return NoDerivativeError(
         f"The function given to {name} cannot be differentiated{where}: derivative for {missing.operator} is not"
         " implemented, neither by PyTorch nor as a rule of hesse. Write that in other operations, or give the operator"
-        ' a rule (docs/rules.md).',
+        " a rule (docs/rules.md).",
         missing.operator,
         None if frame is None else str(frame),
     )

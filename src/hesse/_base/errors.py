@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from pathlib import Path
+from typing import Any
 
 _PACKAGE = str(Path(__file__).parents[1])
 
@@ -38,7 +39,7 @@ class NonFiniteProductError(RuntimeError):
 
 
 class MemoryBudgetError(MemoryError):
-    """Products or the basis of a search take more memory than ``memory=`` allows, or than there is, even the fewest.
+    """Products or a question's vectors take more memory than ``memory=`` allows, or than there is, even the fewest.
 
     Its message says what they take. The remedies are more memory, fewer columns or eigenvalues, or fewer inputs.
     """
@@ -67,11 +68,24 @@ class NoDerivativeError(NotImplementedError):
         self.operator = operator
         self.place = place
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are pickled by their args, which hold the message only.
+        return type(self), (*self.args, self.operator, self.place), self.__dict__
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be gone on from: it is of another question or operator, of another version, or damaged.
 
     Nothing has been written over it.
+    """
+
+    __module__ = "hesse"
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint could not be written, so a question that is stopped now goes on from an older one, or begins anew.
+
+    Issued when writing first fails, and at the end of the question if nothing was written since.
     """
 
     __module__ = "hesse"

@@ -6,11 +6,14 @@ by what the machine, the control group (of a container or a job) and the process
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+
+from hesse._base.errors import MemoryBudgetError
 
 DEFAULT_FRACTION = 0.5
 """The part of the available memory that a budget takes when none is given."""
@@ -27,7 +30,11 @@ _OUT_OF_MEMORY = (
     "can't allocate memory",
     "CUDA out of memory",
     "std::bad_alloc",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
 )
+# How allocators say what they were asked for.
+_ASKED_FOR = re.compile(r"allocate (\d[\d.]*) ?([KMGT]?i?B|b)")
 # Of version 1 of the control groups: "no limit" is the largest number of whole pages.
 _NO_LIMIT = 2**60
 
@@ -63,7 +70,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocator raised it: a GPU's, the CPU's (a plain ``RuntimeError``), or Python's own."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _OUT_OF_MEMORY)
+
+
+def tell(error: BaseException | None, who: str) -> None:
+    """Raise one sentence about ``who`` in place of what an allocator raised; do nothing about other errors."""
+    if error is None or isinstance(error, MemoryBudgetError) or not is_out_of_memory(error):
+        return
+    found = _ASKED_FOR.search(str(error))
+    more = "more" if found is None else f"{readable(_bytes(found))} more"
+    raise MemoryBudgetError(
+        f"{who} ran out of memory: {more} could not be had. Ask for fewer vectors at once, by fewer columns, probes or"
+        " steps or a smaller rank, or allow more memory."
+    ) from error
 
 
 def readable(size: int) -> str:
@@ -80,6 +101,11 @@ def _parsed(text: str) -> int:
     found = _SIZE.fullmatch(text)
     if found is None:
         raise ValueError(f'memory should be a number of bytes or a size such as "2GiB" or "500 MB" but is {text!r}.')
+    return _bytes(found)
+
+
+def _bytes(found: re.Match[str]) -> int:
+    """Of a number and a unit."""
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 

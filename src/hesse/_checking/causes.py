@@ -47,9 +47,7 @@ def failed(subject: Subject, failure: Failure) -> Finding:
         )
     if "::" in failure.operator:
         sentence = f"PyTorch has no derivative of {failure.operator}, which the gradient of this line calls."
-        remedy = (
-            'Write that in other operations, or give the operator a rule (docs/rules.md).'
-        )
+        remedy = "Write that in other operations, or give the operator a rule (docs/rules.md)."
     else:
         sentence = f"The derivative of {failure.operator} raises {type(failure.error).__name__}: {message}"
         remedy = ""

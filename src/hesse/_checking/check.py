@@ -27,7 +27,7 @@ from hesse._checking.repeating import repeat
 from hesse._checking.result import Check
 from hesse._checking.subject import Leaves, Subject, inner, is_finite, norm
 from hesse._operators import Hessian
-from hesse._operators.probes import Rng
+from hesse._operators.probes import Rng, generator
 
 Result = TypeVar("Result")
 
@@ -57,7 +57,7 @@ def check(
             ``func``.
         has_aux: ``func`` returns ``(output, aux)``.
         argnums: which arguments to differentiate by, as an index or a tuple of them, when not all.
-        rng: seed or ``numpy.random.Generator`` of the random directions.
+        rng: seed, or NumPy or PyTorch generator, of the random directions.
 
     Returns:
         A :class:`~hesse._checking.result.Check`; its ``ok`` says whether all is well, and ``print`` shows one screen.
@@ -78,7 +78,7 @@ def check(
         True
     """
     subject = Subject(func, inputs, has_aux, argnums)
-    examination = _Examination(subject, rng)
+    examination = _Examination(subject, generator("check", rng))
     with contextlib.suppress(_Ended):
         examination.run()
     return examination.result()

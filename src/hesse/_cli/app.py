@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from hesse._base.version import __version__
-from hesse._cli.bench import bench
 from hesse._cli.check import check
 from hesse._cli.spectrum import spectrum
 from hesse._cli.vhp import vhp
@@ -18,7 +17,6 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_mar
 app.command()(check)
 app.command()(vhp)
 app.command()(spectrum)
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
 
 
 def _print_version(wanted: bool) -> None:
@@ -53,7 +51,7 @@ def describe(
 
 
 def main() -> None:
-    """Entry point of the script ``hesse``."""
+    """Run the command with the words that it was called with."""
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show ᵀ gets a question mark, and not a UnicodeEncodeError.
         if hasattr(stream, "reconfigure"):

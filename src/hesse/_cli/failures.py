@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType
+from typing import Any
 
 import typer
 
@@ -25,6 +26,9 @@ class UserError(Exception):
         super().__init__(str(error))
         self.error = error
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.error, self.hint), self.__dict__
 
 
 @contextlib.contextmanager
@@ -55,7 +59,7 @@ def attributed(hint: str = "") -> Iterator[None]:
     except (CommandError, UserError):
         raise
     except Exception as error:
-        if isinstance(error, TypeError | ValueError | RuntimeError) and _is_ours(_codes(error)[-1]):
+        if isinstance(error, TypeError | ValueError | RuntimeError | MemoryError) and _is_ours(_codes(error)[-1]):
             raise CommandError(sentence(error)) from error
         raise UserError(error, hint) from error
 

@@ -45,8 +45,8 @@ EngineOption = Annotated[
     typer.Option(
         "--engine",
         help="tape keeps the autograd graph; compiled compiles the gradient and the product first, which takes seconds"
-        " and pays with many products; auto, the default, begins with the tape and compiles where the expected products"
-        " pay for it.",
+        " and pays with many products; auto begins with the tape and compiles where the expected products pay for it."
+        " When left out: what the problem's options say, else auto.",
         show_default=False,
     ),
 ]

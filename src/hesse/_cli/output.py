@@ -11,7 +11,7 @@ import safetensors.torch
 from torch import Tensor
 
 from hesse._base import files
-from hesse._cli.failures import CommandError, sentence
+from hesse._cli.failures import CommandError
 
 
 def check(path: Path) -> None:
@@ -63,7 +63,5 @@ def _whole(path: Path) -> Iterator[Path]:
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        raise CommandError(f"Cannot write {path}: {error.strerror or sentence(error)}.") from error
-    except (ValueError, safetensors.SafetensorError) as error:
-        raise CommandError(f"Cannot write {path}: {sentence(error)}") from error
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise CommandError(f"Cannot write {path}: {files.reason(error)}.") from error

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
 import typer
@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from hesse._base.errors import ConvergenceWarning
+from hesse._base.errors import CheckpointWarning, ConvergenceWarning
 from hesse._base.numbers import duration, memory, number
 from hesse._cli import entries, output
-from hesse._cli.failures import INTERRUPTED, CommandError, attributed, reported
+from hesse._cli.failures import INTERRUPTED, CommandError, UserError, attributed, reported, sentence
 from hesse._cli.interrupt import Interrupt, interruptible
 from hesse._cli.load import load
 from hesse._cli.options import DeviceOption, DtypeOption, EngineOption, ProblemFile, to_device
@@ -100,11 +100,22 @@ def spectrum(
             if out is not None:
                 entries.names(loaded.inputs)
             study = _Study(str(problem), loaded, seed, top, bottom, engine.kind if engine else None)
-            with attributed(), interruptible() as interrupt:
-                study.ask(interrupt, tol, certify, max_products, probes, steps, _kept_in(resume))
-            _print(study.found)
-            if out is not None:
-                _write(out, study)
+            failure: Exception | None = None
+            try:
+                with attributed(), interruptible() as interrupt:
+                    study.ask(interrupt, tol, certify, max_products, probes, steps, _kept_in(resume))
+            except (CommandError, UserError) as error:
+                failure = error
+                study.found.failure = sentence(error)
+            study.found.interrupted = interrupt.asked
+            study.found.peak_memory = peak_memory(study.hessian.device)
+            # What the questions before a failed one found is not lost.
+            if failure is None or study.found.num_products:
+                _print(study.found)
+                if out is not None:
+                    _write(out, study)
+            if failure is not None:
+                raise failure
         if study.found.interrupted:
             raise typer.Exit(INTERRUPTED)
 
@@ -149,6 +160,8 @@ class _Study:
         with warnings.catch_warnings():
             # What has not converged is told with the results.
             warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.simplefilter("always", CheckpointWarning)
+            warnings.showwarning = _told(warnings.showwarning)
             found.trace = self._timed(
                 "trace",
                 lambda: trace(
@@ -189,8 +202,6 @@ class _Study:
                         progress=True,
                     ),
                 )
-        found.interrupted = interrupt.asked
-        found.peak_memory = peak_memory(H.device)
 
     def tensors(self) -> dict[str, Tensor]:
         """What is found, with eigenvectors named like the inputs: (how many, *shape) each."""
@@ -207,6 +218,18 @@ class _Study:
         answer = work()
         self._seconds[step] = time.perf_counter() - start
         return answer
+
+
+def _told(show: Callable[..., None]) -> Callable[..., None]:
+    """Show warnings as before, but one about a checkpoint as a sentence."""
+
+    def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, CheckpointWarning):
+            typer.echo(f"hesse: {message}", err=True)
+        else:
+            show(message, category, *where, **more)
+
+    return tell
 
 
 def _kept_in(folder: Path | None) -> _Kept:
@@ -254,8 +277,8 @@ def _print(found: Spectrum) -> None:
         if pairs:
             console.print()
             console.print(_eigenvalues(name, pairs, "true residual" if found.certified else "residual"))
-    for sentence in found.unconverged():
-        console.print(f"\n{sentence}", highlight=False, markup=False)
+    for line in found.unconverged():
+        console.print(f"\n{line}", highlight=False, markup=False)
 
 
 def _eigenvalues(name: str, pairs: list[Pair], residual: str) -> Table:

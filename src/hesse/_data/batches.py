@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from hesse._base import trees
+from hesse._base.errors import warn_caller
 from hesse._base.several_ranks import refuse_repeats
 from hesse._data import rows
 from hesse._data.draws import State
 
+# A first pass over data without a length says so after this many batches, and each time it is ten times as many.
+SILENT = 1000
 # Passes compare this many bytes of each tensor, from its beginning, middle and end; all of it where there are fewer.
 _SAMPLE = 2**20
 
@@ -45,6 +48,7 @@ class Batches:
             for number, batch in enumerate(self._data):
                 self._compare(number, batch)
                 yield self._placed(number, batch)
+                self._tell(number + 1)
             if number < 0:
                 raise ValueError(f"The data given to {self._name} holds no batch.")
             if self._complete and number + 1 < len(self._checksums):
@@ -82,6 +86,15 @@ class Batches:
         """Whether there can be more than one batch; that there is no more is known where data has a length."""
         number = self.length()
         return number is None or number > 1
+
+    def _tell(self, count: int) -> None:
+        """Warn of data that may never end."""
+        if count >= SILENT and str(count).rstrip("0") == "1" and self.length() is None:
+            warn_caller(
+                f"{self._name} has read {count} batches of a {type(self._data).__name__}, which has no length, and goes"
+                " on to its end. If it has none, give a finite one, such as"
+                f" list(itertools.islice(data, {SILENT}))."
+            )
 
     def _compare(self, number: int, batch: Any) -> None:
         checksum = _checksum(batch)
@@ -129,6 +142,9 @@ class Cast:
     def __iter__(self) -> Iterator[Any]:
         for batch in self._data:
             yield rows.map_batch(self._cast, batch)
+
+    def __len__(self) -> int:
+        return len(self._data)
 
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._dtype) if tensor.dtype.is_floating_point else tensor

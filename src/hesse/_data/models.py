@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hesse._autograd import graph
 from hesse._autograd.captured import captured
-from hesse._base import trees
+from hesse._base import checks, trees
 from hesse._base.errors import StalePointError
 from hesse._base.several_ranks import refuse_model, refusing_models
 from hesse._base.trees import Spec
@@ -82,6 +82,7 @@ class ModelObjective:
         predicts: bool,
         name: str,
     ) -> None:
+        checks.functions(name, optional=True, loss=loss, call=call, output=output, weight=weight)
         self.model = model
         self.leaves: list[Tensor] = list(model.chosen.values())
         names = list(model.chosen)
@@ -94,8 +95,6 @@ class ModelObjective:
         self.known = recognize(loss) if call is None else None
         self.device = model.device()
         self._is_followed = False
-        if loss is not None and not callable(loss):
-            raise TypeError(f"The loss given to {name} should be callable but has type {type(loss)}.")
         if loss is None and output is not None:
             raise TypeError(f"{name} needs a loss of the prediction and target that output= gives but got None.")
 

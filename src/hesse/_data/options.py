@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, TypedDict
 
+from hesse._base import checks
 from hesse._data.losses import Reduction
 from hesse._linearize.choice import Choice
 from hesse._linearize.options import Mode, Name, Options
@@ -58,6 +59,7 @@ class DataOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        checks.flags("an operator", progress=self.progress)
         for name, value, allowed in (
             ("reduction", self.reduction, (None, "mean", "sum")),
             ("randomness", self.randomness, ("fixed", "refuse")),

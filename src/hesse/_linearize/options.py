@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 
 from hesse._autograd.evaluation import untraced
+from hesse._base import checks
 from hesse._base.memory import budget
 from hesse._linearize.choice import Batching, Choice
 
@@ -35,8 +36,10 @@ class Options:
             raise ValueError(f'engine should be "tape", "compiled" or "auto" but is {self.engine!r}.')
         if self.batching not in get_args(Mode):
             raise ValueError(f'batching should be "auto", "loop" or "vmap" but is {self.batching!r}.')
+        checks.wholes("an operator", None, optional=True, expect=self.expect)
         if self.expect is not None and self.expect < 0:
             raise ValueError(f"expect should be a number of products but is {self.expect!r}.")
+        checks.flags("an operator", verify=self.verify, create_graph=self.create_graph)
         if self.create_graph and self.engine_name == "compiled":
             raise ValueError('create_graph=True needs engine="tape": the products of a program are not differentiable.')
         if self.memory is not None:

@@ -178,7 +178,8 @@ class DataPoint(Point):
                 yield place, kept, False
             return
         name = self.objective.name
-        bar = Bar(f"{name}: batches", self.batches.length()) if self.options.progress else contextlib.nullcontext()
+        length = self.batches.length()
+        bar = Bar(f"{name}: batches", length, last=False) if self.options.progress else contextlib.nullcontext()
         # A second thread waits: a pass sets the random generators, and notes what it finds.
         with self._passes, bar:
             for number, batch in enumerate(self.batches):

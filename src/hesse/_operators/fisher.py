@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hesse._base import checks
 from hesse._data.curvatures import Curved, OuterProducts, factor, loss_and_gradient
 from hesse._data.likelihoods import Information, likelihood
 from hesse._data.losses import Reduction, Weight
@@ -18,7 +19,7 @@ from hesse._data.parameters import Params
 from hesse._linearize.engines import Linearize
 from hesse._operators.data_operator import DataOperator
 from hesse._operators.data_point import Place
-from hesse._operators.probes import Rng
+from hesse._operators.probes import Rng, generator
 from hesse._operators.terms import OuterTerm
 
 
@@ -39,7 +40,7 @@ class Fisher(DataOperator):
         data: see :class:`hesse.LossHessian`.
         samples: None for the expectation itself; a number for the mean over so many draws of all targets, which are
             made once: the matrix stays the same.
-        rng: an int (seed), ``numpy.random.Generator`` or None, for the draws.
+        rng: seed, or NumPy or PyTorch generator, of the draws.
         params, reduction, weight, memory, engine, verify, expect, batching, randomness, batch_norm, progress: see
             :class:`hesse.LossHessian`.
         output: ``output(model, batch)`` returns (prediction, target); needed where a batch is no pair.
@@ -73,10 +74,9 @@ class Fisher(DataOperator):
         output: Output | None = None,
         **options: Unpack[DataKeywords],
     ) -> None:
-        if samples is not None and samples < 1:
-            raise ValueError(f"samples given to Fisher should be at least 1 but is {samples}.")
+        checks.wholes("Fisher", 1, optional=True, samples=samples)
         how = DataOptions.of("Fisher", options, weighted=weight is not None, needs_reduction=True)
-        seed = int(np.random.default_rng(rng).integers(2**62))
+        seed = int(generator("Fisher", rng).integers(2**62))
 
         def objective() -> Objective:
             made = model_objective("Fisher", model, loss, params, output=output, weight=weight, predicts=True)
@@ -99,9 +99,9 @@ class Fisher(DataOperator):
                 c = factor(prediction, reduction, "Fisher")
                 if samples is None:
                     return Curved(value, gradient, Information(of, c))
-                generator = torch.Generator(leaf.device)
-                generator.manual_seed(int(np.random.default_rng([seed, *place]).integers(2**62)))
-                outer = OuterProducts([of.scores(samples, generator)], c / samples)
+                draws = torch.Generator(leaf.device)
+                draws.manual_seed(int(np.random.default_rng([seed, *place]).integers(2**62)))
+                outer = OuterProducts([of.scores(samples, draws)], c / samples)
                 return Curved(value, gradient, outer)
 
             return OuterTerm.of(objective, linearize, batch, curved)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hesse._autograd.arguments import check_point
 from hesse._autograd.captured import captured, tensors_of
 from hesse._autograd.evaluation import untraced
-from hesse._base import trees
+from hesse._base import checks, trees
 from hesse._base.several_ranks import refusing_models
 from hesse._base.space import Space
 from hesse._data.curvatures import LossCurvature
@@ -108,6 +108,7 @@ class GaussNewton(DataOperator):
                 "GaussNewton takes a model, a loss and data, or a function and its inputs, but got"
                 f" {type(model)} {'and' if inputs is not None else 'without'} inputs."
             )
+        checks.functions("GaussNewton", optional=True, loss=loss)
         self._func, self._inputs, self._loss = model, inputs, loss
         self.positive_semidefinite = loss is None
         untraced(self._move)(None, Engines(how, [model, loss]), None)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hesse._base.errors import MemoryBudgetError
 from hesse._base.memory import readable
-from hesse._base.progress import Bar
+from hesse._base.progress import Bar, is_watched
 from hesse._base.space import Space
 from hesse._base.trees import Spec
 from hesse._linearize.chunks import Rows
@@ -263,7 +263,7 @@ class _Made(contextlib.ExitStack):
     def add(self, count: int) -> None:
         """So many more are made."""
         self._made += count
-        if self._bar is None and time.monotonic() - self._began > _LONG:
+        if self._bar is None and time.monotonic() - self._began > _LONG and is_watched():
             self._bar = Bar("rows of the matrix", self._total)
             self.enter_context(self._bar)
         if self._bar is not None:

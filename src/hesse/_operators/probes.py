@@ -12,7 +12,26 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
-Rng = int | np.random.Generator | None
+from hesse._base import checks
+
+Rng = int | np.random.Generator | torch.Generator | None
+
+
+def generator(entry: str, rng: Rng) -> np.random.Generator:
+    """Where the random numbers of an entry come from; of a generator of PyTorch's, it draws the seed.
+
+    Raises:
+        TypeError, ValueError: ``rng`` is neither a seed nor a generator.
+    """
+    if isinstance(rng, torch.Generator):
+        return np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=rng, device=rng.device)))
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"rng given to {entry} should be a seed, which is a whole number of at least 0, a generator of NumPy's or"
+            f" PyTorch's, or None, but is {checks.shown(rng)}."
+        ) from error
 
 
 def randn(n: int, k: int, rng: Rng, *, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -31,7 +50,7 @@ def signs(n: int, k: int, rng: Rng, *, dtype: torch.dtype, device: torch.device)
 def _bits(n: int, k: int, rng: Rng) -> np.ndarray[tuple[int, int], np.dtype[np.uint64]]:
     """64 random bits for each element, one vector a row."""
     # An int is a seed; a generator gives another seed at each call; None takes one from the system.
-    seed = int(np.random.default_rng(rng).integers(2**63))
+    seed = int(generator("a random vector", rng).integers(2**63))
     rows = [np.random.Philox(key=[seed, column]).random_raw(n) for column in range(k)]
     return np.stack(rows) if rows else np.empty((0, n), dtype=np.uint64)
 

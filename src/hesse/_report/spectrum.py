@@ -43,6 +43,7 @@ class Spectrum:
         seconds: what each step took, by its name.
         peak_memory: bytes, by where they were: the process's resident memory, the device's.
         interrupted: whether the user stopped it.
+        failure: the error that ended it, in a sentence; empty where none did.
     """
 
     problem: str
@@ -60,6 +61,7 @@ class Spectrum:
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     peak_memory: dict[str, int] = dataclasses.field(default_factory=dict)
     interrupted: bool = False
+    failure: str = ""
 
     @property
     def top(self) -> list[Pair]:
@@ -100,6 +102,8 @@ class Spectrum:
         sentences = []
         if self.interrupted:
             sentences.append("Interrupted: what follows is what was known by then.")
+        if self.failure:
+            sentences.append(f"Ended by an error: what follows is what was known by then. {self.failure}")
         if self.trace is not None and not self.trace.converged:
             sentences.append(f"The trace has not converged within {self.trace.num_products} products.")
         if self.eigenpairs is not None and not self.eigenpairs.converged:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -12,20 +11,21 @@ from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from hesse._base import files
-from hesse._base.errors import CheckpointError
+from hesse._base import checks, files, memory
+from hesse._base.errors import CheckpointError, CheckpointWarning, warn_caller
+from hesse._operators.linear_map import Decisions
 from hesse._operators.operator import Operator
 from hesse._operators.probes import Rng
+from hesse._solvers import checkpoint_file
+from hesse._solvers.checkpoint_file import State, digest
 
-State = dict[str, Any]
-"""Tensors, whatever JSON holds, and operators, which come back as their fingerprints; names are one space."""
+__all__ = ["Checkpoint", "Keeper", "State", "fingerprint", "origin"]
 
-VERSION = 3
 PROBE_SEED = 20_260_101
+OTHER = "was written for another operator, or at another point of it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +51,10 @@ class Checkpoint:
     path: str | Path
     seconds: float = 60.0
 
+    def __post_init__(self) -> None:
+        checks.paths("Checkpoint", path=self.path)
+        checks.numbers("Checkpoint", seconds=self.seconds)
+
     @staticmethod
     def of(checkpoint: Checkpoint | str | Path | None) -> Checkpoint | None:
         """From the argument of a question."""
@@ -62,13 +66,6 @@ class Checkpoint:
 def origin(rng: Rng, generator: np.random.Generator) -> Any:
     """Where random numbers begin, as a setting that a checkpoint compares: the seed, or else the generator's state."""
     return rng if rng is None or isinstance(rng, int) else generator.bit_generator.state
-
-
-def digest(tensor: Tensor) -> str:
-    """A few letters that tell tensors apart to the bit."""
-    values = tensor.detach().cpu().contiguous()
-    header = f"{values.dtype} {tuple(values.shape)} "
-    return hashlib.sha256(header.encode() + values.numpy().tobytes()).hexdigest()[:32]
 
 
 def fingerprint(operator: Operator) -> str:
@@ -98,32 +95,33 @@ class Keeper:
 
     def __init__(self, checkpoint: Checkpoint, question: str, operator: Operator, settings: Mapping[str, Any]) -> None:
         self._path, self._seconds = Path(checkpoint.path), checkpoint.seconds
+        self._question = question
         self._threads = torch.get_num_threads()
         self._written = time.monotonic()
+        # Why the last writing failed, if it did.
+        self._failure = ""
         self.saved: State | None = None
-        header, tensors = self._read() if self._path.exists() else self._begin()
+        files.clean(self._path)
+        header, tensors = checkpoint_file.read(self._path) if self._path.exists() else self._begin()
         try:
             if header is not None:
-                self.refuse_unless(header["version"] == VERSION, f"is of version {header['version']}, not {VERSION}")
                 self.refuse_unless(header["question"] == question, f"is of {header['question']}, not of {question}")
                 torch.set_num_threads(header["threads"])
-            marks = json.loads(_text(settings))
+            marks = json.loads(json.dumps(settings, default=_plain))
             if header is not None:
                 for name, value in marks.items():
                     found = header["settings"].get(name)
                     self.refuse_unless(found == value, f"was written with {name} {found}, not {value}")
-                self.saved = _join(header["state"], header["places"], tensors, operator.device)
+                self.saved = checkpoint_file.saved(self._path, header, tensors, operator.device)
             self._header = {
-                "version": VERSION,
                 "question": question,
                 "settings": marks,
                 "threads": torch.get_num_threads(),
-                "decisions": operator.decide(header["decisions"] if header is not None else None),
+                "decisions": self._decide(operator, None if header is None else header["decisions"]),
                 "operator": fingerprint(operator),
             }
             if header is not None:
-                same = header["operator"] == self._header["operator"]
-                self.refuse_unless(same, "was written for another operator, or at another point of it")
+                self.refuse_unless(header["operator"] == self._header["operator"], OTHER)
         except BaseException:
             self.close()
             raise
@@ -131,9 +129,7 @@ class Keeper:
     def refuse_unless(self, right: bool, why: str) -> None:
         """Raise, and leave the file as it is, unless that is right."""
         if not right:
-            raise CheckpointError(
-                f"The checkpoint {self._path} {why}, and is left as it is. Give another path, or delete it."
-            )
+            checkpoint_file.refuse(self._path, why)
 
     def _begin(self) -> tuple[None, dict[str, Tensor]]:
         """No file yet: see that there can be one."""
@@ -142,39 +138,47 @@ class Keeper:
                 return None, {}
         except OSError as error:
             raise CheckpointError(
-                f"The checkpoint {self._path} cannot be written: {error.strerror}. Give another path."
+                f"The checkpoint {self._path} cannot be written: {files.reason(error)}. Give another path."
             ) from error
 
-    def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def _decide(self, operator: Operator, earlier: Decisions | None) -> Decisions:
         try:
-            with safetensors.safe_open(self._path, framework="pt") as file:
-                header = json.loads(file.metadata()["hesse"])
-                return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-        except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"The checkpoint {self._path} is damaged or no checkpoint of hesse, and is left as it is. Give another"
-                " path, or delete it."
-            ) from error
+            return operator.decide(earlier)
+        except (LookupError, TypeError) as error:
+            # Another kind of operator decides on other things.
+            checkpoint_file.refuse(self._path, OTHER, error)
 
     def keep(self, state: Callable[[], State]) -> None:
-        """Write the state if it is time."""
+        """Write the state if it is time; where that fails, say so and let the question go on."""
         if time.monotonic() - self._written < self._seconds:
             return
-        rest, places, tensors = _part(state())
-        header = {**self._header, "state": rest, "places": places}
-        # A file without a tensor is none that safetensors reads back.
-        tensors[""] = torch.zeros(0)
-        with files.whole(self._path) as temporary:
-            safetensors.torch.save_file(tensors, temporary, {"hesse": _text(header)})
+        try:
+            checkpoint_file.write(self._path, self._header, state(), _plain)
+        except Exception as error:
+            short = memory.is_out_of_memory(error)
+            if not (short or isinstance(error, OSError | safetensors.SafetensorError)):
+                raise
+            known, self._failure = self._failure, "Out of memory" if short else files.reason(error)
+            if not known:
+                warn_caller(
+                    f"The checkpoint {self._path} cannot be written: {self._failure}. {self._question} goes on without"
+                    " it, and will try again.",
+                    CheckpointWarning,
+                )
+        else:
+            self._failure = ""
         self._written = time.monotonic()
 
     def close(self) -> None:
-        """Give the threads back."""
+        """Give the threads back, and say if what is known at the end is not in the file."""
         torch.set_num_threads(self._threads)
-
-
-def _text(header: Mapping[str, Any]) -> str:
-    return json.dumps(header, default=_plain)
+        if self._failure:
+            what = "holds an earlier state only" if self._path.exists() else "was never written"
+            warn_caller(
+                f"At the end of {self._question} the checkpoint {self._path} {what}: {self._failure}. Make room, or"
+                " give another path.",
+                CheckpointWarning,
+            )
 
 
 def _plain(value: Any) -> Any:
@@ -184,23 +188,3 @@ def _plain(value: Any) -> Any:
         return digest(value)
     # The state of some of NumPy's generators is an array.
     return value.tolist()
-
-
-def _part(state: State) -> tuple[State, dict[str, Any], dict[str, Tensor]]:
-    """The JSON, where and how the tensors lie in memory, and the tensors, contiguous."""
-    tensors = {name: value.detach() for name, value in state.items() if isinstance(value, Tensor)}
-    rest = {name: value for name, value in state.items() if name not in tensors}
-    # Sums are taken in another order where columns lie otherwise in memory, so strides belong to the digits.
-    places = {name: (list(value.stride()), value.device.type != "cpu") for name, value in tensors.items()}
-    # Copies: safetensors refuses tensors that share memory.
-    copies = {name: torch.empty(value.shape, dtype=value.dtype).copy_(value) for name, value in tensors.items()}
-    return rest, places, copies
-
-
-def _join(rest: State, places: dict[str, Any], tensors: dict[str, Tensor], device: torch.device) -> State:
-    state = dict(rest)
-    for name, (stride, away) in places.items():
-        value = tensors[name]
-        home = device if away else torch.device("cpu")
-        state[name] = torch.empty_strided(value.shape, stride, dtype=value.dtype, device=home).copy_(value)
-    return state

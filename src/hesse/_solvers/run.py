@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hesse._base import checks, memory
 from hesse._base.errors import ConvergenceWarning, NonFiniteProductError
 from hesse._base.progress import Bar
 from hesse._base.several_ranks import communications
 from hesse._operators.dense import as_operator
 from hesse._operators.operator import Operator
-from hesse._operators.probes import Rng
+from hesse._operators.probes import Rng, generator
 from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import Checkpoint, Keeper, State, origin
 
@@ -60,6 +61,9 @@ class Products:
     """
 
     def __init__(self, A: Any, question: str, *, max_products: int, callback: Callback | None, progress: bool) -> None:
+        checks.wholes(question, 1, max_products=max_products)
+        checks.functions(question, optional=True, callback=callback)
+        checks.flags(question, progress=progress)
         self.operator = as_operator(A)
         self.question = question
         self.max_products = max_products
@@ -73,8 +77,6 @@ class Products:
         self._bar = Bar(question, max_products) if progress else None
         if self.operator.shape[0] != self.operator.shape[1]:
             raise ValueError(f"{question} needs a square operator but got one of shape {self.operator.shape}.")
-        if max_products < 1:
-            raise ValueError(f"max_products given to {question} should be at least 1 but is {max_products}.")
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -88,10 +90,11 @@ class Products:
             self._bar.__exit__(kind, error, trace)
         if self._keeper is not None:
             self._keeper.close()
+        memory.tell(error, f"{self.question} with a {type(self.operator).__name__} of shape {self.operator.shape}")
 
     def generator(self, rng: Rng) -> np.random.Generator:
         """Where the question's random numbers come from; its checkpoint keeps how far they have come."""
-        self._generator = np.random.default_rng(rng)
+        self._generator = generator(self.question, rng)
         self._origin = origin(rng, self._generator)
         return self._generator
 
@@ -107,6 +110,8 @@ class Products:
             settings: what must be the same again, beside the budget and the origin of random numbers: JSON, tensors or
                 operators.
         """
+        if not isinstance(checkpoint, Checkpoint | None):
+            checks.paths(self.question, checkpoint=checkpoint)
         kept = Checkpoint.of(checkpoint)
         if kept is None:
             return None

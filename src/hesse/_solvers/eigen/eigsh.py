@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hesse._base import checks
 from hesse._operators.dense import as_operator
 from hesse._operators.probes import Rng
 from hesse._solvers.checkpoint import Checkpoint
@@ -73,7 +74,7 @@ def eigsh(
             step of a training; a random vector where it is not given. The answer is as certain as without: the look
             for missing eigenvalues begins from a random vector all the same, so that fewer products are saved the more
             crowded that end of the spectrum is, and at a very crowded one none.
-        rng: seed or NumPy generator of the random vectors.
+        rng: seed, or NumPy or PyTorch generator, of the random vectors.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
             is one already, the search goes on from it. It holds the basis and its products, k + 2·block_size of each or
             more.
@@ -105,13 +106,21 @@ def eigsh(
         >>> vectors.shape
         torch.Size([3, 2])
     """
+    checks.numbers("eigsh", tol=tol)
+    checks.flags("eigsh", certify=certify)
+    checks.devices("eigsh", optional=True, basis_device=basis_device)
+    checks.wholes("eigsh", 1, block_size=block_size)
+    checks.wholes("eigsh", 1, optional=True, max_products=max_products, basis_size=basis_size)
     operator = as_operator(A)
     wanted = Wanted.parse(k, which, operator.shape[1])
     if max_products is None:
         max_products = min(max(300, 20 * wanted.count), 10 * operator.shape[1])
     with Products(operator, "eigsh", max_products=max_products, callback=callback, progress=progress) as products:
         products.require_symmetric()
-        _check(products, wanted.count, tol, block_size)
+        if max_products < wanted.count:
+            raise ValueError(
+                f"max_products given to eigsh should be at least k, {wanted.count}, but is {max_products}."
+            )
         device = operator.device if basis_device is None else torch.device(basis_device)
         columns = _columns(start, products)
         generator = products.generator(rng)
@@ -163,12 +172,3 @@ def _columns(start: Tensor | Eigenpairs | None, products: Products) -> Tensor:
     if not columns.isfinite().all():
         raise ValueError("start given to eigsh should be finite but holds infinities or NaNs.")
     return columns
-
-
-def _check(products: Products, count: int, tol: float, block_size: int) -> None:
-    if not tol >= 0:
-        raise ValueError(f"tol given to eigsh should be at least 0 but is {tol}.")
-    if products.max_products < count:
-        raise ValueError(f"max_products given to eigsh should be at least k, {count}, but is {products.max_products}.")
-    if block_size < 1:
-        raise ValueError(f"block_size given to eigsh should be at least 1 but is {block_size}.")

@@ -33,7 +33,7 @@ class Remainder:
         products: the question's products.
         known: orthonormal columns (n, any) to stay away from.
         scale: of the operator, that rounding is measured by.
-        rng: seed or NumPy generator of v.
+        rng: seed, or NumPy or PyTorch generator, of v.
 
     Source: van Dorsselaer, Hochstenbach and van der Vorst, "Computing probabilistic bounds for extreme eigenvalues of
     symmetric matrices with the Lanczos method", SIAM J. Matrix Anal. Appl. 22 (2000) 837–852.

@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hesse._base import tables
+from hesse._base import checks, tables
 from hesse._operators.probes import Rng
 from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import Checkpoint, State
-from hesse._solvers.estimate.checks import check_question
 from hesse._solvers.estimate.range_finder import RangeFinder
 from hesse._solvers.estimate.sampling import BASIS_BYTES, BLOCK, LEAST_SAMPLES
 from hesse._solvers.estimate.xdiag import xdiag
@@ -84,7 +83,7 @@ def diagonal(
         tol: error relative to the norm of the diagonal.
         atol: error.
         max_products: how many products may be made, at least 2.
-        rng: seed or NumPy generator of the signs.
+        rng: seed, or NumPy or PyTorch generator, of the signs.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
             is one already, the sampling goes on from it.
         callback: given a ``hesse.Progress`` as sampling goes on; a true answer stops it.
@@ -107,9 +106,9 @@ def diagonal(
         >>> hesse.diagonal(torch.tensor([[2.0, 1.0], [1.0, 3.0]])).estimate
         tensor([2., 3.])
     """
-    check_question("diagonal", method=(method, METHODS), tol=tol, atol=atol)
-    if max_products < 2:
-        raise ValueError(f"max_products given to diagonal should be at least 2 but is {max_products}.")
+    checks.choices("diagonal", METHODS, method=method)
+    checks.numbers("diagonal", tol=tol, atol=atol)
+    checks.wholes("diagonal", 2, max_products=max_products)
     with Products(A, "diagonal", max_products=max_products, callback=callback, progress=progress) as products:
         if method == "exact" and products.size > max_products:
             raise ValueError(

@@ -9,12 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from hesse._base import tables
+from hesse._base import checks, tables
 from hesse._operators.operator import Operator
 from hesse._operators.probes import Rng
 from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import Checkpoint
-from hesse._solvers.estimate.checks import check_question
 from hesse._solvers.estimate.quantity import Quantity
 from hesse._solvers.estimate.sampling import LEAST_SAMPLES, Sampler, Strategy
 from hesse._solvers.run import Callback, Products
@@ -79,7 +78,7 @@ def frobenius_norm(
         atol: half width of the interval.
         confidence: of the interval, between 0 and 1.
         max_products: how many products may be made, at least 2.
-        rng: seed or NumPy generator of the random vectors.
+        rng: seed, or NumPy or PyTorch generator, of the random vectors.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
             is one already, the sampling goes on from it.
         callback: given a ``hesse.Progress`` as sampling goes on; a true answer stops it.
@@ -102,9 +101,9 @@ def frobenius_norm(
         >>> hesse.frobenius_norm(torch.tensor([[3.0, 4.0], [0.0, 12.0]])).estimate
         13.0
     """
-    check_question("frobenius_norm", tol=tol, atol=atol, confidence=confidence)
-    if max_products < 2:
-        raise ValueError(f"max_products given to frobenius_norm should be at least 2 but is {max_products}.")
+    checks.numbers("frobenius_norm", tol=tol, atol=atol)
+    checks.fractions("frobenius_norm", confidence=confidence)
+    checks.wholes("frobenius_norm", 2, max_products=max_products)
 
     def target(square: float) -> float:
         # The interval of the square that reaches down to the norm less what it may be wrong by; upwards it is shorter.

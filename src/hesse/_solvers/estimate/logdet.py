@@ -40,7 +40,7 @@ def logdet(
         confidence: of the sampling, between 0 and 1.
         num_steps: how many products a random vector may take; the root of the condition number says how many it needs.
         max_products: how many products may be made in all.
-        rng: seed or NumPy generator of the random vectors.
+        rng: seed, or NumPy or PyTorch generator, of the random vectors.
         checkpoint: as for ``hesse.trace_of``.
         callback: given a ``hesse.Progress`` as it goes on; a true answer stops it.
         progress: whether to show a bar on standard error.

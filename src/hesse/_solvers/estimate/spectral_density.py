@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hesse._base import tables
+from hesse._base import checks, tables
 from hesse._operators.probes import Rng
 from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import Checkpoint, State
@@ -108,7 +108,7 @@ def spectral_density(
         num_steps: products with each.
         sigma: standard deviation of the smoothing Gaussian; a hundredth of the spectrum's width if not given.
         confidence: of the band, between 0 and 1.
-        rng: seed or NumPy generator of the signs.
+        rng: seed, or NumPy or PyTorch generator, of the signs.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
             is one already, it goes on from that. It holds the bases of probes that go on.
         callback: given a ``hesse.Progress`` as it goes on; a true answer stops it.
@@ -134,13 +134,12 @@ def spectral_density(
         >>> round(float(torch.trapezoid(rho.density, rho.grid)), 6)
         1.0
     """
-    for name, value, least in (("num_probes", num_probes, 2), ("num_steps", num_steps, 1)):
-        if value < least:
-            raise ValueError(f"{name} given to spectral_density should be at least {least} but is {value}.")
-    if sigma is not None and not sigma > 0:
-        raise ValueError(f"sigma given to spectral_density should be greater than 0 but is {sigma}.")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence given to spectral_density should be between 0 and 1 but is {confidence}.")
+    checks.wholes("spectral_density", 2, num_probes=num_probes)
+    checks.wholes("spectral_density", 1, num_steps=num_steps)
+    checks.numbers("spectral_density", optional=True, sigma=sigma)
+    if sigma == 0:
+        raise ValueError("sigma given to spectral_density should be greater than 0 but is 0.")
+    checks.fractions("spectral_density", confidence=confidence)
     with Products(
         A, "spectral_density", max_products=num_probes * num_steps, callback=callback, progress=progress
     ) as products:

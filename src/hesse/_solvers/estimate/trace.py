@@ -7,11 +7,10 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from hesse._base import tables
+from hesse._base import checks, tables
 from hesse._operators.probes import Rng
 from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import Checkpoint
-from hesse._solvers.estimate.checks import check_question
 from hesse._solvers.estimate.quantity import Quantity
 from hesse._solvers.estimate.sampling import LEAST_SAMPLES, Sampled, Sampler
 from hesse._solvers.estimate.xtrace import xtrace
@@ -93,7 +92,7 @@ def trace(
         atol: half width of the interval; a trace near zero never meets a relative one.
         confidence: of the interval, between 0 and 1.
         max_products: how many products may be made, at least 2.
-        rng: seed or NumPy generator of the random vectors.
+        rng: seed, or NumPy or PyTorch generator, of the random vectors.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
             is one already, the sampling goes on from it.
         callback: given a ``hesse.Progress`` as sampling goes on; a true answer stops it.
@@ -119,9 +118,10 @@ def trace(
         >>> hesse.trace(H).estimate
         14.0
     """
-    check_question("trace", method=(method, METHODS), tol=tol, atol=atol, confidence=confidence)
-    if max_products < 2:
-        raise ValueError(f"max_products given to trace should be at least 2 but is {max_products}.")
+    checks.choices("trace", METHODS, method=method)
+    checks.numbers("trace", tol=tol, atol=atol)
+    checks.fractions("trace", confidence=confidence)
+    checks.wholes("trace", 2, max_products=max_products)
     quantity = Quantity(
         form=blocks.dots,
         target=lambda estimate: max(tol * abs(estimate), atol),

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from hesse._base import checks
 from hesse._operators.probes import Rng
 from hesse._solvers.checkpoint import Checkpoint
-from hesse._solvers.estimate.checks import check_question
 from hesse._solvers.estimate.spectral_sum import SpectralSum, TraceOfEstimate
 from hesse._solvers.run import Callback, Products
 
@@ -46,7 +46,7 @@ def trace_of(
         confidence: of the sampling, between 0 and 1.
         num_steps: how many products a probe may take.
         max_products: how many products may be made in all.
-        rng: seed or NumPy generator of the signs.
+        rng: seed, or NumPy or PyTorch generator, of the signs.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
             is one already, it goes on from that. It holds the bases of the probes that are not done, or the columns of
             the matrix.
@@ -105,9 +105,10 @@ def ask(
     progress: bool,
 ) -> TraceOfEstimate:
     """``trace_of`` under the name of the question that asks, with its words for a value where f is not finite."""
-    check_question(question, tol=tol, atol=atol, confidence=confidence)
-    if num_steps < 1:
-        raise ValueError(f"num_steps given to {question} should be at least 1 but is {num_steps}.")
+    checks.functions(question, f=f)
+    checks.numbers(question, tol=tol, atol=atol)
+    checks.fractions(question, confidence=confidence)
+    checks.wholes(question, 1, num_steps=num_steps)
     with Products(A, question, max_products=max_products, callback=callback, progress=progress) as products:
         products.require_symmetric()
         generator = products.generator(rng)

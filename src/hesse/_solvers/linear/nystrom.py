@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hesse._base import checks
 from hesse._operators.operator import Operator
 from hesse._operators.probes import Rng
 from hesse._solvers import columns as blocks
@@ -53,7 +54,7 @@ def nystrom(A: Any, rank: int, *, shift: float = 0.0, rng: Rng = None) -> Nystro
         A: a positive semidefinite operator, without the shift.
         rank: r, at least 1; of more than n, n.
         shift: μ, what the system to be solved adds to A.
-        rng: seed or NumPy generator of Ω.
+        rng: seed, or NumPy or PyTorch generator, of Ω.
 
     Raises:
         ValueError: A is not square, not symmetric, or not positive semidefinite; or a number is out of range.
@@ -70,10 +71,8 @@ def nystrom(A: Any, rank: int, *, shift: float = 0.0, rng: Rng = None) -> Nystro
         >>> int(hesse.solve(H, b, preconditioner=M).num_iterations) < int(hesse.solve(H, b).num_iterations)
         True
     """
-    if rank < 1:
-        raise ValueError(f"rank given to nystrom should be at least 1 but is {rank}.")
-    if not shift >= 0:
-        raise ValueError(f"shift given to nystrom should be at least 0 but is {shift}.")
+    checks.wholes("nystrom", 1, rank=rank)
+    checks.numbers("nystrom", shift=shift)
     with Products(A, "nystrom", max_products=rank, callback=None, progress=False) as products:
         products.require_symmetric()
         operator = products.operator

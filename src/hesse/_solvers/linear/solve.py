@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from hesse._base import checks
 from hesse._operators.operator import Operator
 from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import Checkpoint
@@ -84,9 +85,9 @@ def solve(
     """
     if method not in ("auto", *METHODS):
         raise ValueError(f"method given to solve should be 'auto', 'cg' or 'minres' but is {method!r}.")
-    for name, value in (("tol", tol), ("atol", atol)):
-        if not value >= 0:
-            raise ValueError(f"{name} given to solve should be at least 0 but is {value}.")
+    checks.numbers("solve", tol=tol, atol=atol)
+    checks.wholes("solve", 1, optional=True, max_products=max_products)
+    checks.flags("solve", create_graph=create_graph)
     with Products(A, "solve", max_products=max_products or 1, callback=callback, progress=progress) as products:
         products.require_symmetric()
         operator = products.operator

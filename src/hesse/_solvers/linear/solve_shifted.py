@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hesse._base import tables
+from hesse._base import checks, tables
 from hesse._operators.operator import Operator
 from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import Checkpoint, State, fingerprint
@@ -113,10 +113,10 @@ def solve_shifted(
         >>> path.num_iterations, path.solutions[1]
         (tensor([2, 2]), tensor([2.0000, 1.2500]))
     """
-    for name, value in (("tol", tol), ("atol", atol)):
-        if not value >= 0:
-            raise ValueError(f"{name} given to solve_shifted should be at least 0 but is {value}.")
-    sigmas = torch.tensor([float(shift) for shift in shifts], dtype=torch.float64)
+    checks.numbers("solve_shifted", tol=tol, atol=atol)
+    checks.wholes("solve_shifted", 1, optional=True, max_products=max_products)
+    checks.functions("solve_shifted", optional=True, preconditioner=preconditioner)
+    sigmas = torch.tensor(checks.listed("solve_shifted", "shifts", shifts), dtype=torch.float64)
     if not len(sigmas) or not bool(torch.isfinite(sigmas).all()):
         raise ValueError(f"shifts given to solve_shifted should be finite numbers, at least one, but are {shifts!r}.")
     with Products(A, "solve_shifted", max_products=max_products or 1, callback=callback, progress=progress) as products:

@@ -1,0 +1,88 @@
+"""Without the packages of ``hesse[cli]``: the library works, and the command says in a sentence what it needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import hesse._cli
+
+ROOT = Path(__file__).parents[2]
+BLOCKED = f"import sys; sys.modules.update(dict.fromkeys({hesse._cli.PACKAGES!r}))\n"
+
+
+def run(program: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
+
+
+def test_the_library_does_without_them():
+    done = run(
+        BLOCKED
+        + """
+import hesse, torch
+H = hesse.Hessian(lambda x: (x**4).sum() / 12, torch.arange(1.0, 41.0))
+print(round(float(hesse.trace(H, method="exact", progress=True).estimate)))
+print(hesse.Problem(func=lambda x: (x**2).sum(), inputs=torch.ones(2)).operator() @ torch.ones(2))
+print(hesse.check(lambda x: (x**3).sum(), torch.ones(2)).ok)
+"""
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["22140", "tensor([2., 2.])", "True"]
+    assert done.stderr == "trace: 40 of 1000, 40 of 40 entries of the diagonal\n"
+
+
+def test_importing_the_library_imports_none_of_them():
+    done = run(f"import hesse, sys; print([name for name in {hesse._cli.PACKAGES!r} if name in sys.modules])")
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_the_command_says_what_it_needs_before_any_work():
+    done = run(BLOCKED + "from hesse._cli import main; main()", "spectrum", "problem.py", "--out", "report")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        "hesse: The command needs packages that are not installed (typer, rich, matplotlib, jinja2). Install them by"
+        " pip install 'hesse[cli]'.\n"
+    )
+
+
+class Broken:
+    """A finder that raises, as some environments have them."""
+
+    def find_spec(self, name, *_):
+        if name == "typer":
+            raise ModuleNotFoundError("no such thing")
+
+
+@pytest.mark.parametrize("missing", hesse._cli.PACKAGES)
+def test_the_command_says_which_lone_package_it_needs(missing, monkeypatch, capsys):
+    if missing == "typer":
+        monkeypatch.delitem(sys.modules, missing)
+        monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    else:
+        monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(SystemExit) as ended:
+        hesse._cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        f"hesse: The command needs packages that are not installed ({missing}). Install them by pip install"
+        " 'hesse[cli]'.\n"
+    )
+
+
+def test_the_package_asks_for_them_in_its_extra_only():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert sorted(line.partition(">")[0] for line in project["dependencies"]) == [
+        "numpy",
+        "safetensors",
+        "scipy",
+        "torch",
+    ]
+    extras = project["optional-dependencies"]
+    assert sorted(extras["cli"]) == sorted(hesse._cli.PACKAGES)
+    assert any("cli" in line for line in extras["dev"] if line.startswith("hesse["))
+    assert project["scripts"] == {"hesse": "hesse._cli:main"}

@@ -1,0 +1,101 @@
+"""Data that has no length may have no end: whoever waits is told."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset
+
+import hesse
+from hesse._data import batches
+from hesse._data.batches import Batches, Cast
+from tests.data.models import CLASSES, X, loader, mlp
+
+ENDLESS = """
+import torch, hesse
+
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        while True:
+            yield torch.ones(3), torch.zeros(1)
+
+data = torch.utils.data.DataLoader(Endless(), batch_size=2)
+hesse.LossHessian(torch.nn.Linear(3, 1), torch.nn.MSELoss(), data, memory="1MiB") @ torch.ones(4)
+"""
+
+
+class Rows(IterableDataset):
+    """Batches without a length."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return itertools.islice(itertools.cycle(zip(X.split(2), CLASSES.split(2), strict=True)), self.count)
+
+
+def test_data_that_never_ends_is_told_of() -> None:
+    process = subprocess.Popen([sys.executable, "-u", "-c", ENDLESS], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    # The test's own limit ends it if nothing is said.
+    line = process.stderr.readline()
+    process.kill()
+    process.wait()
+    process.stderr.close()
+    assert "UserWarning: LossHessian has read 1000 batches of a DataLoader, which has no length, and goes on" in line
+    assert "give a finite one, such as list(itertools.islice(data, 1000))." in line
+    assert line.startswith("<string>:")
+
+
+def test_it_is_said_once_for_each_power_of_ten_and_the_product_is_that_of_all_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batches, "SILENT", 10)
+    model = mlp()
+    with pytest.warns(UserWarning, match="has no length") as told:
+        found = hesse.LossHessian(model, F.cross_entropy, DataLoader(Rows(101), batch_size=None)).to_dense()
+    assert [str(each.message).split()[3] for each in told] == ["10", "100"]
+    assert {each.filename for each in told} == {__file__}
+    wanted = hesse.LossHessian(model, F.cross_entropy, list(Rows(101))).to_dense()
+    torch.testing.assert_close(found, wanted)
+
+
+def test_data_with_a_length_and_later_passes_are_not_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "SILENT", 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for data in (list(Rows(20)), DataLoader(list(range(40)), batch_size=1), Rows(9)):
+            for _ in range(2):
+                list(Batches(data if not isinstance(data, DataLoader) else _Tensors(data), None, "test"))
+    lengthless = Batches(Rows(20), None, "test")
+    with pytest.warns(UserWarning, match="has no length"):
+        list(lengthless)
+    list(lengthless)
+
+
+class _Tensors:
+    """A loader of numbers as one of batches, with its length."""
+
+    def __init__(self, data: DataLoader) -> None:
+        self._data = data
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+
+def test_data_in_another_precision_has_the_length_that_it_had() -> None:
+    data = loader(X, CLASSES)
+    assert len(Cast(data, torch.float32)) == len(data) == 3
+    assert len(Cast((X, CLASSES), torch.float32)) == 1
+    assert Batches(Cast(Rows(3), torch.float32), None, "test").length() is None
