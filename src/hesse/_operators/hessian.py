@@ -28,9 +28,9 @@ from hesse._operators.terms import HessianTerm, Part
 class Hessian(PointOperator):
     r"""The Hessian of a scalar function at a point, :math:`H = \nabla^2 f(x)`, as an operator.
 
-    ``func`` runs exactly once, when the operator is made, and draws its random numbers once. Each product is one backward
-    through the kept graph of the gradient, or one call of a compiled program. To make a program, ``func`` runs once more
-    on stand-ins that have shapes and no values.
+    ``func`` runs exactly once, when the operator is made, and draws its random numbers once. Each product is one
+    backward through the kept graph of the gradient, or one call of a compiled program. To make a program, ``func`` runs
+    once more on stand-ins that have shapes and no values.
 
     Args:
         func: takes the inputs, returns a real tensor with a single element.
@@ -40,15 +40,16 @@ class Hessian(PointOperator):
         argnums: the arguments to differentiate by, as an index or a tuple of them; all when left out.
         create_graph: make value, gradient and products differentiable by the inputs that require gradients, by the
             vectors and by what ``func`` captures.
-        batching: ``"loop"`` multiplies many vectors one by one, ``"vmap"`` in batched backwards. ``"auto"`` tries both in
-            the first call with sixteen vectors or more, and takes the faster one that is right.
+        batching: ``"loop"`` multiplies many vectors one by one, ``"vmap"`` in batched backwards. ``"auto"`` tries both
+            in the first call with sixteen vectors or more, and takes the faster one that is right.
         engine: ``"tape"`` keeps the autograd graph. ``"compiled"`` compiles gradient and product once, for this point
             and all points of the same layout that ``at`` moves to, and compares them with the tape. ``"auto"`` starts
             with the tape and compiles when the expected products would take more than ten times the estimated compile
             time; it keeps a program that is right and measured faster. ``H.explain()`` has the decision and its
             figures; its ``choice``, a :class:`hesse.Choice`, can be given here.
-        verify: compare a compiled program with the tape at each new point: value, gradient and the product with a random
-            vector. A new program is always compared. False saves an evaluation per point, and ``func`` does not run.
+        verify: compare a compiled program with the tape at each new point: value, gradient and the product with a
+            random vector. A new program is always compared. False saves an evaluation per point, and ``func`` does not
+            run.
         memory: bytes, or a size such as ``"2GiB"``, that a call with many vectors may add at its peak; half of the
             available memory when left out. A compiled program also recomputes intermediates to stay within it where
             possible.
