@@ -6,6 +6,7 @@ import contextlib
 
 import torch
 
+from hesse._autograd.missing import MissingDerivative
 from hesse._autograd.provenance import Failure
 from hesse._base import trees
 from hesse._checking.calls import Calls, change_in_place
@@ -47,9 +48,9 @@ def failed(subject: Subject, failure: Failure) -> Finding:
         )
     if "::" in failure.operator:
         sentence = f"PyTorch has no derivative of {failure.operator}, which the gradient of this line calls."
-        remedy = (
-            'Write that in other operations, or give the operator a rule (docs/rules.md).'
-        )
+        remedy = "Write that in other operations, or give the operator a rule (docs/rules.md)."
+    elif isinstance(missing := failure.error.__context__, MissingDerivative):
+        sentence, remedy = f"{missing.reason[0].upper()}{missing.reason[1:]}.", missing.remedy
     else:
         sentence = f"The derivative of {failure.operator} raises {type(failure.error).__name__}: {message}"
         remedy = ""

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hesse._autograd.gradients import gradients, zeros_where_none
+from hesse._autograd.gradients import gradient_to_multiply, zeros_where_none
 from hesse._data import rows
 from hesse._data.objective import Objective, Prediction
 
@@ -31,7 +31,7 @@ class GradientMap:
         def gradient() -> Any:
             value, counted = objective.value(x, seen)
             objective.require_followed([value])
-            grads = gradients((value,), leaves, create_graph=True)
+            grads = gradient_to_multiply(value, leaves, keep_graph=False)
             return zeros_where_none(grads, leaves), (value.detach().reshape(()), counted)
 
         found: tuple[tuple[Tensor, ...], Any] = objective.within(x, gradient)
