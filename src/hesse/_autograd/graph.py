@@ -8,14 +8,17 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 
-def nodes(roots: Iterable[Tensor | Node]) -> Iterator[Node]:
-    """Every node that a backward from ``roots``, tensors or nodes, can reach, once."""
+def nodes(roots: Iterable[Tensor | Node], until: Iterable[Node] = ()) -> Iterator[Node]:
+    """Every node that a backward from ``roots``, tensors or nodes, can reach, once; none beyond those in ``until``."""
+    ends = frozenset(until)
     starts = [root.grad_fn if isinstance(root, Tensor) else root for root in roots]
     stack = [start for start in starts if start is not None]
     seen = set(stack)
     while stack:
         node = stack.pop()
         yield node
+        if node in ends:
+            continue
         for following, _ in node.next_functions:
             if following is not None and following not in seen:
                 seen.add(following)
