@@ -20,6 +20,7 @@ from hesse._rules import (
     removable_singularities,
     segment_reduce,
     sparse,
+    weight_norm,
 )
 from hesse._rules.rule import RULES
 from hesse._rules.scope import inside_transform
@@ -43,4 +44,5 @@ __all__ = [
     "removable_singularities",
     "segment_reduce",
     "sparse",
+    "weight_norm",
 ]
