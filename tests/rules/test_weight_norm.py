@@ -23,12 +23,15 @@ def wavy(y: Tensor) -> Tensor:
     return (y.sin() * torch.arange(1.0, y.numel() + 1, dtype=DOUBLE).reshape(y.shape)).sum()
 
 
-CASES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], tuple[Tensor, Tensor]]] = {
+DIRECTIONS, LENGTHS = draw(3, 4), draw(3, 1, seed=1)
+CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "rows": (lambda v, g: wavy(torch._weight_norm(v, g, 0)), (draw(3, 4), draw(3, 1, seed=1))),
     "columns": (lambda v, g: wavy(torch._weight_norm(v, g, 1)), (draw(3, 4), draw(1, 4, seed=1))),
     "kernels": (lambda v, g: wavy(torch._weight_norm(v, g, 0)), (draw(2, 2, 3), draw(2, 1, 1, seed=1))),
     "the last of three": (lambda v, g: wavy(torch._weight_norm(v, g, 2)), (draw(2, 2, 3), draw(1, 1, 3, seed=1))),
     "the middle of three": (lambda v, g: wavy(torch._weight_norm(v, g, 1)), (draw(2, 2, 3), draw(1, 2, 1, seed=1))),
+    "directions alone": (lambda v: wavy(torch._weight_norm(v, LENGTHS, 0)), (draw(3, 4),)),
+    "lengths alone": (lambda g: wavy(torch._weight_norm(DIRECTIONS, g, 0)), (draw(3, 1, seed=1),)),
     "all at once": (lambda v, g: wavy(torch._weight_norm(v, g, -1)), (draw(3, 4), draw(1, seed=1))),
 }
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from torch import Tensor
 from torch.autograd.graph import Node
+
+
+def name_of(node: Any) -> str:
+    """The name of a node; a custom function may have an attribute in the method's place."""
+    name: str = type(node).name(node)
+    return name
 
 
 def nodes(roots: Iterable[Tensor | Node], until: Iterable[Node] = ()) -> Iterator[Node]:

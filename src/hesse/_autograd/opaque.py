@@ -51,7 +51,7 @@ def _is_custom(node: Node) -> bool:
     function = _python_function(node)
     if function is not None:
         return not function.__module__.startswith(_LOOKED_AT_ELSEWHERE)
-    if node.name().startswith(_CPP_NODE):
+    if graph.name_of(node).startswith(_CPP_NODE):
         return True
     if kind.__name__ != "CppFunction":  # the type of all nodes that have none of their own
         _BUILT_IN.add(kind)
@@ -83,7 +83,7 @@ def _watched(node: Node, tracked: Tensor) -> RemovableHandle:
 def _is_cut(result: Tensor | None) -> bool:
     if not isinstance(result, Tensor):
         return False
-    return not result.requires_grad or (result.grad_fn is not None and result.grad_fn.name() == _MARK)
+    return not result.requires_grad or (result.grad_fn is not None and graph.name_of(result.grad_fn) == _MARK)
 
 
 def _other_results(
@@ -131,7 +131,7 @@ def _name(node: Node) -> str:
     if function is not None:
         # Inside a transform a function is one that torch.func has made of the user's.
         return function.__name__.removesuffix("Generated")
-    return node.name().removeprefix(_CPP_NODE).removesuffix(">")
+    return graph.name_of(node).removeprefix(_CPP_NODE).removesuffix(">")
 
 
 def _refuse(name: str, is_marked: bool) -> None:

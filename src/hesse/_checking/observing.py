@@ -72,7 +72,7 @@ def observe(subject: Subject) -> Observation:
         outputs = _output(subject, x)
         nodes = list(graph.nodes(outputs))
         compiled = _places(nodes, _is_compiled)
-        kinks = _places(nodes, lambda node: node.name().startswith(_KINKED))
+        kinks = _places(nodes, lambda node: graph.name_of(node).startswith(_KINKED))
         return Observation([], [], [], kinks, compiled, [] if compiled else _rules(outputs, x), len(nodes))
 
     def values(x: tuple[Tensor, ...]) -> Observation:
@@ -124,8 +124,8 @@ def place_of(node: Node) -> Place:
     if len(frames) > 1 and _is_compiled(forward):
         # The innermost is the compiled function itself.
         frames = frames[1:]
-    return Place(operator_name(forward.name()), frames[0] if frames else None)
+    return Place(operator_name(graph.name_of(forward)), frames[0] if frames else None)
 
 
 def _is_compiled(node: Node) -> bool:
-    return "CompiledFunction" in node.name()
+    return "CompiledFunction" in graph.name_of(node)
