@@ -116,7 +116,9 @@ class Hessian(PointOperator):
         func = self._func
         at = check_point("Hessian", func, inputs, self._argnums)
         followed = followed_function("Hessian", func, inputs, at, self._has_aux)
-        gradient_at = gradient_map("Hessian", at, self._has_aux, engines.options.create_graph, self._batch_dim, followed)
+        gradient_at = gradient_map(
+            "Hessian", at, self._has_aux, engines.options.create_graph, self._batch_dim, followed
+        )
 
         def term(linearize: Linearize) -> HessianTerm:
             linearization = linearize("gradient", gradient_at, at.leaves, inputs)
