@@ -14,10 +14,12 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 import hesse
 from hesse import functional
 
+pytestmark = pytest.mark.usefixtures("uncompiled")
+
 X = torch.linspace(-1, 1, 12).reshape(4, 3)
 Y = torch.tensor([0, 1, 1, 0])
 LOSS = nn.CrossEntropyLoss()
-ENGINES = pytest.mark.parametrize("engine", ["tape", "captured"])
+ENGINES = pytest.mark.parametrize("engine", ["tape", "compiled"])
 
 
 def network() -> nn.Module:

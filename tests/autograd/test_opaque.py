@@ -16,6 +16,8 @@ from hesse import functional
 from ..functional.references import DOUBLE, assert_values, dense_product
 from . import custom_functions as custom
 
+pytestmark = pytest.mark.usefixtures("uncompiled")
+
 OPAQUE = (custom.WithoutGraph, custom.Detached, custom.Marked, custom.InnerGradient, custom.Numpy)
 X = torch.tensor([[0.5, -1.0], [1.5, 2.0]], dtype=DOUBLE)
 V = torch.tensor([[1.0, 0.5], [-1.0, 2.0]], dtype=DOUBLE)
@@ -53,10 +55,10 @@ def products(function: Any) -> dict[str, Callable[[], object]]:
         "Hessian": lambda: hesse.Hessian(scalar, X),
         "Hessian of independent problems": lambda: hesse.Hessian(lambda x: function(x).sum(1), X, batch_dim=0),
         "Hessian with create_graph": lambda: hesse.Hessian(scalar, X, create_graph=True),
-        "Hessian, captured": lambda: hesse.Hessian(scalar, X, engine="captured"),
+        "Hessian, compiled": lambda: hesse.Hessian(scalar, X, engine="compiled"),
         "Jacobian": lambda: hesse.Jacobian(function, X) @ V,
         "LossHessian": lambda: hesse.LossHessian(model(), mse, data) @ n,
-        "LossHessian, captured": lambda: hesse.LossHessian(model(), mse, data, engine="captured") @ n,
+        "LossHessian, compiled": lambda: hesse.LossHessian(model(), mse, data, engine="compiled") @ n,
         "GaussNewton": lambda: hesse.GaussNewton(model(), mse, data) @ n,
         "Fisher": lambda: hesse.Fisher(model(), mse, data) @ n,
         "EmpiricalFisher": lambda: hesse.EmpiricalFisher(model(), mse, data) @ n,
@@ -136,7 +138,7 @@ def test_gradients_that_rightly_have_no_history_are_no_reason_to_refuse(function
         hesse.vhp(func, X, V)[1],
         hesse.hvp(func, X, V)[1],
         hesse.Hessian(func, X) @ V,
-        hesse.Hessian(func, X, engine="captured") @ V,
+        hesse.Hessian(func, X, engine="compiled") @ V,
         hesse.func.hvp(func)(X, V),
         torch.vmap(lambda v: hesse.vhp(func, X, v)[1])(V[None])[0],
     ):

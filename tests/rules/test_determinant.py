@@ -15,6 +15,8 @@ from tests.functional.references import DOUBLE, assert_values
 
 from .judge import assert_thrice_differentiable
 
+pytestmark = pytest.mark.usefixtures("uncompiled")
+
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed))
@@ -63,7 +65,7 @@ def test_derivatives_are_those_of_the_sum_over_permutations(name: str) -> None:
     product = torch.autograd.functional.vhp(by_permutations, matrix, v)[1]
     det = torch.linalg.det
     assert_values(functional.vjp(det, matrix)[1], gradient, **CLOSE)
-    for engine in ("tape", "captured"):
+    for engine in ("tape", "compiled"):
         H = hesse.Hessian(det, matrix, engine=engine)
         assert_values(H.gradient, gradient, **CLOSE)
         assert_values(H @ v, product, **CLOSE)

@@ -14,6 +14,8 @@ from hesse import functional
 from hesse._rules import special_functions
 from tests.functional.references import DOUBLE, assert_values
 
+pytestmark = pytest.mark.usefixtures("uncompiled")
+
 X = torch.tensor([0.5, 1.5], dtype=DOUBLE)
 V = torch.ones(2, dtype=DOUBLE)
 
@@ -31,7 +33,7 @@ def test_it_is_refused_by_name_or_right(name: str) -> None:
     operator = f"aten::special_{name}"
     for product in (
         lambda: hesse.vhp(func, X, V),
-        lambda: hesse.Hessian(func, X, engine="captured"),
+        lambda: hesse.Hessian(func, X, engine="compiled"),
         lambda: functional.vjp(func, X),
         lambda: hesse.func.hvp(func)(X, V),
         lambda: torch.vmap(lambda v: hesse.vhp(func, X, v)[1])(V[None]),

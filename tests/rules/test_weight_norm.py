@@ -14,6 +14,8 @@ from tests.functional.references import DOUBLE, assert_values, dense_hessian
 
 from .judge import assert_right, assert_thrice_differentiable
 
+pytestmark = pytest.mark.usefixtures("uncompiled")
+
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed))
@@ -55,7 +57,7 @@ def test_pytorchs_double_backward_is_wrong(name: str) -> None:
     assert apart.abs().max() > 0.1
 
 
-@pytest.mark.parametrize("engine", ["tape", "captured"])
+@pytest.mark.parametrize("engine", ["tape", "compiled"])
 def test_a_normalized_layer_has_the_hessian_of_the_formula(engine: str) -> None:
     torch.manual_seed(0)
     plain = nn.Conv1d(2, 2, 3, dtype=DOUBLE)

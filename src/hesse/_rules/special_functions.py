@@ -1,7 +1,7 @@
 """Bessel and Airy functions and orthogonal polynomials: PyTorch has no derivatives of them, and here that is said.
 
-Up to PyTorch 2.14 they cut their results off from their arguments without a word, as if they were constants. Where a
-release gives one of them a derivative, that is taken.
+They cut their results off from their arguments without a word, as if they were constants. Where a release of PyTorch
+differentiates one of them, nothing is done here.
 
 Source: https://docs.pytorch.org/docs/stable/special.html
 """
@@ -47,6 +47,14 @@ class _Underivable(torch.autograd.Function):
     jvp = backward
 
 
+def _is_differentiated(operator: Any) -> bool:
+    arguments = [
+        torch.ones((), requires_grad=True) if isinstance(argument.type, torch.TensorType) else 1.0
+        for argument in operator._schema.arguments
+    ]
+    return bool(operator(*arguments).requires_grad)
+
+
 def _register(name: str, operator: Any) -> None:
     function: Any = type(operator._opname, (_Underivable,), {})
 
@@ -54,7 +62,7 @@ def _register(name: str, operator: Any) -> None:
         result = operator(*args, **kwargs)
         followed = any([isinstance(entry, Tensor) and entry.requires_grad for entry in args])
         # Forward mode does not say whom it follows.
-        if result.requires_grad or not (inside_transform() or (followed and torch.is_grad_enabled())):
+        if not (inside_transform() or (followed and torch.is_grad_enabled())):
             return result
         return function.apply(name, result, *args)
 
@@ -66,4 +74,6 @@ for _name in NAMES:
     for _overload in _packet.overloads() if _packet is not None else ():
         if "out" not in _overload:
             _full = f"aten::special_{_name}" + ("" if _overload == "default" else f".{_overload}")
-            _register(_full, getattr(_packet, _overload))
+            _operator = getattr(_packet, _overload)
+            if not _is_differentiated(_operator):
+                _register(_full, _operator)
