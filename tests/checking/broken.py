@@ -68,6 +68,20 @@ class Wrong(Cube):
         return 2 * x**2 * cotangent
 
 
+class Applied(torch.autograd.Function):
+    """A matrix times a vector; its gradient by the matrix takes the cotangent for a constant."""
+
+    @staticmethod
+    def forward(ctx, matrix, vector):
+        ctx.save_for_backward(matrix, vector)
+        return matrix @ vector
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        matrix, vector = ctx.saved_tensors
+        return torch.outer(cotangent.detach(), vector) + 0 * matrix, matrix.mT @ cotangent
+
+
 class Tripled(torch.autograd.Function):
     """A custom function with nothing wrong in it."""
 
@@ -127,6 +141,20 @@ def once_differentiable(x):
 def constant_in_backward(x):
     y = Tripled.apply(x)
     return Constant.apply(y).sum()  # guilty
+
+
+def constant_cotangent_among_innocents(x):
+    """Operators of symmetric matrices, and a rule of hesse's, whose arguments belong together."""
+    matrix = x.mT @ x + torch.eye(3, dtype=x.dtype)
+    root = torch.linalg.cholesky(matrix)
+    values = torch.linalg.eigvalsh(matrix)
+    solution = torch.cholesky_solve(x.mT, root)
+    attended = torch.nn.functional.scaled_dot_product_attention(x[None], x[None].sin(), x[None])
+    normal = torch.nn.functional.layer_norm(x.to(x), (3,))
+    distances = torch.cdist(x, x * 2)
+    innocent = sum([part.square().sum() for part in (root, values, solution, attended, normal, distances)])
+    y = Applied.apply(root, x[0])  # guilty
+    return y.square().sum() + innocent
 
 
 def wrong_double_backward(x):

@@ -17,6 +17,7 @@ BROKEN = {
     broken.no_derivative_in_a_checkpoint: ("no second derivative", "hesse_tests::cube_backward"),
     broken.once_differentiable: ("no second derivative", "Once"),
     broken.constant_in_backward: ("wrong", "Constant"),
+    broken.constant_cotangent_among_innocents: ("wrong", "Applied"),
     broken.wrong_double_backward: ("wrong", "TwiceBackward"),
     broken.wrong_backward: ("wrong", "Wrong"),
     broken.wrong_backward_of_many: ("wrong", "WrongProduct"),

@@ -13,7 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hesse._autograd import cut_history, once_differentiable
+from hesse._autograd import cut_history, opaque
+from hesse._autograd.missing import MissingDerivative as MissingDerivative
 from hesse._base.errors import NoDerivativeError
 from hesse._rules import scope
 
@@ -33,14 +34,6 @@ _NOT_CONNECTED = {
 
 
 _NOT_IMPLEMENTED = re.compile(r"derivative for '?(?P<operator>[\w:.]+)'? is not implemented")
-
-
-class MissingDerivative(NotImplementedError):
-    """A backward of hesse's own came to an operator without a derivative; on its way to be told in full."""
-
-    def __init__(self, operator: str) -> None:
-        super().__init__(operator)
-        self.operator = operator
 
 
 def gradients(
@@ -87,17 +80,26 @@ def gradients(
         if missing is None or isinstance(error, NoDerivativeError):
             raise
         operator = missing["operator"]
-        raise MissingDerivative(operator if "::" in operator else f"aten::{operator}") from error
+        raise MissingDerivative.of_operator(operator if "::" in operator else f"aten::{operator}") from error
+
+
+def followed_gradients(
+    outputs: Sequence[Tensor | None], inputs: Sequence[Tensor], cotangents: Sequence[Tensor] | None = None
+) -> Gradients:
+    """:func:`gradients` with their graph, which is to be differentiated: what autograd would miss there is refused."""
+    handles = opaque.watch([output for output in outputs if output is not None])
+    try:
+        return gradients(outputs, inputs, cotangents, create_graph=True)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def gradient_to_multiply(output: Tensor, x: Sequence[Tensor], keep_graph: bool) -> Gradients:
     """∂output/∂x with its graph: to be differentiated once more, and again only with ``keep_graph``."""
     held = scope.once_more(not keep_graph)
     try:
-        if not once_differentiable.any_exist():
-            return gradients((output,), x, create_graph=True)
-        with once_differentiable.refused(output):
-            return gradients((output,), x, create_graph=True)
+        return followed_gradients((output,), x)
     finally:
         scope.once_more(held)
 

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from torch import Tensor
 from torch.autograd.graph import Node
 
 
-def nodes(roots: Iterable[Tensor | Node]) -> Iterator[Node]:
-    """Every node that a backward from ``roots``, tensors or nodes, can reach, once."""
+def name_of(node: Any) -> str:
+    """The name of a node; a custom function may have an attribute in the method's place."""
+    name: str = type(node).name(node)
+    return name
+
+
+def nodes(roots: Iterable[Tensor | Node], until: Iterable[Node] = ()) -> Iterator[Node]:
+    """Every node that a backward from ``roots``, tensors or nodes, can reach, once; none beyond those in ``until``."""
+    ends = frozenset(until)
     starts = [root.grad_fn if isinstance(root, Tensor) else root for root in roots]
     stack = [start for start in starts if start is not None]
     seen = set(stack)
     while stack:
         node = stack.pop()
         yield node
+        if node in ends:
+            continue
         for following, _ in node.next_functions:
             if following is not None and following not in seen:
                 seen.add(following)

@@ -22,9 +22,7 @@ def no_derivative(
     frame = failure.frame if failure else None
     where = f" at {frame}" + (f", in `{frame.code}`" if frame.code else "") if frame else ""
     return NoDerivativeError(
-        f"The function given to {name} cannot be differentiated{where}: derivative for {missing.operator} is not"
-        " implemented, neither by PyTorch nor as a rule of hesse. Write that in other operations, or give the operator"
-        " a rule (docs/rules.md).",
+        f"The function given to {name} cannot be differentiated{where}: {missing.reason}. {missing.remedy}",
         missing.operator,
         None if frame is None else str(frame),
     )

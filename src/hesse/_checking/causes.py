@@ -6,11 +6,13 @@ import contextlib
 
 import torch
 
+from hesse._autograd.cuts import CUTTING, Cut
+from hesse._autograd.dependence import Missed
+from hesse._autograd.missing import MissingDerivative
 from hesse._autograd.provenance import Failure
 from hesse._base import trees
 from hesse._checking.calls import Calls, change_in_place
 from hesse._checking.comparing import Comparison
-from hesse._checking.cuts import CUTTING, Cut
 from hesse._checking.finding import Finding, found
 from hesse._checking.observing import Observation, Place
 from hesse._checking.subject import Evaluation, Leaves, Subject
@@ -48,6 +50,8 @@ def failed(subject: Subject, failure: Failure) -> Finding:
     if "::" in failure.operator:
         sentence = f"PyTorch has no derivative of {failure.operator}, which the gradient of this line calls."
         remedy = "Write that in other operations, or give the operator a rule (docs/rules.md)."
+    elif isinstance(missing := failure.error.__context__, MissingDerivative):
+        sentence, remedy = f"{missing.reason[0].upper()}{missing.reason[1:]}.", missing.remedy
     else:
         sentence = f"The derivative of {failure.operator} raises {type(failure.error).__name__}: {message}"
         remedy = ""
@@ -109,6 +113,14 @@ def zero(observed: Observation, evaluation: Evaluation) -> Finding:
     if not any(evaluation.connected):
         return found("zero", "The Hessian is zero: the value does not depend on the inputs.", frame=None)
     return found("zero", "The Hessian is zero: the function is linear in its inputs here.", frame=None)
+
+
+def missed(why: Missed) -> Finding:
+    """Products are zero, since autograd does not connect the value to what it is computed of."""
+    if why.cut is None:
+        return found("not connected", f"The value {why.clause}.", why.remedy, frame=None)
+    sentence = f"{why.cut.sentence()} The value does not depend on them otherwise, so that every product is zero."
+    return found("cut off", sentence, why.remedy, operator=why.cut.operator, frame=why.cut.frame)
 
 
 def explain(

@@ -130,6 +130,9 @@ class _Examination:
         self._evaluation, self._repeatable = evaluation, repetition.repeatable
         if not evaluation.is_finite:
             self._end([causes.not_finite(self._subject, evaluation)])
+        missed = None if all(evaluation.connected) else self._subject.missed()
+        if missed is not None:
+            self._end([causes.missed(missed)])
 
     def _multiply(self, observed: Observation) -> tuple[list[Leaves], list[list[Tensor]]]:
         clock = Clock()

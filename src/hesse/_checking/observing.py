@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from hesse._autograd import graph
+from hesse._autograd.cuts import Cut, Cuts, in_order
 from hesse._autograd.evaluation import differentiate
 from hesse._autograd.gradients import gradients
 from hesse._autograd.provenance import Frame, frames_of, lines_kept, operator_name, origin
 from hesse._checking.calls import tensors
-from hesse._checking.cuts import Cut, Cuts
 from hesse._checking.subject import Subject
 
 # Beginnings of the names of nodes whose operators have kinks or jumps in their derivatives.
@@ -72,7 +72,7 @@ def observe(subject: Subject) -> Observation:
         outputs = _output(subject, x)
         nodes = list(graph.nodes(outputs))
         compiled = _places(nodes, _is_compiled)
-        kinks = _places(nodes, lambda node: node.name().startswith(_KINKED))
+        kinks = _places(nodes, lambda node: graph.name_of(node).startswith(_KINKED))
         return Observation([], [], [], kinks, compiled, [] if compiled else _rules(outputs, x), len(nodes))
 
     def values(x: tuple[Tensor, ...]) -> Observation:
@@ -80,7 +80,7 @@ def observe(subject: Subject) -> Observation:
             outputs = _output(subject, x)
         before = cuts.before(outputs[0]) if outputs else ()
         return observed._replace(
-            cuts=_ordered(before), numbers=_ordered(cuts.numbers), branches=_ordered(cuts.branches)
+            cuts=in_order(before), numbers=in_order(cuts.numbers), branches=in_order(cuts.branches)
         )
 
     observed: Observation
@@ -124,12 +124,8 @@ def place_of(node: Node) -> Place:
     if len(frames) > 1 and _is_compiled(forward):
         # The innermost is the compiled function itself.
         frames = frames[1:]
-    return Place(operator_name(forward.name()), frames[0] if frames else None)
+    return Place(operator_name(graph.name_of(forward)), frames[0] if frames else None)
 
 
 def _is_compiled(node: Node) -> bool:
-    return "CompiledFunction" in node.name()
-
-
-def _ordered(cuts: Iterable[Cut]) -> list[Cut]:
-    return sorted(cuts, key=lambda cut: (cut.frame is None, cut.frame or (), cut.operator))
+    return "CompiledFunction" in graph.name_of(node)

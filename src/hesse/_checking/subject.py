@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hesse._autograd.arguments import Argnums, check_point, evaluate_scalar
+from hesse._autograd.dependence import Followed, Missed, missed
 from hesse._autograd.evaluation import differentiate
 from hesse._autograd.gradients import gradients, zeros_where_none
 from hesse._autograd.preserving import State
@@ -88,6 +89,17 @@ class Subject:
         with self.preserved():
             product: list[Tensor] = differentiate(body, leaves, False)
         return product
+
+    def missed(self) -> Missed | None:
+        """Why the value does not depend on variables, where that is a mistake."""
+
+        def body(x: tuple[Tensor, ...]) -> Missed | None:
+            followed = Followed(self.leaves, self.func, self.inputs, lambda x: [self.output(x, contextlib.nullcontext)])
+            return missed(followed.evaluate(x), x, followed)
+
+        with self.preserved():
+            found: Missed | None = differentiate(body, self.leaves, False)
+        return found
 
     def output(self, x: tuple[Tensor, ...], scope: Scope) -> Tensor:
         """The function's single element at tracked leaves."""

@@ -1,11 +1,15 @@
-"""Which operator's derivative is wrong: each call of an evaluation is examined by itself, where it stands."""
+"""Which operator's derivative is wrong: each call of an evaluation is examined by itself, where it stands.
+
+Arguments are moved as they move with the variables: other directions may leave what an operator is defined for, such as
+symmetric matrices, or part what belongs together, such as a layer's input and its statistics.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -20,7 +24,7 @@ from hesse._base.fixed_draws import fixed_generator, random_like
 from hesse._checking.calls import tensors
 from hesse._checking.differences import differences, scaled
 from hesse._checking.doubling import double_leaves
-from hesse._checking.subject import Subject
+from hesse._checking.subject import Subject, norm
 
 
 class Suspect(NamedTuple):
@@ -49,32 +53,79 @@ class _Called(NamedTuple):
     kwargs: dict[str, Any]
 
 
+class _Moved(NamedTuple):
+    """What a call is given of tensors that require gradients."""
+
+    operator: str
+    followed: list[Tensor]
+
+    @property
+    def shapes(self) -> list[torch.Size]:
+        return [tensor.shape for tensor in self.followed]
+
+    @staticmethod
+    def of(called: _Called) -> _Moved:
+        given = [tensor for tensor in tensors((called.args, called.kwargs)) if tensor.requires_grad]
+        # Copies, since a call may change them later.
+        return _Moved(called.operator, [tensor.detach().clone() for tensor in given])
+
+
 def suspects(subject: Subject) -> list[Suspect]:
     """The operators of an evaluation whose own derivatives are wrong, each line once.
 
     Those that Python code calls, and so none inside TorchScript; in-place operations are passed over.
     """
     examined: dict[tuple[str, Frame | None], Suspect | None] = {}
+    elsewhere = _elsewhere(subject)
 
     def examine(called: _Called) -> None:
         key = called.operator, called.frame
+        moved = next(elsewhere, None)
         if key not in examined:
             examined[key] = None
             # Calls that the examination itself makes are not the user's.
             watch = sys.getprofile()
             sys.setprofile(None)
-            examined[key] = _suspect(called)
+            examined[key] = _suspect(called, _direction(called, moved))
             sys.setprofile(watch)
 
-    customs: list[_Called] = []
-    with _calls_of_custom_functions(customs):
-        # A product, since backwards may call custom functions too.
-        subject.product(subject.leaves, subject.leaves, lambda: _Examined(examine))
-    for called in customs:
-        examine(called)
+    _each_call(subject, subject.leaves, examine)
     found = [suspect for suspect in examined.values() if suspect is not None]
     # An operator whose backward calls one with a wrong gradient is not to blame.
     return [suspect for suspect in found if suspect.order == min([other.order for other in found])]
+
+
+def _each_call(subject: Subject, leaves: Sequence[Tensor], examine: Callable[[_Called], None]) -> None:
+    """Hand each call of an evaluation to ``examine``, and then those of custom functions."""
+    customs: list[_Called] = []
+    with _calls_of_custom_functions(customs):
+        # A product, since backwards may call custom functions too.
+        subject.product(leaves, subject.leaves, lambda: _Examined(examine))
+    for called in customs:
+        examine(called)
+
+
+def _elsewhere(subject: Subject) -> Iterator[_Moved]:
+    """What the calls are given a short step away from the point."""
+    generator = fixed_generator(torch.device("cpu"))
+    random = [random_like(leaf.real, generator).to(leaf.dtype) for leaf in subject.leaves]
+    direction = scaled(random, subject.leaves)
+    step = max([torch.finfo(leaf.dtype).eps for leaf in subject.leaves]) ** (1 / 3)
+    leaves = [leaf.detach() + step * along for leaf, along in zip(subject.leaves, direction, strict=True)]
+    moved: list[_Moved] = []
+    _each_call(subject, leaves, lambda called: moved.append(_Moved.of(called)))
+    return iter(moved)
+
+
+def _direction(called: _Called, moved: _Moved | None) -> list[Tensor] | None:
+    """How the arguments of a call move, as long as themselves; None where it was another call elsewhere."""
+    here = _Moved.of(called)
+    if moved is None or (here.operator, here.shapes) != (moved.operator, moved.shapes):
+        return None
+    tangent = [there - tensor for there, tensor in zip(moved.followed, here.followed, strict=True)]
+    size = norm(tangent)
+    factor = (norm(here.followed) or 1.0) / size if size else 0.0
+    return [factor * entry for entry in tangent]
 
 
 class _Examined(TorchFunctionMode):
@@ -109,7 +160,8 @@ def _calls_of_custom_functions(calls: list[_Called]) -> Iterator[None]:
     def watch(frame: FrameType, event: str, called: Any) -> None:
         nonlocal applied
         if event == "c_call" and called.__name__ == "apply" and isinstance(called.__self__, FunctionMeta):
-            applied = called.__self__
+            # A rule of hesse takes some of what it is given for functions of the rest.
+            applied = None if called.__self__.__module__.startswith("hesse.") else called.__self__
         # Not every release shows what apply is given, but its forward is given that too.
         elif event == "call" and applied is not None and frame.f_code is code_of(applied.forward):
             args = trees.map_tensors(_copy, _arguments(frame))
@@ -138,8 +190,8 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().clone().requires_grad_(tensor.requires_grad)
 
 
-def _suspect(called: _Called) -> Suspect | None:
-    order = _wrong_order(called)
+def _suspect(called: _Called, direction: Sequence[Tensor] | None) -> Suspect | None:
+    order = _wrong_order(called, direction)
     if order is None:
         return None
     cls = getattr(called.function, "__self__", None)
@@ -149,8 +201,11 @@ def _suspect(called: _Called) -> Suspect | None:
     return Suspect(called.operator, called.frame, order, once)
 
 
-def _wrong_order(called: _Called) -> int | None:
-    """Which derivative of a random combination of the call's results is the first wrong one; None if none is."""
+def _wrong_order(called: _Called, direction: Sequence[Tensor] | None) -> int | None:
+    """Which derivative of a function of the call's results is the first wrong one along a direction; None if none is.
+
+    The function has curvature, so that what a backward makes of a cotangent is differentiated by the cotangent as well.
+    """
     leaves, spec = trees.flatten((called.args, called.kwargs))
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
     cpu = torch.device("cpu")
@@ -162,7 +217,8 @@ def _wrong_order(called: _Called) -> int | None:
         args, kwargs = spec.rebuild(given)
         results = [result for result in tensors(called.function(*args, **kwargs)) if result.dtype.is_floating_point]
         generator = fixed_generator(cpu)
-        return sum([(random_like(result, generator) * result).sum() for result in results], torch.zeros(()))
+        weighted = [random_like(result, generator) * result for result in results]
+        return sum([(entry + entry**2 / 2).sum() for entry in weighted], torch.zeros(()))
 
     variables = tuple([leaves[place].detach() for place in places])
     # An operator may have no double precision, and an argument no meaning by itself.
@@ -174,9 +230,12 @@ def _wrong_order(called: _Called) -> int | None:
             if not any(center.connected):
                 # It cuts off, which is no derivative, wrong or right.
                 return None
-            generator = fixed_generator(cpu)
-            direction = scaled([random_like(leaf.real, generator).to(leaf.dtype) for leaf in x], x)
-            first, second = differences(subject.evaluate, center, x, direction, subject.product(x, direction))
+            if direction is None:
+                generator = fixed_generator(cpu)
+                along = scaled([random_like(leaf.real, generator).to(leaf.dtype) for leaf in x], x)
+            else:
+                along = [entry.to(leaf.dtype) for entry, leaf in zip(direction, x, strict=True)]
+            first, second = differences(subject.evaluate, center, x, along, subject.product(x, along))
             wrong = [order for order, found in ((1, first), (2, second)) if found.verdict == "disagrees"]
             return wrong[0] if wrong else None
     return None

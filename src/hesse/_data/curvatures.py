@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from hesse._autograd.gradients import gradients, zeros_where_none
+from hesse._autograd.gradients import gradient_to_multiply, gradients, zeros_where_none
 from hesse._data.losses import Known, Reduction, class_dimension
 from hesse._data.objective import Objective, Prediction
 from hesse._linearize import tape
@@ -62,7 +62,7 @@ class LossCurvature:
 
         def gradient_at(leaves: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
             value = loss_of(prediction, leaves)
-            gradient = gradients((value,), leaves, create_graph=True)
+            gradient = gradient_to_multiply(value, leaves, keep_graph=False)
             return zeros_where_none(gradient, leaves), value.detach().reshape(())
 
         given = prediction.others, prediction.target

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from hesse._autograd.gradients import gradients, zeros_where_none
+from hesse._autograd.dependence import Followed, require_dependence
+from hesse._autograd.gradients import gradient_to_multiply, zeros_where_none
 from hesse._data import rows
 from hesse._data.objective import Objective, Prediction
 
@@ -31,7 +32,11 @@ class GradientMap:
         def gradient() -> Any:
             value, counted = objective.value(x, seen)
             objective.require_followed([value])
-            grads = gradients((value,), leaves, create_graph=True)
+            grads = gradient_to_multiply(value, leaves, keep_graph=False)
+            if any([grad is None for grad in grads]):
+                given = [*objective.leaves, *([] if self._part is None else [self._batch[self._part]])]
+                followed = Followed(given, objective.reads(), self._batch, lambda _: [objective.value(x, seen)[0]])
+                require_dependence(objective.name, "a loss that", [value], leaves, followed)
             return zeros_where_none(grads, leaves), (value.detach().reshape(()), counted)
 
         found: tuple[tuple[Tensor, ...], Any] = objective.within(x, gradient)
@@ -54,8 +59,15 @@ class PredictionMap:
     def __call__(self, x: tuple[Tensor, ...]) -> tuple[list[Tensor], Prediction]:
         """The floating-point tensors of the prediction; and all else of it."""
         objective = self._objective
-        prediction: Prediction = objective.within(x, lambda: objective.predict(x, self._batch))
+
+        def predict(x: tuple[Tensor, ...]) -> Prediction:
+            prediction: Prediction = objective.within(x, lambda: objective.predict(x, self._batch))
+            return prediction
+
+        prediction = predict(x)
         objective.require_followed(prediction.leaves)
+        followed = Followed(objective.leaves, objective.reads(), self._batch, lambda x: predict(x).leaves)
+        require_dependence(objective.name, "a prediction that", prediction.leaves, x, followed)
         return prediction.leaves, prediction._replace(leaves=[])
 
     @property

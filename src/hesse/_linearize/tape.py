@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hesse._autograd import graph
 from hesse._autograd.evaluation import constant, inside_transform, ordinary_autograd, track, untraced
-from hesse._autograd.gradients import MissingDerivative, gradients, unaliased, zeros_where_none
+from hesse._autograd.gradients import MissingDerivative, followed_gradients, gradients, unaliased, zeros_where_none
 from hesse._autograd.refusal import no_derivative
 from hesse._base.errors import ClosedError, NoDerivativeError, StalePointError
 from hesse._linearize.choice import EngineName
@@ -103,7 +103,7 @@ class Tape(Linearization):
         def transpose() -> tuple[Leaves, Leaves]:
             with ordinary_autograd():
                 weights = [torch.zeros_like(output, requires_grad=True) for output in outputs]
-                return weights, zeros_where_none(gradients(outputs, x, weights, create_graph=True), x)
+                return weights, zeros_where_none(followed_gradients(outputs, x, weights), x)
 
         self._transposed = self._surrounded(untraced(transpose))
         return self._transposed

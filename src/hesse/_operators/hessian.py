@@ -10,6 +10,7 @@ from torch import Tensor
 from hesse._autograd.arguments import Argnums, check_point, evaluate_scalar, without_history
 from hesse._autograd.arguments import Point as At
 from hesse._autograd.captured import tensors_of
+from hesse._autograd.dependence import Followed, followed_function, require_dependence
 from hesse._autograd.evaluation import untraced
 from hesse._autograd.gradients import gradient_to_multiply, zeros_where_none
 from hesse._base import trees
@@ -115,7 +116,10 @@ class Hessian(PointOperator):
         """Take the point: evaluate the function, once."""
         func = self._func
         at = check_point("Hessian", func, inputs, self._argnums)
-        gradient_at = gradient_map("Hessian", at, self._has_aux, engines.options.create_graph, self._batch_dim)
+        followed = followed_function("Hessian", func, inputs, at, self._has_aux)
+        gradient_at = gradient_map(
+            "Hessian", at, self._has_aux, engines.options.create_graph, self._batch_dim, followed
+        )
 
         def term(linearize: Linearize) -> HessianTerm:
             linearization = linearize("gradient", gradient_at, at.leaves, inputs)
@@ -167,16 +171,30 @@ class Hessian(PointOperator):
         return Block(self._point, Part(sources, targets), domain, range_)
 
 
-def gradient_map(name: str, point: At, has_aux: bool, create_graph: bool, batch_dim: int | None = None) -> Map:
-    """The gradient of a function as a map of its inputs; beside it the value and the auxiliary output."""
+def gradient_map(
+    name: str,
+    point: At,
+    has_aux: bool,
+    create_graph: bool,
+    batch_dim: int | None = None,
+    followed: Followed | None = None,
+) -> Map:
+    """The gradient of a function as a map of its inputs; beside it the value and the auxiliary output.
+
+    It raises where the value does not depend on the inputs, but for no good reason, if it knows what is ``followed``.
+    """
 
     def gradient_at(x: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
         if batch_dim is None:
             output, aux = evaluate_scalar(name, point, x, False, has_aux)
-            gradient = zeros_where_none(gradient_to_multiply(output, x, create_graph), x)
+            found = gradient_to_multiply(output, x, create_graph)
         else:
             output, aux = independent.evaluate_each(name, point, x, has_aux)
-            gradient = zeros_where_none(gradient_to_multiply(output.sum(), x, create_graph), x)
+            found = gradient_to_multiply(output.sum(), x, create_graph)
+        if followed is not None and any([entry is None for entry in found]):
+            require_dependence(name, "a function whose value", [output], x, followed)
+        gradient = zeros_where_none(found, x)
+        if batch_dim is not None:
             independent.require_independent(name, output, gradient, x)
         return gradient, without_history((output, aux), create_graph)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from hesse._autograd.agreement import coarsest, disagreement
 from hesse._autograd.arguments import Point as At
 from hesse._autograd.arguments import evaluate
-from hesse._autograd.gradients import gradients, zeros_where_none
+from hesse._autograd.gradients import followed_gradients, gradients, zeros_where_none
 from hesse._base import trees
 from hesse._base.fixed_draws import fixed_generator, random_like
 from hesse._base.space import Space
@@ -48,7 +48,7 @@ def require_independent(name: str, values: Tensor, gradient: Sequence[Tensor], x
     """
     generator = fixed_generator(values.device)
     weights, vectors = random_like(values, generator), [random_like(leaf, generator) for leaf in x]
-    weighted = zeros_where_none(gradients((values,), x, (weights,), create_graph=True), x)
+    weighted = zeros_where_none(followed_gradients((values,), x, (weights,)), x)
 
     def times_weights(leaves: Sequence[Tensor]) -> list[Tensor]:
         return [leaf * weights.to(leaf.device).reshape(-1, *[1] * (leaf.dim() - 1)) for leaf in leaves]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hesse._autograd.arguments import Argnums, check_point, evaluate, without_history
 from hesse._autograd.captured import tensors_of
+from hesse._autograd.dependence import followed_function, require_dependence
 from hesse._autograd.evaluation import untraced
 from hesse._base import trees
 from hesse._base.space import Space
@@ -81,6 +82,7 @@ class Jacobian(PointOperator):
         """Take the point: evaluate the function, once."""
         func, has_aux = self._func, self._has_aux
         at = check_point("Jacobian", func, inputs, self._argnums)
+        followed = followed_function("Jacobian", func, inputs, at, has_aux)
 
         def outputs_at(x: tuple[Tensor, ...]) -> tuple[list[Tensor], Any]:
             outputs, spec, aux = evaluate("Jacobian", at, x, False, has_aux)
@@ -90,6 +92,7 @@ class Jacobian(PointOperator):
                         "The outputs of the function given to Jacobian must be floating-point or complex but"
                         f" {trees.path_name(path) or 'the Tensor'} has dtype {output.dtype}. Return it as aux."
                     )
+            require_dependence("Jacobian", "a function whose output", outputs, x, followed)
             return outputs, (spec, without_history(aux, engines.options.create_graph))
 
         def term(linearize: Linearize) -> JacobianTerm:

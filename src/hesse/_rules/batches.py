@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 # None of these has a public name: the key that is in a thread's set inside of a batched backward, the depth of
 # batches, and the ways into and out of a batch.
@@ -47,6 +48,17 @@ def sample_by_sample(
     results = [function(*sample(i)) for i in range(count)]
     stacked = tuple([torch.stack(parts) for parts in zip(*results, strict=True)])
     return stacked, (0,) * len(stacked)
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether Python may decide by the values of a tensor: it is no batch, and no stand-in without numbers."""
+    if _is_included(_BATCHED) or tensor.is_meta or isinstance(tensor, FakeTensor):
+        return False
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        if torch._C._functorch.is_batchedtensor(tensor):
+            return False
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return not isinstance(tensor, FakeTensor)
 
 
 def _depth() -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hesse._autograd.arguments import Argnums, check_point, evaluate_scalar, without_history
 from hesse._autograd.evaluation import differentiate, inside_transform
-from hesse._autograd.gradients import MissingDerivative, gradients, require_jacobian, zeros_where_none
+from hesse._autograd.gradients import MissingDerivative, followed_gradients, require_jacobian, zeros_where_none
 from hesse._autograd.refusal import no_derivative
 from hesse.functional import _compiling as compiling
 from hesse.functional import _rows as rows
@@ -72,7 +72,7 @@ def hessian(
 
         def gradient_at(x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             output, *kept[:] = evaluate_scalar("hessian", point, x, strict, has_aux)
-            gradient = zeros_where_none(gradients((output,), x, create_graph=True), x)
+            gradient = zeros_where_none(followed_gradients((output,), x), x)
             if strict:
                 require_jacobian(gradient)
             return gradient

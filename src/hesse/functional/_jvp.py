@@ -25,6 +25,7 @@ from hesse._autograd.evaluation import (
 )
 from hesse._autograd.gradients import (
     MissingDerivative,
+    followed_gradients,
     gradients,
     require_connection,
     require_trick,
@@ -87,7 +88,7 @@ def jvp(
         outputs, outputs_spec, aux = evaluate("jvp", point, x, strict, has_aux)
         tracked = [output for output in outputs if output.requires_grad]
         weights = [zeros_variable_like(output) for output in tracked]
-        transposed = gradients(tracked, x, weights, create_graph=True)
+        transposed = followed_gradients(tracked, x, weights)
         if strict:
             require_trick(transposed)
         products = gradients(transposed, weights, tangents, create_graph=keep_graph)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from types import CodeType
+from types import CodeType, FrameType
 
 import torch
 from torch.distributions import Distribution
@@ -27,7 +27,7 @@ def passing_value() -> bool | None:
 
     A program is captured for valid arguments. The tape checks the real ones at each point that is compared.
     """
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and not is_users(frame.f_code.co_filename):
         if frame.f_code in _PASSES:
             return _PASSES[frame.f_code]

@@ -147,10 +147,11 @@ class _Recorder:
                 made = getattr(tape, kind)(list(itertools.islice(given, len(self.vectors[kind]))), everything)
                 self.num_products[kind] = len(made)
                 products += made
-            aux = self._tensors_of_aux(tape.aux)
+            # Here, since a tensor of the data may come back as it is.
+            aux = [tensor.detach() for tensor in self._tensors_of_aux(tape.aux)]
         self.num_outputs = len(tape.outputs)
         self.num_first = len(tape.outputs) + len(aux)
-        return [*tape.outputs, *[tensor.detach() for tensor in aux], *products]
+        return [*tape.outputs, *aux, *products]
 
     def _tensors_of_aux(self, aux: Any) -> list[Tensor]:
         leaves, spec = trees.flatten(aux)

@@ -68,6 +68,11 @@ class Cut(NamedTuple):
                 return "Keep the precision of the inputs."
 
 
+def in_order(cuts: Iterable[Cut]) -> list[Cut]:
+    """The cuts by their lines."""
+    return sorted(cuts, key=lambda cut: (cut.frame is None, cut.frame or (), cut.operator))
+
+
 class Cuts(TorchFunctionMode):
     """Around an evaluation: follows what depends on the inputs, and notes where autograd does not.
 

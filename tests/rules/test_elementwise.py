@@ -1,0 +1,176 @@
+"""logaddexp, logit, mish and powers, where PyTorch's second derivatives are no numbers or wrong ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mpmath
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import hesse
+from tests.functional.references import DOUBLE, assert_values
+
+from .judge import assert_right, assert_thrice_differentiable
+
+pytestmark = pytest.mark.usefixtures("uncompiled")
+
+ONES = torch.ones(1, dtype=DOUBLE)
+
+
+def numbers(*entries: float) -> Tensor:
+    return torch.tensor(entries, dtype=DOUBLE)
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed))
+
+
+def second(func: Callable[[mpmath.mpf], mpmath.mpf], x: float) -> float:
+    """The second derivative by differences in sixty digits."""
+    with mpmath.workdps(60):
+        return float(mpmath.diff(func, mpmath.mpf(x), 2, h=mpmath.mpf(10) ** -15))
+
+
+def products(func: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
+    """The diagonal of the Hessian of an elementwise function's sum, made in every way."""
+    total = lambda x: func(x).sum()  # noqa: E731
+    v = torch.ones_like(x)
+    return [
+        hesse.vhp(total, x, v)[1],
+        hesse.hvp(total, x, v)[1],
+        hesse.Hessian(total, x) @ v,
+        hesse.Hessian(total, x, engine="compiled") @ v,
+        hesse.func.hvp(total)(x, v),
+        torch.vmap(lambda v: hesse.vhp(total, x, v)[1])(v[None])[0],
+        torch.vmap(lambda x: hesse.vhp(total, x, v)[1])(x[None])[0],
+    ]
+
+
+ELEMENTWISE: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[mpmath.mpf], mpmath.mpf], list[float]]] = {
+    "mish": (
+        F.mish,
+        lambda x: x * mpmath.tanh(mpmath.log1p(mpmath.exp(x))),
+        [-800.0, -30.0, -1.0, 0.0, 1e-9, 2.0, 20.0, 80.0, 100.0, 800.0],
+    ),
+    "logaddexp": (
+        lambda x: torch.logaddexp(x, torch.zeros_like(x)),
+        lambda x: mpmath.log1p(mpmath.exp(x)),
+        [-800.0, -50.0, -1.0, 0.0, 0.5, 21.0, 50.0, 1000.0],
+    ),
+    "logaddexp2": (
+        lambda x: torch.logaddexp2(torch.ones_like(x), x),
+        lambda x: mpmath.log(2 + mpmath.power(2, x), 2),
+        [-2000.0, -50.0, -1.0, 1.0, 1.5, 31.0, 2000.0],
+    ),
+    "logit inside": (
+        lambda x: torch.logit(x, eps=1e-3),
+        lambda x: mpmath.log(x / (1 - x)),
+        [0.002, 0.25, 0.5, 0.9],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_second_derivatives_are_those_of_sixty_digits(name: str) -> None:
+    func, exact, entries = ELEMENTWISE[name]
+    x = numbers(*entries)
+    expected = numbers(*[second(exact, entry) for entry in entries])
+    for product in products(func, x):
+        assert_values(product, expected, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_third_derivatives_agree_with_differences_of_products(name: str) -> None:
+    func, _, entries = ELEMENTWISE[name]
+    x = numbers(*[entry for entry in entries if abs(entry) < 30])
+    assert_thrice_differentiable(lambda x: func(x).sum().sin(), (x,))
+
+
+def test_in_single_precision_none_overflows() -> None:
+    x = torch.tensor([90.0, 200.0])
+    assert not hesse.vhp(lambda x: F.mish(x).sum(), x, torch.ones(2))[1].any()
+    assert not hesse.vhp(lambda x: torch.logaddexp(x, torch.zeros(2)).sum(), x, torch.ones(2))[1].any()
+
+
+def test_logit_is_constant_outside() -> None:
+    x = numbers(-0.5, 0.0, 0.0005, 0.25, 0.9995, 1.0, 2.0)
+    expected = torch.zeros(7, dtype=DOUBLE)
+    expected[3] = 1 / 0.75**2 - 1 / 0.25**2
+    for product in products(lambda x: torch.logit(x, eps=1e-3), x):
+        assert_values(product, expected)
+    assert_values(
+        torch.logit(x, eps=1e-3),
+        hesse.vhp(lambda x: torch.logit(x, eps=1e-3)[3], x, x)[0].new_tensor(
+            [torch.logit(entry, eps=1e-3).item() for entry in x]
+        ),
+    )
+
+
+def test_both_arguments_of_logaddexp_are_differentiated() -> None:
+    assert_right(lambda x, y: torch.logaddexp(x, y).sin().sum(), (draw(2, 3), draw(3, seed=1)))
+    x = numbers(1.5, 1.5)
+    expected = torch.tensor([[0.25, -0.25], [-0.25, 0.25]], dtype=DOUBLE)
+    assert_values(hesse.Hessian(lambda x: torch.logaddexp(x[0], x[1]), x).to_dense(), expected)
+
+
+def test_infinite_arguments_of_logaddexp_have_finite_derivatives() -> None:
+    for entries in ((-torch.inf, 1.0), (torch.inf, 1.0)):
+        assert not (hesse.Hessian(lambda x: torch.logaddexp(x[0], x[1]), numbers(*entries)).to_dense()).any()
+
+
+def power(x: Tensor) -> Tensor:
+    return x[0] ** x[1]
+
+
+POWERS = {
+    (2.0, 0.0): (0.0, 1 / 2, torch.tensor(2.0).log().item() ** 2),
+    (0.5, 0.0): (0.0, 2.0, torch.tensor(0.5).log().item() ** 2),
+    (0.0, 2.0): (2.0, 0.0, 0.0),
+    (0.0, 3.0): (0.0, 0.0, 0.0),
+    (3.0, 1.0): (0.0, 1 + torch.tensor(3.0).log().item(), 3 * torch.tensor(3.0).log().item() ** 2),
+}
+"""Base and exponent; second derivatives by the base, by both, by the exponent."""
+
+
+@pytest.mark.parametrize("point", POWERS)
+def test_powers_have_symmetric_second_derivatives(point: tuple[float, float]) -> None:
+    x = numbers(*point)
+    by_base, by_both, by_exponent = POWERS[point]
+    expected = torch.tensor([[by_base, by_both], [by_both, by_exponent]], dtype=DOUBLE)
+    for raised in (power, lambda x: torch.float_power(x[0], x[1])):
+        for engine in ("tape", "compiled"):
+            assert_values(hesse.Hessian(raised, x, engine=engine).to_dense(), expected, rtol=1e-6, atol=1e-12)
+        assert_values(hesse.functional.hessian(raised, x), expected, rtol=1e-6, atol=1e-12)
+        rows = torch.vmap(lambda v, raised=raised: hesse.vhp(raised, x, v)[1])(torch.eye(2, dtype=DOUBLE))
+        assert_values(rows, expected, rtol=1e-6, atol=1e-12)
+
+
+def test_a_constant_exponent_of_zero_gives_a_constant() -> None:
+    exponents = numbers(0.0, 0.0, 0.0, 2.0, 3.0)
+    for product in products(lambda x: x**exponents, numbers(0.0, 2.0, -2.0, 0.0, -1.0)):
+        assert_values(product, numbers(0.0, 0.0, 0.0, 2.0, -6.0))
+
+
+def test_powers_elsewhere_are_as_ever() -> None:
+    base, exponent = draw(2, 3).exp(), draw(2, 3, seed=1)
+    exponent[0, 1] = 0
+    assert_thrice_differentiable(lambda x, y: (x**y).sin().sum(), (base, exponent))
+    nothing = hesse.functional.hessian(power, numbers(-2.0, 0.0))
+    assert nothing[1, 1].isnan()
+
+
+def test_pytorch_has_no_numbers_or_wrong_ones() -> None:
+    """A release in which one of these fails has mended it: then its rule can go."""
+    vhp = torch.autograd.functional.vhp
+    for func, entries in (
+        (F.mish, [800.0]),
+        (lambda x: torch.logaddexp(x, torch.zeros_like(x)), [-800.0]),
+        (lambda x: torch.logit(x, eps=1e-3), [0.0]),
+    ):
+        x = numbers(*entries)
+        assert vhp(lambda x, func=func: func(x).sum(), x, torch.ones_like(x))[1].isnan().all()
+    theirs = torch.autograd.functional.hessian(power, numbers(2.0, 0.0))
+    assert theirs[0, 1] == 0 != theirs[1, 0]
