@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from torch import Tensor
 
@@ -110,7 +110,7 @@ class DataOperator(PointOperator):
         """
         return self._block(self._positions(rows), self._positions(rows if columns is None else columns))
 
-    def blocks(self, by: str = "parameter") -> dict[str, Block]:
+    def blocks(self, by: Literal["parameter", "layer"] = "parameter") -> dict[str, Block]:
         """The diagonal blocks, by the name of the parameter or of the layer.
 
         Args:

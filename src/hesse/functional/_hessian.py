@@ -14,7 +14,7 @@ from hesse._autograd.gradients import MissingDerivative, followed_gradients, req
 from hesse._autograd.refusal import no_derivative
 from hesse.functional import _compiling as compiling
 from hesse.functional import _rows as rows
-from hesse.functional._jacobian import check_modes
+from hesse.functional._jacobian import Strategy, check_modes
 
 
 def hessian(
@@ -23,7 +23,7 @@ def hessian(
     create_graph: bool = False,
     strict: bool = False,
     vectorize: bool = False,
-    outer_jacobian_strategy: str = "reverse-mode",
+    outer_jacobian_strategy: Strategy = "reverse-mode",
     *,
     has_aux: bool = False,
     argnums: Argnums = None,

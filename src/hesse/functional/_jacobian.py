@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -16,6 +16,8 @@ from hesse._base.trees import Spec
 from hesse.functional import _compiling as compiling
 from hesse.functional import _rows as rows
 
+Strategy = Literal["reverse-mode", "forward-mode"]
+
 
 def jacobian(
     func: Callable[..., Any],
@@ -23,7 +25,7 @@ def jacobian(
     create_graph: bool = False,
     strict: bool = False,
     vectorize: bool = False,
-    strategy: str = "reverse-mode",
+    strategy: Strategy = "reverse-mode",
     *,
     has_aux: bool = False,
     argnums: Argnums = None,
