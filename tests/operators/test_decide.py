@@ -72,3 +72,37 @@ def test_a_checkpoint_by_another_engine_is_refused_with_the_remedy(tmp_path: Pat
     hesse.eigsh(hesse.Hessian(quartic, X, engine="tape"), 2, checkpoint=path, rng=0)
     with pytest.raises(ValueError, match=r'by the tape engine before and by the compiled one now.*engine="tape"'):
         hesse.eigsh(hesse.Hessian(quartic, X, engine="compiled"), 2, checkpoint=path, rng=0)
+
+
+def test_what_multiplies_by_a_program_already_cannot_go_back_to_the_tape(tmp_path: Path) -> None:
+    path = hesse.Checkpoint(tmp_path / "eigsh.safetensors", seconds=0)
+    hesse.eigsh(hesse.Hessian(quartic, X, engine="tape"), 2, checkpoint=path, rng=0)
+    H = hesse.Hessian(quartic, X, expect=MANY)
+    H @ V
+    with pytest.raises(ValueError, match=r'by the tape engine before and by the compiled one now.*engine="tape"'):
+        hesse.eigsh(H, 2, checkpoint=path, rng=0)
+    for one in (H, H.at(X)):
+        torch.testing.assert_close(one @ V, DENSE @ V)
+        assert one.explain().engine == "compiled"
+
+
+def test_a_function_without_a_program_cannot_follow_one_and_stays_with_the_tape() -> None:
+    H = hesse.Hessian(lambda x: quartic(x) if x.sum() > -100 else x.sum(), X)
+    product = H @ V
+    with pytest.raises(ValueError, match=r'by the compiled engine before and by the tape one now.*engine="compiled"'):
+        H.decide({"engine": "compiled", "batching": "loop", "chunk": 1, "rows": None})
+    assert "needs the values of a tensor" in str(H.explain().refusal)
+    for one in (H, H.at(X)):
+        assert torch.equal(one @ V, product)
+        assert one.explain().engine == "tape"
+
+
+def test_a_point_keeps_its_engine_when_a_later_one_decides() -> None:
+    older = hesse.Hessian(quartic, X)
+    newer = older.at(X)
+    before = older @ V
+    newer.expect(MANY)
+    assert (older.explain().engine, newer.explain().engine) == ("tape", "compiled")
+    assert torch.equal(older @ V, before)
+    assert older.decide()["engine"] == "tape"
+    torch.testing.assert_close(newer @ V, DENSE @ V)

@@ -19,7 +19,7 @@ from hesse._base.clock import Clock
 from hesse._base.errors import CaptureError, ClosedError, warn_caller
 from hesse._base.memory import is_out_of_memory
 from hesse._base.space import Space
-from hesse._linearize.choice import Choice
+from hesse._linearize.choice import Choice, EngineName
 from hesse._linearize.chunks import WIDTH, Chunks, Rows
 from hesse._linearize.compiled import generator_states, random_like
 from hesse._linearize.engines import FEW, Engines, Kind, Linearize
@@ -76,6 +76,11 @@ class Point(abc.ABC):
     @abc.abstractmethod
     def terms(self) -> Iterable[Weighted]:
         """All terms in turn; whoever goes over them lets go of each before the next, which may be made anew."""
+
+    @property
+    @abc.abstractmethod
+    def engine(self) -> EngineName:
+        """What linearizes here; other points of the operator may have been made before the decision, or after it."""
 
     @abc.abstractmethod
     def relinearize(self) -> None:
@@ -222,7 +227,7 @@ class Point(abc.ABC):
             stays = engines.refusal is None and engines.end_trial(tape_seconds, self._timed(3))
         except BaseException as error:
             is_refused = isinstance(error, CaptureError) or is_out_of_memory(error)
-            why = str(error).strip().split("\n", 1)[0].rstrip(".")
+            why = _reason(error)
             engines.refuse(why if is_refused else "its trial was interrupted")
             self.relinearize()
             if not is_refused:
@@ -244,10 +249,16 @@ class Point(abc.ABC):
     def follow(self, choice: Choice) -> None:
         """Make products as another process or rank decided."""
         engines = self.engines
-        if engines.options.engine_name == "auto" and engines.engine != choice.engine:
+        if engines.options.engine_name == "auto" and self.engine != choice.engine:
             engines.follow(choice.engine)
-            self.relinearize()
-            self.keep_engine()
+            try:
+                self.relinearize()
+                self.keep_engine()
+            except CaptureError as error:
+                engines.refuse(_reason(error))
+            finally:
+                # Where the point could not follow, others do not either.
+                engines.engine = self.engine
         for chunks in self.chunks:
             chunks.follow(choice.batching, choice.chunk)
 
@@ -264,6 +275,10 @@ class Point(abc.ABC):
     def close(self) -> None:
         """Free what is kept; products raise from then on."""
         self.guard = _Closed()
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0].rstrip(".")
 
 
 class _Closed(Guard):
@@ -317,6 +332,11 @@ class FunctionPoint(Point):
     def kept_terms(self) -> list[Term]:
         """The one term."""
         return [self.term]
+
+    @property
+    def engine(self) -> EngineName:
+        """The term's own."""
+        return "tape" if any(one.engine == "tape" for one in self.term.linearizations) else "compiled"
 
     def relinearize(self) -> None:
         """By a program that is compared with the tape's term beside it, or by that term again."""
@@ -498,14 +518,13 @@ class PointOperator(Operator):
             )
 
     def _engine_name(self) -> str:
-        engines = self._point.engines
-        return "tape" if engines.refusal else engines.engine
+        return self._point.engine
 
     def explain(self) -> Explanation:
         """How products are made, and why; ``print`` it."""
         point, engines, chunks = self._point, self._point.engines, self._point.chunks[0]
         explanation = Explanation(
-            engine="tape" if engines.refusal else engines.engine,
+            engine=point.engine,
             engine_reason=engines.reason,
             refusal=engines.refusal,
             programs=engines.programs,
