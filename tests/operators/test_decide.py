@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -64,6 +65,23 @@ def test_a_checkpoint_hands_the_engine_on(tmp_path: Path, clock: OwnClock) -> No
     # By its own products this one would stay with the tape; the checkpoint says otherwise.
     again, engine = density(None)
     assert (engine, clock.laps) == ("compiled", laps)
+    assert torch.equal(again, expected)
+
+
+def test_a_question_that_goes_on_with_the_tape_does_not_measure_what_it_expects(
+    tmp_path: Path, clock: OwnClock
+) -> None:
+    path = hesse.Checkpoint(tmp_path / "density.safetensors", seconds=0)
+
+    def density(engine: Any) -> tuple[Tensor, str]:
+        H = hesse.Hessian(quartic, X, engine=engine)
+        answer = hesse.spectral_density(H, num_probes=20, num_steps=5, rng=0, checkpoint=path)
+        return answer.density, H.explain().engine
+
+    expected, _ = density(hesse.Choice("tape"))
+    laps = clock.laps
+    again, engine = density("auto")
+    assert (engine, clock.laps) == ("tape", laps)
     assert torch.equal(again, expected)
 
 
