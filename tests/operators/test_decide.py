@@ -124,3 +124,16 @@ def test_a_point_keeps_its_engine_when_a_later_one_decides() -> None:
     assert torch.equal(older @ V, before)
     assert older.decide()["engine"] == "tape"
     torch.testing.assert_close(newer @ V, DENSE @ V)
+
+
+def test_a_function_that_draws_follows_a_program_with_the_numbers_that_it_drew(clock: OwnClock) -> None:
+    clock.program = 2.0
+    H = hesse.Hessian(lambda x: ((torch.nn.functional.dropout(x, 0.5) + 1) ** 4).sum(), X)
+    H.expect(MANY)
+    moved = H.at(X)
+    assert moved.explain().engine == "tape"
+    product, state = moved @ V, torch.get_rng_state()
+    moved.decide({"engine": "compiled", "batching": "loop", "chunk": 1, "rows": None})
+    assert moved.explain().engine == "compiled"
+    torch.testing.assert_close(moved @ V, product)
+    assert torch.equal(torch.get_rng_state(), state)

@@ -309,7 +309,7 @@ class FunctionPoint(Point):
         super().__init__(variables, engines, strict=True)
         self._make = make
         # The function runs once: a program that takes the tape's place draws from where the tape did.
-        self._states = generator_states(variables.leaves) if engines.is_open else {}
+        self._states = generator_states(variables.leaves) if engines.options.engine_name == "auto" else {}
         self.term = make(functools.partial(engines.linearize, name=variables.name))
         self.guard = Guard(variables.name, watched(), remedy)
         self._taped: Term | None = None
