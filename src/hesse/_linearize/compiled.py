@@ -38,13 +38,14 @@ class Shared:
 
     Args:
         reads: by name, all that they read beside the arguments of each.
+        engine: what makes them all, also after another engine was decided for at another point.
 
     Attributes:
         compared: the programs that were compared with the tape at this point, and are trusted there from then on.
     """
 
-    def __init__(self, reads: Callable[[], dict[str, Any]]) -> None:
-        self._reads = reads
+    def __init__(self, reads: Callable[[], dict[str, Any]], engine: EngineName) -> None:
+        self._reads, self.engine = reads, engine
         self.compared: set[Program] = set()
 
     @functools.cached_property

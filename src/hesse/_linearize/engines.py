@@ -83,8 +83,9 @@ class Engines:
         self, kind: Kind, map: Map, point: Leaves, arguments: Any, *, name: str, shared: Shared | None = None
     ) -> Linearization:
         """The linearization of a map of that kind; ``shared`` belongs to all maps of one point."""
+        engine = self.engine if shared is None else shared.engine
         # One refused kind of map refuses all, so that one name says what linearizes.
-        if self.engine == "tape" or self.refusal is not None:
+        if engine == "tape" or self.refusal is not None:
             return tape.linearize(map, point, create_graph=self.options.create_graph, name=name)
         return self.programs_of(kind).linearize(map, point, arguments, name=name, shared=shared)
 

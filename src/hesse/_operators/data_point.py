@@ -25,6 +25,7 @@ from hesse._data.options import DataOptions
 from hesse._data.plan import PILOT, Plan, make_plan
 from hesse._data.reduction import rounding
 from hesse._linearize import tape
+from hesse._linearize.choice import EngineName
 from hesse._linearize.compiled import Shared
 from hesse._linearize.engines import Engines, Linearize
 from hesse._linearize.guard import Guard
@@ -97,7 +98,7 @@ class DataPoint(Point):
         options = self.options
         plan = make_plan(self.objective, first, several, options, self._measure, self._kept.budget, self.seed)
         _, piece = next(rows.pieces(first, plan.rows))
-        if self.engines.engine == "compiled":
+        if self.engine == "compiled":
             plan = plan._replace(largest=self._measure(piece, plan.reduction))
         self.plan = plan
         if (rows.count(first) or 1) <= PILOT:
@@ -197,7 +198,7 @@ class DataPoint(Point):
     def _fresh(self, place: Place, piece: Any) -> Term:
         """The term of a piece of data, kept if there is room."""
         layout = tuple([(tensor.shape, tensor.dtype) for tensor in rows.tensors(piece)])
-        if layout not in self._sizes and self.engines.engine == "compiled":
+        if layout not in self._sizes and self.engine == "compiled":
             # The first one that a program makes is compared with the tape, whose graph is there meanwhile.
             self._kept.make_room(self.plan.largest)
         term = self._linearized(place, piece, self.plan.reduction, self._linearize)
@@ -259,8 +260,13 @@ class DataPoint(Point):
         self._begin_anew()
 
     def _begin_anew(self) -> None:
-        shared = Shared(self.objective.reads)
+        self._shared = shared = Shared(self.objective.reads, self.engines.engine)
         self._linearize: Linearize = functools.partial(self.engines.linearize, name=self.objective.name, shared=shared)
+
+    @property
+    def engine(self) -> EngineName:
+        """That which was decided for when terms began to be made."""
+        return "tape" if self.engines.refusal else self._shared.engine
 
     def kept_terms(self) -> list[Term]:
         """Those that stay linearized."""

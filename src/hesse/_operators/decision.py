@@ -17,7 +17,7 @@ from hesse._base.errors import CaptureError, first_line, warn_caller
 from hesse._base.fixed_draws import random_like
 from hesse._base.memory import is_out_of_memory
 from hesse._base.space import Space
-from hesse._linearize.choice import Choice
+from hesse._linearize.choice import Choice, EngineName
 from hesse._linearize.chunks import Chunks
 from hesse._linearize.engines import FEW, Engines
 from hesse._linearize.tape import Tape
@@ -33,6 +33,9 @@ class Undecided(Protocol):
     engines: Engines
     chunks: tuple[Chunks, ...]
     whole: Part
+
+    @property
+    def engine(self) -> EngineName: ...
 
     def multiply(self, entries: list[Tensor], part: Part, transposed: bool = False) -> list[Tensor]: ...
 
@@ -61,10 +64,16 @@ def decide_engine(point: Undecided, products: int) -> None:
 def follow(point: Undecided, choice: Choice) -> None:
     """Make products as another process or rank decided."""
     engines = point.engines
-    if engines.options.engine_name == "auto" and engines.engine != choice.engine:
+    if engines.options.engine_name == "auto" and point.engine != choice.engine:
         engines.follow(choice.engine)
-        point.relinearize()
-        point.keep_engine()
+        try:
+            point.relinearize()
+            point.keep_engine()
+        except CaptureError as error:
+            engines.refuse(first_line(error))
+        finally:
+            # Where the point could not follow, others do not either.
+            engines.engine = point.engine
     for chunks in point.chunks:
         chunks.follow(choice.batching, choice.chunk)
 

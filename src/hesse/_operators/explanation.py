@@ -53,10 +53,10 @@ class Explanation:
     rows_reason: str = ""
 
     @staticmethod
-    def of(engines: Engines, chunks: Chunks, bytes_kept: int, budget: int) -> Explanation:
+    def of(engine: EngineName, engines: Engines, chunks: Chunks, bytes_kept: int, budget: int) -> Explanation:
         """What was decided so far."""
         return Explanation(
-            engine="tape" if engines.refusal else engines.engine,
+            engine=engine,
             engine_reason=engines.reason,
             refusal=engines.refusal,
             programs=engines.programs,

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from hesse._base.space import Space
+from hesse._linearize.choice import EngineName
 from hesse._linearize.compiled import generator_states
 from hesse._linearize.engines import Engines, Kind, Linearize
 from hesse._linearize.guard import Guard
@@ -38,7 +39,7 @@ class FunctionPoint(Point):
         super().__init__(variables, engines, strict=True)
         self._make = make
         # The function runs once: a program that takes the tape's place draws from where the tape did.
-        self._states = generator_states(variables.leaves) if engines.is_open else {}
+        self._states = generator_states(variables.leaves) if engines.options.engine_name == "auto" else {}
         self.term = make(functools.partial(engines.linearize, name=variables.name))
         self.guard = Guard(variables.name, watched(), remedy)
         self._taped: Term | None = None
@@ -57,6 +58,11 @@ class FunctionPoint(Point):
     def kept_terms(self) -> list[Term]:
         """The one term."""
         return [self.term]
+
+    @property
+    def engine(self) -> EngineName:
+        """The term's own."""
+        return "tape" if any(one.engine == "tape" for one in self.term.linearizations) else "compiled"
 
     def relinearize(self) -> None:
         """By a program that is compared with the tape's term beside it, or by that term again."""

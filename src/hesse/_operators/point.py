@@ -16,7 +16,7 @@ from hesse._autograd.evaluation import untraced
 from hesse._autograd.gradients import unaliased
 from hesse._base.errors import ClosedError
 from hesse._base.space import Space
-from hesse._linearize.choice import Choice
+from hesse._linearize.choice import Choice, EngineName
 from hesse._linearize.chunks import WIDTH, Chunks, Rows
 from hesse._linearize.engines import Engines
 from hesse._linearize.guard import Guard
@@ -73,6 +73,11 @@ class Point(abc.ABC):
         """All terms in turn; whoever goes over them lets go of each before the next, which may be made anew."""
         assert self._fixed is not None
         return self._fixed
+
+    @property
+    @abc.abstractmethod
+    def engine(self) -> EngineName:
+        """What linearizes here; other points of the operator may have been made before the decision, or after it."""
 
     @abc.abstractmethod
     def relinearize(self) -> None:
@@ -207,6 +212,10 @@ class Point(abc.ABC):
     def close(self) -> None:
         """Free what is kept; products raise from then on."""
         self.guard = _Closed()
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0].rstrip(".")
 
 
 class _Closed(Guard):
@@ -355,14 +364,13 @@ class PointOperator(Operator):
             )
 
     def _engine_name(self) -> str:
-        engines = self._point.engines
-        return "tape" if engines.refusal else engines.engine
+        return self._point.engine
 
     def explain(self) -> Explanation:
         """How products are made, and why; ``print`` it."""
         point = self._point
         kept = sum(one.kept_bytes() for term in point.kept_terms() for one in term.linearizations)
-        return point.explain(Explanation.of(point.engines, point.chunks[0], kept, point.left()))
+        return point.explain(Explanation.of(point.engine, point.engines, point.chunks[0], kept, point.left()))
 
     def flatten(self, tree: Any) -> Tensor:
         """A vector structured like the inputs as a flat one (n,)."""

@@ -71,6 +71,7 @@ class Products:
         self.stopped = False
         self._callback = callback
         self._keeper: Keeper | None = None
+        self._expected = 0
         self._beside: Callable[[], State] = dict
         self._generator: np.random.Generator | None = None
         self._origin: Any = None
@@ -99,8 +100,8 @@ class Products:
         return self._generator
 
     def expect(self, products: int) -> None:
-        """So many products are likely to be made, which may pay for making them another way."""
-        self.operator.expect(min(products, self.max_products))
+        """So many products are likely to be made; ``resume`` decides by that, unless a checkpoint has decided."""
+        self._expected = min(products, self.max_products)
 
     def resume(self, checkpoint: Checkpoint | str | Path | None, **settings: Any) -> State | None:
         """Keep the question's state there from now on; the state to go on from, where one is.
@@ -113,6 +114,8 @@ class Products:
         if not isinstance(checkpoint, Checkpoint | None):
             checks.paths(self.question, checkpoint=checkpoint)
         kept = Checkpoint.of(checkpoint)
+        if self._expected and (kept is None or not Path(kept.path).exists()):
+            self.operator.expect(self._expected)
         if kept is None:
             return None
         settings |= {"max_products": self.max_products, "rng": self._origin}
