@@ -11,7 +11,7 @@ import torch
 from hesse._linearize import chunks
 from hesse._linearize.compiled import CompiledLinearization
 from hesse._linearize.tape import Tape
-from hesse._operators import point
+from hesse._operators import decision
 
 
 class OwnClock:
@@ -35,7 +35,7 @@ class OwnClock:
                 clock.laps += 1
                 return clock.now - self._start
 
-        for module in (point, chunks):
+        for module in (decision, chunks):
             monkeypatch.setattr(module, "Clock", Clock)
         for kind, engine in ((Tape, "tape"), (CompiledLinearization, "program")):
             for name in ("matvec", "rmatvec"):
