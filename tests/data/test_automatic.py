@@ -196,6 +196,16 @@ class Short(nn.Module):
         return self.model(x) * (1 if len(x) > 3 or x.sum() > -1e9 else 2)
 
 
+def test_a_layout_without_a_program_leaves_the_tape_for_all_with_one_warning() -> None:
+    model = Short()
+    H = hessian(model, expect=MANY)
+    with pytest.warns(UserWarning, match='engine="auto" goes on with the tape') as caught:
+        product = H @ ONES
+    assert [warning.filename for warning in caught] == [__file__]
+    assert torch.equal(product, hessian(model, engine="tape") @ ONES)
+    assert H.explain().engine == "tape"
+
+
 def test_a_later_layout_without_a_program_is_taped_with_one_warning() -> None:
     model = Short()
     data = [(X[:4], CLASSES[:4])]

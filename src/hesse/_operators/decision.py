@@ -92,7 +92,9 @@ def _try(point: Undecided) -> None:
     engines.begin_trial()
     try:
         point.relinearize()
-        stays = engines.refusal is None and engines.end_trial(tape_seconds, _timed(point, 3))
+        seconds = _timed(point, 3)
+        # Over data a program may be refused in that product only.
+        stays = engines.refusal is None and engines.end_trial(tape_seconds, seconds)
     except BaseException as error:
         is_refused = isinstance(error, CaptureError) or is_out_of_memory(error)
         why = first_line(error)
