@@ -112,6 +112,18 @@ def test_the_products_that_are_expected_must_pay(monkeypatch: pytest.MonkeyPatch
         hessian(mlp(), expect=-1)
 
 
+@pytest.mark.usefixtures("roomy")
+@pytest.mark.parametrize("memory", [None, TIGHT], ids=["kept", "recomputed"])
+def test_the_price_is_that_of_a_batchs_graph_also_where_none_is_kept(
+    memory: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "NODE_PRICE", 30.0)
+    H = hessian(mlp(), memory=memory, expect=99)
+    multiplied(H, 2)
+    assert H.explain().engine == "tape"
+    assert "99 products are expected, too few to pay" in H.explain().engine_reason
+
+
 def test_products_at_all_points_count(clock: OwnClock) -> None:
     H = hessian(mlp(), batching="loop")
     multiplied(H, COUNT - 20)
