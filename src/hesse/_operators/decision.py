@@ -6,7 +6,9 @@ The rule: programs are tried when the expected products would take ten times as 
 
 from __future__ import annotations
 
+import itertools
 import threading
+from collections.abc import Hashable, Iterable
 from typing import Protocol
 
 from torch import Tensor
@@ -47,6 +49,8 @@ class Undecided(Protocol):
 
     def kept_terms(self) -> list[Term]: ...
 
+    def terms(self) -> Iterable[tuple[float, Term, Hashable, bool]]: ...
+
 
 def decide_engine(point: Undecided, products: int) -> None:
     """Decide, for so many products to come, whether programs take the tape's place."""
@@ -80,7 +84,8 @@ def follow(point: Undecided, choice: Choice) -> None:
 
 def _sizes(point: Undecided) -> tuple[int, int]:
     """Nodes of the tape's graphs of one term, and bytes kept of the largest."""
-    terms = point.kept_terms()
+    # Where none is kept, one is made anew.
+    terms = point.kept_terms() or [term for _, term, *_ in itertools.islice(point.terms(), 1)]
     nodes = sum(one.num_nodes() for term in terms[:1] for one in term.linearizations if isinstance(one, Tape))
     return nodes, max([term.kept_bytes(()) for term in terms], default=0)
 
@@ -92,7 +97,9 @@ def _try(point: Undecided) -> None:
     engines.begin_trial()
     try:
         point.relinearize()
-        stays = engines.refusal is None and engines.end_trial(tape_seconds, _timed(point, 3))
+        seconds = _timed(point, 3)
+        # Over data a program may be refused in that product only.
+        stays = engines.refusal is None and engines.end_trial(tape_seconds, seconds)
     except BaseException as error:
         is_refused = isinstance(error, CaptureError) or is_out_of_memory(error)
         why = first_line(error)
