@@ -180,6 +180,17 @@ def test_an_operator_is_found_behind_another_error_made_of_it():
     assert failure.operator == "hesse_tests::cube_backward"
 
 
+def test_an_error_that_is_its_own_cause_is_read_once():
+    def compute():
+        try:
+            double_backward(without_a_rule, torch.eye(3))
+        except RuntimeError as error:
+            raise error from error
+
+    failure = locate(compute, without_a_rule, torch.eye(3))
+    assert failure.operator == "hesse_tests::cube_backward"
+
+
 def test_what_does_not_fail_or_not_in_a_backward_is_none():
     def fails_forward(x):
         raise ZeroDivisionError

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.graph import Node
+from torch.overrides import TorchFunctionMode
 
 from hesse._autograd.preserving import preserved
 
@@ -65,11 +66,11 @@ _locating: contextvars.ContextVar[bool] = contextvars.ContextVar("_locating", de
 def locate(compute: Callable[[], object], func: Callable[..., Any], inputs: Any) -> Failure | None:
     """Run again what failed in a backward, and tell where the operator that failed was called.
 
-    ``compute`` evaluates ``func`` and differentiates it, as often as it takes to fail. It runs once more here, in
-    PyTorch's anomaly mode, which is slow and keeps for each operator the stack of the call; so this is only for the
-    way of an error. Generators, tensors and modules are put back (:func:`~hesse._autograd.preserving.preserved`);
-    what ``func`` prints, it prints again. The mode holds for the whole process: other threads are slower meanwhile,
-    and warnings that they give are lost.
+    ``compute`` evaluates ``func`` and differentiates it, as often as it takes to fail. It runs once or twice more
+    here, in PyTorch's anomaly mode, which is slow and keeps for each operator the stack of the call; so this is only
+    for the way of an error. Generators, tensors and modules are put back
+    (:func:`~hesse._autograd.preserving.preserved`); what ``func`` prints, it prints again. The mode holds for the
+    whole process: other threads are slower meanwhile, and warnings that they give are lost.
 
     Args:
         compute: takes nothing; raises what is to be explained.
@@ -96,19 +97,49 @@ def locate(compute: Callable[[], object], func: Callable[..., Any], inputs: Any)
         return None
     token = _locating.set(True)
     try:
-        with (
-            preserved(func, inputs),
-            warnings.catch_warnings(record=True) as told,
-            torch.autograd.set_detect_anomaly(True, check_nan=False),
-        ):
-            warnings.simplefilter("always")
-            try:
-                compute()
-            except Exception as error:
-                return _failure(error, [str(warning.message) for warning in told])
-            return None
+        error, told = _once_more(compute, func, inputs)
+        if _LINE_IS_LOST in _said(error):
+            with _Holding():
+                error, told = _once_more(compute, func, inputs)
     finally:
         _locating.reset(token)
+    return None if error is None else _failure(error, told)
+
+
+def _once_more(
+    compute: Callable[[], object], func: Callable[..., Any], inputs: Any
+) -> tuple[Exception | None, list[str]]:
+    """What ``compute`` raises in anomaly mode, and its warnings."""
+    with (
+        preserved(func, inputs),
+        warnings.catch_warnings(record=True) as told,
+        torch.autograd.set_detect_anomaly(True, check_nan=False),
+    ):
+        warnings.simplefilter("always")
+        try:
+            compute()
+        except Exception as error:
+            return error, [str(warning.message) for warning in told]
+        return None, []
+
+
+# What PyTorch before 2.13 raises of a custom operator whose result is gone, in place of the error that is looked for.
+_LINE_IS_LOST = "anomaly metadata of a custom autograd function"
+
+
+class _Holding(TorchFunctionMode):
+    """Within it, tensors that are given to calls or come from them are kept, and so are their lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held: list[Any] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._held.append((args, kwargs, result))
+        return result
 
 
 # The node that failed, then the node whose backward made it, and so on back to the forward operator.
@@ -204,17 +235,23 @@ def code_of(function: Callable[..., Any] | None) -> CodeType | None:
 
 
 def _operator(error: BaseException, node: str) -> str:
-    said = str(error)
-    while error.__cause__ is not None:
-        error = error.__cause__
-        said = f"{said} {error}"
-    missing = _NO_DERIVATIVE.search(said)
+    missing = _NO_DERIVATIVE.search(_said(error))
     if missing is None:
         return operator_name(node)
     if missing["custom"]:
         namespace, name, *_ = missing["custom"].split(".")
         return f"{namespace}::{name}"
     return missing["aten"] if "::" in missing["aten"] else f"aten::{missing['aten']}"
+
+
+def _said(error: BaseException | None) -> str:
+    """The texts of an error and of what caused it."""
+    chain: list[BaseException] = []
+    # An error may be its own cause.
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__
+    return " ".join(map(str, chain))
 
 
 def operator_name(node: str) -> str:

@@ -152,7 +152,10 @@ class Tape(Linearization):
                     batched=batched,
                 )
             except RuntimeError as error:
-                raise _explained(error) from error
+                explained = _explained(error)
+                if explained is None:
+                    raise
+                raise explained from error
             batch = vectors[0].shape[:1] if batched else ()
             return [
                 leaf.new_zeros((*batch, *leaf.shape)) if product is None else product
@@ -185,8 +188,8 @@ class Tape(Linearization):
         self._x = self._outputs = self._transposed = None
 
 
-def _explained(error: RuntimeError) -> RuntimeError:
-    """What a failed replay says, in terms of operators."""
+def _explained(error: RuntimeError) -> RuntimeError | None:
+    """What a failed replay says, in terms of operators; None where that is no more than ``error`` says."""
     if "modified by an inplace operation" in str(error):
         return StalePointError(
             "A tensor that the function used has changed in place since this operator was made, so its point is gone."
@@ -197,7 +200,7 @@ def _explained(error: RuntimeError) -> RuntimeError:
             "The graph that this operator keeps was freed by a backward from its value, gradient or products. Call"
             " that backward with retain_graph=True."
         )
-    return error
+    return None
 
 
 def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
