@@ -44,6 +44,8 @@ class Operator(abc.ABC):
     differentiable: bool = False
     domain: Space | None = None
     range: Space | None = None
+    # NumPy leaves operations with an array on the left to the operator, which says what it takes.
+    __array_ufunc__ = None
 
     @abc.abstractmethod
     def matmat(self, V: Tensor) -> Tensor:
@@ -160,6 +162,11 @@ class Operator(abc.ABC):
 
     def __rmatmul__(self, u: Any) -> Tensor:
         """u·A for a flat vector (m,) or a matrix of rows (k, m)."""
+        if not isinstance(u, Tensor):
+            raise TypeError(
+                f"{type(self).__name__} is multiplied from the left by tensors of shape ({self.shape[0]},) or"
+                f" (k, {self.shape[0]}) but got {type(u)}."
+            )
         product: Tensor = (self.T @ u.mT).mT if u.dim() == 2 else self.T @ u
         return product
 
