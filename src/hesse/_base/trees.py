@@ -95,8 +95,8 @@ def _numbered(tree: Any, above: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, .
 
 def is_dataclass_instance(node: Any) -> bool:
     """Whether ``node`` is an object of a dataclass, and not the class itself."""
-    # As dataclasses.is_dataclass does it, which not every release of torch.compile can trace.
-    return hasattr(type(node), "__dataclass_fields__")
+    # torch.compile of PyTorch 2.11 cannot ask None.
+    return node is not None and dataclasses.is_dataclass(node) and not isinstance(node, type)
 
 
 def _is_unregistered_dataclass(node: Any) -> bool:
