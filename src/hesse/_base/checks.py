@@ -19,12 +19,12 @@ from torch import Tensor
 _LONGEST = 40
 
 
-def numbers(entry: str, *, least: float = 0, optional: bool = False, **values: Any) -> None:
-    """Numbers of at least ``least``; None stands for a default where they are optional."""
+def numbers(entry: str, *, least: float | None = 0, optional: bool = False, **values: Any) -> None:
+    """Numbers, of at least ``least`` where that is given; None stands for a default where they are optional."""
     for name, value in _given(values, optional):
         if not _is_number(value):
             _refuse(entry, name, "a number", value)
-        if not value >= least:
+        if least is not None and not value >= least:
             raise ValueError(f"{name} given to {entry} should be at least {least} but is {value}.")
 
 

@@ -146,9 +146,9 @@ def spectral_density(
     """
     checks.wholes("spectral_density", 2, num_probes=num_probes)
     checks.wholes("spectral_density", 1, num_steps=num_steps)
-    checks.numbers("spectral_density", optional=True, sigma=sigma)
-    if sigma == 0:
-        raise ValueError("sigma given to spectral_density should be greater than 0 but is 0.")
+    checks.numbers("spectral_density", least=None, optional=True, sigma=sigma)
+    if sigma is not None and not sigma > 0:
+        raise ValueError(f"sigma given to spectral_density should be greater than 0 but is {sigma}.")
     checks.fractions("spectral_density", confidence=confidence)
     with Products(
         A, "spectral_density", max_products=num_probes * num_steps, callback=callback, progress=progress
