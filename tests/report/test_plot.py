@@ -23,7 +23,7 @@ def without_a_screen() -> Iterator[None]:
 
 
 def density(scale: float = 1.0) -> hesse.SpectralDensity:
-    return hesse.spectral_density(scale * torch.diag(torch.linspace(-1, 2, 60)), rng=0, num_probes=4, num_steps=20)
+    return hesse.spectral_density(scale * torch.diag(torch.linspace(-1, 2, 300)), rng=0, num_probes=4, num_steps=20)
 
 
 def test_the_line_is_the_density_and_the_band_is_around_it() -> None:
@@ -35,7 +35,7 @@ def test_the_line_is_the_density_and_the_band_is_around_it() -> None:
     drawn = ~np.isnan(line.get_ydata())
     np.testing.assert_array_equal(line.get_ydata()[drawn], found.density.numpy()[drawn])
     # What is left out is less than a tenth of one eigenvalue's peak.
-    assert found.density.numpy()[~drawn].max() <= 0.1 / (60 * found.sigma * np.sqrt(2 * np.pi))
+    assert found.density.numpy()[~drawn].max() <= 0.1 / (300 * found.sigma * np.sqrt(2 * np.pi))
     (band,) = axes.collections
     assert band.get_label() == "95% band"
     edges = np.concatenate([path.vertices[:, 1] for path in band.get_paths()])
