@@ -3,63 +3,31 @@
 from __future__ import annotations
 
 import re
-import time
+from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor
 
 import hesse
-from hesse._linearize.chunks import Batching
 from tests.capabilities import batches_group_norm
+
+from .chunked import Chunked
+from .own_clock import OwnClock
 
 MATRIX = torch.arange(12.0).reshape(3, 4)
 ROWS = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trials are made as soon as one chunk has come."""
-    monkeypatch.setattr("hesse._linearize.chunks._PATIENCE", 16)
-
-
-def test_a_trial_waits_until_it_is_little_beside_the_products_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hesse._linearize.chunks._PATIENCE", 64)
-    batching = Batching()
-    for _ in range(3):
-        torch.testing.assert_close(batching.multiply(right, ROWS, [3]), right(ROWS))
-        assert batching.chosen is None
-    torch.testing.assert_close(batching.multiply(right, ROWS, [3]), right(ROWS))
-    assert batching.chosen is not None
-    later = Batching()
-    later.inherit(batching)
-    later.chosen = None
-    later.multiply(right, ROWS, [3])
-    assert later.chosen is not None
+def clock(monkeypatch: pytest.MonkeyPatch) -> OwnClock:
+    """Time passes where a product says so."""
+    return OwnClock(monkeypatch)
 
 
 def right(rows: Tensor) -> Tensor:
     return rows @ MATRIX.mT
-
-
-def slow_singly(rows: Tensor) -> Tensor:
-    if rows.dim() == 1:
-        time.sleep(0.01)
-    return right(rows)
-
-
-def slow_in_batches(rows: Tensor) -> Tensor:
-    if rows.dim() == 2:
-        time.sleep(0.1)
-    return right(rows)
-
-
-def slow_in_large_batches(rows: Tensor) -> Tensor:
-    if rows.dim() == 1:
-        time.sleep(0.01)
-    elif len(rows) > 4:
-        time.sleep(0.3)
-    return right(rows)
 
 
 def wrong_in_batches(rows: Tensor) -> Tensor:
@@ -69,7 +37,7 @@ def wrong_in_batches(rows: Tensor) -> Tensor:
 def raises_in_batches(rows: Tensor) -> Tensor:
     if rows.dim() == 2:
         raise RuntimeError("no batching rule\nand more lines")
-    return slow_singly(rows)
+    return right(rows)
 
 
 def nan_in_batches(rows: Tensor) -> Tensor:
@@ -77,23 +45,48 @@ def nan_in_batches(rows: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("multiply", "chosen", "reason"),
+    ("multiply", "single", "batch", "chosen", "reason"),
     [
-        (slow_singly, "vmap", "ms in a batch of 16"),
-        (slow_in_batches, "loop", "ms in a batch of 4"),
-        (slow_in_large_batches, "loop", "ms in a batch of 16"),
-        (wrong_in_batches, "loop", "differs from single products by"),
-        (nan_in_batches, "loop", "differs"),
-        (raises_in_batches, "loop", "a batch raises: no batching rule$"),
+        (right, 1.0, 2.0, "vmap", "a vector took 500 ms in a batch of 4, 1e[+]03 ms singly"),
+        (right, 1.0, 5.0, "loop", "1.25e[+]03 ms in a batch of 4, 1e[+]03 ms singly"),
+        # What gains so little is not worth its memory.
+        (right, 1.0, 3.9, "loop", "ms in a batch of 4"),
+        (wrong_in_batches, 1.0, 0.0, "loop", "differs from single products by"),
+        (nan_in_batches, 1.0, 0.0, "loop", "differs"),
+        (raises_in_batches, 1.0, 0.0, "loop", "a batch raises: no batching rule$"),
     ],
 )
-def test_a_trial_chooses_the_faster_way_that_is_right(multiply, chosen: str, reason: str) -> None:
-    batching = Batching()
-    product = batching.multiply(multiply, ROWS, [3])
-    torch.testing.assert_close(product, right(ROWS))
-    assert batching.chosen == chosen
-    assert re.search(reason, batching.reason)
-    torch.testing.assert_close(batching.multiply(multiply, ROWS, [3]), right(ROWS))
+def test_a_trial_chooses_the_faster_way_that_is_right(
+    multiply: Callable[[Tensor], Tensor], single: float, batch: float, chosen: str, reason: str, clock: OwnClock
+) -> None:
+    def timed(rows: Tensor) -> Tensor:
+        clock.now += single if rows.dim() == 1 else batch
+        return multiply(rows)
+
+    chunked = Chunked()
+    torch.testing.assert_close(chunked.multiply(timed, ROWS), right(ROWS))
+    assert chunked.chunks.chosen == chosen
+    assert re.search(reason, chunked.chunks.reason)
+    # There is one trial.
+    laps = clock.laps
+    for key in ("term", "another"):
+        torch.testing.assert_close(chunked.multiply(timed, ROWS, key=key), right(ROWS))
+    assert (chunked.chunks.chosen, clock.laps) == (chosen, laps)
+
+
+def test_a_batch_that_must_be_compiled_is_tried_only_where_that_pays(clock: OwnClock) -> None:
+    sizes: list[int] = []
+
+    def timed(rows: Tensor) -> Tensor:
+        clock.now += 1.0
+        sizes.append(len(rows) if rows.dim() == 2 else 1)
+        return right(rows)
+
+    dear, cheap = Chunked(fixed=16), Chunked(fixed=16)
+    dear.multiply(timed, ROWS, pays=lambda seconds: seconds > 1.0)
+    assert (dear.chunks.chosen, set(sizes)) == ("loop", {1})
+    cheap.multiply(timed, ROWS, pays=lambda seconds: seconds == 1.0)
+    assert (cheap.chunks.chosen, set(sizes)) == ("vmap", {1, 16})
 
 
 def test_zeros_among_the_users_vectors_do_not_hide_a_wrong_batch() -> None:
@@ -103,10 +96,10 @@ def test_zeros_among_the_users_vectors_do_not_hide_a_wrong_batch() -> None:
         weights = torch.tensor([1.0, 1.0, 1.0, 1.0 if rows.dim() == 1 else 2.0])
         return right(rows * weights)
 
-    batching = Batching()
-    batching.multiply(wrong_in_the_last, rows, [3])
-    assert batching.chosen == "loop"
-    assert "differs" in batching.reason
+    chunked = Chunked()
+    chunked.multiply(wrong_in_the_last, rows)
+    assert chunked.chunks.chosen == "loop"
+    assert "differs" in chunked.chunks.reason
 
 
 def test_a_wrong_small_leaf_is_noticed_beside_a_large_one() -> None:
@@ -115,43 +108,66 @@ def test_a_wrong_small_leaf_is_noticed_beside_a_large_one() -> None:
     def wrong_in_the_last(rows: Tensor) -> Tensor:
         return right(rows) * scale * torch.tensor([1.0, 1.0, 1.0 if rows.dim() == 1 else 2.0])
 
-    batching = Batching()
-    product = batching.multiply(wrong_in_the_last, ROWS, [2, 1])
+    chunked = Chunked()
+    product = chunked.multiply(wrong_in_the_last, ROWS, (2, 1))
     torch.testing.assert_close(product, right(ROWS) * scale)
-    assert "differs" in batching.reason
+    assert "differs" in chunked.chunks.reason
 
 
 @pytest.mark.parametrize("mode", ["auto", "vmap"])
-def test_a_batch_that_is_wrong_at_one_size_alone_is_noticed(mode) -> None:
-    def wrong_by_five(rows: Tensor) -> Tensor:
-        if rows.dim() == 1:
-            time.sleep(0.005)
-        return right(rows) * (2.0 if rows.dim() == 2 and len(rows) == 5 else 1.0)
+@pytest.mark.parametrize("new", ["width", "term", "point"])
+def test_a_batch_that_is_wrong_at_one_width_term_or_point_alone_is_noticed(
+    new: str, mode: Literal["auto", "vmap"], clock: OwnClock
+) -> None:
+    wrong = False
 
-    batching = Batching(mode)
-    torch.testing.assert_close(batching.multiply(wrong_by_five, ROWS[:16], [3]), right(ROWS[:16]))
+    def wrong_later(rows: Tensor) -> Tensor:
+        clock.now += 1.0
+        return right(rows) * (2.0 if wrong and rows.dim() == 2 and (new != "width" or len(rows) == 5) else 1.0)
+
+    chunked = Chunked(mode)
     rows = torch.cat([ROWS, ROWS[:1]])
+    for _ in range(2):
+        torch.testing.assert_close(chunked.multiply(wrong_later, rows[:16]), right(rows[:16]))
+    assert chunked.chunks.chosen == "vmap"
+    wrong = True
+    if new == "point":
+        chunked.compared.clear()
+    key = "another" if new == "term" else "term"
     if mode == "vmap":
         with pytest.raises(RuntimeError, match='batching="vmap" was asked for, but a batch differs'):
-            batching.multiply(wrong_by_five, rows, [3])
+            chunked.multiply(wrong_later, rows, key=key)
     else:
-        torch.testing.assert_close(batching.multiply(wrong_by_five, rows, [3]), right(rows))
-        assert batching.chosen == "loop"
+        torch.testing.assert_close(chunked.multiply(wrong_later, rows, key=key), right(rows))
+        assert chunked.chunks.chosen == "loop"
 
 
 def test_few_vectors_are_multiplied_singly_without_a_trial() -> None:
-    batching = Batching()
-    batching.multiply(right, ROWS[:15], [3])
-    assert batching.chosen is None
+    chunked = Chunked()
+    chunked.multiply(right, ROWS[:15])
+    assert chunked.chunks.chosen is None
 
 
 def test_no_vectors_give_an_empty_product() -> None:
-    assert Batching().multiply(right, ROWS[:0], [3]).shape == (0, 3)
+    assert Chunked().multiply(right, ROWS[:0]).shape == (0, 3)
 
 
 def test_an_unknown_mode_is_named() -> None:
     with pytest.raises(ValueError, match='"auto", "loop" or "vmap" but is \'fast\''):
-        Batching("fast")  # type: ignore[arg-type]  # the wrong value is the test
+        hesse.Hessian(lambda x: x.sum(), MATRIX, batching="fast")  # type: ignore[arg-type]  # the wrong value is the test
+
+
+def test_points_and_blocks_compare_their_batches_anew_and_share_the_choice(clock: OwnClock) -> None:
+    """By our clock a batch takes as long as a vector."""
+    x = torch.linspace(-1, 1, 5, dtype=torch.float64)
+    H = hesse.Hessian(lambda a, b: (a**3 * b**2).sum(), (x, x + 3))
+    V = torch.eye(5, dtype=torch.float64).repeat(1, 4)
+    torch.testing.assert_close(H.block(0) @ V, (6 * x * (x + 3) ** 2).diag() @ V)
+    assert (H.explain().batching, H.explain().chunk) == ("vmap", 16)
+    laps = clock.laps
+    moved = H.at((2 * x, x))
+    torch.testing.assert_close(moved.block(0, 1) @ V, (6 * (2 * x) ** 2 * x).diag() @ V)
+    assert clock.laps == laps
 
 
 def test_where_pytorch_cannot_batch_the_loop_is_taken_and_said() -> None:
@@ -165,6 +181,9 @@ def test_where_pytorch_cannot_batch_the_loop_is_taken_and_said() -> None:
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     H = hesse.Hessian(loss, parameters)
     dense = H @ torch.eye(H.shape[1], dtype=torch.float64)
+    if not batches_group_norm():
+        assert H.explain().batching == "loop"
+        assert "batch raises" in H.explain().batching_reason
     order = list(parameters)
     blocks = torch.func.hessian(loss)(parameters)
     expected = torch.cat(
@@ -172,8 +191,5 @@ def test_where_pytorch_cannot_batch_the_loop_is_taken_and_said() -> None:
     )
     torch.testing.assert_close(dense, expected)
     torch.testing.assert_close(H.to_dense(), expected)
-    if not batches_group_norm():
-        assert H.explain().batching == "loop"
-        assert "batch raises" in H.explain().reason
-        # The loop needs no second trial at another point.
-        assert H.at(parameters).explain().batching == "loop"
+    # What was chosen needs no second trial at another point.
+    assert H.at(parameters).explain().batching == H.explain().batching

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from typing import Any, Literal
@@ -13,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import hesse
-from hesse._linearize.chunks import Batching
-from hesse._linearize.compiled import Compiled, CompiledLinearization
+from hesse._linearize.compiled import CompiledLinearization
 from hesse._linearize.program.backends import EAGER, INDUCTOR, Backend
 from hesse._linearize.program.program import Program
+from hesse._linearize.protocol import Selection
 from tests.functional.test_compiled_functions import HAS_COMPILER
 
 from . import programs
+from .own_clock import OwnClock
 
 DOUBLE = torch.float64
 COUNT = 5
@@ -52,8 +51,8 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def products(func: Callable[[Tensor], Tensor], x: Tensor, V: Tensor, backend: Backend) -> Tensor:
-    H = hesse.Hessian(func, x, engine=Compiled(func, ("rmatvec",), backend=backend))
-    return H._point.term.linearizations[0].rmatvec([V], H._selection, batched=True)[0]
+    H = programs.hessian(func, x, backend=backend)
+    return H._point.term.linearizations[0].rmatvec([V], Selection((0,), (0,)), batched=True)[0]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -82,12 +81,13 @@ def test_a_shared_matrix_is_multiplied_once() -> None:
     products_seen: list[str] = []
 
     def compile(graph: torch.fx.GraphModule) -> Callable[[list[Tensor]], list[Tensor]]:
-        products_seen[:] = [str(node.target) for node in graph.graph.nodes if "mm" in str(node.target)]
+        calls = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+        products_seen[:] = [name for name in calls if "mm" in name]
         return lambda given: graph(*given)
 
     func = lambda x: (x @ MATRIX).tanh().square().sum()  # noqa: E731
     x, V = draw(4, 6), draw(COUNT, 4, 6, seed=3)
-    found = products(func, x, V, Backend(compile))
+    found = products(func, x, V, programs.compiling(compile))
     assert products_seen == ["aten.mm.default"] * 2
     dense = torch.autograd.functional.hessian(func, x).reshape(24, 24)
     torch.testing.assert_close(found.reshape(COUNT, 24), V.reshape(COUNT, 24) @ dense, rtol=1e-9, atol=1e-9)
@@ -105,8 +105,8 @@ def test_columns_go_through_a_program_sixteen_at_a_time_and_the_rest_singly(
         return replay(self, direction, kept, vectors, count)
 
     monkeypatch.setattr(Program, "replay", counted)
-    # Whether batches are worth their price is a matter of the clock.
-    monkeypatch.setattr("hesse._linearize.chunks._GAIN", 0.0)
+    # By our own clock sixteen vectors take as long as one; what compiling took is real time.
+    OwnClock(monkeypatch)
     monkeypatch.setattr(CompiledLinearization, "batch_price", 0.0)
     func, x, V = FUNCTIONS["gathered"], draw(12), draw(12, 70, seed=3)
     dense = torch.autograd.functional.hessian(func, x)
@@ -119,19 +119,17 @@ def test_columns_go_through_a_program_sixteen_at_a_time_and_the_rest_singly(
     assert counts == [16] * 4 + [None] * 6
 
 
-def test_a_batch_is_not_compiled_before_single_products_have_taken_as_long() -> None:
-    prices = iter([math.inf, math.inf, 0.0])
-    sizes: list[int] = []
-
-    def multiply(rows: Tensor) -> Tensor:
-        sizes.append(len(rows) if rows.dim() == 2 else 1)
-        return 2 * rows
-
-    batching = Batching(fixed=lambda: 16, price=lambda: next(prices))
-    for _ in range(2):
-        batching.multiply(multiply, draw(64, 3), [3])
-        assert batching.chosen is None
-    assert set(sizes) == {1}
-    batching.multiply(multiply, draw(64, 3), [3])
-    assert batching.chosen is not None
-    assert set(sizes) == {1, 16}
+@pytest.mark.parametrize(
+    ("width", "expect", "batching"), [(16, None, "loop"), (20, None, "vmap"), (16, 20, "vmap"), (16, 19, "loop")]
+)
+def test_a_batch_is_compiled_where_single_products_would_take_as_long(
+    width: int, expect: int | None, batching: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A product takes half a second, and compiling a batch ten, which 20 products pay for."""
+    OwnClock(monkeypatch)
+    monkeypatch.setattr(CompiledLinearization, "batch_price", 10.0)
+    func, x, V = FUNCTIONS["gathered"], draw(12), draw(12, width, seed=3)
+    H = programs.hessian(func, x, expect=expect)
+    dense = torch.autograd.functional.hessian(func, x)
+    torch.testing.assert_close(H @ V, dense @ V, rtol=1e-9, atol=1e-9)
+    assert H.explain().batching == batching

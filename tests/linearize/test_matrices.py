@@ -11,10 +11,10 @@ from torch import Tensor
 
 import hesse
 from hesse._base import onednn
-from hesse._linearize.compiled import Compiled
 from hesse._linearize.program import inductor
-from hesse._linearize.program.backends import Backend
 from hesse._linearize.program.passes.matrix_products import multiply_by_onednn
+
+from . import programs
 
 pytestmark = pytest.mark.skipif(not onednn.available, reason="this build of PyTorch has no oneDNN")
 
@@ -52,7 +52,7 @@ def test_a_program_multiplies_by_oneDNN_where_that_is_faster_and_stays_right(
         return lambda given: graph(*given)
 
     func, weight, v = point(dtype)
-    H = hesse.Hessian(func, weight, engine=Compiled(func, ("rmatvec",), backend=Backend(compile)))
+    H = programs.hessian(func, weight, backend=programs.compiling(compile))
     ours = H @ v
     assert H.explain().engine == "compiled"
     assert ("hesse.mm.default" in names) == (fast_here and dtype is torch.float32)

@@ -17,8 +17,9 @@ from torch import Tensor
 import hesse
 from hesse._base.errors import MemoryBudgetError
 from hesse._linearize import peak
-from hesse._linearize.chunks import Batching
 from hesse._linearize.room import Room
+
+from .chunked import Chunked
 
 CPU = torch.device("cpu")
 MATRIX = torch.arange(12.0).reshape(3, 4)
@@ -44,36 +45,36 @@ def failing_above(most: int, error: BaseException) -> Callable[[Tensor], Tensor]
 
 @pytest.mark.parametrize("error", [OF_CUDA, OF_CPU, OF_PYTHON])
 def test_out_of_memory_halves_the_chunk_with_one_warning_and_goes_on(error: BaseException) -> None:
-    batching = Batching("vmap")
+    chunked = Chunked("vmap")
     multiply = failing_above(5, error)
     with pytest.warns(UserWarning, match="not enough memory for 16 vectors at once") as caught:
-        product = batching.multiply(multiply, ROWS, [3])
+        product = chunked.multiply(multiply, ROWS)
     torch.testing.assert_close(product, ROWS @ MATRIX.mT)
     assert len(caught) == 1
-    assert (batching.chosen, batching.chunk) == ("vmap", 4)
+    assert (chunked.chunks.chosen, chunked.chunks.chunk) == ("vmap", 4)
     # Without another warning, which would be an error here.
-    torch.testing.assert_close(batching.multiply(multiply, ROWS, [3]), ROWS @ MATRIX.mT)
+    torch.testing.assert_close(chunked.multiply(multiply, ROWS), ROWS @ MATRIX.mT)
 
 
 @pytest.mark.parametrize("error", [OF_CUDA, OF_CPU, OF_PYTHON])
 def test_a_trial_that_runs_out_of_memory_is_not_taken_for_unsupported(error: BaseException) -> None:
-    batching = Batching()
+    chunked = Chunked()
     with pytest.warns(UserWarning, match=r"for 4 vectors at once \(.*\), so at most 1 are"):
-        product = batching.multiply(failing_above(1, error), ROWS, [3])
+        product = chunked.multiply(failing_above(1, error), ROWS)
     torch.testing.assert_close(product, ROWS @ MATRIX.mT)
-    assert batching.reason == "4 vectors at once do not fit into the memory"
+    assert chunked.chunks.reason == "4 vectors at once do not fit into the memory"
 
 
 def test_another_error_of_a_batch_is_no_lack_of_memory() -> None:
-    batching = Batching()
-    batching.multiply(failing_above(1, RuntimeError("no batching rule")), ROWS, [3])
-    assert batching.reason == "a batch raises: no batching rule"
+    chunked = Chunked()
+    chunked.multiply(failing_above(1, RuntimeError("no batching rule")), ROWS)
+    assert chunked.chunks.reason == "a batch raises: no batching rule"
 
 
 @pytest.mark.parametrize("error", [OF_CUDA, OF_CPU, OF_PYTHON])
 def test_where_not_even_one_vector_fits_one_sentence_says_so(error: BaseException) -> None:
     with pytest.raises(MemoryBudgetError, match=r"There was not enough memory for a single product \(.*\)\. Free some"):
-        Batching().multiply(failing_above(0, error), ROWS, [3])
+        Chunked().multiply(failing_above(0, error), ROWS)
 
 
 def wide(x: Tensor) -> Tensor:
@@ -185,9 +186,9 @@ def test_a_budget_that_is_none_is_refused_when_the_operator_is_made() -> None:
 
 
 def test_what_a_larger_batch_was_seen_to_take_bounds_the_next() -> None:
-    room = Room(lambda: 1000, CPU, asked=True)
+    room = Room(CPU, asked=True)
     kept = []
-    room.begin(0, 8)
+    room.begin(1000, 0, 8)
     room.measured(lambda: kept.append(torch.empty(25)), 1)
     assert room.at_once == 10
     room.measured(lambda: kept.append(torch.empty(250)), 4)

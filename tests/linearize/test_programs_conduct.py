@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 import hesse
-from hesse._linearize.compiled import Compiled
-from hesse._linearize.program.backends import Backend
 from tests.functional.test_compiled_functions import HAS_COMPILER
 
 from . import programs
@@ -173,29 +171,13 @@ def test_auxiliary_output_comes_from_the_evaluation() -> None:
     assert moved.aux["name"] == "cubic"
 
 
-def wrong(after: int) -> Backend:
-    """A backend whose compiled halves are off by one part in a hundred, from the given one on."""
-    made: list[None] = []
-
-    def compile(graph: Any) -> Any:
-        made.append(None)
-        factor = 1.01 if len(made) > after else 1.0
-        return lambda given: [result * factor for result in graph(*given)]
-
-    return Backend(compile)
-
-
 @pytest.mark.parametrize(("after", "what"), [(0, "value or gradient"), (1, "product with a random vector")])
 def test_a_program_that_differs_from_the_tape_is_refused(after: int, what: str) -> None:
     def func(x: Tensor) -> Tensor:
         return (x**3).sum()
 
     with pytest.raises(hesse.CaptureError, match=f"the {what} differs from the tape's by"):
-        hesse.Hessian(func, ONES, engine=Compiled(func, ("rmatvec",), backend=wrong(after)))
-    auto = Compiled(func, ("rmatvec",), or_tape=True, backend=wrong(after))
-    with pytest.warns(UserWarning, match="goes on with the tape: the .* differs from the tape's"):
-        H = hesse.Hessian(func, ONES, engine=auto)
-    assert torch.equal(H @ ONES, 6 * ONES)
+        programs.hessian(func, ONES, backend=programs.wrong(after))
 
 
 def test_a_program_that_is_right_at_one_point_only_is_refused_at_the_next() -> None:

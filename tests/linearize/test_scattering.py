@@ -96,7 +96,7 @@ def test_places_are_read_anew_at_each_point() -> None:
 def test_places_are_sorted_once_a_point_and_no_replay_adds_in_place() -> None:
     H = programs.hessian(pairs, X)
     H @ X
-    (program,) = H._engine.programs
+    (program,) = H._point.engines.programs_of("gradient").programs
     replay = {node.target for node in program._replays["rmatvec"].graph.graph.nodes}
     assert torch.ops.hesse.sum_segments.default in replay
     assert torch.ops.hesse.sort_indices.default not in replay

@@ -44,11 +44,15 @@ def test_products_through_a_checkpoint_are_exact() -> None:
     torch.testing.assert_close(H @ x, dense @ x)
 
 
-def test_explain_reads_as_one_line() -> None:
-    H = hesse.Hessian(lambda x: (x**3).sum(), torch.ones(4))
-    assert str(H.explain()).startswith(
-        "engine tape (no product was timed yet), keeping 0.0 MiB; many vectors: undecided"
-    )
+def test_explain_reads_as_labelled_lines_with_units() -> None:
+    H = hesse.Hessian(lambda x: (x**3).sum(), torch.ones(4), memory="1MiB")
+    assert str(H.explain()).split("\n") == [
+        "engine:       tape (few products so far)",
+        f"kept:         {H.explain().bytes_kept} bytes",
+        "many vectors: undecided in chunks of 1 (no trial yet)",
+        "memory:       1 MiB allowed; a vector not measured yet",
+    ]
     H @ torch.eye(4).repeat(1, 16)
     assert H.explain().batching in ("loop", "vmap")
-    assert "ms" in H.explain().reason
+    assert " ms in a batch of 4, " in H.explain().batching_reason
+    assert "bytes a vector at the peak" in str(H.explain())

@@ -214,10 +214,6 @@ class Point(abc.ABC):
         self.guard = _Closed()
 
 
-def _reason(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0].rstrip(".")
-
-
 class _Closed(Guard):
     def __init__(self) -> None:
         super().__init__("", ())
