@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,8 +20,6 @@ from hesse._base.errors import ClosedError, NoDerivativeError, StalePointError
 from hesse._linearize.choice import EngineName
 from hesse._linearize.protocol import Leaves, Linearization, Map, Selection
 from hesse._rules.scope import transform_level
-
-T = TypeVar("T")
 
 CLOSED = "A product was asked of an operator that is closed. Make a new one with at(inputs) or anew."
 
@@ -58,7 +55,6 @@ class Tape(Linearization):
         with ordinary_autograd():
             x = tuple([track(leaf, create_graph) for leaf in point])
             outputs, self.aux = map(x)
-        self._around: Callable[..., Any] | None = getattr(map, "around", None)
         self._x: Leaves | None = x
         self._outputs: Leaves | None = outputs
         self._transposed: tuple[Leaves, Leaves] | None = None
@@ -105,8 +101,9 @@ class Tape(Linearization):
                 weights = [torch.zeros_like(output, requires_grad=True) for output in outputs]
                 return weights, zeros_where_none(followed_gradients(outputs, x, weights), x)
 
-        self._transposed = self._surrounded(untraced(transpose))
-        return self._transposed
+        made: tuple[Leaves, Leaves] = untraced(transpose)()
+        self._transposed = made
+        return made
 
     def _pull(
         self,
@@ -126,15 +123,8 @@ class Tape(Linearization):
             outputs = [outputs[i] for i in from_outputs]
         if len(to_x) != len(x):
             x = [x[j] for j in to_x]
-        replay = untraced(self._replay)
-        if self._around is None:
-            products: list[Tensor] = replay(outputs, x, vectors, batched, last)
-            return products
-        return self._surrounded(lambda: replay(outputs, x, vectors, batched, last))
-
-    def _surrounded(self, call: Callable[[], T]) -> T:
-        """``call()``, within what the map needs around its products."""
-        return call() if self._around is None else self._around(self._x, call)
+        products: list[Tensor] = untraced(self._replay)(outputs, x, vectors, batched, last)
+        return products
 
     def _replay(self, outputs: Leaves, x: Leaves, vectors: Leaves, batched: bool, last: bool) -> list[Tensor]:
         with ordinary_autograd():

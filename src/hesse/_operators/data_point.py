@@ -126,7 +126,7 @@ class DataPoint(Point):
         values, weights = [], []
         for number, batch in enumerate(self.batches):
             with Seeded(self.objective.device, self._seed_of((number, 0))):
-                value, counted = self.objective.within(x, functools.partial(self.objective.value, x, batch))
+                value, counted = self.objective.value(x, batch)
             weight = self._weight(self.objective.count(batch, counted), (number, 0))
             if weight:
                 values.append(weight * value.reshape(()))
