@@ -85,9 +85,8 @@ class Blueprint:
             self._take(attributes["_buffers"].values(), self.buffers)
             for child in attributes["_modules"].values():
                 self._own(child, depth)
-            for key, entry in attributes.items():
-                if not copying.is_table(key, entry):
-                    self._own(entry, depth)
+            for _, entry in copying.own_attributes(attributes):
+                self._own(entry, depth)
         elif isinstance(value, CONTAINERS):
             if not isinstance(value, tuple | frozenset):
                 self._register(value)

@@ -32,7 +32,9 @@ MUTABLE: tuple[Any, ...] = (dict, list, set, collections.deque)
 CONTAINERS = (*MUTABLE, tuple, frozenset)
 CACHE = type(functools.lru_cache(lambda: None))
 _TABLES = frozenset({"_parameters", "_buffers", "_modules"})
-_HOOKS = frozenset(vars(nn.Module())) - {"training", *_TABLES}
+# Tables of hooks and of names of buffers, nearly always empty.
+_HOOKS = frozenset([key for key, value in vars(nn.Module()).items() if key not in _TABLES and hasattr(value, "clear")])
+_EVERY = _TABLES | _HOOKS
 _NOT_PLAIN = (type, BaseException, enum.Enum, Tensor, nn.Module, *CONTAINERS)
 _LIBRARIES = (frozenset(sys.stdlib_module_names) - {"__main__"}) | {"torch", "numpy", "scipy", "hesse"}
 # As a class may define its own.
@@ -76,9 +78,14 @@ def entries_of(container: Any) -> Iterable[Any]:
     return [*container.keys(), *container.values()] if isinstance(container, dict) else list(container)
 
 
-def is_table(key: str, value: Any) -> bool:
-    """Whether an attribute of a module is one of its three tables, or an empty one of hooks."""
-    return key in _TABLES or (key in _HOOKS and type(value) in (set, collections.OrderedDict) and not value)
+def own_attributes(attributes: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Those of a module's attributes that are not its three tables, nor empty ones of hooks."""
+    return [(key, value) for key, value in attributes.items() if key not in _EVERY or (key in _HOOKS and value)]
+
+
+def tables_of(attributes: dict[str, Any]) -> list[Any]:
+    """The others."""
+    return [value for key, value in attributes.items() if key in _TABLES or (key in _HOOKS and not value)]
 
 
 def is_plain_object(value: Any) -> bool:
@@ -106,19 +113,18 @@ class ModulePlan:
 
     def __init__(self, module: nn.Module, entry: Entry, tensors: dict[int, int]) -> None:
         self._kind = _kind(module)
-        template = dict(attributes_of(module))
+        attributes = attributes_of(module)
         # Each table, and the places of those of its tensors that are given.
         self._tables: list[tuple[str, Any, list[tuple[str, int]]]] = []
         for name in ("_parameters", "_buffers"):
-            table = template.pop(name)
+            table = attributes[name]
             places = [(key, tensors[id(tensor)]) for key, tensor in table.items() if id(tensor) in tensors]
             self._tables.append((name, copy.copy(table), places))
-        self._modules = copy.copy(template.pop("_modules"))
+        self._modules = copy.copy(attributes["_modules"])
         self._children = _made_anew(self._modules.items(), entry)
-        # Tables of hooks, nearly always empty. A hook that an evaluation registers must not come into the original's.
-        self._empty = [(key, type(value)) for key, value in template.items() if is_table(key, value)]
-        for key, _ in self._empty:
-            del template[key]
+        # A hook that an evaluation registers must not come into the original's table.
+        self._empty = [(key, type(attributes[key])) for key in _HOOKS if key in attributes and not attributes[key]]
+        template = dict(own_attributes(attributes))
         if template.get("_compiled_call_impl") is not None:
             # A compiled module runs eagerly here.
             template["_compiled_call_impl"] = None
@@ -175,10 +181,13 @@ class ObjectPlan:
 
 
 class ContainerPlan:
-    """Of a list, dict, set or deque: its entries."""
+    """Of a list, dict, set or deque: its entries. One that says that it cannot be copied is shared."""
 
     def __init__(self, container: Any, entry: Entry) -> None:
-        self._template = copy.copy(container)
+        self._template: Any = None
+        self._original = container
+        with contextlib.suppress(Exception):
+            self._template = copy.copy(container)
         self._base = _base(container)
         items: dict[Any, Any] = dict(enumerate(container))
         if self._base is dict or self._base is set:
@@ -193,10 +202,12 @@ class ContainerPlan:
 
     def allocate(self) -> Any:
         """A container of the same things."""
-        return copy.copy(self._template)
+        return self._original if self._template is None else copy.copy(self._template)
 
     def fill(self, fresh: Any, copies: Copies, tensors: Sequence[Tensor]) -> None:
         """Those of its entries that are not the same."""
+        if fresh is self._original:
+            return
         if self._pairs is None:
             for key, build in self._entries:
                 self._base.__setitem__(fresh, key, build(copies, tensors))

@@ -146,5 +146,5 @@ def _tables(holder: Any) -> Iterator[Any]:
         return
     attributes = object.__getattribute__(holder, "__dict__")
     yield attributes
-    tables = (entry for key, entry in attributes.items() if copying.is_table(key, entry))
-    yield from (table for table in tables if isinstance(table, copying.CONTAINERS))
+    if isinstance(holder, torch.nn.Module):
+        yield from (table for table in copying.tables_of(attributes) if isinstance(table, copying.CONTAINERS))

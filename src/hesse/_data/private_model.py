@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from hesse._autograd import graph
 from hesse._autograd.blueprint import Blueprint
@@ -44,7 +43,7 @@ class Model:
     def __init__(self, model: nn.Module, chosen: dict[str, nn.Parameter], functions: Sequence[Any], name: str) -> None:
         self.module = model
         self.chosen = chosen
-        self._name = name
+        self._operator = name
         self._blueprint = Blueprint(model, *functions)
         tensors = self._blueprint.tensors
         places = {id(tensor): place for place, tensor in enumerate(tensors)}
@@ -57,18 +56,21 @@ class Model:
         for place in self._constants.difference(self._variables):
             # The same tensors in each evaluation, which is how a program knows them.
             self._given[place] = tensors[place].detach()
+        # Layers that scale the rows of their weight down write into it each time, and differentiate by what they wrote.
+        embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
+        scaled = [module.weight for module in embeddings if module.max_norm is not None]
+        self._copied = [*self._blueprint.buffers, *[places[id(weight)] for weight in scaled if id(weight) in places]]
         # Which plain tensors an evaluation writes into; found out at the first.
         self._written: list[int] | None = None
         self._modules = list(model.modules())
         self._modes = self._training()
-        self._names = {id(parameter): key for key, parameter in model.named_parameters()}
-        self._held = [
-            (table, key, entry)
+        tables = [
+            table
             for module in self._modules
             if not isinstance(module, torch.jit.ScriptModule)
             for table in (module._parameters, module._modules)
-            for key, entry in table.items()
         ]
+        self._held = [(table, key, entry) for table in tables for key, entry in table.items()]
 
     def run(self, x: Sequence[Tensor], evaluate: Callable[[Private], Result]) -> Result:
         """``evaluate(private)``, in which the chosen parameters are ``x``."""
@@ -89,30 +91,38 @@ class Model:
         for place, leaf in zip(self._variables, x, strict=True):
             if place is not None:
                 tensors[place] = leaf
-        for place in (*self._blueprint.buffers, *copied):
+        for place in (*self._copied, *copied):
             tensors[place] = tensors[place].clone()
         return tensors
 
     def _run_first(self, x: Sequence[Tensor], evaluate: Callable[[Private], Result]) -> Result:
         """Like ``run``, and look what the evaluation writes into."""
         plain = self._blueprint.plain
-        states = [
-            State.of(key, parameter) for key, parameter in self.module.named_parameters() if not is_lazy(parameter)
-        ]
+        parameters = [self._blueprint.tensors[place] for place in self._blueprint.parameters]
+        versions = [parameter._version for parameter in parameters]
+        # PyTorch's own layers write no values into their parameters.
+        users = [module for module in self._modules if not type(module).__module__.startswith("torch.")]
+        states = [State.of("", parameter) for module in users for parameter in module.parameters(recurse=False)]
         tensors = self._tensors(x, plain)
         private = _private(self._blueprint.make(tensors))
         try:
             result = evaluate(private)
         finally:
-            changed = [state for state in states if state.has_changed()]
-            for state in changed:
+            written = [state for state in states if state.has_changed()]
+            for state in written:
                 state.put_back()
+        changed = [state.tensor for state in written]
+        changed += [
+            parameter for parameter, version in zip(parameters, versions, strict=True) if parameter._version != version
+        ]
         made = _made_parameter(private.module, tensors)
         if changed or made is not None:
-            what = f"writes into its parameter {changed[0].name!r}" if changed else f"makes its parameter {made!r}"
+            what = (
+                f"makes its parameter {made!r}" if made else f"writes into its parameter {self._name_of(changed[0])!r}"
+            )
             raise RuntimeError(
-                f"An evaluation of the model given to {self._name} {what}, so there is no point that stays. Where it"
-                " does so the first time only, evaluate the model once before."
+                f"An evaluation of the model given to {self._operator} {what}, so there is no point that stays. Where"
+                " it does so the first time only, evaluate the model once before; otherwise take that out of forward."
             )
         self._written = [place for place in plain if not same(tensors[place], self._given[place])]
         return result
@@ -128,9 +138,9 @@ class Model:
             key = None if id(leaf) in given else self._by_address.get(address(leaf))
             if key is not None:
                 raise RuntimeError(
-                    f"The parameter {key!r} is used in a way that {self._name} cannot follow: a second reference to it,"
-                    " or a tensor made of it, is kept beside its module, and stays when parameters are replaced. Reach"
-                    " it through the model that is given to the loss, and empty what the model keeps (in many,"
+                    f"The parameter {key!r} is used in a way that {self._operator} cannot follow: a second reference"
+                    " to it, or a tensor made of it, is kept beside its module, and stays when parameters are replaced."
+                    " Reach it through the model that is given to the loss, and empty what the model keeps (in many,"
                     " model.train() does)."
                 )
 
@@ -142,8 +152,12 @@ class Model:
             return None
         # A layer may be replaced by another of the same parameters.
         present = {id(parameter) for parameter in self.module.parameters()}
-        gone = next((key for place, key in self._names.items() if place not in present), None)
-        return None if gone is None else f"The model's parameter {gone!r} was replaced by another"
+        held = [(key, entry) for _, key, entry in self._held if isinstance(entry, Tensor) and id(entry) not in present]
+        return f"The model's parameter {self._name_of(*held[0][::-1])!r} was replaced by another" if held else None
+
+    def _name_of(self, parameter: Tensor, otherwise: str = "") -> str:
+        names = [*self.chosen.items(), *self.module.named_parameters()]
+        return next((key for key, found in names if found is parameter), otherwise)
 
     def _training(self) -> list[bool]:
         return [module.training for module in self._modules]
@@ -168,7 +182,8 @@ def _private(copies: list[Any]) -> Private:
 def _made_parameter(module: nn.Module, given: Sequence[Tensor]) -> str | None:
     """The name of a parameter that an evaluation has made, which would be another one each time."""
     known = {id(tensor) for tensor in given}
-    for key, parameter in module.named_parameters():
-        if isinstance(parameter, nn.Parameter) and parameter.requires_grad and id(parameter) not in known:
-            return key
+    for part in module.modules():
+        for key, parameter in part._parameters.items():
+            if isinstance(parameter, nn.Parameter) and parameter.requires_grad and id(parameter) not in known:
+                return key
     return None
