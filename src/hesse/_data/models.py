@@ -122,7 +122,8 @@ class ModelObjective:
             self.model.require_followed([value], x)
             return value, counted
 
-        return self.model.run(x, refusing_models(self.name, evaluate))
+        found: tuple[Tensor, Counted] = self.model.run(x, refusing_models(self.name, evaluate))
+        return found
 
     def predict(self, x: Sequence[Tensor], batch: Any) -> Prediction:
         """The prediction for a batch at the parameters x."""
@@ -132,7 +133,8 @@ class ModelObjective:
             self.model.require_followed(prediction.leaves, x)
             return prediction
 
-        return self.model.run(x, refusing_models(self.name, evaluate))
+        found: Prediction = self.model.run(x, refusing_models(self.name, evaluate))
+        return found
 
     def _value(self, private: Private, batch: Any) -> tuple[Tensor, Counted]:
         model, (loss, call, _) = private

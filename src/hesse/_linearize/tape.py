@@ -7,7 +7,8 @@ multiplications of a lone ``vhp``: the evaluation and the first backward are not
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from hesse._autograd import graph
 from hesse._autograd.evaluation import constant, inside_transform, ordinary_autograd, track, untraced
 from hesse._autograd.gradients import MissingDerivative, followed_gradients, gradients, unaliased, zeros_where_none
 from hesse._autograd.refusal import no_derivative
+from hesse._autograd.thread_state import interruptible
 from hesse._base.errors import ClosedError, NoDerivativeError, StalePointError
 from hesse._linearize.choice import EngineName
 from hesse._linearize.protocol import Leaves, Linearization, Map, Selection
@@ -52,13 +54,17 @@ class Tape(Linearization):
     def __init__(self, map: Map, point: Leaves, create_graph: bool, name: str) -> None:
         self.create_graph = create_graph
         self._map, self._point, self._name = map, point, name
-        with ordinary_autograd():
-            x = tuple([track(leaf, create_graph) for leaf in point])
-            outputs, self.aux = map(x)
+        x, outputs, self.aux = self._evaluate()
         self._x: Leaves | None = x
         self._outputs: Leaves | None = outputs
         self._transposed: tuple[Leaves, Leaves] | None = None
         self.outputs = list(unaliased([output if create_graph else output.detach() for output in outputs]))
+
+    @interruptible
+    def _evaluate(self) -> tuple[Leaves, Leaves, Any]:
+        with ordinary_autograd():
+            x = tuple([track(leaf, self.create_graph) for leaf in self._point])
+            return x, *self._map(x)
 
     def rmatvec(
         self, cotangents: Leaves, selection: Selection, *, batched: bool = False, last: bool = False
@@ -96,6 +102,7 @@ class Tape(Linearization):
         assert self._outputs is not None
         x, outputs = self._x, self._outputs
 
+        @interruptible
         def transpose() -> tuple[Leaves, Leaves]:
             with ordinary_autograd():
                 weights = [torch.zeros_like(output, requires_grad=True) for output in outputs]
@@ -126,6 +133,7 @@ class Tape(Linearization):
         products: list[Tensor] = untraced(self._replay)(outputs, x, vectors, batched, last)
         return products
 
+    @interruptible
     def _replay(self, outputs: Leaves, x: Leaves, vectors: Leaves, batched: bool, last: bool) -> list[Tensor]:
         with ordinary_autograd():
             if self.create_graph:
