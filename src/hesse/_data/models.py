@@ -197,7 +197,7 @@ class ModelObjective:
 
     def reads(self) -> dict[str, Any]:
         """By name, all that is read beside the batch and the variables."""
-        model, (loss, call, output) = self.model.as_it_is()
+        model, (loss, call, output) = self.model.as_it_is
         return {"the model": model, "the loss": loss, "call": call, "output": output}
 
     def _has_prediction(self, batch: Any) -> bool:

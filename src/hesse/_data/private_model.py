@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -79,6 +80,7 @@ class Model:
             return self._run_first(x, evaluate)
         return evaluate(self._private(x, self._blueprint.plain if self._written is None else self._written))
 
+    @functools.cached_property
     def as_it_is(self) -> Private:
         """The model and the functions with the user's own tensors, as a program looks for them."""
         return _private(self._blueprint.make(self._given))

@@ -163,7 +163,8 @@ class Program:
         self.seconds += time.perf_counter() - began
         return products
 
-    @interruptible
+    def _compiled(self, graph: Graph) -> Run:
+        return self._backend.compile(run_passes(graph, self._backend.half))
 
 
 def _laid_out(vector: Tensor, dtype: torch.dtype) -> Tensor:
