@@ -99,17 +99,20 @@ def test_the_generator_moves_only_if_the_loss_draws() -> None:
     assert not torch.allclose(first, second)
 
 
+masks_drawn: dict[tuple[int, float], list[Tensor]] = {}
+"""By the length and the first number of a batch, the masks that were drawn for it."""
+
+
 class Recording(nn.Module):
-    """Dropout of one's own that remembers the masks of the batches it saw, by their first number."""
+    """Dropout of one's own whose masks are remembered, outside of the model: it is evaluated as a private copy."""
 
     def __init__(self) -> None:
         super().__init__()
         self.model = mlp()
-        self.masks: dict[tuple[int, float], list[Tensor]] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         mask = torch.bernoulli(torch.full_like(x, 0.5))
-        self.masks.setdefault((len(x), float(x[0, 0])), []).append(mask)
+        masks_drawn.setdefault((len(x), float(x[0, 0])), []).append(mask)
         return self.model(x * mask)
 
 
@@ -117,13 +120,13 @@ class Recording(nn.Module):
 def test_dropout_draws_once_for_each_batch(memory: str | None) -> None:
     model = Recording()
     H = hesse.LossHessian(model, F.cross_entropy, loader(X, CLASSES), reduction="mean", memory=memory)
-    model.masks.clear()
+    masks_drawn.clear()
     v = torch.ones(27, dtype=torch.float64)
     first = H @ v
     torch.testing.assert_close(H @ v, first, rtol=0, atol=0)
     masks = []
     for start in (0, 4, 8):
-        seen = model.masks[min(4, 10 - start), float(X[start, 0])]
+        seen = masks_drawn[min(4, 10 - start), float(X[start, 0])]
         assert len(seen) == (1 if memory is None else 2)
         assert all(torch.equal(mask, seen[-1]) for mask in seen)
         masks.append(seen[-1])

@@ -95,7 +95,7 @@ def _of_classes(value: Any, named: frozenset[str]) -> Iterator[tuple[str, Any]]:
 
 def _of_class(owner: type, named: frozenset[str]) -> dict[str, Any]:
     """The attributes of a class with these names, and those that its own functions among them read in turn."""
-    bases = [vars(base) for base in reversed(owner.__mro__) if _is_the_users(base.__module__)]
+    bases = [vars(base) for base in reversed(owner.__mro__) if is_the_users(base.__module__)]
     found: dict[str, Any] = {}
     new = named if bases else frozenset()
     while new:
@@ -125,7 +125,7 @@ _WRAPPERS: dict[type, str] = {
 
 
 def _is_users_code(value: Any) -> bool:
-    return isinstance(value, types.FunctionType) and _is_the_users(value.__module__)
+    return isinstance(value, types.FunctionType) and is_the_users(value.__module__)
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
@@ -164,11 +164,11 @@ def _variables(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     yield from ((str(i), default) for i, default in enumerate(function.__defaults__ or ()))
     yield from (function.__kwdefaults__ or {}).items()
     if _is_users_code(function):
-        for name in sorted(_global_names(function.__code__)):
+        for name in sorted(global_names(function.__code__)):
             if name in function.__globals__:
                 value = function.__globals__[name]
                 yield name, value
-                if isinstance(value, types.ModuleType) and _is_the_users(value.__name__):
+                if isinstance(value, types.ModuleType) and is_the_users(value.__name__):
                     yield from _settings(value, name, _attribute_names(function.__code__))
 
 
@@ -177,14 +177,23 @@ def _settings(module: types.ModuleType, name: str, attributes: frozenset[str]) -
     return ((f"{name}.{key}", vars(module)[key]) for key in sorted(attributes) if key in vars(module))
 
 
-def _is_the_users(module: str | None) -> bool:
+def is_the_users(module: str | None) -> bool:
+    """Whether a module of Python code, by its name, is none of a library that functions are made of."""
     return (module or "").split(".")[0] not in _LIBRARIES
 
 
 @functools.lru_cache(maxsize=1024)
-def _global_names(code: types.CodeType) -> frozenset[str]:
+def global_names(code: types.CodeType) -> frozenset[str]:
+    """The globals that code reads, the functions in it too."""
     names = {instruction.argval for instruction in dis.get_instructions(code) if instruction.opname == "LOAD_GLOBAL"}
-    return frozenset(names.union(*[_global_names(inner) for inner in _inner(code)]))
+    return frozenset(names.union(*[global_names(inner) for inner in _inner(code)]))
+
+
+@functools.lru_cache(maxsize=1024)
+def stores_globals(code: types.CodeType) -> bool:
+    """Whether code sets a global, or a function in it does."""
+    sets = any(instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL") for instruction in dis.get_instructions(code))
+    return sets or any(map(stores_globals, _inner(code)))
 
 
 @functools.lru_cache(maxsize=1024)

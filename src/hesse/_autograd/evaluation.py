@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from hesse._autograd import graph
+from hesse._autograd.thread_state import inference_mode, inside, interruptible, put_inside
 from hesse._base import trees
 from hesse._rules import scope
 from hesse._rules.scope import inside_transform as inside_transform
@@ -37,6 +37,7 @@ def differentiate(
     return untraced(_with_ordinary_autograd)(body, leaves, create_graph)
 
 
+@interruptible
 def _with_ordinary_autograd(
     body: Callable[[tuple[Tensor, ...]], Any], leaves: Sequence[Tensor], create_graph: bool
 ) -> Any:
@@ -110,6 +111,7 @@ def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+@interruptible
 def _at_transform_level(body: Callable[[tuple[Tensor, ...]], Any], leaves: Sequence[Tensor]) -> Any:
     """Run ``body`` one differentiation level deeper in torch.func, where torch.autograd.grad works.
 
@@ -132,7 +134,10 @@ def _at_transform_level(body: Callable[[tuple[Tensor, ...]], Any], leaves: Seque
 
 
 class ordinary_autograd:
-    """Gradients on, inference mode off, compiled functions run eagerly, rules in force: for double backwards."""
+    """Gradients on, inference mode off, compiled functions run eagerly, rules in force: for double backwards.
+
+    Below a function that is ``interruptible``, which puts everything back where something is raised.
+    """
 
     def __enter__(self) -> None:
         # Not an ExitStack, which takes longer than all else that a small product does beside its arithmetic.
@@ -140,25 +145,27 @@ class ordinary_autograd:
         # Two calls into C, and none of Python's.
         self._rules_held = scope.hold()
         scope.put_back(True)
-        try:
-            if torch.is_inference_mode_enabled():
-                self._enter(torch.inference_mode(False))
-                self._enter(_NormalTensors())
-            if "torch._dynamo" in sys.modules:
-                self._enter(_eager)
-            if not torch.is_grad_enabled():
-                self._enter(torch.enable_grad())
-        except BaseException:
-            self.__exit__(*sys.exc_info())
-            raise
+        if torch.is_inference_mode_enabled():
+            self._enter(inference_mode(False))
+            self._enter(_NormalTensors())
+        if "torch._dynamo" in sys.modules:
+            self._enter(_eager)
+        if not torch.is_grad_enabled():
+            self._enter(torch.enable_grad())
 
     def _enter(self, manager: Any) -> None:
         manager.__enter__()
         self._entered.append(manager)
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, kind: Any, *exception: Any) -> None:
         while self._entered:
-            self._entered.pop().__exit__(*exception)
+            manager = self._entered.pop()
+            try:
+                manager.__exit__(None, None, None)
+            except RuntimeError:
+                # A mode that an interrupt has left off the stack.
+                if kind is None:
+                    raise
         scope.put_back(self._rules_held)
 
 
@@ -178,7 +185,7 @@ class _NormalTensors(TorchFunctionMode):
         tensors = [entry for entry in trees.flatten((args, kwargs))[0] if isinstance(entry, Tensor)]
         # A clone is how an inference tensor becomes a normal one.
         if tensors and func is not Tensor.clone and all(tensor.is_inference() for tensor in tensors):
-            with torch.inference_mode():
+            with inference_mode(True):
                 return func(*args, **kwargs)
         copies: list[tuple[Tensor, Tensor, int]] = []
 
@@ -200,17 +207,9 @@ class _NormalTensors(TorchFunctionMode):
                         " by what depends on the inputs, which autograd cannot follow. Make that tensor outside"
                         " torch.inference_mode()."
                     )
-                with torch.inference_mode():
+                with inference_mode(True):
                     original.copy_(copy)
         return result
-
-
-_INSIDE = "hesse.inside"
-"""Key of the count of products this thread is inside of, in the storage PyTorch hands on to a backward's threads."""
-
-
-def _inside() -> int:
-    return torch._C._get_obj_in_tls(_INSIDE) if torch._C._is_key_in_tls(_INSIDE) else 0
 
 
 class _EagerInside:
@@ -221,7 +220,7 @@ class _EagerInside:
 
     @property
     def stance(self) -> str:
-        return "force_eager" if _inside() else str(self.usual.stance)
+        return "force_eager" if inside() else str(self.usual.stance)
 
     @property
     def skip_guard_eval_unsafe(self) -> bool:
@@ -237,31 +236,19 @@ class _EagerStance:
 
     ``torch.compiler.set_stance`` would change the stance of the whole process, and a function compiled with
     ``fullgraph=True`` that another thread happens to call then raises. So the stance set here depends on the
-    thread that reads it; it stays until the last thread has left.
+    thread that reads it. It stays, and is the usual one outside: an interrupt must not come between two changes.
     """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._entries = 0
 
     def __enter__(self) -> None:
         from torch._dynamo import eval_frame
 
-        with self._lock:
-            if not isinstance(eval_frame._stance, _EagerInside):
-                stance: Any = _EagerInside(eval_frame._stance)
-                eval_frame._set_stance(stance)
-            self._entries += 1
-        torch._C._stash_obj_in_tls(_INSIDE, _inside() + 1)
+        if not isinstance(eval_frame._stance, _EagerInside):
+            stance: Any = _EagerInside(eval_frame._stance)
+            eval_frame._set_stance(stance)
+        put_inside(inside() + 1)
 
     def __exit__(self, *exception: object) -> None:
-        from torch._dynamo import eval_frame
-
-        torch._C._stash_obj_in_tls(_INSIDE, _inside() - 1)
-        with self._lock:
-            self._entries -= 1
-            if self._entries == 0 and isinstance(eval_frame._stance, _EagerInside):
-                eval_frame._set_stance(eval_frame._stance.usual)
+        put_inside(inside() - 1)
 
 
 _eager = _EagerStance()

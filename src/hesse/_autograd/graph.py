@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import Node
+
+_ACCUMULATION = type(torch.autograd.graph.get_gradient_edge(torch.ones(1, requires_grad=True)).node)
 
 
 def name_of(node: Any) -> str:
@@ -30,3 +33,8 @@ def nodes(roots: Iterable[Tensor | Node], until: Iterable[Node] = ()) -> Iterato
             if following is not None and following not in seen:
                 seen.add(following)
                 stack.append(following)
+
+
+def leaves(roots: Iterable[Tensor | Node]) -> Iterator[Tensor]:
+    """Every leaf that a backward from ``roots`` can reach, once."""
+    return (node.variable for node in nodes(roots) if type(node) is _ACCUMULATION)  # type: ignore[attr-defined]  # it has

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from hesse._autograd import copying
+from hesse._autograd.blueprint import Blueprint
 from hesse._autograd.captured import reached, same
 from hesse._base import trees
 
@@ -30,8 +32,8 @@ class State:
     """Everything that an evaluation may change, as it is when this is made; ``restore()``, once or often, puts it back.
 
     That is: the random generators of PyTorch, NumPy and Python and those that ``func`` captures; the values and the
-    ``.grad`` of the inputs and of captured tensors, bit for bit; which tensors a module holds, and its training mode.
-    Keeps a copy of those tensors. What ``func`` does to other Python objects, files or the screen stays.
+    ``.grad`` of the inputs and of captured tensors, bit for bit; what modules hold, and their training mode. Keeps a
+    copy of those tensors. What ``func`` does to other Python objects, files or the screen stays.
     """
 
     def __init__(self, func: Callable[..., Any], inputs: Any) -> None:
@@ -43,7 +45,8 @@ class State:
         # First which tensors a module holds, and then their values.
         self._restorers = [
             *_generators(func),
-            *[_module(module) for module in modules.values()],
+            Held(Blueprint(*modules.values()).nodes).restore,
+            *[_training(module) for module in modules.values()],
             *[values.restore for values in self._values],
             *[_grad(tensor) for tensor in distinct if tensor.is_leaf],
         ]
@@ -113,14 +116,35 @@ def _grad(tensor: Tensor) -> Callable[[], None]:
     return restore
 
 
-def _module(module: torch.nn.Module) -> Callable[[], None]:
+def _training(module: torch.nn.Module) -> Callable[[], None]:
     training = module.training
-    held = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
 
     def restore() -> None:
-        module.training = training
-        for name, tensor in held:
-            if getattr(module, name, None) is not tensor:
-                setattr(module, name, tensor)
+        if module.training is not training:
+            module.training = training
 
     return restore
+
+
+class Held:
+    """What modules, containers and plain objects hold, by identity; ``restore`` puts it back."""
+
+    def __init__(self, holders: Iterable[Any]) -> None:
+        tables = {id(table): table for holder in holders for table in _tables(holder)}
+        self._contents = [(table, copying.Contents(table)) for table in tables.values()]
+
+    def restore(self) -> None:
+        """Put everything back that is another object now."""
+        for table, contents in self._contents:
+            contents.put_back(table)
+
+
+def _tables(holder: Any) -> Iterator[Any]:
+    """The containers that hold what something holds."""
+    if isinstance(holder, copying.CONTAINERS):
+        yield holder
+        return
+    attributes = object.__getattribute__(holder, "__dict__")
+    yield attributes
+    if isinstance(holder, torch.nn.Module):
+        yield from (table for table in copying.tables_of(attributes) if isinstance(table, copying.CONTAINERS))

@@ -21,6 +21,7 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
 from hesse._autograd.preserving import preserved
+from hesse._autograd.thread_state import interruptible
 
 
 class Frame(NamedTuple):
@@ -63,6 +64,7 @@ _HESSE = Path(__file__).parents[1]
 _locating: contextvars.ContextVar[bool] = contextvars.ContextVar("_locating", default=False)
 
 
+@interruptible
 def locate(compute: Callable[[], object], func: Callable[..., Any], inputs: Any) -> Failure | None:
     """Run again what failed in a backward, and tell where the operator that failed was called.
 

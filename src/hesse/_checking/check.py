@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hesse._autograd.arguments import Argnums
 from hesse._autograd.provenance import is_users, locate
+from hesse._autograd.thread_state import interruptible
 from hesse._base import trees
 from hesse._base.clock import Clock
 from hesse._base.memory import is_out_of_memory
@@ -32,6 +33,7 @@ from hesse._operators.probes import Rng, generator
 Result = TypeVar("Result")
 
 
+@interruptible
 def check(
     func: Callable[..., Any],
     inputs: Any,

@@ -21,6 +21,9 @@ SILENT = 1000
 _SAMPLE = 2**20
 
 
+_END = object()
+
+
 class Batches:
     """The batches of ``data``, the same at each pass.
 
@@ -43,17 +46,31 @@ class Batches:
         self._complete = False
 
     def __iter__(self) -> Generator[Any]:
-        with self._state:
-            number = -1
-            for number, batch in enumerate(self._data):
-                self._compare(number, batch)
-                yield self._placed(number, batch)
-                self._tell(number + 1)
-            if number < 0:
-                raise ValueError(f"The data given to {self._name} holds no batch.")
-            if self._complete and number + 1 < len(self._checksums):
-                raise self._changed(f"The data has {number + 1} batches but had {len(self._checksums)}")
+        number = -1
+        for number, batch in enumerate(self._drawn()):
+            self._compare(number, batch)
+            yield self._placed(number, batch)
+            self._tell(number + 1)
+        if number < 0:
+            raise ValueError(f"The data given to {self._name} holds no batch.")
+        if self._complete and number + 1 < len(self._checksums):
+            raise self._changed(f"The data has {number + 1} batches but had {len(self._checksums)}")
         self._complete = True
+
+    def _drawn(self) -> Iterator[Any]:
+        """The batches as they come, drawn from the generators as they were, which are the user's between them."""
+        if isinstance(self._data, list | tuple):
+            yield from self._data
+            return
+        draws = self._state.resumed()
+        with draws.net, draws:
+            batches = iter(self._data)
+        while True:
+            with draws.net, draws:
+                batch = next(batches, _END)
+            if batch is _END:
+                return
+            yield batch
 
     def held_elsewhere(self, batch: Any) -> list[Tensor]:
         """The tensors of a batch (or a piece of one) whose memory is the user's anyway, kept by us or not."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable
 from typing import Any
 
 from torch import Tensor
@@ -11,9 +11,6 @@ from hesse._autograd.dependence import Followed, require_dependence
 from hesse._autograd.gradients import gradient_to_multiply, zeros_where_none
 from hesse._data import rows
 from hesse._data.objective import Objective, Prediction
-
-Around = Callable[[Sequence[Tensor], Callable[[], Any]], Any]
-"""``around(x, product)``: ``product()``, with what surrounded the evaluation at x."""
 
 
 class GradientMap:
@@ -28,26 +25,13 @@ class GradientMap:
         objective, x = self._objective, leaves[: self._number]
         # The named part takes its place in the batch again, where autograd can follow it.
         seen = self._batch if self._part is None else rows.replaced(self._batch, self._part, leaves[self._number])
-
-        def gradient() -> Any:
-            value, counted = objective.value(x, seen)
-            objective.require_followed([value])
-            grads = gradient_to_multiply(value, leaves, keep_graph=False)
-            if any([grad is None for grad in grads]):
-                given = [*objective.leaves, *([] if self._part is None else [self._batch[self._part]])]
-                followed = Followed(given, objective.reads(), self._batch, lambda _: [objective.value(x, seen)[0]])
-                require_dependence(objective.name, "a loss that", [value], leaves, followed)
-            return zeros_where_none(grads, leaves), (value.detach().reshape(()), counted)
-
-        found: tuple[tuple[Tensor, ...], Any] = objective.within(x, gradient)
-        return found
-
-    @property
-    def around(self) -> Around | None:
-        """What products run in, since their backward may evaluate checkpointed layers again."""
-        if self._objective.is_pure:
-            return None
-        return lambda leaves, product: self._objective.replay(leaves[: self._number], product)
+        value, counted = objective.value(x, seen)
+        grads = gradient_to_multiply(value, leaves, keep_graph=False)
+        if any([grad is None for grad in grads]):
+            given = [*objective.leaves, *([] if self._part is None else [self._batch[self._part]])]
+            followed = Followed(given, objective.reads(), self._batch, lambda _: [objective.value(x, seen)[0]])
+            require_dependence(objective.name, "a loss that", [value], leaves, followed)
+        return zeros_where_none(grads, leaves), (value.detach().reshape(()), counted)
 
 
 class PredictionMap:
@@ -58,19 +42,8 @@ class PredictionMap:
 
     def __call__(self, x: tuple[Tensor, ...]) -> tuple[list[Tensor], Prediction]:
         """The floating-point tensors of the prediction; and all else of it."""
-        objective = self._objective
-
-        def predict(x: tuple[Tensor, ...]) -> Prediction:
-            prediction: Prediction = objective.within(x, lambda: objective.predict(x, self._batch))
-            return prediction
-
-        prediction = predict(x)
-        objective.require_followed(prediction.leaves)
-        followed = Followed(objective.leaves, objective.reads(), self._batch, lambda x: predict(x).leaves)
+        objective, batch = self._objective, self._batch
+        prediction = objective.predict(x, batch)
+        followed = Followed(objective.leaves, objective.reads(), batch, lambda x: objective.predict(x, batch).leaves)
         require_dependence(objective.name, "a prediction that", prediction.leaves, x, followed)
         return prediction.leaves, prediction._replace(leaves=[])
-
-    @property
-    def around(self) -> Around | None:
-        """What products run in, since their backward may evaluate checkpointed layers again."""
-        return None if self._objective.is_pure else self._objective.replay

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hesse._autograd import graph
 from hesse._autograd.captured import captured
 from hesse._base import checks, trees
 from hesse._base.errors import StalePointError
@@ -22,7 +21,8 @@ from hesse._data.losses import (
     reduction_of,
 )
 from hesse._data.objective import Counted, Prediction, require_scalar
-from hesse._data.parameters import Model, Params, select
+from hesse._data.parameters import Params, select
+from hesse._data.private_model import Model, Private
 
 Call = Callable[[nn.Module, Any, Any], Tensor]
 """The loss of a batch, made from model, loss and batch."""
@@ -49,7 +49,7 @@ def model_objective(
     if call is not None and output is not None:
         raise TypeError(f"{name} takes call= or output=, which both say what the loss of a batch is, but got both.")
     return ModelObjective(
-        Model(model, select(model, params, name)),
+        Model(model, select(model, params, name), (loss, call, output), name),
         loss,
         call=call,
         output=output,
@@ -94,36 +94,8 @@ class ModelObjective:
         self._call, self._output, self._weight, self._predicts = call, output, weight, predicts
         self.known = recognize(loss) if call is None else None
         self.device = model.device()
-        self._is_followed = False
         if loss is None and output is not None:
             raise TypeError(f"{name} needs a loss of the prediction and target that output= gives but got None.")
-
-    def within(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
-        """``thunk()`` while the parameters are x."""
-        return self.model.run(x, refusing_models(self.name, thunk))
-
-    @property
-    def is_pure(self) -> bool:
-        """Whether evaluations write into no buffer."""
-        return self.model.is_pure
-
-    def replay(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
-        """``thunk()``, so that checkpointed layers that it evaluates again leave the model's buffers alone."""
-        return self.model.replay(x, thunk)
-
-    def require_followed(self, outputs: Sequence[Tensor]) -> None:
-        """Raise if outputs depend on a parameter that was reached around the model, whose derivative would be zero."""
-        if self._is_followed:
-            return
-        names = {id(parameter): key for key, parameter in self.model.chosen.items()}
-        for node in graph.nodes(outputs):
-            name = names.get(id(getattr(node, "variable", None)))
-            if name is not None:
-                raise RuntimeError(
-                    f"The parameter {name!r} is used in a way that {self.name} cannot follow: the model keeps a second"
-                    " reference to it, which stays when its parameters are replaced. Reach it through its module."
-                )
-        self._is_followed = True
 
     def stated_reduction(self) -> str | None:
         """What the loss says of its reduction; a Hugging Face model's own is a mean."""
@@ -134,28 +106,52 @@ class ModelObjective:
         return self.model.batch_statistics()
 
     def require_same_mode(self) -> None:
-        """Raise if a layer was switched between training and evaluation since this was made."""
-        if self.model.has_changed_mode():
+        """Raise if the model is not the one that this was made of, in the same mode."""
+        change = self.model.change()
+        if change is not None:
             raise StalePointError(
-                f"The model was switched between training and evaluation since this {self.name} was made, so its point"
-                " is gone. Call at() for the operator in the present mode."
+                f"{change} since this {self.name} was made, so its point is gone. Call at() for the operator of the"
+                " model as it is now."
             )
 
     def value(self, x: Sequence[Tensor], batch: Any) -> tuple[Tensor, Counted]:
-        """The loss of a batch at the parameters, which ``within`` has put in place."""
+        """The loss of a batch at the parameters x."""
+
+        def evaluate(private: Private) -> tuple[Tensor, Counted]:
+            value, counted = self._value(private, batch)
+            self.model.require_followed([value], x)
+            return value, counted
+
+        found: tuple[Tensor, Counted] = self.model.run(x, refusing_models(self.name, evaluate))
+        return found
+
+    def predict(self, x: Sequence[Tensor], batch: Any) -> Prediction:
+        """The prediction for a batch at the parameters x."""
+
+        def evaluate(private: Private) -> Prediction:
+            prediction = self._predict(private, batch)
+            self.model.require_followed(prediction.leaves, x)
+            return prediction
+
+        found: Prediction = self.model.run(x, refusing_models(self.name, evaluate))
+        return found
+
+    def _value(self, private: Private, batch: Any) -> tuple[Tensor, Counted]:
+        model, (loss, call, _) = private
         if self._has_prediction(batch):
-            prediction = self.predict(x, batch)
+            prediction = self._predict(private, batch)
             counted = prediction.counted
             if self._output is not None:
                 # Counting must not hold the graph of a target that the model made.
                 counted = counted._replace(target=trees.map_tensors(Tensor.detach, counted.target))
-            return self.loss_of(prediction, prediction.leaves), counted
-        if self._call is not None:
-            value: Any = self._call(self.model.module, self.loss, batch)
-        elif self.loss is not None:
-            value = self.loss(self.model.module, batch)
+            value: Any = loss(prediction.rebuilt(prediction.leaves), prediction.target)
+            return require_scalar(value, self.name), counted
+        if call is not None:
+            value = call(model, loss, batch)
+        elif loss is not None:
+            value = loss(model, batch)
         elif isinstance(batch, Mapping):
-            value = getattr(self.model.module(**batch), "loss", None)
+            value = getattr(model(**batch), "loss", None)
         else:
             raise TypeError(
                 f"{self.name} without a loss takes the one that the model works out from a batch of keywords, but the"
@@ -163,17 +159,17 @@ class ModelObjective:
             )
         return require_scalar(value, self.name), Counted()
 
-    def predict(self, x: Sequence[Tensor], batch: Any) -> Prediction:
-        """The prediction for a batch at the parameters, which ``within`` has put in place."""
-        if self._output is not None:
-            pair = self._output(self.model.module, batch)
+    def _predict(self, private: Private, batch: Any) -> Prediction:
+        model, (_, _, output) = private
+        if output is not None:
+            pair = output(model, batch)
             if not (isinstance(pair, tuple) and len(pair) == 2):
                 raise TypeError(
                     f"output= given to {self.name} should return a pair (prediction, target) but returned {type(pair)}."
                 )
             predicted, target = pair
         elif _is_pair(batch) and self._call is None:
-            predicted, target = self.model.module(batch[0]), batch[1]
+            predicted, target = model(batch[0]), batch[1]
         else:
             raise TypeError(
                 f"{self.name} needs the model's prediction, and a batch of type {type(batch)} does not say what it is:"
@@ -201,13 +197,8 @@ class ModelObjective:
 
     def reads(self) -> dict[str, Any]:
         """By name, all that is read beside the batch and the variables."""
-        return {
-            "the model": self.model.module,
-            "what is not chosen of the model": self.model.constants,
-            "the loss": self.loss,
-            "call": self._call,
-            "output": self._output,
-        }
+        model, (loss, call, output) = self.model.as_it_is
+        return {"the model": model, "the loss": loss, "call": call, "output": output}
 
     def _has_prediction(self, batch: Any) -> bool:
         if self._predicts or self._output is not None:

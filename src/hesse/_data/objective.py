@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -90,23 +90,6 @@ class Objective(Protocol):
 
     def reads(self) -> dict[str, Any]:
         """By name, all that is read beside the batch and the variables."""
-        ...
-
-    def within(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
-        """``thunk()``, in which ``value`` and ``predict`` are called with this x."""
-        ...
-
-    @property
-    def is_pure(self) -> bool:
-        """Whether evaluations, also those of a backward, leave everything as it is."""
-        ...
-
-    def replay(self, x: Sequence[Tensor], thunk: Callable[[], Any]) -> Any:
-        """``thunk()``, a backward through what was evaluated with this x."""
-        ...
-
-    def require_followed(self, outputs: Sequence[Tensor]) -> None:
-        """Raise if outputs depend on a variable itself, and not on the x in its place."""
         ...
 
     def stated_reduction(self) -> str | None:

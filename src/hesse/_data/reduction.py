@@ -10,10 +10,10 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from hesse._autograd.agreement import coarsest
 from hesse._autograd.evaluation import ordinary_autograd
+from hesse._autograd.thread_state import interruptible
 from hesse._data import rows
 from hesse._data.draws import Seeded
 from hesse._data.losses import Reduction
@@ -40,6 +40,7 @@ class Finding(NamedTuple):
     halved: bool
 
 
+@interruptible
 def examine(objective: Objective, batch: Any, seed: int) -> Finding:
     """Evaluate the loss on a batch and on its halves."""
     number = rows.count(batch)
@@ -47,7 +48,7 @@ def examine(objective: Objective, batch: Any, seed: int) -> Finding:
         return Finding(frozenset(), "", drew=False, halved=False)
     half = number // 2
     generators = Seeded(objective.device, seed)
-    with generators, ordinary_autograd():
+    with generators.net, generators, ordinary_autograd():
         whole, first, second = [
             _loss(objective, rows.part(batch, *ends)) for ends in ((0, number), (0, half), (half, number))
         ]
@@ -74,8 +75,7 @@ def examine(objective: Objective, batch: Any, seed: int) -> Finding:
 
 def _loss(objective: Objective, batch: Any) -> tuple[float, float | None]:
     x = [leaf.detach() for leaf in objective.leaves]
-    value, counted = objective.within(x, lambda: objective.value(x, batch))
-    assert isinstance(value, Tensor)
+    value, counted = objective.value(x, batch)
     return float(value.detach()), objective.count(batch, counted)
 
 

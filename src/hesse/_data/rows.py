@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from hesse._autograd.captured import reach
 from hesse._base import trees
 
 
@@ -45,21 +46,30 @@ def replaced(batch: Any, key: Hashable, tensor: Tensor) -> Any:
 
 
 def tensors(batch: Any) -> Iterator[Tensor]:
-    """The tensors of a batch, in flat order."""
-    for leaf in trees.flatten(batch)[0]:
+    """The tensors of a batch, in flat order; those that its objects hold too, such as a graph's."""
+    for leaf in _leaves(batch):
         if isinstance(leaf, Tensor):
             yield leaf
-        elif isinstance(leaf, Mapping):
-            for entry in leaf.values():
-                yield from tensors(entry)
+        elif hasattr(leaf, "__dict__"):
+            yield from (value for _, value in reach(leaf) if isinstance(value, Tensor))
 
 
 def count(batch: Any) -> int | None:
-    """How many rows a batch has: those of its first tensor that has any; None where none has."""
-    for tensor in tensors(batch):
-        if tensor.dim() > 0:
-            return tensor.shape[0]
-    return None
+    """How many rows a batch has: those of its first tensor that has any; None where none has.
+
+    What the rows of an object are is its own matter.
+    """
+    rows = [leaf.shape[0] for leaf in _leaves(batch) if isinstance(leaf, Tensor) and leaf.dim() > 0]
+    return rows[0] if rows else None
+
+
+def _leaves(batch: Any) -> Iterator[Any]:
+    for leaf in trees.flatten(batch)[0]:
+        if isinstance(leaf, Mapping):
+            for entry in leaf.values():
+                yield from _leaves(entry)
+        else:
+            yield leaf
 
 
 def part(batch: Any, start: int, stop: int) -> Any:

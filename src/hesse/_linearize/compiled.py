@@ -45,13 +45,13 @@ class Shared:
     """
 
     def __init__(self, reads: Callable[[], dict[str, Any]], engine: EngineName) -> None:
-        self._reads, self.engine = reads, engine
+        self.reads, self.engine = reads, engine
         self.compared: set[Program] = set()
 
     @functools.cached_property
     def surroundings(self) -> Surroundings:
         """What those read, looked through once."""
-        return Surroundings(self._reads(), (), ())
+        return Surroundings(self.reads(), (), ())
 
 
 class Compiled:
@@ -110,7 +110,7 @@ class Compiled:
             return self._trusted(program, program.inputs(point, surroundings))
         if program is None:
             try:
-                program = self._new_program(map, point, surroundings)
+                program = self._new_program(map, point, surroundings, shared)
             except CaptureError as error:
                 # What the function itself raises passes through unchanged.
                 return self._instead(error, tape.linearize(map, point, name=name))
@@ -119,15 +119,17 @@ class Compiled:
             shared.compared.add(program)
         return linearization
 
-    def _new_program(self, map: Map, point: Leaves, surroundings: Surroundings) -> Program:
+    def _new_program(self, map: Map, point: Leaves, surroundings: Surroundings, shared: Shared | None) -> Program:
         if len(self.programs) == _PROGRAMS:
             changed = surroundings.difference(self.programs[-1].plain)
             what = f"{changed!r} is different at each point" if changed else "its tensors are laid out anew each time"
             raise CaptureError(f"it has been captured {_PROGRAMS} times already, since {what}")
+        from hesse._linearize.program import leftovers
         from hesse._linearize.program.program import Program
 
         states = generator_states([*point, *surroundings.tensors.values()])
-        with refused(described("making its program")):
+        reads = (self.func, shared and shared.reads())
+        with refused(described("making its program")), leftovers.removed(reads):
             self._backend = self._backend or _inductor()
             program = Program(map, point, surroundings, self._directions, self._backend, self._most_kept)
         # Stand-ins draw nothing, so whoever has moved a generator is the function.
@@ -167,7 +169,7 @@ class Compiled:
         """
         surroundings = Surroundings(self.func, arguments, point)
         program = next((program for program in self.programs if program.fits(point, surroundings)), None)
-        program = program or self._new_program(map, point, surroundings)
+        program = program or self._new_program(map, point, surroundings, None)
         inputs = program.inputs(point, surroundings)
         if program.changed_inputs(inputs):
             raise CaptureError("it changes tensors in place, so that its evaluation cannot be repeated")

@@ -27,14 +27,14 @@ class Guard:
     def __init__(self, owner: str, named: Iterable[tuple[str, Tensor]], remedy: str = "at(inputs)") -> None:
         self._owner = owner
         self._remedy = remedy
-        self._states: list[_State] = []
+        self._states: list[State] = []
         seen = set()
         for name, tensor in named:
             # A lazy module's parameters are no tensors yet.
             lazy = torch.nn.parameter.is_lazy(tensor)
             if id(tensor) not in seen and not lazy and not tensor.is_inference():
                 seen.add(id(tensor))
-                self._states.append(_state(name, tensor))
+                self._states.append(State.of(name, tensor))
 
     def clear(self) -> None:
         """Forget the tensors, which are kept alive until then."""
@@ -50,7 +50,9 @@ class Guard:
                 )
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
+    """What a tensor is now, as far as that can be told without a copy of a large one."""
+
     name: str
     tensor: Tensor
     version: int
@@ -58,17 +60,24 @@ class _State(NamedTuple):
     sample: Tensor | None
     copy: Tensor | None
 
+    @staticmethod
+    def of(name: str, tensor: Tensor) -> State:
+        """The state of a tensor."""
+        sample = _sample(tensor)
+        copy = None if sample is None else sample.clone()
+        return State(name, tensor, tensor._version, address(tensor), sample, copy)
+
     def has_changed(self) -> bool:
-        if self.tensor._version != self.version or _address(self.tensor) != self.address:
+        """Whether the tensor is another, was written into, or has moved."""
+        if self.tensor._version != self.version or address(self.tensor) != self.address:
             return True
         # Writing through ``.data`` counts no version; a few elements give a change of the whole tensor away.
         return self.sample is not None and self.copy is not None and not same(self.sample, self.copy)
 
-
-def _state(name: str, tensor: Tensor) -> _State:
-    sample = _sample(tensor)
-    copy = None if sample is None else sample.clone()
-    return _State(name, tensor, tensor._version, _address(tensor), sample, copy)
+    def put_back(self) -> None:
+        """The numbers that are known of it."""
+        if self.sample is not None and self.copy is not None:
+            self.sample.data.copy_(self.copy)
 
 
 def _sample(tensor: Tensor) -> Tensor | None:
@@ -86,7 +95,8 @@ def _sample(tensor: Tensor) -> Tensor | None:
     return tensor.detach()[tuple(steps)]
 
 
-def _address(tensor: Tensor) -> int | None:
+def address(tensor: Tensor) -> int | None:
+    """Where a tensor's elements are, or None where it has none to show."""
     try:
         return tensor.data_ptr()
     except RuntimeError:  # sparse tensors and wrapper subclasses

@@ -15,11 +15,7 @@ Direction = Literal["rmatvec", "matvec"]
 Leaves = Sequence[Tensor]
 
 Map = Callable[[tuple[Tensor, ...]], tuple[Leaves, Any]]
-"""A differentiable map of leaves to (leaves, auxiliary output).
-
-A map may have an attribute ``around``, read after the evaluation: None, or ``around(x, product)``, which calls
-``product()`` with what surrounded the evaluation, since a checkpoint evaluates a part of the map again in a backward.
-"""
+"""A differentiable map of leaves to (leaves, auxiliary output)."""
 
 
 class Selection(NamedTuple):

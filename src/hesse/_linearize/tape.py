@@ -7,8 +7,8 @@ multiplications of a lone ``vhp``: the evaluation and the first backward are not
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +17,11 @@ from hesse._autograd import graph
 from hesse._autograd.evaluation import constant, inside_transform, ordinary_autograd, track, untraced
 from hesse._autograd.gradients import MissingDerivative, followed_gradients, gradients, unaliased, zeros_where_none
 from hesse._autograd.refusal import no_derivative
+from hesse._autograd.thread_state import interruptible
 from hesse._base.errors import ClosedError, NoDerivativeError, StalePointError
 from hesse._linearize.choice import EngineName
 from hesse._linearize.protocol import Leaves, Linearization, Map, Selection
 from hesse._rules.scope import transform_level
-
-T = TypeVar("T")
 
 CLOSED = "A product was asked of an operator that is closed. Make a new one with at(inputs) or anew."
 
@@ -55,14 +54,17 @@ class Tape(Linearization):
     def __init__(self, map: Map, point: Leaves, create_graph: bool, name: str) -> None:
         self.create_graph = create_graph
         self._map, self._point, self._name = map, point, name
-        with ordinary_autograd():
-            x = tuple([track(leaf, create_graph) for leaf in point])
-            outputs, self.aux = map(x)
-        self._around: Callable[..., Any] | None = getattr(map, "around", None)
+        x, outputs, self.aux = self._evaluate()
         self._x: Leaves | None = x
         self._outputs: Leaves | None = outputs
         self._transposed: tuple[Leaves, Leaves] | None = None
         self.outputs = list(unaliased([output if create_graph else output.detach() for output in outputs]))
+
+    @interruptible
+    def _evaluate(self) -> tuple[Leaves, Leaves, Any]:
+        with ordinary_autograd():
+            x = tuple([track(leaf, self.create_graph) for leaf in self._point])
+            return x, *self._map(x)
 
     def rmatvec(
         self, cotangents: Leaves, selection: Selection, *, batched: bool = False, last: bool = False
@@ -100,13 +102,15 @@ class Tape(Linearization):
         assert self._outputs is not None
         x, outputs = self._x, self._outputs
 
+        @interruptible
         def transpose() -> tuple[Leaves, Leaves]:
             with ordinary_autograd():
                 weights = [torch.zeros_like(output, requires_grad=True) for output in outputs]
                 return weights, zeros_where_none(followed_gradients(outputs, x, weights), x)
 
-        self._transposed = self._surrounded(untraced(transpose))
-        return self._transposed
+        made: tuple[Leaves, Leaves] = untraced(transpose)()
+        self._transposed = made
+        return made
 
     def _pull(
         self,
@@ -126,16 +130,10 @@ class Tape(Linearization):
             outputs = [outputs[i] for i in from_outputs]
         if len(to_x) != len(x):
             x = [x[j] for j in to_x]
-        replay = untraced(self._replay)
-        if self._around is None:
-            products: list[Tensor] = replay(outputs, x, vectors, batched, last)
-            return products
-        return self._surrounded(lambda: replay(outputs, x, vectors, batched, last))
+        products: list[Tensor] = untraced(self._replay)(outputs, x, vectors, batched, last)
+        return products
 
-    def _surrounded(self, call: Callable[[], T]) -> T:
-        """``call()``, within what the map needs around its products."""
-        return call() if self._around is None else self._around(self._x, call)
-
+    @interruptible
     def _replay(self, outputs: Leaves, x: Leaves, vectors: Leaves, batched: bool, last: bool) -> list[Tensor]:
         with ordinary_autograd():
             if self.create_graph:

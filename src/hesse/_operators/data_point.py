@@ -72,7 +72,8 @@ class DataPoint(Point):
         self._make = make
         self._kept: Kept[Term] = Kept(budget(options.memory, self.variables.device))
         # From a copy of the user's generator, which is advanced only if the loss draws, too.
-        with State(None):
+        generators = State(None)
+        with generators.net, generators:
             self.seed = int(torch.randint(2**61, ())) if seed is None else seed
         self._drew = False
         # Bytes that a term keeps: measured once for all batches laid out alike.
@@ -125,8 +126,9 @@ class DataPoint(Point):
         """The loss over all data at other values of the variables, which autograd follows."""
         values, weights = [], []
         for number, batch in enumerate(self.batches):
-            with Seeded(self.objective.device, self._seed_of((number, 0))):
-                value, counted = self.objective.within(x, functools.partial(self.objective.value, x, batch))
+            generators = Seeded(self.objective.device, self._seed_of((number, 0)))
+            with generators.net, generators:
+                value, counted = self.objective.value(x, batch)
             weight = self._weight(self.objective.count(batch, counted), (number, 0))
             if weight:
                 values.append(weight * value.reshape(()))
@@ -212,7 +214,7 @@ class DataPoint(Point):
 
     def _linearized(self, place: Place, piece: Any, reduction: Reduction, linearize: Linearize) -> Term:
         generators = Seeded(self.objective.device, self._seed_of(place))
-        with generators:
+        with generators.net, generators:
             term = self._make(self.objective, linearize, piece, reduction, place)
         if generators.drew:
             self._drew = True

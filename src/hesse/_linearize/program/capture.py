@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from hesse._autograd.captured import reach
+from hesse._autograd.thread_state import interruptible
 from hesse._base import trees
 from hesse._base.errors import CaptureError
 from hesse._linearize.program.explained import refused, while_capturing
@@ -59,6 +60,7 @@ class Joint(NamedTuple):
     products: dict[Direction, tuple[int, int]]
 
 
+@interruptible
 def capture(
     map: Map, point: Leaves, reachable: dict[int, Tensor], directions: Sequence[Direction], decompositions: Any
 ) -> Joint:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hesse._autograd.agreement import coarsest
 from hesse._autograd.gradients import memory_of
+from hesse._autograd.thread_state import interruptible
 from hesse._linearize.program.backends import Backend, Run, run_as_it_is
 from hesse._linearize.program.capture import capture
 from hesse._linearize.program.graph import Graph, copy_of, inputs_of, results_of, run_passes
@@ -104,6 +105,7 @@ class Program:
         changed = set(self._joint.changed)
         return [tensor.clone() if i in changed else tensor for i, tensor in enumerate(inputs)]
 
+    @interruptible
     def start(self, inputs: Sequence[Tensor]) -> Start:
         """Run the first half. It changes nothing; it draws if the function does."""
         joint = self._joint
@@ -117,6 +119,7 @@ class Program:
         aux, changed = first[joint.num_outputs : joint.num_first - num_changed], first[joint.num_first - num_changed :]
         return Start(first[: joint.num_outputs], joint.rebuild_aux(aux), changed, kept)
 
+    @interruptible
     def replay(
         self, direction: Direction, kept: Sequence[Tensor], vectors: dict[int, Tensor], count: int | None = None
     ) -> list[Tensor]:
@@ -138,6 +141,7 @@ class Program:
             products[i] = products[i].clone()
         return products
 
+    @interruptible
     def _first_replay(self, part: Replay, given: list[Tensor], direction: Direction, count: int | None) -> list[Tensor]:
         """Compile a replay for the strides of the kept tensors, which the compiled first half has chosen."""
         began = time.perf_counter()

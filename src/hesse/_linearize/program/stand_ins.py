@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hesse._autograd.evaluation import ordinary_autograd
+from hesse._autograd.thread_state import inference_mode
 from hesse._base import trees
 from hesse._base.errors import CaptureError
 from hesse._linearize.program.argument_checks import passing_value
@@ -78,9 +79,9 @@ def stand_in(mode: FakeTensorMode, tensor: Tensor, name: str = "") -> Tensor:
     if not has_stand_in(tensor):
         raise CaptureError(f"{name} is {_described(tensor)}, where dense tensors are needed")
     if tensor.is_inference() or tensor.is_conj() or tensor.is_neg():
-        with torch.inference_mode(False), mode:
+        with inference_mode(False), mode:
             return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
-    with torch.inference_mode(False):
+    with inference_mode(False):
         return mode.from_tensor(tensor.detach())
 
 
@@ -112,7 +113,7 @@ def recording(stand_ins: dict[int, Tensor]) -> Iterator[None]:
     cached = torch.is_autocast_cache_enabled()
     with contextlib.ExitStack() as stack:
         if torch.is_inference_mode_enabled():
-            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(inference_mode(False))
             stack.enter_context(SubstituteInference(stand_ins))
         torch.clear_autocast_cache()
         torch.set_autocast_cache_enabled(False)

@@ -1,0 +1,197 @@
+"""Private copies of a user's modules, and of what is bound to them: nothing that an evaluation does reaches the user's.
+
+A copy shares its tensors with the original, or is given others. It has its own of all else that an evaluation may
+change: the modules below it, and the containers and plain objects that these hold. Methods, hooks, partial functions
+and closures that lead to something that is copied lead to the copy instead.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from hesse._autograd import copying
+from hesse._autograd.copying import CACHE, CONTAINERS, Build, attributes_of, entries_of, is_plain_object
+from hesse._autograd.scripted import ScriptCopy
+
+_ATOMS = frozenset(
+    {type(None), bool, int, float, complex, str, bytes, type, types.ModuleType}
+    | {torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format}
+)
+# How many plain objects that hold one another are followed: a trainer reaches everything.
+_DEPTH = 4
+
+
+class Blueprint:
+    """How to copy some objects, as they are when this is made.
+
+    Args:
+        roots: modules, and functions that may lead to what these hold.
+
+    Attributes:
+        nodes: what is copied: modules, containers, plain objects, functions.
+        tensors: those that a copy can be given others for, each once.
+        parameters, buffers, plain: their places among ``tensors``. Plain ones are neither parameters nor buffers.
+    """
+
+    def __init__(self, *roots: Any) -> None:
+        self.tensors: list[Tensor] = []
+        self.parameters: list[int] = []
+        self.buffers: list[int] = []
+        self.plain: list[int] = []
+        # Kept alive, so that no other object takes the identity of one of them.
+        self.nodes: list[Any] = []
+        self._places: dict[int, int] = {}
+        self._tensor_places: dict[int, int] = {}
+        for root in roots:
+            if isinstance(root, nn.Module):
+                self._own(root, _DEPTH)
+        self._roots = [self._always(root) for root in roots]
+        self._plans: list[copying.Plan] = []
+        # Planning one node may find others.
+        while len(self._plans) < len(self.nodes):
+            self._plans.append(self._plan(self.nodes[len(self._plans)]))
+
+    def make(self, tensors: Sequence[Tensor]) -> list[Any]:
+        """Copies of the roots, with other tensors in the place of ``tensors``."""
+        copies = [plan.allocate() for plan in self._plans]
+        for plan, fresh in zip(self._plans, copies, strict=True):
+            plan.fill(fresh, copies, tensors)
+        return [build(copies, tensors) for build in self._roots]
+
+    # What is copied: the modules, and what belongs to them.
+
+    def _own(self, value: Any, depth: int) -> None:
+        if type(value) in _ATOMS or id(value) in self._places:
+            return
+        if isinstance(value, Tensor):
+            if not isinstance(value, nn.Parameter) and not value.requires_grad:
+                self._take([value], self.plain)
+        elif isinstance(value, torch.jit.ScriptModule):
+            self._register(value)
+            self._take(ScriptCopy.parameters(value), self.parameters)
+            self._take(ScriptCopy.buffers(value), self.buffers)
+        elif isinstance(value, nn.Module):
+            self._register(value)
+            attributes = attributes_of(value)
+            self._take(attributes["_parameters"].values(), self.parameters)
+            self._take(attributes["_buffers"].values(), self.buffers)
+            for child in attributes["_modules"].values():
+                self._own(child, depth)
+            for _, entry in copying.own_attributes(attributes):
+                self._own(entry, depth)
+        elif isinstance(value, CONTAINERS):
+            if not isinstance(value, tuple | frozenset):
+                self._register(value)
+            for entry in entries_of(value):
+                self._own(entry, depth)
+        elif depth and is_plain_object(value):
+            self._register(value)
+            for entry in attributes_of(value).values():
+                self._own(entry, depth - 1)
+
+    def _take(self, tensors: Any, kind: list[int]) -> None:
+        for tensor in tensors:
+            if isinstance(tensor, Tensor) and id(tensor) not in self._tensor_places and not is_lazy(tensor):
+                self._tensor_places[id(tensor)] = len(self.tensors)
+                kind.append(len(self.tensors))
+                self.tensors.append(tensor)
+
+    def _register(self, value: Any) -> None:
+        self._places[id(value)] = len(self.nodes)
+        self.nodes.append(value)
+
+    # What leads to something that is copied.
+
+    def _leads(self, value: Any, seen: set[int], depth: int) -> bool:
+        if type(value) in _ATOMS or id(value) in seen:
+            return False
+        seen.add(id(value))
+        if isinstance(value, nn.Module):
+            tensors = [id(parameter) for parameter in value.parameters()]
+            modules = [id(module) for module in value.modules()]
+            return not (self._places.keys().isdisjoint(modules) and self._tensor_places.keys().isdisjoint(tensors))
+        if self._stands_in_for(value) is not None:
+            return True
+        if is_plain_object(value):
+            if not depth:
+                return False
+            depth -= 1
+        return any(self._leads(entry, seen, depth) for entry in _reached(value))
+
+    def _stands_in_for(self, value: Any) -> Build | None:
+        place = self._places.get(id(value))
+        if place is not None:
+            return lambda copies, tensors: copies[place]
+        # A parameter that is kept beside its place in a module is for the caller to find.
+        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+            tensor_place = self._tensor_places.get(id(value))
+            if tensor_place is not None:
+                return lambda copies, tensors: tensors[tensor_place]
+        return None
+
+    def _entry(self, value: Any) -> Build | None:
+        """How to make what stands in the place of a value; None where that is the value itself."""
+        if type(value) in _ATOMS:
+            return None
+        found = self._stands_in_for(value)
+        if found is not None or not self._leads(value, set(), _DEPTH):
+            return found
+        compiled = getattr(value, "_torchdynamo_orig_callable", None)
+        if compiled is not None and not isinstance(value, nn.Module):
+            # Compiled functions run eagerly here.
+            return self._entry(compiled)
+        if isinstance(value, nn.Module):
+            self._own(value, _DEPTH)
+            return self._stands_in_for(value)
+        if isinstance(value, types.MethodType | functools.partial | weakref.ref | CACHE | tuple | frozenset):
+            return copying.immutable(value, self._always)
+        if isinstance(value, types.BuiltinMethodType):
+            return copying.immutable(value, self._always)
+        self._register(value)
+        return self._stands_in_for(value)
+
+    def _always(self, value: Any) -> Build:
+        return self._entry(value) or (lambda copies, tensors: value)
+
+    def _plan(self, value: Any) -> copying.Plan:
+        if isinstance(value, torch.jit.ScriptModule):
+            return ScriptCopy(value, self._tensor_places)
+        if isinstance(value, nn.Module):
+            return copying.ModulePlan(value, self._entry, self._tensor_places)
+        if isinstance(value, types.FunctionType):
+            return copying.FunctionPlan(value, self._entry)
+        if isinstance(value, CONTAINERS):
+            return copying.ContainerPlan(value, self._entry)
+        return copying.ObjectPlan(value, self._entry)
+
+
+def _reached(value: Any) -> Iterator[Any]:
+    """What a function, or what is bound to something, gets by itself."""
+    if isinstance(value, types.FunctionType):
+        yield getattr(value, "_torchdynamo_orig_callable", None)
+        yield from copying.closure_of(value).values()
+        yield from value.__defaults__ or ()
+        yield from (value.__kwdefaults__ or {}).values()
+        yield from copying.globals_of(value).values()
+    elif isinstance(value, types.MethodType):
+        yield from (value.__func__, value.__self__)
+    elif isinstance(value, types.BuiltinMethodType):
+        yield value.__self__
+    elif isinstance(value, functools.partial):
+        yield from (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, weakref.ref):
+        yield value()
+    elif isinstance(value, CACHE):
+        yield value.__wrapped__
+    elif isinstance(value, CONTAINERS):
+        yield from entries_of(value)
+    elif is_plain_object(value):
+        yield from attributes_of(value).values()

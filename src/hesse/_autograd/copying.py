@@ -1,0 +1,358 @@
+"""How each kind of object is copied: made empty first, so that others can refer to it, and then filled."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import copy
+import enum
+import functools
+import inspect
+import operator
+import sys
+import types
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from hesse._autograd.captured import global_names, is_the_users, stores_globals
+
+Copies = list[Any]
+"""The copies of all nodes, by place."""
+
+Build = Callable[[Copies, Sequence[Tensor]], Any]
+"""Makes what stands in the place of a value, from the copies and the tensors that they are given."""
+
+Entry = Callable[[Any], Build | None]
+"""How to make what stands in the place of a value; None where that is the value itself."""
+
+MUTABLE: tuple[Any, ...] = (dict, list, set, collections.deque)
+CONTAINERS = (*MUTABLE, tuple, frozenset)
+CACHE = type(functools.lru_cache(lambda: None))
+_TABLES = frozenset({"_parameters", "_buffers", "_modules"})
+# Tables of hooks and of names of buffers, nearly always empty.
+_HOOKS = frozenset([key for key, value in vars(nn.Module()).items() if key not in _TABLES and hasattr(value, "clear")])
+_EVERY = _TABLES | _HOOKS
+_NOT_PLAIN = (type, BaseException, enum.Enum, Tensor, nn.Module, *CONTAINERS)
+_LIBRARIES = (frozenset(sys.stdlib_module_names) - {"__main__"}) | {"torch", "numpy", "scipy", "hesse"}
+# As a class may define its own.
+_set_attribute = object.__setattr__
+
+
+class Plan(Protocol):
+    """How one object is copied."""
+
+    def allocate(self) -> Any:
+        """The copy, without what is in it."""
+        ...
+
+    def fill(self, fresh: Any, copies: Copies, tensors: Sequence[Tensor]) -> None:
+        """Put everything into the copy."""
+        ...
+
+
+def attributes_of(value: Any) -> dict[str, Any]:
+    """The attributes of an instance, whatever its class says about them; a dict that is not to be changed."""
+    held: dict[str, Any] = object.__getattribute__(value, "__dict__")
+    slots = {name: getattr(value, name) for name in _slots(_kind(value)) if hasattr(value, name)}
+    return {**held, **slots} if slots else held
+
+
+def _kind(value: Any) -> Any:
+    return type(value)
+
+
+@functools.lru_cache(maxsize=1024)
+def _slots(kind: Any) -> tuple[str, ...]:
+    found: list[str] = []
+    for base in kind.__mro__:
+        names = vars(base).get("__slots__", ())
+        found += [name for name in ((names,) if isinstance(names, str) else names) if not name.startswith("__")]
+    return tuple(found)
+
+
+def entries_of(container: Any) -> Iterable[Any]:
+    """What is in a container, the keys of a mapping too."""
+    return [*container.keys(), *container.values()] if isinstance(container, dict) else list(container)
+
+
+def own_attributes(attributes: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Those of a module's attributes that are not its three tables, nor empty ones of hooks."""
+    return [(key, value) for key, value in attributes.items() if key not in _EVERY or (key in _HOOKS and value)]
+
+
+def tables_of(attributes: dict[str, Any]) -> list[Any]:
+    """The others."""
+    return [value for key, value in attributes.items() if key in _TABLES or (key in _HOOKS and not value)]
+
+
+def is_plain_object(value: Any) -> bool:
+    """Whether a value is nothing but its attributes: made by a class of Python's that does not say how to copy it."""
+    return _is_plain(_kind(value)) and bool(getattr(value, "__dict__", None))
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_plain(kind: Any) -> bool:
+    if issubclass(kind, _NOT_PLAIN) or kind.__module__.partition(".")[0] in _LIBRARIES:
+        return False
+    own = any(hasattr(kind, name) for name in ("__copy__", "__deepcopy__", "__del__"))
+    plain = ("__new__", "__reduce__", "__reduce_ex__", "__getstate__")
+    if own or any(getattr(kind, name) is not getattr(object, name) for name in plain):
+        return False
+    try:
+        object.__new__(kind)
+    except TypeError:
+        return False
+    return True
+
+
+class ModulePlan:
+    """Of a module: its tables of parameters, buffers and modules, its hooks, and its attributes."""
+
+    def __init__(self, module: nn.Module, entry: Entry, tensors: dict[int, int]) -> None:
+        self._kind = _kind(module)
+        attributes = attributes_of(module)
+        # Each table, and the places of those of its tensors that are given.
+        self._tables: list[tuple[str, Any, list[tuple[str, int]]]] = []
+        for name in ("_parameters", "_buffers"):
+            table = attributes[name]
+            places = [(key, tensors[id(tensor)]) for key, tensor in table.items() if id(tensor) in tensors]
+            self._tables.append((name, copy.copy(table), places))
+        self._modules = copy.copy(attributes["_modules"])
+        self._children = _made_anew(self._modules.items(), entry)
+        # A hook that an evaluation registers must not come into the original's table.
+        self._empty = [(key, type(attributes[key])) for key in _HOOKS if key in attributes and not attributes[key]]
+        template = dict(own_attributes(attributes))
+        if template.get("_compiled_call_impl") is not None:
+            # A compiled module runs eagerly here.
+            template["_compiled_call_impl"] = None
+        self._entries = _made_anew(template.items(), entry)
+        made = dict(self._entries)
+        self._caches = [(key, value) for key, value in template.items() if isinstance(value, CACHE) and key not in made]
+        self._cached_methods = cached_methods(self._kind)
+        self._template = template
+
+    def allocate(self) -> Any:
+        """A module without attributes."""
+        return object.__new__(self._kind)
+
+    def fill(self, fresh: Any, copies: Copies, tensors: Sequence[Tensor]) -> None:
+        """Its attributes, all at once."""
+        attributes = self._template.copy()
+        for key, kind in self._empty:
+            attributes[key] = kind()
+        for key, table, places in self._tables:
+            attributes[key] = table = table.copy()
+            for name, place in places:
+                table[name] = tensors[place]
+        attributes["_modules"] = modules = self._modules.copy()
+        for name, build in self._children:
+            modules[name] = build(copies, tensors)
+        for name, build in self._entries:
+            attributes[name] = build(copies, tensors)
+        for name, cached in self._caches:
+            attributes[name] = _without_memory(cached, cached.__wrapped__)
+        for name, cached in self._cached_methods:
+            # Else the class would keep every copy, as the first argument of a call.
+            attributes[name] = _without_memory(cached, types.MethodType(cached.__wrapped__, fresh))
+        _put(fresh, attributes)
+
+
+class ObjectPlan:
+    """Of a plain object: its attributes."""
+
+    def __init__(self, value: Any, entry: Entry) -> None:
+        self._kind = _kind(value)
+        self._template = dict(attributes_of(value))
+        self._entries = _made_anew(self._template.items(), entry)
+
+    def allocate(self) -> Any:
+        """An object without attributes."""
+        return object.__new__(self._kind)
+
+    def fill(self, fresh: Any, copies: Copies, tensors: Sequence[Tensor]) -> None:
+        """Its attributes, all at once."""
+        attributes = self._template.copy()
+        for name, build in self._entries:
+            attributes[name] = build(copies, tensors)
+        _put(fresh, attributes)
+
+
+class ContainerPlan:
+    """Of a list, dict, set or deque: its entries. One that says that it cannot be copied is shared."""
+
+    def __init__(self, container: Any, entry: Entry) -> None:
+        self._template: Any = None
+        self._original = container
+        with contextlib.suppress(Exception):
+            self._template = copy.copy(container)
+        self._base = _base(container)
+        items: dict[Any, Any] = dict(enumerate(container))
+        if self._base is dict or self._base is set:
+            items = dict.fromkeys(container) | (container if self._base is dict else {})
+        self._entries = _made_anew(items.items(), entry)
+        # Keys are seldom what is copied; where they are, the container is filled in its order.
+        self._pairs = (
+            [(_always(key, entry), _always(value, entry)) for key, value in items.items()]
+            if any(entry(key) is not None for key in items)
+            else None
+        )
+
+    def allocate(self) -> Any:
+        """A container of the same things."""
+        return self._original if self._template is None else copy.copy(self._template)
+
+    def fill(self, fresh: Any, copies: Copies, tensors: Sequence[Tensor]) -> None:
+        """Those of its entries that are not the same."""
+        if fresh is self._original:
+            return
+        if self._pairs is None:
+            for key, build in self._entries:
+                self._base.__setitem__(fresh, key, build(copies, tensors))
+            return
+        self._base.clear(fresh)
+        for key, value in self._pairs:
+            if self._base is set:
+                set.add(fresh, key(copies, tensors))
+            else:
+                dict.__setitem__(fresh, key(copies, tensors), value(copies, tensors))
+
+
+class Contents:
+    """What a list, dict, set or deque holds, by identity."""
+
+    def __init__(self, container: Any) -> None:
+        self._base = _base(container)
+        self._entries = list(container.items()) if self._base is dict else list(container)
+        self._known = list(entries_of(container))
+
+    def put_back(self, container: Any) -> None:
+        """Into the container itself, where it holds anything else now."""
+        now = list(entries_of(container))
+        if len(now) == len(self._known) and all(map(operator.is_, now, self._known)):
+            return
+        self._base.clear(container)
+        if self._base is dict or self._base is set:
+            self._base.update(container, self._entries)
+        else:
+            self._base.extend(container, self._entries)
+
+
+class FunctionPlan:
+    """Of a function: its closure, defaults and globals."""
+
+    def __init__(self, function: types.FunctionType, entry: Entry) -> None:
+        self._function = function
+        closure = closure_of(function)
+        self._closure = [_always(closure[name], entry) if name in closure else None for name in _free(function)]
+        self._defaults = _always(function.__defaults__, entry)
+        self._keywords = _made_anew((function.__kwdefaults__ or {}).items(), entry)
+        self._globals = _made_anew(globals_of(function).items(), entry)
+
+    def allocate(self) -> Any:
+        """The same code, with globals of its own where some are not the same, and empty cells."""
+        function = self._function
+        read = {**function.__globals__} if self._globals else function.__globals__
+        cells = tuple([types.CellType() for _ in self._closure])
+        fresh = types.FunctionType(function.__code__, read, function.__name__, None, cells)
+        for name in functools.WRAPPER_ASSIGNMENTS:
+            setattr(fresh, name, getattr(function, name))
+        fresh.__dict__.update(function.__dict__)
+        return fresh
+
+    def fill(self, fresh: Any, copies: Copies, tensors: Sequence[Tensor]) -> None:
+        """What it reads."""
+        for cell, build in zip(fresh.__closure__ or (), self._closure, strict=True):
+            if build is not None:
+                cell.cell_contents = build(copies, tensors)
+        fresh.__defaults__ = self._defaults(copies, tensors)
+        fresh.__kwdefaults__ = self._function.__kwdefaults__ and dict(self._function.__kwdefaults__)
+        for name, build in self._keywords:
+            fresh.__kwdefaults__[name] = build(copies, tensors)
+        for name, build in self._globals:
+            fresh.__globals__[name] = build(copies, tensors)
+
+
+def _base(container: Any) -> Any:
+    return next(base for base in MUTABLE if isinstance(container, base))
+
+
+def immutable(value: Any, build: Callable[[Any], Build]) -> Build:
+    """How to make a value that cannot change, and that leads to something that is copied."""
+    if isinstance(value, types.MethodType):
+        function, owner = build(value.__func__), build(value.__self__)
+        return lambda copies, tensors: types.MethodType(function(copies, tensors), owner(copies, tensors))
+    if isinstance(value, types.BuiltinMethodType):
+        owner = build(value.__self__)
+        return lambda copies, tensors: getattr(owner(copies, tensors), value.__name__)
+    if isinstance(value, weakref.ref):
+        referent = build(value())
+        return lambda copies, tensors: weakref.ref(referent(copies, tensors))
+    if isinstance(value, CACHE):
+        wrapped = build(value.__wrapped__)
+        return lambda copies, tensors: _without_memory(value, wrapped(copies, tensors))
+    if isinstance(value, functools.partial):
+        function, arguments = build(value.func), build(value.args)
+        keywords = {name: build(argument) for name, argument in value.keywords.items()}
+        return lambda copies, tensors: type(value)(
+            function(copies, tensors),
+            *arguments(copies, tensors),
+            **{name: argument(copies, tensors) for name, argument in keywords.items()},
+        )
+    entries = [build(entry) for entry in value]
+    # A named tuple's own constructor takes its entries one by one.
+    base = tuple if isinstance(value, tuple) else frozenset
+    return lambda copies, tensors: base.__new__(type(value), [entry(copies, tensors) for entry in entries])
+
+
+def closure_of(function: types.FunctionType) -> dict[str, Any]:
+    """By name, the variables of surrounding functions that a function reads, where they are set."""
+    found: dict[str, Any] = {}
+    for name, cell in zip(_free(function), function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):
+            found[name] = cell.cell_contents
+    return found
+
+
+def globals_of(function: types.FunctionType) -> dict[str, Any]:
+    """By name, the globals that a user's function reads; none where it sets some, which must stay the module's."""
+    code = function.__code__
+    if not is_the_users(function.__module__) or stores_globals(code):
+        return {}
+    return {name: function.__globals__[name] for name in global_names(code) if name in function.__globals__}
+
+
+def _free(function: types.FunctionType) -> tuple[str, ...]:
+    return function.__code__.co_freevars
+
+
+def _made_anew(items: Iterable[tuple[Any, Any]], entry: Entry) -> list[tuple[Any, Build]]:
+    """Keys of the values that are not the same in a copy, and how those are made."""
+    found = [(key, entry(value)) for key, value in items]
+    return [(key, build) for key, build in found if build is not None]
+
+
+def _always(value: Any, entry: Entry) -> Build:
+    return entry(value) or (lambda copies, tensors: value)
+
+
+def _put(fresh: Any, attributes: dict[str, Any]) -> None:
+    for name in _slots(_kind(fresh)):
+        if name in attributes:
+            _set_attribute(fresh, name, attributes.pop(name))
+    _set_attribute(fresh, "__dict__", attributes)
+
+
+def _without_memory(cached: Any, function: Any) -> Any:
+    """A cached function that remembers nothing yet."""
+    return functools.lru_cache(**cached.cache_parameters())(function)
+
+
+@functools.lru_cache(maxsize=4096)
+def cached_methods(kind: Any) -> list[tuple[str, Any]]:
+    """Methods of a class that remember what they returned, by their arguments."""
+    names = dict.fromkeys([name for base in kind.__mro__ for name in vars(base)])
+    found = [(name, inspect.getattr_static(kind, name)) for name in names]
+    return [(name, value) for name, value in found if isinstance(value, CACHE)]

@@ -1,0 +1,191 @@
+"""A user's model, evaluated with other tensors for its parameters and otherwise left alone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from hesse._autograd import graph
+from hesse._autograd.blueprint import Blueprint
+from hesse._autograd.captured import same
+from hesse._linearize.guard import State, address
+
+Result = TypeVar("Result")
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class Private(NamedTuple):
+    """What one evaluation is made of: copies of the model, and of the functions that belong to it."""
+
+    module: nn.Module
+    functions: list[Any]
+
+
+class Model:
+    """A model with tensors of an evaluation's own for its chosen parameters.
+
+    Each evaluation gets a private copy of the module tree. Parameters that are not chosen, or require no gradients, are
+    constants. Buffers are copies, so that what a layer writes into them (BatchNorm its averages) does not reach the
+    model; neither does what a layer keeps in its attributes. A backward that evaluates layers again, for a checkpoint,
+    finds the copy as it was.
+
+    Args:
+        model: the user's model.
+        chosen: those of its parameters that are variables, by name.
+        functions: functions of the user's that may lead to modules of the model, which then lead to the copies.
+        name: the operator that errors speak of.
+    """
+
+    def __init__(self, model: nn.Module, chosen: dict[str, nn.Parameter], functions: Sequence[Any], name: str) -> None:
+        self.module = model
+        self.chosen = chosen
+        self._operator = name
+        self._blueprint = Blueprint(model, *functions)
+        tensors = self._blueprint.tensors
+        places = {id(tensor): place for place, tensor in enumerate(tensors)}
+        # Chosen ones that require no gradients stay in their place, and their derivatives come out as zeros.
+        variables = {key: parameter for key, parameter in chosen.items() if parameter.requires_grad}
+        self._variables = [places[id(parameter)] if key in variables else None for key, parameter in chosen.items()]
+        self._by_address = {address(parameter): key for key, parameter in variables.items() if parameter.numel()}
+        self._given = list(tensors)
+        self._constants = {place for place in self._blueprint.parameters if tensors[place].requires_grad}
+        for place in self._constants.difference(self._variables):
+            # The same tensors in each evaluation, which is how a program knows them.
+            self._given[place] = tensors[place].detach()
+        # Layers that scale the rows of their weight down write into it each time, and differentiate by what they wrote.
+        embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
+        scaled = [module.weight for module in embeddings if module.max_norm is not None]
+        self._copied = [*self._blueprint.buffers, *[places[id(weight)] for weight in scaled if id(weight) in places]]
+        # Which plain tensors an evaluation writes into; found out at the first.
+        self._written: list[int] | None = None
+        self._modules = list(model.modules())
+        self._modes = self._training()
+        tables = [
+            table
+            for module in self._modules
+            if not isinstance(module, torch.jit.ScriptModule)
+            for table in (module._parameters, module._modules)
+        ]
+        self._held = [(table, key, entry) for table in tables for key, entry in table.items()]
+
+    def run(self, x: Sequence[Tensor], evaluate: Callable[[Private], Result]) -> Result:
+        """``evaluate(private)``, in which the chosen parameters are ``x``."""
+        # Stand-ins, of which a program is captured, have no values to look at.
+        if self._written is None and all(type(leaf) in (Tensor, nn.Parameter) for leaf in x):
+            return self._run_first(x, evaluate)
+        return evaluate(self._private(x, self._blueprint.plain if self._written is None else self._written))
+
+    @functools.cached_property
+    def as_it_is(self) -> Private:
+        """The model and the functions with the user's own tensors, as a program looks for them."""
+        return _private(self._blueprint.make(self._given))
+
+    def _private(self, x: Sequence[Tensor], copied: Sequence[int]) -> Private:
+        return _private(self._blueprint.make(self._tensors(x, copied)))
+
+    def _tensors(self, x: Sequence[Tensor], copied: Sequence[int]) -> list[Tensor]:
+        tensors = self._given.copy()
+        for place, leaf in zip(self._variables, x, strict=True):
+            if place is not None:
+                tensors[place] = leaf
+        for place in (*self._copied, *copied):
+            tensors[place] = tensors[place].clone()
+        return tensors
+
+    def _run_first(self, x: Sequence[Tensor], evaluate: Callable[[Private], Result]) -> Result:
+        """Like ``run``, and look what the evaluation writes into."""
+        plain = self._blueprint.plain
+        parameters = [self._blueprint.tensors[place] for place in self._blueprint.parameters]
+        versions = [parameter._version for parameter in parameters]
+        # PyTorch's own layers write no values into their parameters.
+        users = [module for module in self._modules if not type(module).__module__.startswith("torch.")]
+        states = [State.of("", parameter) for module in users for parameter in module.parameters(recurse=False)]
+        tensors = self._tensors(x, plain)
+        private = _private(self._blueprint.make(tensors))
+        try:
+            result = evaluate(private)
+        finally:
+            written = [state for state in states if state.has_changed()]
+            for state in written:
+                state.put_back()
+        changed = [state.tensor for state in written]
+        changed += [
+            parameter for parameter, version in zip(parameters, versions, strict=True) if parameter._version != version
+        ]
+        made = _made_parameter(private.module, tensors)
+        if changed or made is not None:
+            what = (
+                f"makes its parameter {made!r}" if made else f"writes into its parameter {self._name_of(changed[0])!r}"
+            )
+            raise RuntimeError(
+                f"An evaluation of the model given to {self._operator} {what}, so there is no point that stays. Where"
+                " it does so the first time only, evaluate the model once before; otherwise take that out of forward."
+            )
+        self._written = [place for place in plain if not same(tensors[place], self._given[place])]
+        return result
+
+    def require_followed(self, outputs: Sequence[Tensor], x: Sequence[Tensor]) -> None:
+        """Raise if outputs depend on a chosen parameter, or on what was made of one, that is not of this evaluation."""
+        if any(leaf.grad_fn is not None for leaf in x):
+            # Variables of the caller's may be made of anything.
+            return
+        given = {id(leaf) for leaf in x}
+        for leaf in graph.leaves(outputs):
+            # Whatever variable stands for a parameter, in whichever evaluation, has its memory.
+            key = None if id(leaf) in given else self._by_address.get(address(leaf))
+            if key is not None:
+                raise RuntimeError(
+                    f"The parameter {key!r} is used in a way that {self._operator} cannot follow: a second reference"
+                    " to it, or a tensor made of it, is kept beside its module, and stays when parameters are replaced."
+                    " Reach it through the model that is given to the loss, and empty what the model keeps (in many,"
+                    " model.train() does)."
+                )
+
+    def change(self) -> str | None:
+        """What was done to the model since this was made, beside what is written into its tensors; or None."""
+        if self._training() != self._modes:
+            return "The model was switched between training and evaluation"
+        if all([table.get(key) is entry for table, key, entry in self._held]):
+            return None
+        # A layer may be replaced by another of the same parameters.
+        present = {id(parameter) for parameter in self.module.parameters()}
+        held = [(key, entry) for _, key, entry in self._held if isinstance(entry, Tensor) and id(entry) not in present]
+        return f"The model's parameter {self._name_of(*held[0][::-1])!r} was replaced by another" if held else None
+
+    def _name_of(self, parameter: Tensor, otherwise: str = "") -> str:
+        names = [*self.chosen.items(), *self.module.named_parameters()]
+        return next((key for key, found in names if found is parameter), otherwise)
+
+    def _training(self) -> list[bool]:
+        return [module.training for module in self._modules]
+
+    def batch_statistics(self) -> str | None:
+        """The name of a layer that normalizes by statistics of the whole batch, or None."""
+        for key, module in self.module.named_modules():
+            if isinstance(module, _BATCH_NORMS) and (module.training or module.running_mean is None):
+                return f"{key or 'the model itself'} ({type(module).__name__})"
+        return None
+
+    def device(self) -> torch.device | None:
+        """Where the model is, or None where it is on several devices and places tensors itself."""
+        devices = {tensor.device for tensor in [*self.module.parameters(), *self.module.buffers()]}
+        return devices.pop() if len(devices) == 1 else None
+
+
+def _private(copies: list[Any]) -> Private:
+    return Private(copies[0], copies[1:])
+
+
+def _made_parameter(module: nn.Module, given: Sequence[Tensor]) -> str | None:
+    """The name of a parameter that an evaluation has made, which would be another one each time."""
+    known = {id(tensor) for tensor in given}
+    for part in module.modules():
+        for key, parameter in part._parameters.items():
+            if isinstance(parameter, nn.Parameter) and parameter.requires_grad and id(parameter) not in known:
+                return key
+    return None
