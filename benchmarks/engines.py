@@ -83,7 +83,7 @@ def _dense(workload: Workload) -> list[dict[str, Any]]:
 
     loop()
     rows = []
-    for engine in ("tape", "captured", "compiled", "auto"):
+    for engine in ("tape", "compiled", "auto"):
         made = time.perf_counter()
         operator = hesse.Hessian(workload.func, workload.inputs, engine=engine)
         made = time.perf_counter() - made

@@ -17,7 +17,6 @@ from typing import Any
 import hesse
 from benchmarks import environment, results_file, table, workloads
 from benchmarks.processes import limit_memory, run_fresh
-from hesse._linearize.compiled import Compiled
 
 WORKLOADS = ("gpt", "cnn")
 # Of what the program keeps by itself.
@@ -36,8 +35,9 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
     beyond = most.explain().bytes_kept - inputs
     operators = {"tape": tape, "compiled": most}
     for share in SHARES[1:]:
-        engine = Compiled(workload.func, ("rmatvec",), most_kept=int(share * beyond))
-        operators[f"compiled, at most {share:.0%}"] = hesse.Hessian(workload.func, workload.inputs, engine=engine)
+        operators[f"compiled, at most {share:.0%}"] = hesse.Hessian(
+            workload.func, workload.inputs, engine="compiled", memory=max(1, int(share * beyond))
+        )
     seconds: dict[str, list[float]] = {kind: [] for kind in operators}
     for _ in range(ROUNDS):
         for kind, operator in operators.items():

@@ -62,7 +62,7 @@ def measure(name: str, engine: str, rounds: int, quick: bool) -> dict[str, Any]:
         "engine": explained.engine,
         "batching": explained.batching,
         "chunk": explained.chunk,
-        "reason": explained.reason,
+        "reason": explained.batching_reason,
         "compile_seconds": explained.compile_seconds,
         "vectors": [
             {

@@ -25,7 +25,7 @@ def test_a_workload_says_what_auto_decides_for_and_what_that_takes() -> None:
     lines = table.render({"rows": [row]}, "engines").splitlines()
     assert lines[2].startswith(f"| {row['title']} | {row['products']} | ")
     dense = table.render({"rows": [row]}, "dense").splitlines()[2:]
-    assert [line.split(" | ")[0] for line in dense] == ["| tape", "| captured", "| compiled", "| auto"]
+    assert [line.split(" | ")[0] for line in dense] == ["| tape", "| compiled", "| auto"]
 
 
 def test_less_is_kept_the_less_is_allowed() -> None:

@@ -336,11 +336,11 @@ class PointOperator(Operator):
         decision.decide_engine(self._point, products)
 
     def decide(self, earlier: Decisions | None = None) -> Decisions:
-        """Follow an earlier run, or decide for a loop or batches now; the engine was decided by what was expected."""
+        """Follow an earlier run; otherwise many vectors are a loop where no trial was made, so that no clock decides."""
         if earlier:
             self._follow(Choice(**earlier))
         elif self._point.chunks[0].chosen is None:
-            self._rows(UnitVectors(self.domain.size, self.domain.dtype, self.device, [0] * WIDTH), False)
+            decision.follow(self._point, Choice(self._point.engine))
         self._point.engines.stay()
         return dataclasses.asdict(self.explain().choice)
 

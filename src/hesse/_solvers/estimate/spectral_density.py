@@ -73,14 +73,12 @@ class SpectralDensity:
     def __repr__(self) -> str:
         nodes = self.nodes[self.weights > 0]
         mean, interval = self.moment(1)
-        about = "" if self.exact else "about "
-        probes = f"{self.nodes.shape[0]}, of {self.nodes.shape[1]} steps"
         return tables.labelled(
             [
-                ("eigenvalues", f"{self.size}, from {about}{float(nodes.min()):.6g} to {float(nodes.max()):.6g}"),
+                ("eigenvalues", f"{self.size}, from about {float(nodes.min()):.6g} to {float(nodes.max()):.6g}"),
                 ("mean", tables.estimate(mean, interval, self.confidence)),
                 ("smoothing", f"sigma {self.sigma:.3g}"),
-                ("probes", "none, from the whole matrix" if self.exact else probes),
+                ("probes", f"{self.nodes.shape[0]}, of {self.nodes.shape[1]} steps"),
                 ("products", str(self.num_products)),
                 ("converged", tables.yes(self.converged)),
             ]
