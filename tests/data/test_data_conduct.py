@@ -275,7 +275,7 @@ def test_kept_batches_are_freed_by_close_and_without_the_collector() -> None:
         for operator in OPERATORS:
             H = operator(model, F.cross_entropy, loader(X, CLASSES))
             H @ torch.ones(27, dtype=torch.float64)
-            kept = weakref.ref(H.summation)
+            kept = weakref.ref(H._point.kept_terms()[0])
             with H:
                 pass
             assert kept() is None, operator
@@ -283,7 +283,7 @@ def test_kept_batches_are_freed_by_close_and_without_the_collector() -> None:
                 H @ torch.ones(27, dtype=torch.float64)
             again = operator(model, F.cross_entropy, loader(X, CLASSES))
             again @ torch.ones(27, dtype=torch.float64)
-            kept = weakref.ref(again.summation)
+            kept = weakref.ref(again._point.kept_terms()[0])
             del again
             assert kept() is None, operator
     finally:

@@ -13,7 +13,8 @@ class MissingDerivative(NotImplementedError):
     """
 
     def __init__(self, operator: str, reason: str, remedy: str) -> None:
-        super().__init__(operator)
+        # All arguments are the error's, so that it pickles.
+        super().__init__(operator, reason, remedy)
         self.operator, self.reason, self.remedy = operator, reason, remedy
 
     @staticmethod

@@ -336,7 +336,7 @@ class PointOperator(Operator):
         decision.decide_engine(self._point, products)
 
     def decide(self, earlier: Decisions | None = None) -> Decisions:
-        """Follow an earlier run; otherwise many vectors are a loop where no trial was made, so that no clock decides."""
+        """Follow an earlier run; otherwise, where no trial was made, many vectors are a loop: no clock decides."""
         if earlier:
             self._follow(Choice(**earlier))
         elif self._point.chunks[0].chosen is None:
