@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 import hesse
-from hesse._linearize.compiled import Compiled
+from hesse._linearize.program.backends import INDUCTOR, Backend
 
+from ..linearize import programs
 from .eager import double_backward, largest
 from .exceptions import RULED, WRONG_IN_PYTORCH
 from .sweep import Case, cases_of, operators
@@ -27,7 +28,7 @@ from .sweep import Case, cases_of, operators
 RESULTS = Path(__file__).with_name("compiled.json")
 
 
-def verdict(name: str, case: Case, backend: Any = None) -> str:
+def verdict(name: str, case: Case, backend: Backend = INDUCTOR) -> str:
     """ "right", or what is wrong, or the refusal."""
     vector = case.vector()
     if name in RULED or name in WRONG_IN_PYTORCH:
@@ -37,7 +38,7 @@ def verdict(name: str, case: Case, backend: Any = None) -> str:
         expected = double_backward(case, vector)
     torch.default_generator.manual_seed(2)
     try:
-        H = hesse.Hessian(case.func, case.inputs, engine=Compiled(case.func, ("rmatvec",), backend=backend))
+        H = programs.hessian(case.func, case.inputs, backend=backend)
     except hesse.CaptureError as error:
         return f"refused: {error}"
     product = H @ vector
