@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import hesse
-from hesse._linearize.program.inductor import EAGER
+from hesse._linearize.program.backends import EAGER
 
 from . import programs
 

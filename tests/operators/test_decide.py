@@ -12,7 +12,7 @@ from torch import Tensor
 
 import hesse
 from hesse._linearize import engines
-from hesse._linearize.program.inductor import EAGER
+from hesse._linearize.program.backends import EAGER
 from tests.linearize import programs
 from tests.linearize.own_clock import OwnClock
 

@@ -340,7 +340,7 @@ class PointOperator(Operator):
         if earlier:
             self._follow(Choice(**earlier))
         elif self._point.chunks[0].chosen is None:
-            decision.follow(self._point, Choice(self._point.engine))
+            self._rows(UnitVectors(self.domain.size, self.domain.dtype, self.device, [0] * WIDTH), False)
         self._point.engines.stay()
         return dataclasses.asdict(self.explain().choice)
 
