@@ -35,15 +35,15 @@ def test_a_point_laid_out_alike_uses_the_program_again() -> None:
     assert torch.equal(moved @ THREE, 12 * THREE * THREE)
     assert torch.equal(H @ THREE, 6 * THREE * THREE)
     assert moved.explain().programs == 1
-    # Captured once without numbers; each point is evaluated once, by the tape that the program is compared with.
-    assert sorted(calls) == [False, True, True]
+    # Each point is evaluated once, by the tape that the program is compared with; what stand-ins leave is put back.
+    assert list(calls) == [True, True]
 
 
 def test_without_verification_a_new_point_does_not_run_the_function() -> None:
     calls: collections.deque[bool] = collections.deque()
     H = programs.hessian(cubic(calls), THREE, verify=False)
     moved = H.at(2 * THREE)
-    assert (len(calls), float(moved.value), moved.explain().programs) == (2, 288.0, 1)
+    assert (len(calls), float(moved.value), moved.explain().programs) == (1, 288.0, 1)
     assert torch.equal(moved.gradient, 12 * THREE**2)
     assert torch.equal(moved @ THREE, 12 * THREE * THREE)
 

@@ -129,5 +129,6 @@ def test_a_bar_is_shown_only_where_it_takes_long(monkeypatch: pytest.MonkeyPatch
     H.to_dense()
     assert not shown
     monkeypatch.setattr(materialize, "_LONG", -1.0)
+    monkeypatch.setattr(materialize, "is_watched", lambda: True)
     H.to_dense()
     assert shown == [1, 2, 3, 4, 5, -1]

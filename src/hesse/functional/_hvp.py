@@ -11,6 +11,7 @@ from torch import Tensor
 from hesse._autograd.arguments import Argnums, Flags
 from hesse._autograd.evaluation import zeros_variable_like
 from hesse._autograd.gradients import Gradients, followed_gradients, gradients, require_connection, require_hessian
+from hesse._autograd.missing import MissingDerivative
 from hesse.functional import _compiling as compiling
 from hesse.functional._hessian_product import hessian_product
 
@@ -78,7 +79,13 @@ def multiply(
 ) -> Gradients:
     """∂gradient/∂x·v: a backward through the graph of the backward with weights, differentiated by the weights."""
     weights = [zeros_variable_like(leaf) for leaf in x]
-    transposed = followed_gradients(gradient, x, weights)
+    try:
+        transposed = followed_gradients(gradient, x, weights)
+    except MissingDerivative:
+        if flags.strict:
+            # What autograd cannot follow may be all there is, and then the contract has a sentence of its own.
+            require_hessian(gradients(gradient, x, weights, create_graph=True))
+        raise
     if flags.strict:
         require_hessian(transposed)
     products = gradients(transposed, weights, vector, create_graph=keep_graph)
