@@ -253,29 +253,36 @@ def test_a_place_that_cannot_be_written_is_said_before_the_first_product(tmp_pat
     assert A.count == 0
 
 
-def test_a_hessian_settles_how_it_multiplies_so_that_no_clock_decides_on_digits(tmp_path):
+@pytest.mark.parametrize("batching", ["loop", "vmap"])
+def test_how_a_hessian_multiplies_is_decided_once_and_no_clock_decides_on_digits_again(batching, tmp_path):
     path = hesse.Checkpoint(tmp_path / "state", seconds=0)
-    H = hesse.Hessian(lambda x: (x**3).sum(), torch.linspace(1, 2, 100))
-    hesse.solve(2 * H.shift(1.0), torch.ones(100, 20), checkpoint=path)
-    assert H.explain().batching == "loop"
-    batched = hesse.Hessian(lambda x: (x**3).sum(), torch.linspace(1, 2, 100), batching="vmap")
-    hesse.solve(batched, torch.ones(100, 20), checkpoint=hesse.Checkpoint(tmp_path / "other", seconds=0))
-    assert batched.explain().batching == "vmap"
+
+    def ask(stop=10**9, **options):
+        H = hesse.Hessian(lambda x: (x**3).sum(), torch.linspace(1, 2, 100), **options)
+        shifted = 2 * H.shift(1.0)
+        hesse.solve(shifted, torch.ones(100, 20), checkpoint=path, callback=lambda p: p.num_products >= stop)
+        return H.explain().batching
+
+    assert ask(stop=40, batching=batching) == batching
+    assert ask() == batching
 
 
-def test_a_sum_over_data_goes_on_and_is_settled(tmp_path):
+def test_a_sum_over_data_goes_on_as_it_was_decided(tmp_path):
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1)).double()
     draw = torch.Generator().manual_seed(0)
     data = [tuple(torch.randn(8, k, generator=draw, dtype=torch.float64) for k in (3, 1)) for _ in range(3)]
 
-    def ask(path=None, stop=10**9):
-        H = hesse.LossHessian(model, torch.nn.MSELoss(), data)
+    def ask(path=None, stop=10**9, engine="auto"):
+        H = hesse.LossHessian(model, torch.nn.MSELoss(), data, engine=engine)
         B = torch.ones(H.shape[0], 2, dtype=torch.float64)
-        return hesse.solve(H.shift(1.0), B, tol=1e-10, checkpoint=path, callback=lambda p: p.num_products >= stop)
+        found = hesse.solve(H.shift(1.0), B, tol=1e-10, checkpoint=path, callback=lambda p: p.num_products >= stop)
+        return found.solution, H.explain().choice
 
     path = hesse.Checkpoint(tmp_path / "state", seconds=0)
-    ask(path, stop=6)
-    assert torch.equal(ask(path).solution, ask().solution)
+    _, choice = ask(path, stop=6)
+    solution, again = ask(path)
+    assert again == choice
+    assert torch.equal(solution, ask(engine=choice)[0])
 
 
 def test_a_function_that_is_another_one_is_refused(tmp_path):

@@ -102,9 +102,12 @@ class Chunks:
         """
         count, start = rows.shape[0], 0
         if (self.room.asked or self.chosen == "vmap") and count > 1 and not self.room.each:
-            yield self._single(lambda: self.room.measured(lambda: multiply(rows[0:1][0]), 1)).unsqueeze(0)
+            first = self._single(lambda: self.room.measured(lambda: multiply(rows[0:1][0]), 1))
             self.room.require(count)
-            start = 1
+            # Batches round otherwise: with a row beside them, a question that goes on would have other digits.
+            if self.chosen != "vmap":
+                yield first.unsqueeze(0)
+                start = 1
         if self.chosen is None and count >= WIDTH:
             self._try(multiply, rows, lengths, fixed, pays)
         while start < count:
