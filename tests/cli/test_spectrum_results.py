@@ -272,7 +272,8 @@ def test_a_second_ctrl_c_stops_at_once_and_leaves_nothing(write_problem):
 
 def test_what_was_known_before_a_question_fails_is_not_lost(write_problem, hesse_command):
     path = write_problem(SLOW.replace("time.sleep(0.02)", "fail()").replace("import time", FAILING))
-    result = hesse_command("spectrum", path, "--top", 2, "--bottom", 0, "--max-products", 400, "--out", "report")
+    words = ["--top", 2, "--bottom", 0, "--steps", 200, "--max-products", 400, "--out", "report"]
+    result = hesse_command("spectrum", path, *words)
     assert result.exit_code == 1
     assert "ArithmeticError: a product too many" in result.stderr
     assert "Ended by an error: what follows is what was known by then. a product too many." in result.stdout
@@ -285,7 +286,7 @@ def test_what_was_known_before_a_question_fails_is_not_lost(write_problem, hesse
 
 
 FAILING = """
-    left = 450
+    left = 300
 
     def fail():
         global left
