@@ -18,6 +18,9 @@ from .table import EVERY_SCENARIO, SCENARIOS
 from .trick import NOT_A_NUMBER
 from .unbatchable import UNBATCHABLE
 
+FOLLOWED = {"constant_that_requires_no_gradient", "cut_off_by_detach"}
+"""They give a value without a graph, so that they are evaluated once more to find what cuts it off."""
+
 EVERY_BATCHING = pytest.mark.parametrize("batching", ["loop", "vmap", "auto"])
 
 
@@ -63,7 +66,7 @@ def test_a_hessian_is_right(scenario: Scenario, batching: Any) -> None:
     assert_close(dense, hessian, tolerance)
     assert_close(dense, dense.T, tolerance)
     # Products replay: they neither evaluate the function again nor draw.
-    assert len(calls) == 1
+    assert len(calls) == (2 if scenario.name in FOLLOWED else 1)
     assert torch.equal(torch.get_rng_state(), generator)
 
 
@@ -80,7 +83,7 @@ def test_the_transposed_jacobian_of_a_scalar_function_is_its_gradient(scenario: 
     assert_close(flat(pulled), 2 * gradient, tolerance, 2 * size)
     assert_close(J.T @ torch.full((1,), 2.0, dtype=J.dtype), 2 * gradient, tolerance, 2 * size)
     assert_close(J.to_dense(), gradient[None], tolerance, size)
-    assert len(calls) == 1
+    assert len(calls) == (2 if scenario.name in FOLLOWED else 1)
 
 
 @EVERY_SCENARIO
@@ -100,7 +103,7 @@ def test_the_jacobian_of_a_scalar_function_is_its_directional_derivative(scenari
     assert_close(structured.reshape(()), gradient @ vector, tolerance, n * size)
     # Where the input is one flat vector, a flat vector is a structured one: so is then the product.
     assert_close((J @ vector.to(J.dtype)).reshape(()), gradient @ vector, tolerance, n * size)
-    assert len(calls) == 1
+    assert len(calls) == (2 if scenario.name in FOLLOWED else 1)
 
 
 def differenced_gradient(scenario: Scenario) -> tuple[Tensor, float, float]:

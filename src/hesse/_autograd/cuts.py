@@ -22,6 +22,9 @@ _NUMBERS = {"item", "tolist", "numpy", "__float__", "__int__", "__complex__", "_
 _STEPS = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "heaviside", "floor_divide", "__floordiv__"}
 _STEPS |= {f"{name}_" for name in _STEPS if not name.startswith("_")}
 _DETACHING = {"detach", "detach_", "data"}
+# These take a shape, and no value, of the tensor that is given.
+_SHAPED = {f"{name}_like" for name in ("zeros", "ones", "full", "empty", "rand", "randn", "randint")}
+_SHAPED |= {f"new_{name}" for name in ("zeros", "ones", "full", "empty", "empty_strided")}
 
 
 class Cut(NamedTuple):
@@ -110,11 +113,14 @@ class Cuts(TorchFunctionMode):
         dependent = [
             tensor for tensor in arguments if tensor in self._passed or (tensor.requires_grad and not tensor.is_leaf)
         ]
-        if dependent:
-            self._follow(name, arguments, dependent, result)
+        if dependent and name not in _SHAPED:
+            with_graph = name == "grad" and bool((kwargs or {}).get("create_graph"))
+            self._follow(name, arguments, dependent, result, with_graph)
         return result
 
-    def _follow(self, name: str, arguments: list[Tensor], dependent: list[Tensor], result: Any) -> None:
+    def _follow(
+        self, name: str, arguments: list[Tensor], dependent: list[Tensor], result: Any, with_graph: bool
+    ) -> None:
         if name in _NUMBERS:
             self.numbers.add(Cut("number", f"Tensor.{name}", calling_frame()))
         elif name == "__bool__":
@@ -124,7 +130,8 @@ class Cuts(TorchFunctionMode):
         if name in ("__setitem__", "register_hook"):
             outputs = arguments[:1]
         for output in outputs:
-            cut = self._cut(name, dependent, output)
+            # A gradient with its graph and without a history is a constant.
+            cut = None if with_graph else self._cut(name, dependent, output)
             for changed in {id(output): output, id(output._base): output._base}.values():
                 if changed is not None:
                     self._passed[changed] = self._passed.get(changed, frozenset()) | passed | ({cut} if cut else set())
