@@ -57,5 +57,5 @@ def problem(steps=300):
 
 if __name__ == "__main__":
     H = problem().operator()
-    sharpness = hesse.eigsh(H, k=1, which="LA", rng=0).values[0]
-    print(f"{H.shape[0]} parameters, loss {H.value:.4f}; sharpness {sharpness:.3f}")
+    largest = hesse.eigsh(H, k=1, which="LA", rng=0).values[0]
+    print(f"{H.shape[0]} parameters, loss {H.value:.4f}; sharpness {largest:.3f}")

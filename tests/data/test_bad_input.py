@@ -36,7 +36,7 @@ OPERATORS = [hesse.LossHessian, hesse.GaussNewton, hesse.Fisher, hesse.Empirical
         (lambda: ((X, CLASSES), {"params": nn.Linear(2, 2)}), ValueError, "No parameter .* matches the Linear"),
         (lambda: ((X, CLASSES), {"params": 5}), TypeError, "params given to .* should be None, a name or glob"),
         (lambda: ((X, CLASSES), {"reduction": "max"}), ValueError, "reduction should be one of None, 'mean', 'sum'"),
-        (lambda: ((X, CLASSES), {"random": "yes"}), ValueError, "randomness should be one of 'fixed', 'refuse'"),
+        (lambda: ((X, CLASSES), {"randomness": "yes"}), ValueError, "randomness should be one of 'fixed', 'refuse'"),
         (lambda: ((X, CLASSES), {"batching": "x"}), ValueError, "batching should be"),
         (lambda: ((X, CLASSES), {"memory": "lots"}), ValueError, "memory should be a number of bytes"),
         (lambda: ((X, CLASSES), {"memory": 10}), ValueError, "too small for one row of the first batch"),
