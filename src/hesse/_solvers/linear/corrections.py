@@ -11,6 +11,7 @@ from hesse._operators.operator import Operator
 from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import State
 from hesse._solvers.linear.krylov import Krylov, Preconditioner
+from hesse._solvers.linear.minres import LEAST_SQUARES
 from hesse._solvers.run import Products
 
 # A correction is worth another one while it makes the true residual at least that much smaller.
@@ -221,14 +222,13 @@ def _shorten(products: Products, answers: Answers, index: Tensor, *, lift: bool)
     X, R = blocks.select(answers.X, index), blocks.select(answers.R, index)
     directions, lengths = blocks.unit(operator, R)
     images = products.multiply(directions)
-    sizes, limit = blocks.norms(operator, images), eps**NULL
-    found: Tensor = sizes <= limit * answers.scales[True]
+    found: Tensor = blocks.norms(operator, images) <= eps**NULL * answers.scales[True]
     if lift:
         along = blocks.dots(operator, directions, X)
         X, R = X - blocks.scale(directions, along), R + blocks.scale(images, along)
         norms = blocks.norms(operator, R)
-        chosen = found & (norms <= (1 + eps**0.5) * lengths) & (sizes * along.abs() <= limit * lengths)
-        _replace(answers, index, X, R, norms, chosen)
+        # Beside the shortest solution, what the residual of a least-squares solution is known to counts for nothing.
+        _replace(answers, index, X, R, norms, found & (norms <= (1 + eps**LEAST_SQUARES) * lengths))
     return found
 
 
