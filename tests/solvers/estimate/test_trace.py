@@ -88,15 +88,20 @@ def test_xtrace_is_the_mean_over_bases_with_one_vector_left_out():
     found = hesse.trace(matrix, method="xtrace", atol=1e9, rng=7)
     assert found.num_products == 16
     probes = hesse.as_operator(matrix).randn(8, np.random.default_rng(7))
-    by_hand = []
-    for i in range(8):
-        others = [j for j in range(8) if j != i]
+
+    def estimate(i, left_out):
+        others = [j for j in range(8) if j not in left_out]
         basis, _ = torch.linalg.qr(matrix @ probes[:, others])
         rest = probes[:, i] - basis @ (basis.mT @ probes[:, i])
-        rest = rest * np.sqrt(60 - 7) / rest.norm()
-        by_hand.append(float((basis.mT @ matrix @ basis).trace() + rest @ matrix @ rest))
-    assert np.isclose(found.estimate, np.mean(by_hand))
-    assert np.isclose(found.error_estimate, np.std(by_hand, ddof=1) / np.sqrt(8))
+        rest = rest * np.sqrt(60 - len(others)) / rest.norm()
+        return float((basis.mT @ matrix @ basis).trace() + rest @ matrix @ rest)
+
+    by_hand = np.array([estimate(i, {i}) for i in range(8)])
+    assert np.isclose(found.estimate, by_hand.mean())
+    # What one estimate changes by another one's vector: the mean product of such changes is a covariance.
+    changes = np.array([[by_hand[i] - estimate(i, {i, j}) for j in range(8)] for i in range(8)])
+    covariance = max((changes * changes.T).sum() / (8 * 7), 0.0)
+    assert np.isclose(found.error_estimate, np.sqrt(by_hand.var(ddof=1) / 8 + covariance))
 
 
 @pytest.mark.parametrize("rank", [1, 5])
