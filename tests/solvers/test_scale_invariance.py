@@ -186,9 +186,7 @@ def check(name, dtype, exponent):
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        pytest.param(
-            name, dtype, marks=() if (name, dtype) in QUICK else pytest.mark.exhaustive, id=f"{name}, {dtype}"
-        )
+        pytest.param(name, dtype, marks=() if (name, dtype) in QUICK else pytest.mark.exhaustive, id=f"{name}, {dtype}")
         for name in QUESTIONS
         for dtype in ENDS
     ],

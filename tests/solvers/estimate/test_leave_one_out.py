@@ -6,7 +6,6 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
 from scipy.special import stdtrit
 
 import hesse

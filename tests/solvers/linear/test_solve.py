@@ -132,7 +132,9 @@ def test_minres_returns_nothing_worse_than_zero_and_what_it_calls_least_squares_
         A, b, shortest = singular(seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", hesse.ConvergenceWarning)
-            found = hesse.solve(A.to(dtype), b.to(dtype), method="minres", tol=1e-10 if dtype == torch.float64 else 1e-5)
+            found = hesse.solve(
+                A.to(dtype), b.to(dtype), method="minres", tol=1e-10 if dtype == torch.float64 else 1e-5
+            )
         x = found.solution.double()
         residual, least = float((b - A @ x).norm()), float((b - A @ shortest).norm())
         assert residual <= (1 + rounding) * float(b.norm())
