@@ -105,6 +105,9 @@ def test_as_many_products_as_eigenvalues_give_them_all_and_the_density_exactly(v
     assert np.abs(rho.density.numpy() - truth).max() <= 10 * rounding
     assert torch.equal(rho.low, rho.density)
     assert torch.equal(rho.high, rho.density)
+    # Files hold no tensor twice.
+    tensors = (rho.grid, rho.density, rho.low, rho.high, rho.nodes, rho.weights)
+    assert len({each.untyped_storage().data_ptr() for each in tensors}) == 6
     estimate, interval = rho.moment(2)
     assert interval == (estimate, estimate)
     assert estimate == pytest.approx((values**2).mean(), rel=1e-5)

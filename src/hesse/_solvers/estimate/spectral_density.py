@@ -231,7 +231,8 @@ def _density(
     converged: bool,
     exact: bool = False,
 ) -> SpectralDensity:
-    nodes, weights = torch.zeros(2, len(done), max(len(values) for values, _ in done), dtype=torch.float64)
+    shape = len(done), max(len(values) for values, _ in done)
+    nodes, weights = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
     for row, (values, shares) in enumerate(done):
         nodes[row, : len(values)], weights[row, : len(values)] = values, shares
     found = nodes[weights > 0]
@@ -249,7 +250,7 @@ def _density(
     grid = torch.linspace(left, right, points, dtype=torch.float64)
     curves = torch.stack([_smoothed(grid, *row, width) for row in zip(nodes, weights, strict=True)])
     density = curves.mean(dim=0)
-    low, high = (density, density) if exact else _band(curves, confidence)
+    low, high = (density.clone(), density.clone()) if exact else _band(curves, confidence)
     return SpectralDensity(
         grid=blocks.ldexp(grid, products.exponent),
         density=blocks.ldexp(density, -products.exponent),
