@@ -22,7 +22,7 @@ EXACT_SIZE = 100
 # Columns of the matrix that are made between two looks at the callback.
 BLOCK = 64
 # From their spread follows how many probes there must be. Ten that look alike by chance end it too often: on a lone
-# large eigenvalue the interval then covers in 92 of 100 cases where it promises 95; with twenty, in 94.
+# large eigenvalue the interval then covers in 92 of 100 cases where it promises 95; with twenty, in 93.
 FIRST_PROBES = 20
 MOST_PROBES = 1000
 # Of the skewness of n samples, n²/(n² + HIDDEN) shows: so the interval of twenty to a hundred squares of normal
