@@ -45,7 +45,8 @@ def dense():
 
 def test_the_numbers_it_prints_and_writes_are_those_of_the_dense_hessian(write_problem, hesse_command):
     path = write_problem(SOURCE)
-    result = hesse_command("spectrum", path, "--top", 4, "--bottom", 2, "--out", "report", "--dtype", "float64")
+    words = ("--top", 4, "--bottom", 2, "--probes", 5, "--steps", 10, "--dtype", "float64")
+    result = hesse_command("spectrum", path, *words, "--out", "report")
     assert result.exit_code == 0, result.output
     assert sorted(entry.name for entry in Path("report").iterdir()) == FILES
     found = json.loads(Path("report/result.json").read_text())
@@ -272,7 +273,7 @@ def test_a_second_ctrl_c_stops_at_once_and_leaves_nothing(write_problem):
 
 def test_what_was_known_before_a_question_fails_is_not_lost(write_problem, hesse_command):
     path = write_problem(SLOW.replace("time.sleep(0.02)", "fail()").replace("import time", FAILING))
-    words = ["--top", 2, "--bottom", 0, "--steps", 200, "--max-products", 400, "--out", "report"]
+    words = ["--top", 2, "--bottom", 0, "--probes", 2, "--steps", 195, "--max-products", 400, "--out", "report"]
     result = hesse_command("spectrum", path, *words)
     assert result.exit_code == 1
     assert "ArithmeticError: a product too many" in result.stderr

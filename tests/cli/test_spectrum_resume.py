@@ -66,7 +66,7 @@ def digits(out: str) -> dict:
 def test_a_killed_command_goes_on_with_the_same_digits(write_problem):
     path = write_problem(SOURCE)
     assert run(path, "whole", "--resume", "another").returncode == 0
-    killed = [run(path, "resumed", "--resume", "state", dies_at=at).returncode for at in (90, 40, 40)]
+    killed = [run(path, "resumed", "--resume", "state", dies_at=at).returncode for at in (60, 30, 15)]
     assert killed[0] == -signal.SIGKILL
     assert not Path("resumed", "result.json").exists()
     done = run(path, "resumed", "--resume", "state")

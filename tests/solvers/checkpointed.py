@@ -77,13 +77,14 @@ def ask(question: str, operator, checkpoint):
         matrix = hesse.as_operator(CROWDED)
         found = hesse.eigsh(operator(matrix), ends[0], which=ends[1], rng=3, checkpoint=checkpoint, **words)
         return found.values.tolist(), found.vectors.tolist(), found.residuals.tolist(), found.num_products
-    if question == "spectral_density":
+    if question in ("spectral_density", "exact spectral_density"):
+        steps = 30 if question == "spectral_density" else 50
         matrix = hesse.as_operator(CROWDED)
-        found = hesse.spectral_density(operator(matrix), num_probes=3, num_steps=30, rng=3, checkpoint=checkpoint)
+        found = hesse.spectral_density(operator(matrix), num_probes=3, num_steps=steps, rng=3, checkpoint=checkpoint)
         return found.nodes.tolist(), found.weights.tolist(), found.low.tolist(), found.num_products, found.converged
     if question in ("logdet", "exact logdet"):
         matrix = hesse.as_operator(DAMPED if question == "logdet" else DAMPED[:90, :90])
-        found = hesse.logdet(operator(matrix), tol=0.3, rng=3, checkpoint=checkpoint)
+        found = hesse.logdet(operator(matrix), tol=0.3, num_steps=6, rng=3, checkpoint=checkpoint)
         return found.estimate, found.interval, found.quadrature_error, found.num_probes, found.num_products
     if question == "trace_of":
         # Few samples tell that the whole matrix is cheaper.

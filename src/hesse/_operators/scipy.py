@@ -44,7 +44,9 @@ class Scipy(Operator):
         return self._tensor(self._operator.rmatmat(U.detach().numpy()))
 
     def _tensor(self, product: Any) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(product)).to(self.dtype)
+        # A long double has no tensor.
+        numpy_dtype = np.float32 if self.dtype == torch.float32 else np.float64
+        return torch.from_numpy(np.ascontiguousarray(product, dtype=numpy_dtype))
 
 
 def _is_symmetric(A: Any) -> bool:

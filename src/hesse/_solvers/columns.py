@@ -5,6 +5,9 @@ A block (n, k) is the transposed view of k rows. Coefficients are float64 on the
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,11 +36,39 @@ def norms(operator: Operator, V: Tensor) -> Tensor:
     squares = dots(operator, V, V)
     limits = torch.finfo(V.dtype)
     lengths = squares.sqrt()
-    for factor, beyond in ((2.0**60, squares < limits.tiny / limits.eps), (2.0**-60, ~torch.isfinite(squares))):
+    # Far enough to bring a subnormal number's square, and the largest number's, into the range.
+    far = int(0.7 * math.log2(limits.max))
+    for exponent, beyond in ((far, squares < limits.tiny / limits.eps), (-far, ~torch.isfinite(squares))):
         if bool(beyond.any()):
-            scaled = V * factor
-            lengths = torch.where(beyond, dots(operator, scaled, scaled).sqrt() / factor, lengths)
+            scaled = ldexp(V, exponent)
+            again = ldexp(dots(operator, scaled, scaled).sqrt(), -exponent)
+            lengths = torch.where(beyond, again, lengths)
     return lengths
+
+
+def ldexp(V: Tensor, exponents: Tensor | int) -> Tensor:
+    """V·2^e, columns or coefficients by an exponent each or by one: exact within the range of the dtype."""
+    left = torch.as_tensor(exponents, dtype=torch.int64)
+    most = int(math.log2(torch.finfo(V.dtype).max)) - 2
+    while bool(left.any()):
+        step = left.clamp(-most, most)
+        # NumPy's is exact; torch.ldexp takes the power in float32.
+        V = V * like(torch.as_tensor(np.ldexp(1.0, step.numpy())), V)
+        left = left - step
+    return V
+
+
+def exponents(lengths: Tensor) -> Tensor:
+    """For each length the e for which it lies from ½·2^e to 2^e; zero for a length of zero."""
+    return torch.frexp(lengths).exponent.to(torch.int64)
+
+
+def unit(operator: Operator, V: Tensor) -> tuple[Tensor, Tensor]:
+    """The columns, each divided by its norm unless that is zero, and the norms, (k,)."""
+    lengths = norms(operator, V)
+    powers = exponents(lengths)
+    factors = 1 / torch.where(lengths > 0, ldexp(lengths, -powers), 1)
+    return scale(ldexp(V, -powers), factors), lengths
 
 
 def gram(operator: Operator, U: Tensor, V: Tensor) -> Tensor:

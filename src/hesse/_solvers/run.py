@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import warnings
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hesse._base import checks, memory
-from hesse._base.errors import ConvergenceWarning, NonFiniteProductError
+from hesse._base.errors import ConvergenceWarning, NonFiniteProductError, warn_caller
 from hesse._base.progress import Bar
 from hesse._base.several_ranks import communications
 from hesse._operators.dense import as_operator
@@ -49,6 +49,13 @@ Callback = Callable[[Progress], bool | None]
 class Products:
     """The products that one question makes with its operator.
 
+    An operator whose norm is far from one is multiplied by a power of two that brings it there, so that no square or
+    product of a question's numbers leaves the range of its dtype. The question goes on in these units; ``grow`` and
+    ``shrink`` lead out of them and into them. Powers of two change no digit.
+
+    Attributes:
+        exponent: products are those with A·2^−exponent.
+
     Args:
         A: a square operator, or what ``as_operator`` takes for one.
         question: the name under which errors, warnings and progress speak of the question.
@@ -69,6 +76,8 @@ class Products:
         self.max_products = max_products
         self.count = 0
         self.stopped = False
+        self.exponent = 0
+        self._measured = False
         self._callback = callback
         self._keeper: Keeper | None = None
         self._expected = 0
@@ -122,10 +131,15 @@ class Products:
         self._keeper = Keeper(kept, self.question, self.operator, settings)
         saved = self._keeper.saved
         if saved is not None:
-            self.count = saved["products.count"]
-            if self._generator is not None:
-                self._generator.bit_generator.state = saved["products.rng"]
+            self.go_on_from(saved)
         return saved
+
+    def go_on_from(self, saved: State) -> None:
+        """Take over how far the question had come."""
+        self.count, self.exponent = saved["products.count"], saved["products.exponent"]
+        self._measured = saved["products.measured"]
+        if self._generator is not None:
+            self._generator.bit_generator.state = saved["products.rng"]
 
     def refuse_unless(self, right: bool, why: str) -> None:
         """Leave the checkpoint as it is unless it is right after all, where only its state could tell."""
@@ -138,24 +152,31 @@ class Products:
             self._keeper.keep(lambda: {**self._beside(), **state(), **self._state()})
 
     def _state(self) -> State:
-        kept: State = {"products.count": self.count}
+        kept: State = {
+            "products.count": self.count,
+            "products.exponent": self.exponent,
+            "products.measured": self._measured,
+        }
         if self._generator is not None:
             kept["products.rng"] = self._generator.bit_generator.state
         return kept
 
     @contextlib.contextmanager
     def multiplying_by(self, operator: Operator, beside: Callable[[], State]) -> Iterator[None]:
-        """Meanwhile products are those with another operator of this size, out of the same budget.
+        """Meanwhile products are those with another operator of this size, in units of its own, out of the same budget.
 
         Args:
             operator: the other one.
             beside: what of the question a checkpoint keeps beside the state that is kept meanwhile.
         """
-        own, self.operator, self._beside = self.operator, operator, beside
+        own = self.operator, self.exponent, self._measured
+        self.operator, self.exponent, self._measured = operator, 0, False
+        self._beside = beside
         try:
             yield
         finally:
-            self.operator, self._beside = own, dict
+            self.operator, self.exponent, self._measured = own
+            self._beside = dict
 
     @property
     def size(self) -> int:
@@ -175,15 +196,28 @@ class Products:
                 " it is. If it is, give hesse.as_operator(A, symmetric=True)."
             )
 
-    def multiply(self, V: Tensor, *, apart: bool = False) -> Tensor:
-        """A·V for columns (n, k), without history, on V's device; out of the budget unless it is ``apart``."""
+    def multiply(self, V: Tensor, *, apart: bool = False, measure: bool = True) -> Tensor:
+        """A·2^−exponent·V for columns (n, k), without history, on V's device.
+
+        Args:
+            V: the columns.
+            apart: whether they are not out of the budget.
+            measure: whether they tell the norm of A, as no few columns of the identity do.
+        """
+        # Small vectors times a small operator would lose digits.
+        powers = blocks.exponents(self.norms(V)) if self.exponent else torch.zeros(V.shape[1], dtype=torch.int64)
         before = communications()
-        product = self.operator.matmat(V.to(self.operator.device)).detach().to(V.device)
+        image = self.operator.matmat(blocks.ldexp(V, -powers).to(self.operator.device)).detach()
         if communications() != before:
             self._require_alike_on_ranks()
+        if measure and not self._measured:
+            self._measure(V.to(image.device), image)
+        product = blocks.ldexp(image, powers - self.exponent).to(V.device)
         finite = torch.isfinite(product).all(dim=0)
         if not bool(finite.all()):
             place = self.count + 1 + int((~finite).nonzero()[0])
+            if bool(torch.isfinite(image).all()):
+                self._refuse_size(place)
             raise NonFiniteProductError(
                 f"Product {place} of {self.question} with the {type(self.operator).__name__} of shape"
                 f" {self.operator.shape} holds entries that are not finite. Check the value and gradient at this point."
@@ -204,15 +238,41 @@ class Products:
                 " would write its own at another product. Leave checkpoint= out."
             )
 
+    def _measure(self, V: Tensor, image: Tensor) -> None:
+        """Take the units from the first product that is not zero, if its norm is far from that of its vector."""
+        lengths, found = blocks.norms(self.operator, V), blocks.norms(self.operator, image)
+        ratios = torch.where(found > 0, found / lengths, 0)
+        if not bool((ratios > 0).any()) or not bool(torch.isfinite(ratios).all()):
+            return
+        self._measured = True
+        exponent = int(blocks.exponents(ratios.max()))
+        if abs(exponent) > _near(self.operator.dtype):
+            self.exponent = exponent
+
+    def keep_units(self) -> None:
+        """Numbers in these units are about to be kept: from now on they stay as they are."""
+        self._measured = True
+
+    def grow(self, value: float, power: int = 1) -> float:
+        """A number in the question's units, of the size of A to that power, as it is."""
+        return _ldexp(value, power * self.exponent)
+
+    def shrink(self, value: float) -> float:
+        """A number of the size of A in the question's units."""
+        return _ldexp(value, -self.exponent)
+
     def norms(self, V: Tensor) -> Tensor:
         """‖v‖ for each column, (k,), float64 on the CPU."""
-        squares = blocks.dots(self.operator, V, V)
-        if not bool(torch.isfinite(squares).all()):
-            raise NonFiniteProductError(
-                f"Product {self.count} of {self.question} is too large for the precision of the operator,"
-                f" {self.operator.dtype}. Use float64, or divide the function by its scale."
-            )
-        return squares.sqrt()
+        lengths = blocks.norms(self.operator, V)
+        if not bool(torch.isfinite(lengths).all()):
+            self._refuse_size(self.count)
+        return lengths
+
+    def _refuse_size(self, place: int) -> NoReturn:
+        raise NonFiniteProductError(
+            f"Product {place} of {self.question} is too large for the precision of the operator,"
+            f" {self.operator.dtype}. Use float64, or divide the function by its scale."
+        )
 
     def report(self, status: str) -> None:
         """Say how far the question has come; afterwards ``left`` is zero if the callback wants no more."""
@@ -226,8 +286,16 @@ class Products:
     def warn(self, what: str, remedy: str) -> None:
         """The one warning of a question that has not converged; none where its callback stopped it."""
         if not self.stopped:
-            warnings.warn(
-                f"{self.question} has made its {self.count} products but {what}. {remedy}",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
+            warn_caller(f"{self.question} has made its {self.count} products but {what}. {remedy}", ConvergenceWarning)
+
+
+def _near(dtype: torch.dtype) -> int:
+    """For which e norms from 2^−e to 2^e are near one: an eighth of the range leaves room for squares of residuals."""
+    return int(math.log2(torch.finfo(dtype).max)) // 8
+
+
+def _ldexp(value: float, exponent: int) -> float:
+    try:
+        return math.ldexp(value, exponent)
+    except OverflowError:
+        return math.copysign(math.inf, value)

@@ -287,8 +287,32 @@ def test_a_product_that_is_not_finite_is_named():
 
 
 def test_products_too_large_for_their_precision_are_refused():
-    with pytest.raises(hesse.NonFiniteProductError, match="too large for the precision"):
-        hesse.eigsh(torch.diag(torch.linspace(1, 9, 9)) * 1e30, 1, rng=0)
+    # In the units of the first product, which are near 1e-35, the second one is beyond float32.
+    A = torch.diag(torch.tensor([1e-35] + [1e35] * 8))
+    with pytest.raises(hesse.NonFiniteProductError, match="Product 2 of eigsh is too large for the precision"):
+        hesse.eigsh(A, 1, rng=0, start=torch.eye(9)[:, 0])
+
+
+@pytest.mark.parametrize("scale", [1e30, 1e-30])
+def test_products_whose_squares_leave_the_precision_are_right(scale):
+    found = hesse.eigsh(torch.diag(torch.linspace(1, 9, 9)) * scale, 1, rng=0)
+    assert found.converged
+    assert float(found.values) == pytest.approx(9 * scale, rel=1e-6)
+
+
+@pytest.mark.parametrize("block_size", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "values",
+    [np.r_[1.0, 0.5, 1e-6 * np.linspace(-3, 3, 198)], 2.0 ** -np.arange(80.0), np.r_[1.0, 0.5, np.full(98, 1e-12)]],
+    ids=["over a small bulk", "geometric", "over nearly nothing"],
+)
+def test_eigenvalues_far_above_all_others_are_found_whatever_the_seed(values, dtype, block_size):
+    A = torch.diag(torch.from_numpy(values)).to(dtype)
+    for seed in range(8):
+        found = hesse.eigsh(A, 2, rng=seed, block_size=block_size)
+        assert found.converged
+        assert torch.allclose(found.values, torch.tensor([1.0, 0.5], dtype=torch.float64), rtol=1e-4)
 
 
 @pytest.mark.parametrize(("which", "k"), [("LA", 1), ("LA", 4), ("LM", 1)])

@@ -25,9 +25,10 @@ def smoothed(values, grid, sigma):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_the_mass_is_one_and_moments_are_within_their_interval(dtype):
-    rho = hesse.spectral_density(with_eigenvalues(SPREAD, dtype), num_steps=30, confidence=0.999, rng=0)
+    rho = hesse.spectral_density(with_eigenvalues(SPREAD, dtype), num_steps=18, confidence=0.999, rng=0)
     assert rho.converged
-    assert rho.num_products == 300
+    assert not rho.exact
+    assert rho.num_products == 180
     assert np.isclose(np.trapezoid(rho.density, rho.grid), 1, atol=1e-6)
     assert torch.allclose(rho.weights.sum(dim=1), torch.ones(10, dtype=torch.float64))
     for power in range(7):
@@ -39,28 +40,77 @@ def test_the_mass_is_one_and_moments_are_within_their_interval(dtype):
     assert rho.moment(0)[0] == pytest.approx(1)
 
 
+def larger(bulk):
+    """An operator of which only a part of the eigenvalues can be had by the products asked for, and its spectrum."""
+    values = np.concatenate([np.linspace(-1, 1, bulk), 1.5 ** np.arange(1, 11)])
+    return with_eigenvalues(values), values
+
+
 def test_the_density_is_the_smoothed_spectrum():
-    rho = hesse.spectral_density(with_eigenvalues(SPREAD), num_probes=40, num_steps=120, sigma=1.0, rng=0)
-    truth = smoothed(SPREAD, rho.grid.numpy(), 1.0)
+    A, values = larger(1390)
+    rho = hesse.spectral_density(A, num_probes=20, num_steps=60, sigma=1.0, rng=0)
+    assert not rho.exact
+    truth = smoothed(values, rho.grid.numpy(), 1.0)
     assert np.abs(rho.density.numpy() - truth).max() <= 0.05 * truth.max()
 
 
-@pytest.mark.parametrize(("num_probes", "confidence"), [(4, 0.95), (10, 0.95), (40, 0.99)])
-def test_the_band_covers_point_by_point_as_often_as_it_says(num_probes, confidence):
+@pytest.mark.parametrize(
+    ("bulk", "num_probes", "num_steps", "confidence", "seeds"),
+    [
+        (180, 4, 40, 0.95, 40),
+        pytest.param(180, 10, 18, 0.95, 80, marks=pytest.mark.exhaustive),
+        pytest.param(1980, 40, 45, 0.99, 80, marks=pytest.mark.exhaustive),
+    ],
+)
+def test_the_band_covers_point_by_point_as_often_as_it_says(bulk, num_probes, num_steps, confidence, seeds):
     # In the bulk, at its edge, and at lone eigenvalues, whose samples are a single squared normal number, and skewed.
-    A = with_eigenvalues(SPREAD)
+    A, values = larger(bulk)
     places = np.array([-0.9, -0.5, 0.0, 0.5, 1.5**4, 1.5**7, 1.5**8, 1.5**9, 1.5**10])
+    words = {"num_probes": num_probes, "num_steps": num_steps, "sigma": 1.0, "confidence": confidence}
     hits = []
-    for seed in range(80):
-        rho = hesse.spectral_density(A, num_probes=num_probes, num_steps=60, sigma=1.0, confidence=confidence, rng=seed)
+    for seed in range(seeds):
+        rho = hesse.spectral_density(A, rng=seed, **words)
         near = [int((rho.grid - place).abs().argmin()) for place in places]
-        truth = smoothed(SPREAD, rho.grid[near].numpy(), 1.0)
+        truth = smoothed(values, rho.grid[near].numpy(), 1.0)
         hits.append((rho.low[near].numpy() <= truth) & (truth <= rho.high[near].numpy()))
+    assert not rho.exact
     # Chance alone would let the mean of one place vary by this much, three times over in the worst of nine.
-    chance = np.sqrt(confidence * (1 - confidence) / 80)
+    chance = np.sqrt(confidence * (1 - confidence) / seeds)
     assert np.mean(hits) >= confidence - chance
     assert np.mean(hits, axis=0).min() >= confidence - 3 * chance
     assert np.mean(hits) <= confidence + 3 * chance
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    "values",
+    [
+        SPREAD,
+        np.concatenate([np.zeros(17), np.linspace(0.5, 4, 83)]),
+        np.concatenate([np.zeros(100), np.repeat([-3.0, 1.0, 2.0], [40, 30, 25]), np.linspace(2, 3, 5)]),
+    ],
+    ids=["spread", "seventeen zeros", "multiple"],
+)
+def test_as_many_products_as_eigenvalues_give_them_all_and_the_density_exactly(values, dtype):
+    n = len(values)
+    rho = hesse.spectral_density(with_eigenvalues(values, dtype), num_probes=4, num_steps=n // 3, sigma=0.5, rng=0)
+    assert rho.exact
+    assert rho.converged
+    assert rho.num_products == n
+    rounding = 100 * torch.finfo(dtype).eps * np.abs(values).max()
+    # Every eigenvalue as often as it is there, so that a bar over the zeros has their number for its height.
+    assert np.abs(rho.nodes[rho.weights > 0].sort().values.numpy() - np.sort(values)).max() <= rounding
+    assert torch.allclose(rho.weights[rho.weights > 0], torch.tensor(1 / n, dtype=torch.float64))
+    truth = smoothed(values, rho.grid.numpy(), 0.5)
+    assert np.abs(rho.density.numpy() - truth).max() <= 10 * rounding
+    assert torch.equal(rho.low, rho.density)
+    assert torch.equal(rho.high, rho.density)
+    # Files hold no tensor twice.
+    tensors = (rho.grid, rho.density, rho.low, rho.high, rho.nodes, rho.weights)
+    assert len({each.untyped_storage().data_ptr() for each in tensors}) == 6
+    estimate, interval = rho.moment(2)
+    assert interval == (estimate, estimate)
+    assert estimate == pytest.approx((values**2).mean(), rel=1e-5)
 
 
 def test_few_distinct_eigenvalues_end_a_probe_early_and_exactly():

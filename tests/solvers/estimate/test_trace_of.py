@@ -13,21 +13,67 @@ import hesse
 from ..known_matrices import with_eigenvalues
 
 KNOWN = {
-    "1/i": 1 / np.arange(1.0, 301),
-    "step": np.concatenate([np.ones(50), np.full(250, 1e-3)]),
-    "uniform": np.linspace(0.1, 1, 300),
-    "graded": 10.0 ** np.linspace(-1, 2, 150),
+    "1/i": 1 / np.arange(1.0, 601),
+    "step": np.concatenate([np.ones(100), np.full(500, 1e-3)]),
+    "uniform": np.linspace(0.1, 1, 600),
+    "graded": 10.0 ** np.linspace(-0.5, 0.7, 600),
+}
+# A few large eigenvalues, whose samples are sums of few squares of normal numbers, and skewed.
+SKEWED = {
+    "lone": np.r_[1.0, np.full(599, 1e-4)],
+    "lone and negative": np.r_[-1.0, np.full(599, 1e-4)],
+    "two": np.r_[1.0, 0.3, np.full(598, 1e-4)],
+    "halves": 0.5 ** np.minimum(np.arange(600.0), 20),
+    "1/i^2": 1 / np.arange(1.0, 601) ** 2,
 }
 
 
-@pytest.mark.parametrize("eigenvalues", KNOWN.values(), ids=KNOWN.keys())
-def test_the_bar_of_the_logarithm_of_the_determinant_covers_as_often_as_it_says(eigenvalues):
-    matrix = with_eigenvalues(eigenvalues)
+def covers(estimates, truth):
+    return np.mean([low - 1e-8 <= truth <= high + 1e-8 for low, high in (each.interval for each in estimates)])
+
+
+@pytest.mark.parametrize(
+    ("name", "seeds"), [("uniform", 15), *(pytest.param(name, 60, marks=pytest.mark.exhaustive) for name in KNOWN)]
+)
+def test_the_bar_of_the_logarithm_of_the_determinant_covers_as_often_as_it_says(name, seeds):
+    matrix = with_eigenvalues(KNOWN[name])
     A, truth = hesse.as_operator(matrix), np.linalg.slogdet(matrix.numpy())[1]
-    found = [hesse.logdet(A, tol=0.03, atol=5.0, rng=seed) for seed in range(60)]
-    hits = [low - 1e-8 <= truth <= high + 1e-8 for low, high in (each.interval for each in found)]
-    assert np.mean(hits) >= 0.95 - 2 * np.sqrt(0.95 * 0.05 / 60)
+    found = [hesse.logdet(A, tol=0.03, atol=10.0, rng=seed) for seed in range(seeds)]
+    assert covers(found, truth) >= 0.95 - 2 * np.sqrt(0.95 * 0.05 / seeds)
     assert all(each.converged for each in found)
+    assert sum(each.num_probes > 0 for each in found) >= 0.5 * seeds
+
+
+@pytest.mark.parametrize(
+    ("name", "tol", "seeds"),
+    [
+        ("lone", 1.0, 40),
+        *(pytest.param(name, tol, 600, marks=pytest.mark.exhaustive) for name in SKEWED for tol in (0.5, 1.0)),
+    ],
+)
+def test_the_bar_of_skewed_samples_covers_as_often_as_it_says(name, tol, seeds):
+    A, truth = hesse.as_operator(with_eigenvalues(SKEWED[name])), SKEWED[name].sum()
+    found = [hesse.trace_of(lambda t: t, A, tol=tol, rng=seed) for seed in range(seeds)]
+    # Elsewhere so many probes would be needed that the matrix is made instead.
+    assert sum(each.num_probes > 0 for each in found) >= 0.4 * seeds
+    # Stopping early costs a little: on a lone eigenvalue 925 of 1000 are covered where 950 are promised.
+    assert covers(found, truth) >= 0.925 - 2 * np.sqrt(0.95 * 0.05 / seeds)
+
+
+def test_a_function_that_is_tiny_on_the_spectrum_has_a_tiny_trace():
+    eigenvalues = np.linspace(10, 50, 200)
+    found = hesse.trace_of(lambda t: torch.exp(-t * t), with_eigenvalues(eigenvalues), rng=0)
+    assert found.converged
+    assert found.estimate == pytest.approx(np.exp(-(eigenvalues**2)).sum(), rel=1e-8, abs=0)
+
+
+@pytest.mark.parametrize("n", [50, 300, 2500])
+@pytest.mark.parametrize("scale", [1.0, 2.0**-60, 2.0**60, 3.0])
+def test_the_logarithm_of_the_determinant_of_a_multiple_of_the_identity_is_found_at_once(n, scale):
+    found = hesse.logdet(hesse.as_operator(torch.eye(n, dtype=torch.float64)) * scale, rng=0)
+    assert found.converged
+    assert found.estimate == pytest.approx(n * np.log(scale), rel=1e-10, abs=1e-9)
+    assert found.num_products <= 100
 
 
 def test_the_bar_includes_the_error_of_a_quadrature_cut_short():
@@ -56,7 +102,7 @@ def test_the_trace_of_a_function_of_an_indefinite_operator(f, reference):
     low, high = found.interval
     assert low <= reference(eigenvalues).sum() <= high
     assert found.converged
-    assert found.num_probes >= 10
+    assert found.num_probes >= 20
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 100])

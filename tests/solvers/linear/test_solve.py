@@ -12,6 +12,7 @@ import torch
 
 import hesse
 
+from ..known_matrices import with_eigenvalues
 from .systems import GRADED, SINGULAR, SYSTEMS, System
 
 EVERY = pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS.keys())
@@ -104,6 +105,75 @@ def test_a_system_without_solution_gives_the_shortest_least_squares_solution_and
     # Without reorthogonalization, to about the root of the precision.
     assert float((found.solution - wanted).norm()) <= 1e-5 * float(wanted.norm())
     assert torch.allclose(found.residual_norms, (B - A @ found.solution).norm(dim=0), rtol=1e-6)
+
+
+def singular(seed):
+    """A small singular system, mostly without solution, its shortest least-squares solution, and its residual."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 80))
+    nullity = int(rng.integers(1, n))
+    values = np.r_[np.zeros(nullity), 10 ** rng.uniform(-1, 0, n - nullity) * rng.choice([-1, 1], n - nullity)]
+    turn, _ = np.linalg.qr(rng.standard_normal((n, n)))
+    A = (turn * values) @ turn.T
+    # What lies outside of the range is small, of the same size, or a hundred times as large.
+    outside = 10 ** rng.uniform(-2, 2) * turn[:, :nullity] @ rng.standard_normal(nullity)
+    inverse = np.divide(1, values, out=np.zeros(n), where=values != 0)
+    b = A @ rng.standard_normal(n) + outside
+    x = turn @ (inverse * (turn.T @ b))
+    return torch.from_numpy(0.5 * (A + A.T)), torch.from_numpy(b), torch.from_numpy(x)
+
+
+@pytest.mark.parametrize("seeds", [range(30), pytest.param(range(30, 1000), marks=pytest.mark.exhaustive)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_minres_returns_nothing_worse_than_zero_and_what_it_calls_least_squares_is(dtype, seeds):
+    rounding = {torch.float64: 1e-6, torch.float32: 2e-3}[dtype]
+    lengths = []
+    for seed in seeds:
+        A, b, shortest = singular(seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", hesse.ConvergenceWarning)
+            found = hesse.solve(
+                A.to(dtype), b.to(dtype), method="minres", tol=1e-10 if dtype == torch.float64 else 1e-5
+            )
+        x = found.solution.double()
+        residual, least = float((b - A @ x).norm()), float((b - A @ shortest).norm())
+        assert residual <= (1 + rounding) * float(b.norm())
+        if found.endings == ("least_squares",):
+            assert residual <= (1 + rounding) * least
+            lengths.append(float(x.norm() / shortest.norm()))
+    assert len(lengths) >= 0.9 * len(seeds)
+    # In float32 a large part outside of the range hides the solution.
+    assert max(lengths) <= 1 + 1e-3 if dtype == torch.float64 else np.quantile(lengths, 0.9) <= 1.1
+
+
+@pytest.mark.parametrize("method", ["cg", "minres"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("n", [1, 4, 50])
+def test_a_tolerance_of_zero_ends_with_what_rounding_allows(method, dtype, n):
+    A = with_eigenvalues(np.linspace(1, 5, n), dtype)
+    b = torch.linspace(1, 2, n, dtype=dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", hesse.ConvergenceWarning)
+        found = hesse.solve(A, b, method=method, tol=0.0)
+    residual = float((b.double() - A.double() @ found.solution.double()).norm())
+    assert residual <= 20 * torch.finfo(dtype).eps * float(b.norm())
+    assert found.endings == (("converged",) if float(found.residual_norms) == 0 else ("precision",))
+
+
+@pytest.mark.parametrize("method", ["cg", "minres"])
+@pytest.mark.parametrize("start", [None, 1e-10, 1.0, 1e10])
+def test_a_zero_column_is_solved_by_zero_whatever_the_start(method, start):
+    A = with_eigenvalues(np.linspace(1, 5, 20))
+    B = torch.stack([torch.ones(20, dtype=torch.float64), torch.zeros(20, dtype=torch.float64)], dim=1)
+    x0 = None if start is None else torch.full_like(B, start)
+    found = hesse.solve(A, B, x0=x0, method=method, tol=1e-5)
+    assert found.endings == ("converged", "converged")
+    assert float(found.solution[:, 1].abs().max()) == float(found.residual_norms[1]) == 0
+    assert int(found.num_iterations[1]) == 0
+    alone = hesse.solve(A, B[:, 1], x0=None if x0 is None else x0[:, 1], method=method)
+    assert alone.converged
+    assert alone.num_products == 0
+    assert not bool(alone.solution.any())
 
 
 def test_a_small_eigenvalue_is_not_taken_for_zero():

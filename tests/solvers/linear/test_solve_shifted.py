@@ -36,6 +36,19 @@ def test_every_shift_has_its_dense_answer(dtype):
         assert np.isclose(float(norm), float(residual.norm()), rtol=0.2, atol=1e-6 if dtype == torch.float32 else 1e-13)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("size", [1.0, 1e-30, 1e30])
+def test_a_tolerance_of_zero_ends_with_what_rounding_allows(dtype, size):
+    A = with_eigenvalues(np.linspace(1, 5, 40), dtype)
+    b = size * torch.linspace(1, 2, 40, dtype=dtype)
+    with pytest.warns(hesse.ConvergenceWarning, match="rounding allows no smaller one"):
+        found = hesse.solve_shifted(A, b, [0.1, 1.0], tol=0.0)
+    assert set(found.endings) == {"precision"}
+    for shift, x in zip(found.shifts, found.solutions, strict=True):
+        truth = dense(A.double(), b.double(), shift)
+        assert float((x - truth).norm()) <= 50 * torch.finfo(dtype).eps * float(truth.norm())
+
+
 def test_many_shifts_cost_what_the_smallest_does_and_a_true_residual_each():
     A, b = with_eigenvalues(VALUES), torch.ones(200, dtype=torch.float64)
     found = hesse.solve_shifted(A, b, SHIFTS, tol=1e-8)

@@ -102,9 +102,9 @@ class Basis:
 
     def push(self, vector: Tensor) -> None:
         """Take what of a vector (n, 1) is new as the last tail, if there is something."""
-        vector = vector.to(self.device)
+        vector, _ = blocks.unit(self._operator, vector.to(self.device))
         remainder, _, norm = orthogonalize(self._products, [self.vectors, self._tails], vector)
-        self._append(remainder, float(norm), BREAKDOWN * self._eps * float(self._products.norms(vector)))
+        self._append(remainder, float(norm), BREAKDOWN * self._eps)
 
     def _append(self, vector: Tensor, norm: float, rounding: float) -> None:
         if norm > rounding:

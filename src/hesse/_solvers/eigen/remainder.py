@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import scipy.linalg
-import scipy.optimize
 import torch
 from torch import Tensor
 
@@ -16,6 +15,8 @@ from hesse._solvers.run import Products
 
 # With which probability the random vector may be so unlucky that a bound is wrong.
 RISK = 1e-4
+# A bound is known to this factor in its distance from the largest Ritz value.
+PRECISION = 1.001
 
 
 class Remainder:
@@ -52,7 +53,8 @@ class Remainder:
 
     def step(self) -> None:
         """One product."""
-        image = self._products.multiply(self._vector)
+        # Away from what is known, products do not tell the norm.
+        image = self._products.multiply(self._vector, measure=False)
         along = float(self._products.operator.gram(self._vector, image))
         image = image - along * self._vector
         if self._beside:
@@ -79,12 +81,14 @@ class Remainder:
         dimension = self._products.size - self._known.shape[1]
         level = math.log(math.sqrt(2 * dimension / math.pi) / RISK) + float(np.log(self._beside).sum())
 
-        def excess(distance: float) -> float:
-            """log(|p_j|·δ) so far beyond the largest Ritz value."""
-            return float(np.log(best - values + distance).sum()) - level
+        def exceeds(distance: float) -> bool:
+            """Whether |p_j| is at least 1/δ so far beyond the largest Ritz value."""
+            return float(np.log(best - values + distance).sum()) >= level
 
-        # Beyond exp(level/j) all factors together are large enough.
-        least, most = 1e-300, math.exp(level / len(values))
-        if excess(least) >= 0:
-            return best, best
-        return best, best + float(scipy.optimize.brentq(excess, least, most, rtol=1e-3))
+        # Beyond exp(level/j) all factors together are large enough; a distance below rounding says nothing.
+        low = torch.finfo(self.start.dtype).eps * max(self._scale, float(np.abs(values).max()), max(self._beside))
+        high = max(low, math.exp(level / len(values)))
+        while high > PRECISION * low:
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if exceeds(middle) else (middle, high)
+        return best, best + high

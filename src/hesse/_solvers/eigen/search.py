@@ -119,9 +119,9 @@ class Search:
         bounds = tuple(self._bound(*pair) for pair in zip(values.tolist(), residuals.tolist(), strict=True))
         met = len(places) == self._wanted.count and "none" not in bounds
         return Eigenpairs(
-            values=values,
+            values=blocks.ldexp(values, self._products.exponent),
             vectors=vectors.to(self._products.operator.device),
-            residuals=residuals,
+            residuals=blocks.ldexp(residuals, self._products.exponent),
             bounds=bounds,
             complete=tuple(complete.tolist()),
             converged=met and bool(complete.all()),

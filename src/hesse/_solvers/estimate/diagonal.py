@@ -121,6 +121,12 @@ def diagonal(
         products.expect(products.size if method == "exact" else LEAST_SAMPLES)
         saved = products.resume(checkpoint, method=method, tol=tol, atol=atol)
         found = _Diagonal(products, method, tol, atol, generator).run(saved)
+        found = dataclasses.replace(
+            found,
+            estimate=blocks.ldexp(found.estimate, products.exponent),
+            errors=blocks.ldexp(found.errors, products.exponent),
+            error_estimate=products.grow(found.error_estimate),
+        )
         if not found.converged:
             products.warn(
                 f"the diagonal is only known to {found.error_estimate:.2g} in norm", "Raise max_products, tol or atol."
@@ -242,20 +248,21 @@ class _Diagonal:
             width = min(BLOCK, self._products.size - start)
             if self._products.left < width:
                 return dataclasses.replace(otherwise, converged=False, num_products=self._products.count)
-            images = self._products.multiply(blocks.units(self._operator, start, width))
+            images = self._products.multiply(blocks.units(self._operator, start, width), measure=False)
             self._entries = torch.cat([self._entries, images.diagonal(-start)])
             self._products.report(f"{start + width} of {self._products.size} entries of the diagonal")
             self._keep(otherwise)
         return self._found(self._entries, torch.zeros_like(self._entries), "exact")
 
     def _target(self, estimate: Tensor) -> float:
-        return max(self._tol * self._norm(estimate), self._atol)
+        return max(self._tol * self._norm(estimate), self._products.shrink(self._atol))
 
     def _norm(self, vector: Tensor) -> float:
         return float(blocks.norms(self._operator, vector.unsqueeze(-1)))
 
     def _found(self, estimate: Tensor, errors: Tensor, method: str) -> DiagonalEstimate:
         error = self._norm(errors)
-        self._products.report(f"norm {self._norm(estimate):.6g}, error {error:.2g}")
+        grow = self._products.grow
+        self._products.report(f"norm {grow(self._norm(estimate)):.6g}, error {grow(error):.2g}")
         converged = error <= self._target(estimate)
         return DiagonalEstimate(estimate, errors, error, converged, self._products.count, method)

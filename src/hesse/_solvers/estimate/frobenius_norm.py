@@ -104,34 +104,45 @@ def frobenius_norm(
     checks.numbers("frobenius_norm", tol=tol, atol=atol)
     checks.fractions("frobenius_norm", confidence=confidence)
     checks.wholes("frobenius_norm", 2, max_products=max_products)
-
-    def target(square: float) -> float:
-        # The interval of the square that reaches down to the norm less what it may be wrong by; upwards it is shorter.
-        norm = math.sqrt(square)
-        reach = min(max(tol * norm, atol), norm)
-        return 2 * norm * reach - reach**2
-
-    quantity = Quantity(
-        form=_squares,
-        target=target,
-        spread=lambda distances: float((distances**2).std()) if len(distances) > 1 else math.inf,
-        show=lambda square, half: f"{math.sqrt(square):.6g}, its square ± {half:.2g}",
-    )
     with Products(A, "frobenius_norm", max_products=max_products, callback=callback, progress=progress) as products:
+
+        def target(square: float) -> float:
+            # The interval of the square that reaches down to the norm less its error; upwards it is shorter.
+            norm = math.sqrt(square)
+            reach = min(max(tol * norm, products.shrink(atol)), norm)
+            return 2 * norm * reach - reach**2
+
+        quantity = Quantity(
+            form=_squares,
+            target=target,
+            spread=lambda distances: float((distances**2).std()) if len(distances) > 1 else math.inf,
+            show=lambda square, half: (
+                f"{products.grow(math.sqrt(square)):.6g}, its square ± {products.grow(half, 2):.2g}"
+            ),
+        )
         strategy: Strategy = "exact" if products.size <= min(LEAST_SAMPLES, max_products) else "auto"
         generator = products.generator(rng)
         products.expect(min(products.size, LEAST_SAMPLES))
         saved = products.resume(checkpoint, tol=tol, atol=atol, confidence=confidence)
         found = Sampler(products, quantity, strategy, confidence, generator).run(saved)
         norm = math.sqrt(found.estimate) if found.estimate >= 0 else math.nan
-        interval = (math.sqrt(max(found.estimate - found.half, 0.0)), math.sqrt(max(found.estimate + found.half, 0.0)))
+        error = found.standard_error / (2 * norm) if norm else found.standard_error
+        low, high = (max(found.estimate + sign * found.half, 0.0) for sign in (-1, 1))
+        interval = (products.grow(math.sqrt(low)), products.grow(math.sqrt(high)))
         if not found.converged:
             products.warn(
                 f"the Frobenius norm is only known to lie from {interval[0]:.6g} to {interval[1]:.6g}",
                 "Raise max_products, tol or atol.",
             )
-        error = found.standard_error / (2 * norm) if norm else found.standard_error
-        return NormEstimate(norm, error, interval, confidence, found.converged, products.count, found.method)
+        return NormEstimate(
+            products.grow(norm),
+            products.grow(error),
+            interval,
+            confidence,
+            found.converged,
+            products.count,
+            found.method,
+        )
 
 
 def _squares(operator: Operator, vectors: Tensor, images: Tensor) -> Tensor:

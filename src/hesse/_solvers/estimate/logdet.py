@@ -36,7 +36,7 @@ def logdet(
         A: a positive definite operator of shape (n, n), or what ``hesse.as_operator`` takes for one; for the Hessian of
             a minimum usually ``H.shift(s)``.
         tol: half width of the interval relative to the estimate.
-        atol: half width of the interval; a log-determinant near zero never meets a relative one.
+        atol: half width of the interval; a log-determinant near zero meets a relative one only where it is exact.
         confidence: of the sampling, between 0 and 1.
         num_steps: how many products a random vector may take; the root of the condition number says how many it needs.
         max_products: how many products may be made in all.
@@ -67,6 +67,7 @@ def logdet(
     )
     return ask(
         "logdet",
+        "log-determinant",
         torch.log,
         A,
         refusal,

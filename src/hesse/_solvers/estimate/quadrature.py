@@ -21,6 +21,8 @@ Quadrature = tuple[Tensor, Tensor]
 LEAST_STEPS = 4
 # Krylov bases of probes that go side by side take up to that much memory.
 BASIS_BYTES = 2**30
+# The size up to which all eigenvalues take seconds, beside their products.
+LARGEST_MATRIX = 2000
 
 
 class Probe:
@@ -99,5 +101,9 @@ def error(values: list[float], most: int) -> float:
     changes = sum(abs(after - before) for before, after in itertools.pairwise(values[max(1, size * 3 // 4) - 1 :]))
     doubled, before = abs(last - half), abs(half - quarter)
     ratio = doubled / before if before else 0.0
-    to_come = sum(ratio**power for power in range(1, 1 + math.ceil(math.log2(most / size))))
-    return max(changes, doubled * to_come)
+    to_come, term = 0.0, doubled
+    for _ in range(math.ceil(math.log2(most / size))):
+        # A product overflows to infinity, where a power would raise.
+        term *= ratio
+        to_come += term
+    return max(changes, to_come)

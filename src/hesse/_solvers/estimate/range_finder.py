@@ -19,6 +19,7 @@ class RangeFinder:
 
     Attributes:
         basis: Q, orthonormal columns (n, k).
+        triangle: R, (k, k), float64 on the CPU.
         exhausted: whether an image lay in the span of those before it; such images are left out.
 
     Source: Epperly and Tropp, "Efficient error and variance estimation for randomized matrix computations", SIAM J.
@@ -28,7 +29,7 @@ class RangeFinder:
     def __init__(self, operator: Operator) -> None:
         self._operator = operator
         self.basis = blocks.empty(operator)
-        self._triangle = torch.zeros(0, 0, dtype=torch.float64)
+        self.triangle = torch.zeros(0, 0, dtype=torch.float64)
         self.exhausted = False
 
     @property
@@ -46,21 +47,21 @@ class RangeFinder:
         fresh[leading] = True
         self.exhausted |= not bool(fresh.all())
         grown = torch.zeros(self.size, self.size, dtype=torch.float64)
-        grown[:before, :before] = self._triangle
+        grown[:before, :before] = self.triangle
         grown[:, before:] = new[:, fresh]
-        self._triangle = grown
+        self.triangle = grown
         return fresh
 
     def leave_one_out(self) -> tuple[Tensor, Tensor]:
         """The directions s_i that only one image holds, as columns (k, k), and the images' distances (k,)."""
         identity = torch.eye(self.size, dtype=torch.float64)
-        inverse = torch.linalg.solve_triangular(self._triangle, identity, upper=True).mT
+        inverse = torch.linalg.solve_triangular(self.triangle, identity, upper=True).mT
         lengths = (inverse**2).sum(dim=0).sqrt()
         return inverse / lengths, 1 / lengths
 
     def lengths(self) -> Tensor:
         """‖A·ω_i‖, (k,)."""
-        return (self._triangle**2).sum(dim=0).sqrt()
+        return (self.triangle**2).sum(dim=0).sqrt()
 
     def distances(self) -> Tensor:
         """‖(I − Q_i·Q_iᵀ)·A·ω_i‖ for each vector left out, (k,): zeros once the range is exhausted."""
@@ -68,9 +69,9 @@ class RangeFinder:
 
     def state(self) -> State:
         """All of it."""
-        return {"range.basis": self.basis, "range.triangle": self._triangle, "range.exhausted": self.exhausted}
+        return {"range.basis": self.basis, "range.triangle": self.triangle, "range.exhausted": self.exhausted}
 
     def load(self, state: State) -> None:
         """Go on from what ``state`` gave."""
-        self.basis, self._triangle = state["range.basis"], state["range.triangle"]
+        self.basis, self.triangle = state["range.basis"], state["range.triangle"]
         self.exhausted = state["range.exhausted"]

@@ -120,14 +120,15 @@ class Sampler:
 
     def _basis(self) -> None:
         """A block of vectors of the basis."""
-        self._add_up(self._range.basis[:, self._done : self._done + BLOCK])
+        block = self._range.basis[:, self._done : self._done + BLOCK]
+        self._add_up(block, self._products.multiply(block))
         self._products.report(f"deflated {self._done} of {self._range.size} directions")
         if self._done == self._range.size:
             self._way = "remainder"
 
-    def _add_up(self, block: Tensor) -> None:
+    def _add_up(self, block: Tensor, images: Tensor) -> None:
         """Forms of given vectors, as a part of the trace that is no sample."""
-        parts = self._quantity.form(self._operator, block, self._products.multiply(block))
+        parts = self._quantity.form(self._operator, block, images)
         self._head += float(parts.sum())
         self._rounding += ROUNDING * torch.finfo(self._operator.dtype).eps * float(parts.abs().sum())
         self._done += block.shape[1]
@@ -141,7 +142,9 @@ class Sampler:
 
     def _exact(self) -> None:
         """A block of unit vectors."""
-        self._add_up(blocks.units(self._operator, self._done, min(BLOCK, self._products.size - self._done)))
+        width = min(LEAST_SAMPLES, self._products.size - self._done)
+        units = blocks.units(self._operator, self._done, width)
+        self._add_up(units, self._products.multiply(units, measure=width == self._products.size))
         self._products.report(f"{self._done} of {self._products.size} entries of the diagonal")
         if self._done == self._products.size:
             self._found = Sampled(self._head, 0.0, 0.0, self._rounding, True, "exact")
@@ -169,7 +172,7 @@ class Sampler:
         if self._range.size == 0:
             return "basis" if self._strategy == "hutch++" and self._range.exhausted else "plain"
         quantile = student.quantile(self._confidence, LEAST_SAMPLES)
-        spread = float(np.std(samples, ddof=1))
+        spread = float(student.deviation(samples))
         target = self._quantity.target(float(np.mean(samples)))
         if self._strategy == "auto":
             # What cannot be met is not what decides: then the ways are compared at what plain samples would reach.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,8 @@ from hesse._solvers.estimate import chi_square, quadrature, student
 from hesse._solvers.estimate.quadrature import Probe, Quadrature
 from hesse._solvers.run import Callback, Products
 
+# Products at once, once it is known that all eigenvalues are asked for.
+BLOCK = 16
 GRID_POINTS_PER_SIGMA = 8
 MOST_GRID_POINTS = 100_000
 
@@ -35,11 +38,13 @@ class SpectralDensity:
             the steps resolve it; from the spread of the probes.
         sigma: standard deviation of the Gaussian.
         nodes, weights: shape (probes, steps): each row is a quadrature of ρ by one probe; its weights sum to 1, and a
-            row that ended early is filled with weights of zero.
+            row that ended early is filled with weights of zero. Where ``exact``, one row: all eigenvalues, ascending,
+            each with weight 1/n.
         confidence: as asked for.
         converged: whether every probe went as far as asked for, or to the end of its Krylov space.
         num_products: products made.
         size: n, how many eigenvalues there are.
+        exact: whether ρ is known exactly, as all n eigenvalues are; then the band is the density.
     """
 
     grid: Tensor
@@ -53,6 +58,7 @@ class SpectralDensity:
     converged: bool
     num_products: int
     size: int
+    exact: bool = False
 
     def moment(self, power: int) -> tuple[float, tuple[float, float]]:
         r"""The moment :math:`\frac1n \sum_i \lambda_i^p`, not smoothed, and the interval that covers it.
@@ -66,9 +72,12 @@ class SpectralDensity:
             >>> round(rho.moment(2)[0], 4)
             4.6667
         """
-        samples = (self.weights * self.nodes**power).sum(dim=1, keepdim=True)
-        low, high = _band(samples, self.confidence)
-        return float(samples.mean()), (float(low), float(high))
+        exponent = int(blocks.exponents(self.nodes.abs().max()))
+        samples = (self.weights * blocks.ldexp(self.nodes, -exponent) ** power).sum(dim=1, keepdim=True)
+        mean = samples.mean(dim=0)
+        band = (mean, mean) if self.exact else _band(samples, self.confidence)
+        value, low, high = (float(blocks.ldexp(each, power * exponent)) for each in (mean, *band))
+        return value, (low, high)
 
     def __repr__(self) -> str:
         nodes = self.nodes[self.weights > 0]
@@ -100,7 +109,8 @@ def spectral_density(
     r"""The density of the eigenvalues of a symmetric operator, smoothed, with a band.
 
     Stochastic Lanczos quadrature: for random signs z, m steps of Lanczos with full reorthogonalization give a Gauss
-    quadrature of :math:`z^\top f(A) z / n` with m nodes, whose mean over z is :math:`\mathrm{tr} f(A) / n`.
+    quadrature of :math:`z^\top f(A) z / n` with m nodes, whose mean over z is :math:`\mathrm{tr} f(A) / n`. Where the
+    products asked for reach n, and n is at most 2000, n products give all eigenvalues, and the density is exact.
 
     Args:
         A: a symmetric operator of shape (n, n), or what ``hesse.as_operator`` takes for one.
@@ -149,10 +159,19 @@ def spectral_density(
         steps = min(num_steps, products.size)
         most = quadrature.at_once(products, steps)
         generator = products.generator(rng)
-        products.expect(num_probes * steps)
+        products.expect(min(num_probes * steps, products.size))
         saved = products.resume(checkpoint, num_probes=num_probes, num_steps=num_steps)
-        probes = [] if saved is None else quadrature.kept(products, saved, steps)
-        done = [] if saved is None else [_parted(saved[f"done.{place}"]) for place in range(saved["done"])]
+        probes: list[Probe] = []
+        done: list[Quadrature] = []
+        if saved is not None and not saved["whole"]:
+            probes = quadrature.kept(products, saved, steps)
+            done = [_parted(saved[f"done.{place}"]) for place in range(saved["done"])]
+        elif products.size <= min(num_probes * steps, quadrature.LARGEST_MATRIX):
+            probe = _whole(products, num_probes, generator, saved)
+            exact = probe.basis.size == products.size
+            done = [_all(probe) if exact else probe.quadrature()]
+            if exact or not products.left:
+                return _density(products, done, sigma, confidence, converged=exact, exact=exact)
         while products.left and len(done) < num_probes:
             if not probes:
                 signs = products.operator.signs(min(most, num_probes - len(done)), generator)
@@ -165,12 +184,38 @@ def spectral_density(
             products.keep(functools.partial(_state, probes, done))
         converged = len(done) == num_probes
         done += [probe.quadrature() for probe in probes]
-        return _density(done, steps, sigma, confidence, converged, products)
+        return _density(products, done, sigma, confidence, converged=converged)
+
+
+def _whole(products: Products, num_probes: int, rng: np.random.Generator, saved: State | None) -> Probe:
+    """A probe whose basis holds everything, or is invariant and so small that all probes take fewer products."""
+    n = products.size
+    if saved is None:
+        probe = Probe(products, products.operator.signs(1, rng), n)
+    else:
+        (probe,) = quadrature.kept(products, saved, n)
+    basis = probe.basis
+    while products.left and basis.size < n:
+        if num_probes * (basis.size + 1) >= n:
+            while basis.width < min(BLOCK, n - basis.size):
+                basis.push(products.operator.randn(1, rng))
+        elif basis.exhausted:
+            break
+        basis.grow(min(basis.width, products.left))
+        products.report(f"{basis.size} of {n} eigenvalues")
+        products.keep(lambda: {**quadrature.state([probe]), "whole": True})
+    return probe
 
 
 def _state(probes: Sequence[Probe], done: Sequence[Quadrature]) -> State:
     kept = {f"done.{place}": torch.stack(found) for place, found in enumerate(done)}
-    return {**quadrature.state(probes), **kept, "done": len(done)}
+    return {**quadrature.state(probes), **kept, "done": len(done), "whole": False}
+
+
+def _all(probe: Probe) -> Quadrature:
+    """All eigenvalues, each of which counts the same, from a basis of the whole space."""
+    values, _ = probe.quadrature()
+    return values, torch.full_like(values, 1 / len(values))
 
 
 def _parted(kept: Tensor) -> Quadrature:
@@ -178,29 +223,47 @@ def _parted(kept: Tensor) -> Quadrature:
 
 
 def _density(
-    done: Sequence[Quadrature], steps: int, sigma: float | None, confidence: float, converged: bool, products: Products
+    products: Products,
+    done: Sequence[Quadrature],
+    sigma: float | None,
+    confidence: float,
+    *,
+    converged: bool,
+    exact: bool = False,
 ) -> SpectralDensity:
-    nodes = torch.zeros(len(done), steps, dtype=torch.float64)
-    weights = torch.zeros(len(done), steps, dtype=torch.float64)
+    shape = len(done), max(len(values) for values, _ in done)
+    nodes, weights = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
     for row, (values, shares) in enumerate(done):
         nodes[row, : len(values)], weights[row, : len(values)] = values, shares
     found = nodes[weights > 0]
     left, right = float(found.min()), float(found.max())
-    if sigma is None:
-        sigma = 0.01 * ((right - left) or abs(right) or 1.0)
-    left, right = left - 6 * sigma, right + 6 * sigma
-    points = math.ceil((right - left) / sigma * GRID_POINTS_PER_SIGMA)
+    width = products.shrink(sigma) if sigma is not None else 0.01 * ((right - left) or abs(right) or 1.0)
+    left, right = left - 6 * width, right + 6 * width
+    points = math.ceil((right - left) / width * GRID_POINTS_PER_SIGMA)
+    grow = products.grow
     if points > MOST_GRID_POINTS:
-        least = (right - left) * GRID_POINTS_PER_SIGMA / MOST_GRID_POINTS
+        least = grow((right - left) * GRID_POINTS_PER_SIGMA / MOST_GRID_POINTS)
         raise ValueError(
-            f"sigma given to spectral_density should be at least {least:.2g} for a spectrum from {left:.6g} to"
-            f" {right:.6g} but is {sigma}: a grid that shows it would have more than {MOST_GRID_POINTS} points."
+            f"sigma given to spectral_density should be at least {least:.2g} for a spectrum from {grow(left):.6g} to"
+            f" {grow(right):.6g} but is {sigma}: a grid that shows it would have more than {MOST_GRID_POINTS} points."
         )
     grid = torch.linspace(left, right, points, dtype=torch.float64)
-    curves = torch.stack([_smoothed(grid, *row, sigma) for row in zip(nodes, weights, strict=True)])
-    low, high = _band(curves, confidence)
+    curves = torch.stack([_smoothed(grid, *row, width) for row in zip(nodes, weights, strict=True)])
+    density = curves.mean(dim=0)
+    low, high = (density.clone(), density.clone()) if exact else _band(curves, confidence)
     return SpectralDensity(
-        grid, curves.mean(dim=0), low, high, sigma, nodes, weights, confidence, converged, products.count, products.size
+        grid=blocks.ldexp(grid, products.exponent),
+        density=blocks.ldexp(density, -products.exponent),
+        low=blocks.ldexp(low, -products.exponent),
+        high=blocks.ldexp(high, -products.exponent),
+        sigma=grow(width) if sigma is None else sigma,
+        nodes=blocks.ldexp(nodes, products.exponent),
+        weights=weights,
+        confidence=confidence,
+        converged=converged,
+        num_products=products.count,
+        exact=exact,
+        size=products.size,
     )
 
 

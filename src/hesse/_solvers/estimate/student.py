@@ -9,10 +9,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 
+def deviation(samples: ArrayLike) -> NDArray[np.float64]:
+    """The standard deviation of samples along the first axis, at least two, whatever their size."""
+    samples = np.asarray(samples, dtype=np.float64)
+    _, exponents = np.frexp(np.abs(samples).max(axis=0))
+    return np.asarray(np.ldexp(np.ldexp(samples, -exponents).std(axis=0, ddof=1), exponents))
+
+
 def standard_error(samples: ArrayLike) -> NDArray[np.float64]:
     """The standard error of the mean of samples along the first axis; at least two of them."""
-    samples = np.asarray(samples, dtype=np.float64)
-    return np.asarray(samples.std(axis=0, ddof=1) / np.sqrt(len(samples)))
+    return np.asarray(deviation(samples) / np.sqrt(len(np.asarray(samples))))
 
 
 def quantile(confidence: float, count: int) -> float:
@@ -20,17 +26,23 @@ def quantile(confidence: float, count: int) -> float:
     return float(stdtrit(count - 1, 0.5 + 0.5 * confidence))
 
 
-def reach(samples: ArrayLike, confidence: float) -> float:
-    """How far the interval of the mean reaches to each side, for at least three samples; wider where they are skewed.
+def reach(samples: ArrayLike, confidence: float, *, hidden: float = 0.0) -> float:
+    """How far the interval of the mean reaches to each side, for at least two samples; wider where they are skewed.
 
     For skewness g the quantiles of the studentized mean lie g·(2t² + 1)/(6·√n) off Student's t, on one side nearer and
     on the other farther; the farther one is taken for both.
 
+    Args:
+        samples: along the first axis.
+        confidence: between 0 and 1.
+        hidden: what they do not show of their skewness, relative to what they show.
+
     Source: Hall, "On the removal of skewness by transformation", J. R. Statist. Soc. B 54 (1992) 221–228, equation 1.1.
     """
     samples = np.asarray(samples, dtype=np.float64)
-    t, error = quantile(confidence, len(samples)), float(standard_error(samples))
+    n, error = len(samples), float(standard_error(samples))
     if not error > 0:
         return 0.0
-    skewness = float(np.mean((samples - samples.mean()) ** 3)) / float(samples.std()) ** 3
-    return error * (t + abs(skewness) * (2 * t**2 + 1) / (6 * math.sqrt(len(samples))))
+    t, standardized = quantile(confidence, n), (samples - samples.mean()) / (error * math.sqrt(n - 1))
+    skewness = abs(float(np.mean(standardized**3))) * (1 + hidden)
+    return error * (t + skewness * (2 * t**2 + 1) / (6 * math.sqrt(n)))

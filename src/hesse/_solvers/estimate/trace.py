@@ -122,14 +122,14 @@ def trace(
     checks.numbers("trace", tol=tol, atol=atol)
     checks.fractions("trace", confidence=confidence)
     checks.wholes("trace", 2, max_products=max_products)
-    quantity = Quantity(
-        form=blocks.dots,
-        target=lambda estimate: max(tol * abs(estimate), atol),
-        # The variance of zᵀBz is 2·‖B‖² less what the diagonal has of it, and B = PAP is no larger than PA.
-        spread=lambda distances: math.sqrt(2 * float((distances**2).mean())),
-        show=lambda estimate, half: f"{estimate:.6g} ± {half:.2g}",
-    )
     with Products(A, "trace", max_products=max_products, callback=callback, progress=progress) as products:
+        quantity = Quantity(
+            form=blocks.dots,
+            target=lambda estimate: max(tol * abs(estimate), products.shrink(atol)),
+            # The variance of zᵀBz is 2·‖B‖² less what the diagonal has of it, and B = PAP is no larger than PA.
+            spread=lambda distances: math.sqrt(2 * float((distances**2).mean())),
+            show=lambda estimate, half: f"{products.grow(estimate):.6g} ± {products.grow(half):.2g}",
+        )
         if method == "exact" and products.size > max_products:
             raise ValueError(
                 f"The exact trace needs {products.size} products but max_products given to trace is {max_products}."
@@ -143,24 +143,25 @@ def trace(
             found = xtrace(products, quantity.target, confidence, generator, saved)
         else:
             found = Sampler(products, quantity, method, confidence, generator).run(saved)
-        result = _result(found, confidence, products.count)
+        result = _result(products, found, confidence)
         if not result.converged:
+            reach = products.grow(min(found.half, found.error_estimate))
             products.warn(
-                f"the trace is only known as {result.estimate:.6g} ± {min(found.half, found.error_estimate):.2g}",
+                f"the trace is only known as {result.estimate:.6g} ± {reach:.2g}",
                 "Raise max_products, tol or atol.",
             )
         return result
 
 
-def _result(found: Sampled, confidence: float, num_products: int) -> TraceEstimate:
-    interval = (found.estimate - found.half, found.estimate + found.half)
+def _result(products: Products, found: Sampled, confidence: float) -> TraceEstimate:
+    grow = products.grow
     return TraceEstimate(
-        found.estimate,
-        found.standard_error,
-        found.error_estimate,
-        interval,
+        grow(found.estimate),
+        grow(found.standard_error),
+        grow(found.error_estimate),
+        (grow(found.estimate - found.half), grow(found.estimate + found.half)),
         confidence,
         found.converged,
-        num_products,
+        products.count,
         found.method,
     )

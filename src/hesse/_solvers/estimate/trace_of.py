@@ -34,9 +34,9 @@ def trace_of(
     r"""The trace of a function of a symmetric operator, :math:`\mathrm{tr} f(A) = \sum_i f(\lambda_i)`.
 
     Stochastic Lanczos quadrature: for random signs z, m steps of Lanczos give a Gauss quadrature of
-    :math:`z^\top f(A) z`, whose mean over z is the trace. Each probe goes on until its last steps changed little; ten
-    probes tell by their spread how many there must be. Where n is at most 100, or at most 2000 and less than the
-    products to come, the matrix itself is made.
+    :math:`z^\top f(A) z`, whose mean over z is the trace. Each probe goes on until its last steps changed little;
+    twenty probes tell by their spread how many there must be. Where n is at most 100, or at most 2000 and no more than
+    the products made so far or those to come, the matrix itself is made.
 
     Args:
         f: takes eigenvalues as a float64 tensor of shape (m,), returns f of each.
@@ -64,8 +64,7 @@ def trace_of(
         CheckpointError: the checkpoint is of another question, operator, f or version, or damaged.
 
     Source: Ubaru, Chen and Saad, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature", SIAM J. Matrix Anal.
-    Appl. 38 (2017) 1075–1099; Stein, "A two-sample test for a linear hypothesis whose power is independent of the
-    variance", Ann. Math. Stat. 16 (1945) 243–258, for the number of probes.
+    Appl. 38 (2017) 1075–1099; for the interval ``hesse.estimate.student``.
 
     Example:
         >>> import torch, hesse
@@ -74,6 +73,7 @@ def trace_of(
     """
     return ask(
         "trace_of",
+        "trace",
         f,
         A,
         NOT_FINITE,
@@ -91,6 +91,7 @@ def trace_of(
 
 def ask(
     question: str,
+    noun: str,
     f: Callable[[Tensor], Tensor],
     A: Any,
     refusal: str,
@@ -104,7 +105,7 @@ def ask(
     callback: Callback | None,
     progress: bool,
 ) -> TraceOfEstimate:
-    """``trace_of`` under the name of the question that asks, with its words for a value where f is not finite."""
+    """``trace_of`` under another name and noun, with other words for a value where f is not finite."""
     checks.functions(question, f=f)
     checks.numbers(question, tol=tol, atol=atol)
     checks.fractions(question, confidence=confidence)
@@ -119,10 +120,10 @@ def ask(
             products, f, lambda estimate: max(tol * abs(estimate), atol), confidence, num_steps, refusal, generator
         ).run(saved)
         if not result.converged:
-            half = 0.5 * (result.interval[1] - result.interval[0])
+            half, bias = 0.5 * (result.interval[1] - result.interval[0]), result.quadrature_error
             products.warn(
-                f"the trace is only known as {result.estimate:.6g} ± {half:.2g}, of which {result.quadrature_error:.2g}"
-                " is for the quadrature",
+                f"the {noun} is only known as {result.estimate:.6g} ± {half:.2g}, of which {bias:.2g} is for the"
+                " quadrature",
                 "Raise max_products, num_steps, tol or atol.",
             )
         return result

@@ -19,6 +19,13 @@ def xdiag(finder: RangeFinder, probes: Tensor, images: Tensor) -> tuple[Tensor, 
     for random signs ω, all of them from Q and A·Q: :math:`Q_i Q_i^\top = Q (I - s_i s_i^\top) Q^\top`, and what of
     :math:`A \omega_i` that misses lies along :math:`Q s_i`.
 
+    The variance of the mean is :math:`s^2 / k + c`, as in ``hesse.estimate.xtrace``. With vectors i and l both left
+    out, let r be what is left of their images. Adding l changes estimate i by
+    :math:`-\omega_i \circ r_l (r_l^\top r_i) / \|r_l\|^2`, less its mean over ω_i, and adding i changes l likewise. The
+    product of the two is :math:`(s_i^\top s_l)^2 \, (\omega_i \circ r_i) \circ (\omega_l \circ r_l)`, since r_i and r_l
+    enclose the angle of s_i and −s_l; c is the mean over all pairs, the small difference between r_i and what is left
+    of the image of ω_i without i alone neglected.
+
     Args:
         finder: Q, from the images of the probes.
         probes: ω as columns (n, k).
@@ -31,7 +38,11 @@ def xdiag(finder: RangeFinder, probes: Tensor, images: Tensor) -> tuple[Tensor, 
     if finder.exhausted or finder.size == len(whole):
         return whole, torch.zeros_like(whole)
     lone, distances = finder.leave_one_out()
-    along = finder.basis @ blocks.like(lone, probes)
-    changes = probes * along * blocks.like(distances, probes) - along * (images @ blocks.like(lone, probes))
-    errors = changes.std(dim=1) / finder.size**0.5 if finder.size > 1 else torch.full_like(whole, torch.inf)
-    return whole + changes.mean(dim=1), errors
+    along, k = finder.basis @ blocks.like(lone, probes), finder.size
+    own = probes * along * blocks.like(distances, probes)
+    changes = own - along * (images @ blocks.like(lone, probes))
+    if k == 1:
+        return whole + changes.squeeze(1), torch.full_like(whole, torch.inf)
+    overlaps = (lone.mT @ lone).fill_diagonal_(0) ** 2
+    shared = ((own @ blocks.like(overlaps, probes)) * own).sum(dim=1) / (k * (k - 1))
+    return whole + changes.mean(dim=1), (changes.var(dim=1) / k + shared.clamp(min=0)).sqrt()

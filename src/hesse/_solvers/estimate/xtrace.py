@@ -40,6 +40,14 @@ def xtrace(
     all of them from Q, A·Q and matrices of size k: :math:`Q_i Q_i^\top = Q (I - s_i s_i^\top) Q^\top`. The direction of
     u_i is uniform for Gaussian ω, so its length is set to what it is in the mean, which lowers the variance.
 
+    The estimates e_i share their other vectors, so the variance of their mean is :math:`s^2 / k + c` for their variance
+    s² and the mean c of their covariances. Estimate i is right in the mean over ω_i alone, and so is
+    :math:`e_{i \setminus l}`, with vector l left out as well, which does not depend on ω_l. Hence
+
+    .. math:: \mathrm{E}\, (e_i - e_{i \setminus l}) (e_l - e_{l \setminus i}) = \mathrm{Cov}(e_i, e_l),
+
+    and c is the mean of the left side over all pairs. That is ours.
+
     Source: Epperly, Tropp and Webber, "XTrace: making the most of every sample in stochastic trace estimation", SIAM J.
     Matrix Anal. Appl. 45 (2024) 1–23.
     """
@@ -62,36 +70,55 @@ def xtrace(
         probes = blocks.beside(probes, fresh[:, kept.to(fresh.device)])
         if finder.size > known:
             images = blocks.beside(images, products.multiply(finder.basis[:, known:]))
-        found = _summary(_estimates(products, finder, probes, images), target, confidence)
-        products.report(f"{found.estimate:.6g}, error estimate {found.error_estimate:.2g}")
+        found = _summary(*_estimates(products, finder, probes, images), target, confidence)
+        grow = products.grow
+        products.report(f"{grow(found.estimate):.6g}, error estimate {grow(found.error_estimate):.2g}")
         products.keep(state)
     return found
 
 
-def _estimates(products: Products, finder: RangeFinder, probes: Tensor, images: Tensor) -> Tensor:
-    """The estimates with each vector left out, (k,); a lone one once the basis holds the whole range."""
+def _estimates(products: Products, finder: RangeFinder, probes: Tensor, images: Tensor) -> tuple[Tensor, float]:
+    """The estimates with each vector left out, (k,), and the mean of their covariances; a lone one where Q is all."""
     operator, n, k = products.operator, products.size, finder.size
     core = blocks.gram(operator, finder.basis, images)
     if finder.exhausted or k == n:
-        return core.diagonal().sum().unsqueeze(0)
-    lone, distances = finder.leave_one_out()
-    inside = blocks.gram(operator, finder.basis, probes)
-    # What of each probe the basis without its own image holds.
-    held = inside - lone * (lone * inside).sum(dim=0)
-    crossed = blocks.gram(operator, images, probes)
-    # uᵀAu for u = ω − Q·held: ωᵀAω − heldᵀQᵀAω is taken together, as what the lone direction has of it.
-    forms = (lone * inside).sum(dim=0) * distances + (held * (core @ held - crossed)).sum(dim=0)
-    lengths = blocks.dots(operator, probes, probes) - (held**2).sum(dim=0)
-    kept = core.diagonal().sum() - (lone * (core @ lone)).sum(dim=0)
-    return kept + torch.where(lengths > 0, (n - k + 1) * forms / lengths, 0)
+        return core.diagonal().sum().unsqueeze(0), 0.0
+    lone, _ = finder.leave_one_out()
+    inside, crossed = blocks.gram(operator, finder.basis, probes), blocks.gram(operator, images, probes)
+    squares, turned, pushed = blocks.dots(operator, probes, probes), core @ lone, core @ inside
+
+    def without(out: Tensor, images: Tensor, i: Tensor) -> Tensor:
+        """The estimates by the probes i, for orthonormal directions of Q that are left out, (directions, k, any)."""
+        # What of each probe the rest of the basis holds.
+        along = (out * inside[:, i]).sum(dim=1, keepdim=True)
+        held = inside[:, i] - (out * along).sum(dim=0)
+        # uᵀAu for u = ω − Q·held: ωᵀAω − heldᵀQᵀAω is taken together, as what is left out has of it.
+        forms = (along.squeeze(1) * (out * finder.triangle[:, i]).sum(dim=1)).sum(dim=0)
+        forms = forms + (held * (pushed[:, i] - (images * along).sum(dim=0) - crossed[:, i])).sum(dim=0)
+        lengths = squares[i] - (held**2).sum(dim=0)
+        kept = core.diagonal().sum() - (out * images).sum(dim=(0, 1))
+        return kept + torch.where(lengths > 0, (n - k + len(out)) * forms / lengths, 0)
+
+    places = torch.arange(k)
+    estimates = without(lone.unsqueeze(0), turned.unsqueeze(0), places)
+    changes = torch.zeros(k, k, dtype=torch.float64)
+    for i in range(k if k > 1 else 0):
+        own, others = places == i, places[places != i]
+        overlaps = lone[:, own].mT @ lone[:, others]
+        lengths = (1 - overlaps**2).clamp(min=torch.finfo(overlaps.dtype).eps).sqrt()
+        out, images = (
+            torch.stack([part[:, own].expand(-1, k - 1), (part[:, others] - part[:, own] * overlaps) / lengths])
+            for part in (lone, turned)
+        )
+        changes[i, others] = estimates[i] - without(out, images, places[own])
+    return estimates, float((changes * changes.mT).sum()) / (k * max(k - 1, 1))
 
 
-def _summary(estimates: Tensor, target: Callable[[float], float], confidence: float) -> Sampled:
+def _summary(estimates: Tensor, covariance: float, target: Callable[[float], float], confidence: float) -> Sampled:
     if len(estimates) == 1:
         return Sampled(float(estimates), math.nan, 0.0, math.inf, True, "xtrace")
     estimate = float(estimates.mean())
-    # The estimates share all their vectors but one; that their spread is that of a mean is a rule, not a theorem.
-    error = float(student.standard_error(estimates.numpy()))
+    error = math.hypot(float(student.standard_error(estimates.numpy())), math.sqrt(max(covariance, 0.0)))
     reach = student.quantile(confidence, len(estimates)) * error
     converged = len(estimates) >= LEAST_VECTORS and reach <= target(estimate)
     return Sampled(estimate, math.nan, error, math.inf, converged, "xtrace")

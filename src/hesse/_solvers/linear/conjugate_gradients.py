@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hesse._operators.operator import Operator
 from hesse._solvers import columns as blocks
-from hesse._solvers.linear.krylov import Krylov
+from hesse._solvers.linear.krylov import Krylov, Preconditioner
 
 # A curvature that small, in units of eps·‖p‖·‖A·p‖, is zero as far as rounding can tell.
 ROUNDING = 8
@@ -26,9 +26,13 @@ class ConjugateGradients(Krylov):
     """
 
     STATE = ("_p", "_rho")
+    # What falls from step to step is the energy ½·xᵀAx − bᵀx.
+    KEEPS = ("", "negative_curvature")
 
-    def __init__(self, operator: Operator, B: Tensor, targets: Tensor, preconditioner: Operator | None) -> None:
-        super().__init__(operator, B, targets, preconditioner)
+    def __init__(
+        self, operator: Operator, B: Tensor, targets: Tensor, preconditioner: Preconditioner | None, scale: float
+    ) -> None:
+        super().__init__(operator, B, targets, preconditioner, scale)
         self._p, self._rho = self.precondition(self.r)
 
     @property
@@ -40,7 +44,7 @@ class ConjugateGradients(Krylov):
         """One step."""
         dots, operator, p = blocks.dots, self.operator, self._p
         curvature = dots(operator, p, images)
-        rounding = ROUNDING * self.eps * (dots(operator, p, p) * dots(operator, images, images)).sqrt()
+        rounding = ROUNDING * self.eps * blocks.norms(operator, p) * blocks.norms(operator, images)
         negative, flat = curvature < -rounding, curvature <= rounding
         if bool(negative.any()):
             self.notice(blocks.select(p, negative.nonzero()[:1, 0]))

@@ -15,6 +15,37 @@ from hesse._solvers.checkpoint import State
 KEPT = ("x", "r", "columns", "targets", "solution", "iterations")
 
 
+class Preconditioner:
+    """M times a power of two that brings it near one: no method's answer depends on that factor.
+
+    Attributes:
+        exponent: of that power of two; None before the first product.
+    """
+
+    def __init__(self, operator: Operator, matrix: Operator) -> None:
+        self._operator, self._matrix = operator, matrix
+        self.exponent: int | None = None
+
+    def __call__(self, R: Tensor) -> tuple[Tensor, Tensor]:
+        """M·R, and rᵀ·M·r for each column."""
+        lengths = blocks.norms(self._operator, R)
+        # Small vectors times a small matrix would lose digits.
+        powers = blocks.exponents(lengths) if self.exponent else torch.zeros(R.shape[1], dtype=torch.int64)
+        Z = self._matrix.matmat(blocks.ldexp(R, -powers).to(self._matrix.dtype)).detach().to(R.dtype)
+        if self.exponent is None:
+            found = blocks.norms(self._operator, Z)
+            self.exponent = -int(blocks.exponents((found / lengths).max())) if bool(found.all()) else 0
+        Z = blocks.ldexp(Z, powers + self.exponent)
+        squares = blocks.dots(self._operator, R, Z)
+        if not bool((squares >= 0).all()):
+            raise ValueError(
+                "The preconditioner given to solve should be positive definite but gave a vector r with rᵀMr ="
+                f" {float(blocks.ldexp(squares.min(), -self.exponent)):.3g}. Give one that is, such as hesse.jacobi or"
+                " hesse.nystrom."
+            )
+        return Z, squares
+
+
 class Krylov(abc.ABC):
     """A method that solves A·X = B column by column, all running columns with one block product a step.
 
@@ -23,6 +54,7 @@ class Krylov(abc.ABC):
         B: right-hand sides of norm one, (n, k).
         targets: the residual norm at which each column stops, (k,).
         preconditioner: M, about the inverse of A, symmetric and positive definite.
+        scale: a norm of A, preconditioned, that is known already, or zero.
 
     Attributes:
         vectors: what is to be multiplied by A next, a column for each that runs.
@@ -30,12 +62,18 @@ class Krylov(abc.ABC):
         endings: why each column has stopped, or "".
         iterations: steps that each column has taken, (k,).
         direction: of a nonpositive curvature that was met, (n, 1), or None.
+        scale: the largest norm of A, preconditioned, that is known.
     """
 
     STATE: ClassVar[tuple[str, ...]]
+    # Endings after which an iterate is worth something even where its residual has grown.
+    KEEPS: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, operator: Operator, B: Tensor, targets: Tensor, preconditioner: Operator | None) -> None:
+    def __init__(
+        self, operator: Operator, B: Tensor, targets: Tensor, preconditioner: Preconditioner | None, scale: float
+    ) -> None:
         self.operator = operator
+        self.scale = scale
         self.targets = targets
         self.preconditioner = preconditioner
         self.eps = torch.finfo(B.dtype).eps
@@ -79,13 +117,12 @@ class Krylov(abc.ABC):
     def state(self) -> State:
         """All that the next step depends on."""
         tensors = {name: getattr(self, name) for name in (*KEPT, *self.STATE)}
-        return {f"run.{name}": value for name, value in {**tensors, "endings": self.endings}.items()} | (
-            {} if self.direction is None else {"run.direction": self.direction}
-        )
+        kept = {**tensors, "endings": self.endings, "scale": self.scale, "direction": self.direction}
+        return {f"run.{name}": value for name, value in kept.items() if value is not None}
 
     def load(self, state: State) -> None:
         """Go on from what ``state`` gave."""
-        for name in (*KEPT, *self.STATE, "endings"):
+        for name in (*KEPT, *self.STATE, "endings", "scale"):
             setattr(self, name, state[f"run.{name}"])
         self.direction = state.get("run.direction")
 
@@ -99,14 +136,7 @@ class Krylov(abc.ABC):
         """M·R, and rᵀ·M·r for each column."""
         if self.preconditioner is None:
             return R, blocks.dots(self.operator, R, R)
-        Z = self.preconditioner.matmat(R.to(self.preconditioner.dtype)).detach().to(R.dtype)
-        squares = blocks.dots(self.operator, R, Z)
-        if not bool((squares >= 0).all()):
-            raise ValueError(
-                "The preconditioner given to solve should be positive definite but gave a vector r with rᵀMr ="
-                f" {float(squares.min()):.3g}. Give one that is, such as hesse.jacobi or hesse.nystrom."
-            )
-        return Z, squares
+        return self.preconditioner(R)
 
     def notice(self, direction: Tensor) -> None:
         """Remember the first direction of nonpositive curvature."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hesse._operators.operator import Operator
 from hesse._solvers import columns as blocks
-from hesse._solvers.linear.krylov import Krylov
+from hesse._solvers.linear.krylov import Krylov, Preconditioner
 
 # What is that small, in units of eps·‖A‖, is zero as far as rounding can tell.
 ROUNDING = 8
@@ -40,12 +40,14 @@ class Minres(Krylov):
 
     STATE = (
         *("_z", "_z_before", "_v", "_d", "_d_before"),
-        *("_beta", "_beta_before", "_c", "_s", "_delta", "_epsilon", "_phi", "_norm"),
+        *("_beta", "_beta_before", "_c", "_s", "_delta", "_epsilon", "_phi", "_longest"),
         *("_best", "_best_x", "_best_phi", "_best_step"),
     )
 
-    def __init__(self, operator: Operator, B: Tensor, targets: Tensor, preconditioner: Operator | None) -> None:
-        super().__init__(operator, B, targets, preconditioner)
+    def __init__(
+        self, operator: Operator, B: Tensor, targets: Tensor, preconditioner: Preconditioner | None, scale: float
+    ) -> None:
+        super().__init__(operator, B, targets, preconditioner, scale)
         # z are the Lanczos vectors before the preconditioner, v = M·z/β after it; without one, v = z/β.
         self._z, self._z_before = self.r, torch.zeros_like(B)
         q, squares = self.precondition(self._z)
@@ -55,7 +57,7 @@ class Minres(Krylov):
         zeros = torch.zeros_like(self._beta)
         self._beta_before, self._phi = torch.ones_like(zeros), self._beta
         self._c, self._s = -torch.ones_like(zeros), zeros
-        self._delta = self._epsilon = self._norm = zeros
+        self._delta = self._epsilon = self._longest = zeros
         # The iterate that is nearest to a least-squares solution: ‖A·r‖/(‖A‖·‖r‖), x, ‖r‖ and the step.
         self._best = torch.full_like(zeros, torch.inf)
         self._best_x, self._best_phi, self._best_step = self.x, zeros, zeros
@@ -73,24 +75,29 @@ class Minres(Krylov):
         q, squares = self.precondition(z)
         beta = squares.sqrt()
         # The column of the tridiagonal matrix; the first one has no entry above its diagonal.
-        above = torch.where(self._norm > 0, self._beta, 0)
-        self._norm = torch.maximum(self._norm, (above**2 + alpha**2 + beta**2).sqrt())
-        rounding = ROUNDING * self.eps * self._norm
+        above = torch.where(self.iterations[self.columns] > 1, self._beta, 0)
+        self.scale = max(self.scale, float((above**2 + alpha**2 + beta**2).sqrt().max()))
+        rounding = ROUNDING * self.eps * self.scale
 
         delta = self._c * self._delta + self._s * alpha
         gamma = self._s * self._delta - self._c * alpha
         epsilon, delta_next = self._s * beta, -self._c * beta
-        ratio = torch.hypot(gamma, delta_next) / torch.where(self._norm > 0, self._norm, 1)
+        ratio = torch.hypot(gamma, delta_next) / (self.scale or 1.0)
         least_squares = self._is_least_squares(ratio)
         negative = self._c * gamma > rounding
         if self.direction is None and bool(negative.any()):
             self.notice(self.precondition(blocks.select(self.r, negative.nonzero()[:1, 0]))[0])
 
         pivot = torch.hypot(gamma, beta)
-        halted = least_squares | (pivot <= rounding)
-        divisor = torch.where(halted, 1, pivot)
+        divisor = torch.where(pivot <= rounding, 1, pivot)
         c, s = gamma / divisor, beta / divisor
         d = scale(v - scale(self._d, delta) - scale(self._d_before, self._epsilon), 1 / divisor)
+        # A step so long leaves more rounding than residual; where it was made before A's norm was known, all is void.
+        void = rounding * self._longest > 1
+        length = c.abs() * blocks.norms(self.operator, d)
+        flat = (pivot <= rounding) | (rounding * length > 1)
+        halted = least_squares | flat
+        self._longest = torch.maximum(self._longest, length)
         tau = torch.where(halted, 0, c * self._phi)
         phi = torch.where(halted, self._phi, s * self._phi)
         self.x = self.x + scale(d, tau)
@@ -104,8 +111,10 @@ class Minres(Krylov):
         self._beta_before, self._beta = self._beta, safe
         self._c, self._s, self._delta, self._epsilon, self._phi = c, s, delta_next, epsilon, phi
         solved = blocks.norms(self.operator, self.r) <= self.targets
+        least_squares |= flat & torch.isfinite(self._best)
         self.x = torch.where(least_squares.to(v.device), self._best_x, self.x)
-        return [("least_squares", halted), ("solved", solved | exhausted)]
+        self.x = torch.where(void.to(v.device), 0, self.x)
+        return [("void", void), ("least_squares", least_squares), ("solved", flat | solved | exhausted)]
 
     def _is_least_squares(self, ratio: Tensor) -> Tensor:
         """Which columns have had their least-squares solution, ``_best_x``; ratio: ‖A·r‖/(‖A‖·‖r‖) of present ones."""

@@ -27,12 +27,12 @@ class Multishift:
 
     Args:
         products: with A.
-        b: (n, 1).
+        b: (n, 1), of a norm near one.
         shifts: (m,).
         target: the norm at which residuals are small enough.
 
     Attributes:
-        X: solutions, (n, m).
+        X: solutions, (n, m), in the units of the products.
         steps: of each, (m,).
         direction: (n, 1), of negative curvature of A plus the smallest shift, where one stopped it.
 
@@ -41,9 +41,7 @@ class Multishift:
     """
 
     def __init__(self, products: Products, b: Tensor, shifts: Tensor, target: float) -> None:
-        self._products, self._operator, self._target = products, products.operator, target
-        self._base = float(shifts.min())
-        self._deltas = shifts - self._base
+        self._products, self._operator, self._shifts = products, products.operator, shifts
         self._eps = torch.finfo(products.operator.dtype).eps
         self.direction: Tensor | None = None
         self.steps = torch.zeros(len(shifts), dtype=torch.int64)
@@ -54,7 +52,9 @@ class Multishift:
         self._square = float(blocks.dots(self._operator, b, b))
         self._zeta = self._zeta_before = torch.ones_like(shifts)
         self._alpha_before, self._beta = 1.0, 0.0
-        self._running = self._zeta * self._square**0.5 > target
+        # By its own residual no method knows more than rounding of the first one.
+        self._target = max(target, self._eps * self._square**0.5)
+        self._running = self._zeta * self._square**0.5 > self._target
 
     def run(self, reserve: int) -> None:
         """Go on until every shift is solved, or only so many products are left."""
@@ -76,14 +76,17 @@ class Multishift:
         """One product; whether there was curvature to go along."""
         dots, scale, operator = blocks.dots, blocks.scale, self._operator
         p, zeta, zeta_before, running = self._p, self._zeta, self._zeta_before, self._running
-        image = self._products.multiply(p) + self._base * p
+        image = self._products.multiply(p)
+        shifts = blocks.ldexp(self._shifts, -self._products.exponent)
+        base = float(shifts.min())
+        image = image + base * p
         curvature = float(dots(operator, p, image))
-        rounding = ROUNDING * self._eps * float((dots(operator, p, p) * dots(operator, image, image)).sqrt())
+        rounding = ROUNDING * self._eps * float(blocks.norms(operator, p) * blocks.norms(operator, image))
         if curvature <= rounding:
             self.direction = p if curvature < -rounding else None
             return False
         alpha = self._square / curvature
-        mixed = zeta_before * self._alpha_before * (1 + alpha * self._deltas) + alpha * self._beta * (
+        mixed = zeta_before * self._alpha_before * (1 + alpha * (shifts - base)) + alpha * self._beta * (
             zeta_before - zeta
         )
         zeta_next = zeta * zeta_before * self._alpha_before / mixed

@@ -81,6 +81,9 @@ def nystrom(A: Any, rank: int, *, shift: float = 0.0, rng: Rng = None) -> Nystro
             operator, blocks.empty(operator), operator.randn(rank, products.generator(rng))
         )
         images = products.multiply(probes)
+        # Roots are taken near one, where a power of two changes no digit of theirs.
+        unit = int(blocks.exponents(blocks.norms(operator, images).norm()))
+        images = blocks.ldexp(images, -unit)
         # Rounding makes the core indefinite; a shift of about that size, taken away at the end, makes up for it.
         nudge = torch.finfo(operator.dtype).eps * float(blocks.norms(operator, images).square().sum().sqrt())
         basis, coefficients = blocks.orthonormalize(operator, blocks.empty(operator), images + nudge * probes)
@@ -94,5 +97,5 @@ def nystrom(A: Any, rank: int, *, shift: float = 0.0, rng: Rng = None) -> Nystro
         kept = weights > 0.5 * nudge
         root = coefficients @ (axes[:, kept] / weights[kept].sqrt())
         turn, singular, _ = torch.linalg.svd(root, full_matrices=False)
-        values = (singular**2 - nudge).clamp(min=0)
+        values = blocks.ldexp((singular**2 - nudge).clamp(min=0), products.exponent + unit)
         return NystromPreconditioner(operator, values, basis @ blocks.like(turn, basis), shift, products.count)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from hesse._base import tables
+from hesse._solvers import columns as blocks
 from hesse._solvers.run import Products
 
 REMEDIES = {
@@ -86,6 +87,6 @@ def certified(products: Products, direction: Tensor | None) -> tuple[Tensor | No
     """A direction of norm one and its curvature by a true product; none where that is not negative after all."""
     if direction is None or not products.left:
         return None, None
-    direction = direction / float(products.norms(direction))
-    curvature = float(products.operator.gram(direction, products.multiply(direction)))
+    direction, _ = blocks.unit(products.operator, direction)
+    curvature = products.grow(float(products.operator.gram(direction, products.multiply(direction))))
     return (direction, curvature) if curvature < 0 else (None, None)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from hesse._base import checks
 from hesse._operators.operator import Operator
-from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import Checkpoint
 from hesse._solvers.linear import corrections, implicit
 from hesse._solvers.linear.conjugate_gradients import ConjugateGradients
@@ -106,13 +105,12 @@ def solve(
         _check_preconditioner(operator, preconditioner)
         if method == "auto":
             method = "cg" if operator.positive_semidefinite else "minres"
-        targets = (tol * blocks.norms(operator, B)).clamp(min=atol)
         saved = products.resume(
             checkpoint, method=method, tol=tol, atol=atol, b=B, x0=start, preconditioner=preconditioner
         )
-        answers = corrections.begin(products, B, start, targets) if saved is None else corrections.Answers.of(saved)
-        lift = start is None and preconditioner is None
-        corrections.carry_on(products, METHODS[method], B, answers, targets, preconditioner, lift=lift, saved=saved)
+        answers = corrections.answer(
+            products, METHODS[method], B, start, preconditioner, tol=tol, atol=atol, saved=saved
+        )
         direction, curvature = certified(products, answers.direction)
         warn_of(products, answers.endings, answers.norms)
         X = answers.X

@@ -16,7 +16,6 @@ from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import Checkpoint, State, fingerprint
 from hesse._solvers.linear import corrections
 from hesse._solvers.linear.conjugate_gradients import ConjugateGradients
-from hesse._solvers.linear.corrections import Answers
 from hesse._solvers.linear.multishift import Multishift
 from hesse._solvers.linear.right_hand_sides import RightHandSides
 from hesse._solvers.linear.solution import certified, described, warn_of
@@ -132,7 +131,7 @@ def solve_shifted(
                 f"max_products given to solve_shifted should be at least {2 * len(sigmas)}, two for each shift, but is"
                 f" {max_products}."
             )
-        path = _Path(products, B, sigmas, max(tol * float(blocks.norms(products.operator, B)), atol))
+        path = _Path(products, B, sigmas, tol, atol)
         saved = products.resume(
             checkpoint, b=B, shifts=sigmas.tolist(), tol=tol, atol=atol, preconditioned=preconditioner is not None
         )
@@ -160,11 +159,13 @@ def solve_shifted(
 class _Path:
     """The solutions for all shifts, as far as they have come."""
 
-    def __init__(self, products: Products, B: Tensor, shifts: Tensor, target: float) -> None:
-        self._products, self._B, self._shifts, self._target = products, B, shifts, target
+    def __init__(self, products: Products, B: Tensor, shifts: Tensor, tol: float, atol: float) -> None:
+        self._products, self._B, self._shifts, self._tol, self._atol = products, B, shifts, tol, atol
         self.X = torch.zeros(len(shifts), products.size, dtype=B.dtype, device=B.device).mT
-        self.norms = blocks.norms(products.operator, B).expand(len(shifts)).clone()
-        self.endings = ["converged" if norm <= target else "" for norm in self.norms]
+        length = float(blocks.norms(products.operator, B))
+        self._target = max(tol * length, atol)
+        self.norms = torch.full((len(shifts),), length, dtype=torch.float64)
+        self.endings = ["converged" if length <= self._target else ""] * len(shifts)
         self.steps = torch.zeros(len(shifts), dtype=torch.int64)
         self.direction: Tensor | None = None
 
@@ -182,13 +183,17 @@ class _Path:
         products = self._products
         if all(self.endings):
             return
-        shared = Multishift(products, self._B, self._shifts, self._target)
+        unit = blocks.exponents(blocks.norms(products.operator, self._B))
+        B, target = (blocks.ldexp(part, -unit) for part in (self._B, torch.tensor([self._target], dtype=torch.float64)))
+        shared = Multishift(products, B, self._shifts, float(target))
         if saved is not None:
             shared.load(saved)
         shared.run(reserve=len(self._shifts))
-        self.X, self.steps, self.direction = shared.X, shared.steps, shared.direction
-        R = self._B - products.multiply(self.X) - blocks.scale(self.X, self._shifts)
-        self.norms = blocks.norms(products.operator, R)
+        self.steps, self.direction = shared.steps, shared.direction
+        self.X = blocks.ldexp(shared.X, unit - products.exponent)
+        X = blocks.ldexp(self.X, products.exponent - unit)
+        R = B - products.multiply(X) - blocks.scale(X, blocks.ldexp(self._shifts, -products.exponent))
+        self.norms = blocks.ldexp(blocks.norms(products.operator, R), unit)
         self.endings = ["converged" if norm <= self._target else "" for norm in self.norms]
 
     def one_by_one(self, preconditioner: Callable[[float], Operator] | None, saved: State | None) -> None:
@@ -210,7 +215,7 @@ class _Path:
         preconditioner: Callable[[float], Operator] | None,
         saved: State | None,
     ) -> Tensor:
-        products, target = self._products, torch.tensor([self._target], dtype=torch.float64)
+        products = self._products
         if products.left < 3 and saved is None:
             self.endings[place] = "stopped" if products.stopped else "max_products"
             return self.X[:, place : place + 1]
@@ -220,9 +225,10 @@ class _Path:
             products.refuse_unless(saved["preconditioner"] == mark, "was written with another preconditioner")
         damped = products.operator.shift(shift)
         with products.multiplying_by(damped, beside=lambda: {**self.state(), "preconditioner": inverse}):
-            answers = corrections.begin(products, self._B, start, target) if saved is None else Answers.of(saved)
-            corrections.carry_on(
-                products, ConjugateGradients, self._B, answers, target, inverse, lift=False, saved=saved
+            if saved is not None:
+                products.go_on_from(saved)
+            answers = corrections.answer(
+                products, ConjugateGradients, self._B, start, inverse, tol=self._tol, atol=self._atol, saved=saved
             )
         self.norms[place], self.endings[place] = answers.norms[0], answers.endings[0]
         self.steps[place] += answers.iterations[0]
