@@ -52,7 +52,9 @@ def sample_by_sample(
 
 def has_values(tensor: Tensor) -> bool:
     """Whether Python may decide by the values of a tensor: it is no batch, and no stand-in without numbers."""
-    if _is_included(_BATCHED) or tensor.is_meta or isinstance(tensor, FakeTensor):
+    if tensor.is_meta or isinstance(tensor, FakeTensor):
+        return False
+    if _is_included(_BATCHED) and any([_batch(tensor, level) is not None for level in range(1, _depth() + 1)]):
         return False
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         if torch._C._functorch.is_batchedtensor(tensor):

@@ -40,14 +40,14 @@ def vanishes(norm: Tensor, *arguments: Tensor) -> bool:
 
 def norm_of(x: Tensor, dims: Sequence[int], kink: float = 0.0) -> Tensor:
     """The norms of x over ``dims``, which are kept; ``kink`` is 0 or NaN, the second derivative at a kink."""
-    function: Any = LinalgVectorNorm
+    function: Any = LinalgVectorNorm if dims else Abs
     norm: Tensor = function.apply(x, tuple(dims), kink)
     # The function keeps its result, which others may change in place.
     return norm.clone()
 
 
 class LinalgVectorNorm(torch.autograd.Function):
-    """The norm; named so that its node is called as PyTorch's is."""
+    """The norm; its node has the name of PyTorch's."""
 
     generate_vmap_rule = True
 
@@ -66,8 +66,11 @@ class LinalgVectorNorm(torch.autograd.Function):
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:
         x, norm = ctx.saved_tensors
         zero = norm == 0
-        # Of a single number the quotient is a sign, whose derivative is zero to all digits.
-        direction = torch.where(zero, 0, x) / torch.where(zero, 1, norm) if ctx.dims else x.sgn()
+        if ctx.dims or x.is_complex():
+            direction = torch.where(zero, 0, x) / torch.where(zero, 1, norm)
+        else:
+            # Of a single number the quotient is a sign, whose derivative is zero to all digits.
+            direction = x.sgn()
         gradient = cotangent * direction
         if torch.is_grad_enabled():
             smooth = zero & (cotangent == 0)
@@ -90,6 +93,10 @@ class LinalgVectorNorm(torch.autograd.Function):
         zero = norm == 0
         total = along.sum(ctx.dims, keepdim=True) if ctx.dims else along
         return torch.where(zero, 0, total) / torch.where(zero, 1, norm)
+
+
+class Abs(LinalgVectorNorm):
+    """The modulus of each number."""
 
 
 def _derivative(cotangent: Tensor, norm: Tensor) -> Tensor | None:
@@ -140,6 +147,9 @@ def _std(x: Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = 
     dims = _dims(x, dim)
     count = math.prod([x.shape[i] for i in dims]) - (1 if correction is None else correction)
     centered = x - x.mean(dims, keepdim=True)
+    # Without the rounding of the mean.
+    even = operator(x, dims, correction=correction, keepdim=True) == 0
+    centered = torch.where(even, centered - centered.detach(), centered)
     return _replaced(deviation, centered, dims, 0.0) / math.sqrt(count) if count > 0 else deviation
 
 
@@ -183,7 +193,10 @@ def _taken_apart(name: str) -> None:
     intercept(name, kernel)
 
 
-for _name in ("std", "std.dim", "std_mean", "std_mean.dim", "linalg_norm", "linalg_matrix_norm", "cdist", "pdist"):
+for _name in (
+    *("std", "std.dim", "std_mean", "std_mean.dim", "cdist", "pdist"),
+    *("linalg_norm", "linalg_norm.ord_str", "linalg_matrix_norm", "linalg_matrix_norm.str_ord"),
+):
     _taken_apart(f"aten::{_name}")
 
 for _name, _kernel in (
