@@ -53,7 +53,7 @@ def first_case(name: str) -> Case:
     return next(cases_of(OPERATORS[name]))
 
 
-def _answer(product: Any, case: Case) -> Product | Exception:
+def answer(product: Any, case: Case) -> Product | Exception:
     """The product, or what it raised: some errors are answers that have to agree too."""
     try:
         result: Product = product(case)
@@ -68,8 +68,8 @@ def compare(case: Case) -> str:
     Where only ours answers, finite differences judge it.
     """
     vector = case.vector()
-    theirs = _answer(lambda case: double_backward(case, vector), case)
-    ours = _answer(lambda case: hesse.vhp(case.func, case.inputs, vector)[1], case)
+    theirs = answer(lambda case: double_backward(case, vector), case)
+    ours = answer(lambda case: hesse.vhp(case.func, case.inputs, vector)[1], case)
     if isinstance(ours, Exception) and isinstance(theirs, Exception):
         # Ours may say more: who was asked, and by which line of the user's code.
         cause = ours.__cause__ if isinstance(ours, hesse.NoDerivativeError) else ours
@@ -90,7 +90,7 @@ def _is_refused(name: str) -> bool:
     with warnings.catch_warnings():
         # What filters of the tests leave out; they do not hold yet.
         warnings.simplefilter("ignore")
-        return isinstance(_answer(lambda case: double_backward(case, case.vector()), first_case(name)), Exception)
+        return isinstance(answer(lambda case: double_backward(case, case.vector()), first_case(name)), Exception)
 
 
 REFUSED = sorted(filter(_is_refused, RULED.keys() & OPERATORS.keys()))

@@ -1,4 +1,4 @@
-"""Operators of derivatives.yaml that PyTorch's database does not reach: a product through each, or the reason why not."""
+"""Operators of derivatives.yaml that PyTorch's database does not reach: products through them, or why not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import hesse
 
 from .eager import distance_to_finite_differences
-from .test_operator_sweep import AGREEMENT
+from .test_operator_sweep import AGREEMENT, answer
 from .unlisted import REFUSED, SAMPLES, formulas, reason, unlisted
 
 pytestmark = [
@@ -40,9 +40,9 @@ def test_products_agree_with_differences_of_the_gradient(name: str) -> None:
 def test_what_has_no_derivative_is_refused_or_right(name: str) -> None:
     case = REFUSED[name]
     vector = case.vector()
-    try:
-        found = hesse.vhp(case.func, case.inputs, vector)[1]
-    except NotImplementedError as error:
-        assert name.rstrip("_").partition(".")[0] in str(error)
-    else:
+    found = answer(lambda case: hesse.vhp(case.func, case.inputs, vector)[1], case)
+    if isinstance(found, Exception):
+        assert isinstance(found, NotImplementedError)
+        assert name.rstrip("_").partition(".")[0] in str(found)
+    else:  # this release has a derivative
         assert distance_to_finite_differences(case, vector, found, AGREEMENT) <= AGREEMENT

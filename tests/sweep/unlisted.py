@@ -1,4 +1,4 @@
-"""Operators that PyTorch differentiates by a formula of derivatives.yaml and its database of operators does not reach."""
+"""Operators that PyTorch differentiates by a formula of derivatives.yaml and that its database does not reach."""
 
 from __future__ import annotations
 
@@ -130,9 +130,6 @@ SAMPLES: dict[str, Case] = {
     "_foreach_pow.ScalarAndTensor": _sample(lambda x: torch._foreach_pow(2.5, [x]), draw(3)),
     "_foreach_pow.ScalarList": _sample(lambda x: torch._foreach_pow([x.exp()], [1.7]), draw(3)),
     "_fused_rms_norm": _sample(lambda x, w: aten._fused_rms_norm(x, [3], w, 1e-3)[0], draw(2, 3), draw(3, seed=1)),
-    "_grid_sampler_2d_cpu_fallback": _sample(
-        lambda x, grid: aten._grid_sampler_2d_cpu_fallback(x, grid.sin(), 0, 0, False), IMAGE, draw(1, 3, 3, 2)
-    ),
     "_index_put_impl_": _sample(
         lambda x, y: aten._index_put_impl_(x.sin(), [PLACES], y, True, False), draw(3), draw(4, seed=1)
     ),
@@ -262,12 +259,12 @@ REASONS: dict[str, str] = {
     r".*fake_quantize.*|_fused_moving_avg_obs_fq_helper|div\.Scalar_mode": "step functions",
     r"(bernoulli|cauchy|exponential|geometric|log_normal|normal|random|uniform|rrelu_with_noise)_?.*": "draws",
     r"native_dropout|poisson|multinomial|_standard_gamma(_grad)?": "draws",
-    r"(eq|ne|ge|gt|le|lt)_\..*|_?is_a.*|_is_any_true|(all|any|count_nonzero)(\..*)?|nonzero|one_hot": "of no derivative",
-    r"_?unique.*|hash_tensor|histc|view\.dtype|embedding_renorm_": "of no derivative",
-    r"(_|crow_|col_|ccol_|row_)?indices|_values|_coalesce|_sparse_(addmm|coo_tensor.*)": "sparse, in tests/rules/test_sparse.py",
+    r"(eq|ne|ge|gt|le|lt)_\..*|_is_(all|any)_true|(all|any|count_nonzero)(\..*)?": "of no derivative",
+    r"_?unique.*|hash_tensor|histc|view\.dtype|embedding_renorm_|nonzero|one_hot": "of no derivative",
+    r"(_|crow_|col_|ccol_|row_)?indices|_values|_coalesce|_sparse_(addmm|coo_tensor.*)": "sparse, tested as rules",
     r"geqrf|special_zeta\.other_scalar": "of no gradient in PyTorch",
-    r"_?upsample_.*_backward|_slow_conv2d_backward.*|_grid_sampler_2d_cpu_fallback_backward": "the gradient of a sample",
-    r"_upsample_lanczos2d_aa": "of images of bytes",
+    r"_?upsample_.*_backward|_slow_conv2d_backward.*": "the gradient of a sample",
+    r"_upsample_lanczos2d_aa|_grid_sampler_2d_cpu_fallback(_backward)?": "not in float64",
 }
 """Why the others have no sample, by patterns of their names."""
 
