@@ -66,11 +66,9 @@ class LinalgVectorNorm(torch.autograd.Function):
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:
         x, norm = ctx.saved_tensors
         zero = norm == 0
-        if ctx.dims or x.is_complex():
-            direction = torch.where(zero, 0, x) / torch.where(zero, 1, norm)
-        else:
-            # Of a single number the quotient is a sign, whose derivative is zero to all digits.
-            direction = x.sgn()
+        # Of a single number the quotient is a sign, whose derivative is zero to all digits.
+        is_sign = not (ctx.dims or x.is_complex())
+        direction = x.sgn() if is_sign else torch.where(zero, 0, x) / torch.where(zero, 1, norm)
         gradient = cotangent * direction
         if torch.is_grad_enabled():
             smooth = zero & (cotangent == 0)
