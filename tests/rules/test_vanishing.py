@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import gradcheck
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 import hesse
@@ -253,6 +254,10 @@ KINKS: dict[str, tuple[Function, Tensor, bool]] = {
     "a norm": (lambda x: x.norm(), torch.zeros(3, dtype=DOUBLE), False),
     "an exponential of a norm": (lambda x: torch.exp(-x.norm()), torch.zeros(3, dtype=DOUBLE), False),
     "two norms": (lambda x: x.norm() * x.norm(), torch.zeros(3, dtype=DOUBLE), False),
+    "the product of two rows' norms": (lambda x: x.norm(dim=1).prod(), torch.zeros(2, 2, dtype=DOUBLE), False),
+    "a sum of norms, squared": (lambda x: x.norm(dim=1).sum() ** 2, torch.zeros(3, 2, dtype=DOUBLE), False),
+    "the product of moduli": (lambda x: x.abs().prod() + x.abs()[:2].prod(), torch.zeros(3, dtype=DOUBLE), True),
+    "a sum of moduli, squared": (lambda x: x.abs().sum() ** 2, torch.zeros(3, dtype=DOUBLE), True),
     "a hypotenuse": (lambda x: torch.hypot(x[0], x[1]), torch.zeros(2, dtype=DOUBLE), False),
     "moduli": (lambda x: x.abs().sum(), torch.zeros(3, dtype=DOUBLE), True),
     "a deviation": (lambda x: x.std(), torch.ones(3, dtype=DOUBLE), True),
@@ -309,3 +314,38 @@ def test_what_is_not_seen_is_found_by_check(name: str) -> None:
     assert finding.kind == "wrong"
     assert finding.operator in ("Abs", "torch.abs")
     assert "x**2 for abs(x)**2" in finding.remedy
+
+
+def test_autocast_chooses_the_precision_of_a_distance() -> None:
+    x = draw(4, 3).float()
+    dtypes = []
+
+    def func(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            y = x @ torch.eye(3)
+            distance = torch.cdist(y, y[:1])
+            dtypes.append((y.dtype, distance.dtype))
+        return distance.square().sum()
+
+    rounded = x.bfloat16().float()
+    expected = (rounded - rounded[:1]).square().sum()
+    assert_values(hesse.vhp(func, x, torch.ones_like(x))[0], expected, rtol=1e-5, atol=1e-5)
+    assert dtypes == [(torch.bfloat16, torch.float32)]
+
+
+def test_a_traced_function_has_no_values_to_ask_for() -> None:
+    x, v = draw(4, 3), draw(4, 3, seed=1)
+    func, same, _ = CASES["norms of rows"]
+    traced = make_fx(lambda x: hesse.vhp(func, x, v)[1])(x)
+    y = draw(4, 3, seed=2)
+    assert_values(traced(y), torch.autograd.functional.vhp(same, y, v)[1])
+
+
+def test_moduli_of_sparse_tensors_are_pytorchs() -> None:
+    x = draw(3)
+
+    def sparse(x: Tensor) -> Tensor:
+        return torch.sparse_coo_tensor(torch.arange(3)[None], x, check_invariants=True).abs().to_dense().square().sum()
+
+    assert_values(hesse.functional.vjp(sparse, x)[1], 2 * x)
+    assert_values(hesse.functional.vjp(sparse, torch.zeros_like(x))[1], torch.zeros_like(x))

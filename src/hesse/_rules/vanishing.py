@@ -5,9 +5,10 @@ The gradient of a cotangent :math:`g` of r by x is :math:`(g / r) x`. A function
 for the quotient there, so that the second derivative, which is q, becomes zero or no number. Here the quotient is q,
 which autograd knows where the gradient is to be differentiated: g has a history back to r.
 
-Where g is not zero the function has a kink, and derivatives are PyTorch's: zero, or no number. Fourth derivatives by x
-at zero take q for a constant. Where zeros cannot be seen, in programs and batches of ``vmap``, and inside of
-``torch.func.grad``, which frees the history of g, derivatives are PyTorch's too.
+Where g is not zero, or changes with another norm that is zero, the function has a kink, and derivatives are PyTorch's:
+zero, or no number. Fourth derivatives by x at zero are wrong: g / r has a third of the curvature of q there. Where
+zeros cannot be seen, in programs and batches of ``vmap``, and inside of ``torch.func.grad``, which frees the history of g,
+derivatives are PyTorch's too.
 
 Source: elementary, by l'Hôpital's rule.
 """
@@ -16,21 +17,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from hesse._rules.batches import has_values
 from hesse._rules.rule import operator_of
-from hesse._rules.scope import differentiated_once_more, intercept, put, put_back, within_transform
+from hesse._rules.scope import differentiated_once_more, intercept, take_apart, within_transform
 
 
 def may_vanish(*arguments: Tensor) -> bool:
     """Whether a norm of these is differentiated and its values are known."""
     if not torch.is_grad_enabled() or within_transform() or not any([entry.requires_grad for entry in arguments]):
         return False
-    return all([has_values(entry) for entry in arguments])
+    return all([entry.layout is torch.strided and not entry.is_nested and has_values(entry) for entry in arguments])
 
 
 def vanishes(norm: Tensor, *arguments: Tensor) -> bool:
@@ -72,11 +73,9 @@ class LinalgVectorNorm(torch.autograd.Function):
         gradient = cotangent * direction
         if torch.is_grad_enabled():
             smooth = zero & (cotangent == 0)
-            slope = _derivative(torch.where(smooth, cotangent, 0), norm)
-            if slope is None:
-                smooth = torch.zeros_like(zero)
-            else:
-                gradient = torch.where(smooth, slope * x, gradient)
+            slope, alone = _derivative(torch.where(smooth, cotangent, 0), norm)
+            smooth = smooth & alone
+            gradient = torch.where(smooth, slope * x, gradient)
             if math.isnan(ctx.kink):
                 # Zero, with a derivative that is no number, as in PyTorch's formula.
                 kinked = zero & ~smooth
@@ -97,21 +96,36 @@ class Abs(LinalgVectorNorm):
     """The modulus of each number."""
 
 
-def _derivative(cotangent: Tensor, norm: Tensor) -> Tensor | None:
-    """∂cotangent/∂norm by entries; None where it is not connected, or was, by a graph that is freed on the way.
+def _derivative(cotangent: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
+    """∂cotangent/∂norm by entries, and where this is known.
 
-    A sum will do: where the function is smooth and a norm is zero, its cotangent does not change with other norms.
+    It is not where nothing connects them, or where a graph that is freed on the way did. Nor where a cotangent changes
+    with another norm that is zero: products of norms have kinks where both vanish.
     """
+    unknown = torch.zeros_like(norm), torch.zeros_like(norm, dtype=torch.bool)
     if not cotangent.requires_grad:
-        return None
-    follow = not differentiated_once_more()
+        return unknown
+
+    def along(weights: Tensor, follow: bool) -> Tensor | None:
+        return torch.autograd.grad(cotangent, norm, weights, retain_graph=True, create_graph=follow, allow_unused=True)[
+            0
+        ]
+
     try:
-        return torch.autograd.grad(cotangent.sum(), norm, create_graph=follow, retain_graph=True, allow_unused=True)[0]
+        slope = along(torch.ones_like(norm), not differentiated_once_more())
+        if slope is None:
+            return unknown
+        if norm.numel() == 1:
+            return slope, torch.ones_like(norm, dtype=torch.bool)
+        # A matrix that is not diagonal multiplies two vectors by different factors.
+        weights = torch.linspace(0, 1, norm.numel(), dtype=norm.dtype, device=norm.device).exp().reshape(norm.shape)
+        others = (cast(Tensor, along(weights, False)) - weights * slope).abs()
     except RuntimeError as error:
         # torch.func.grad frees its graph though it creates one.
         if "backward through the graph a second time" not in str(error):
             raise
-        return None
+        return unknown
+    return slope, others <= math.sqrt(torch.finfo(norm.dtype).eps) * slope.abs().amax()
 
 
 def _vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
@@ -175,27 +189,12 @@ def _hypot(x: Tensor, y: Tensor) -> Tensor:
     return norm_of(both, (0,), math.nan).squeeze(0)
 
 
-def _taken_apart(name: str) -> None:
-    """Call what an operator is made of before a transform does, which would be the first to see it."""
-    operator: Any = operator_of(name)
-    if operator is None:
-        return
-
-    def kernel(*args: Any, **kwargs: Any) -> Any:
-        held = put(True)
-        try:
-            return operator.decompose(*args, **kwargs)
-        finally:
-            put_back(held)
-
-    intercept(name, kernel)
-
-
 for _name in (
     *("std", "std.dim", "std_mean", "std_mean.dim", "cdist", "pdist"),
     *("linalg_norm", "linalg_norm.ord_str", "linalg_matrix_norm", "linalg_matrix_norm.str_ord"),
 ):
-    _taken_apart(f"aten::{_name}")
+    if (_operator := operator_of(f"aten::{_name}")) is not None:
+        take_apart(f"aten::{_name}", _operator)
 
 for _name, _kernel in (
     ("aten::linalg_vector_norm", _vector_norm),
