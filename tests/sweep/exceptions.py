@@ -31,6 +31,11 @@ WRONG_IN_PYTORCH = {
 }
 """Where PyTorch's double backward gives a wrong number, and hesse the right one."""
 
+NO_NUMBER_IN_PYTORCH = {
+    "masked_logaddexp": "the double backward divides infinities where numbers are masked",
+}
+"""Where PyTorch's double backward is right at the first sample and no number at others, and hesse is right."""
+
 LOW_PRECISION = {
     "bfloat16": 2**-8,
     "cfloat": 2**-24,

@@ -19,7 +19,7 @@ from torch import Tensor
 import hesse
 
 from .eager import Product, distance_to_finite_differences, double_backward, largest
-from .exceptions import KINKS, LOW_PRECISION, RULED, WRONG_IN_PYTORCH
+from .exceptions import KINKS, LOW_PRECISION, NO_NUMBER_IN_PYTORCH, RULED, WRONG_IN_PYTORCH
 from .own_samples import OWN_SAMPLES, REWRITTEN
 from .sweep import Case, cases_of, operators, weighted_sum
 
@@ -53,7 +53,7 @@ def first_case(name: str) -> Case:
     return next(cases_of(OPERATORS[name]))
 
 
-def _answer(product: Any, case: Case) -> Product | Exception:
+def answer(product: Any, case: Case) -> Product | Exception:
     """The product, or what it raised: some errors are answers that have to agree too."""
     try:
         result: Product = product(case)
@@ -68,8 +68,8 @@ def compare(case: Case) -> str:
     Where only ours answers, finite differences judge it.
     """
     vector = case.vector()
-    theirs = _answer(lambda case: double_backward(case, vector), case)
-    ours = _answer(lambda case: hesse.vhp(case.func, case.inputs, vector)[1], case)
+    theirs = answer(lambda case: double_backward(case, vector), case)
+    ours = answer(lambda case: hesse.vhp(case.func, case.inputs, vector)[1], case)
     if isinstance(ours, Exception) and isinstance(theirs, Exception):
         # Ours may say more: who was asked, and by which line of the user's code.
         cause = ours.__cause__ if isinstance(ours, hesse.NoDerivativeError) else ours
@@ -90,7 +90,7 @@ def _is_refused(name: str) -> bool:
     with warnings.catch_warnings():
         # What filters of the tests leave out; they do not hold yet.
         warnings.simplefilter("ignore")
-        return isinstance(_answer(lambda case: double_backward(case, case.vector()), first_case(name)), Exception)
+        return isinstance(answer(lambda case: double_backward(case, case.vector()), first_case(name)), Exception)
 
 
 REFUSED = sorted(filter(_is_refused, RULED.keys() & OPERATORS.keys()))
@@ -186,13 +186,13 @@ def test_the_whole_database_is_counted(capsys: pytest.CaptureFixture[str]) -> No
     assert references == {"right": len(OPERATORS) - kinks, "no number": kinks}
 
 
-@pytest.mark.parametrize("name", RIGHT_IN_PYTORCH)
+@pytest.mark.parametrize("name", sorted({*RIGHT_IN_PYTORCH} - NO_NUMBER_IN_PYTORCH.keys()))
 def test_further_samples_stand_as_pytorchs_double_backward(name: str) -> None:
     for case in itertools.islice(cases_of(OPERATORS[name]), 1, 4):
         assert compare(case).startswith("right")
 
 
-@pytest.mark.parametrize("name", sorted({*REFUSED, *WRONG} - REWRITTEN.keys()))
+@pytest.mark.parametrize("name", sorted({*REFUSED, *WRONG, *NO_NUMBER_IN_PYTORCH} - REWRITTEN.keys()))
 def test_further_samples_of_what_pytorch_cannot_judge_agree_with_differences(name: str) -> None:
     for case in itertools.islice(cases_of(OPERATORS[name]), 1, 4):
         _, product = hesse.vhp(case.func, case.inputs, case.vector())

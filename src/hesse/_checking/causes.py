@@ -14,7 +14,7 @@ from hesse._base import trees
 from hesse._checking.calls import Calls, change_in_place
 from hesse._checking.comparing import Comparison
 from hesse._checking.finding import Finding, found
-from hesse._checking.observing import Observation, Place
+from hesse._checking.observing import Observation, Place, is_kinked
 from hesse._checking.subject import Evaluation, Leaves, Subject
 from hesse._checking.suspects import Suspect, suspects
 from hesse._checking.unbounded import first_call, first_node
@@ -77,13 +77,23 @@ def product_not_finite(subject: Subject, vector: Leaves) -> Finding:
     return _derivative_not_finite("product", first_node(subject, vector))
 
 
+_DECOMPOSITIONS = ("LinalgEigh", "LinalgEig", "LinalgSvd")
+_EQUAL_VALUES = (
+    "Vectors of equal eigenvalues or singular values have no derivative: write what is a function of the matrix without"
+    " them, as a trace, a norm or a power, or part the values by a small constant matrix."
+)
+_ROOT = (
+    "Keep away from points without a derivative, say by a small constant inside a root or a norm; where() around it"
+    " does not help, clamping its argument does."
+)
+
+
 def _derivative_not_finite(name: str, first: Place | None) -> Finding:
     source = f", the first made by the derivative of {first.operator}" if first else ""
     return found(
         "not finite",
         f"The {name} holds NaNs or infinities though the value is finite{source}.",
-        "Keep away from points without a derivative, say by a small constant inside a root or a norm; where() around it"
-        " does not help, clamping its argument does.",
+        _EQUAL_VALUES if first and first.operator in _DECOMPOSITIONS else _ROOT,
         operator=first.operator if first else None,
         frame=first.frame if first else None,
     )
@@ -157,13 +167,17 @@ def explain(
 
 def _wrong(subject: Subject, observed: Observation, comparison: Comparison) -> list[Finding]:
     """The derivatives are not those of the function: an operator is wrong, or something cuts it off."""
-    guilty = suspects(subject)
+    found_wrong = suspects(subject)
+    guilty = [suspect for suspect in found_wrong if not is_kinked(suspect.operator)]
     if guilty:
         return [_suspected(suspect) for suspect in guilty]
     cuts = [cut for cut in observed.cuts if cut.kind in CUTTING] or observed.numbers
     order = "gradient" if comparison.slope is not None and comparison.slope.verdict == "disagrees" else "product"
     if cuts:
         return [_cut_off(cut, order) for cut in cuts]
+    kinks = [Place(suspect.operator, suspect.frame) for suspect in found_wrong] or observed.kinks
+    if kinks:
+        return [_at_a_kink(kinks[0], order)]
     return [
         found(
             "wrong",
@@ -172,6 +186,18 @@ def _wrong(subject: Subject, observed: Observation, comparison: Comparison) -> l
             frame=None,
         )
     ]
+
+
+def _at_a_kink(kink: Place, order: str) -> Finding:
+    """Differences from both sides agree on a derivative that PyTorch's convention for a kink is not."""
+    return found(
+        "wrong",
+        f"The {order} differs from finite differences: where {kink.operator} has a kink its derivatives count as zero,"
+        " also if the whole is smooth there.",
+        "Write what is smooth without it, such as x**2 for abs(x)**2, or keep away from the kink.",
+        operator=kink.operator,
+        frame=kink.frame,
+    )
 
 
 def _suspected(suspect: Suspect) -> Finding:

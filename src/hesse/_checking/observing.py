@@ -18,22 +18,18 @@ from hesse._checking.subject import Subject
 
 # Beginnings of the names of nodes whose operators have kinks or jumps in their derivatives.
 _KINKED = (
-    *("Abs", "AdaptiveMaxPool", "Amax", "Amin", "Clamp", "Cummax", "Cummin", "FractionalMaxPool", "Hardshrink"),
-    *(
-        "Hardsigmoid",
-        "Hardswish",
-        "Hardtanh",
-        "Huber",
-        "Kthvalue",
-        "LeakyRelu",
-        "MarginRanking",
-        "Max",
-        "Median",
-        "Min",
-    ),
-    *("MultiMargin", "MultilabelMargin", "PreluKernel", "Prelu", "Relu", "Rrelu", "SmoothL1", "Softshrink", "Sort"),
+    *("Abs", "AdaptiveMaxPool", "Amax", "Amin", "Cdist", "Celu", "Clamp", "Cummax", "Cummin", "Dist", "Elu"),
+    *("FractionalMaxPool", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "Huber", "Hypot", "Kthvalue"),
+    *("LeakyRelu", "LinalgVectorNorm", "MarginRanking", "Max", "Median", "Min", "MultiMargin", "MultilabelMargin"),
+    *("Norm", "Pdist", "PreluKernel", "Prelu", "Relu", "Rrelu", "SmoothL1", "Softshrink", "Sort", "Std"),
     *("Threshold", "Topk", "Where"),
 )
+
+
+def is_kinked(operator: str) -> bool:
+    """Whether a function of PyTorch, such as ``torch.relu``, has kinks or jumps in its derivatives."""
+    name = operator.removeprefix("torch.").replace("_", "").lower()
+    return operator.startswith("torch.") and name.startswith(tuple([kinked.lower() for kinked in _KINKED]))
 
 
 class Place(NamedTuple):

@@ -26,6 +26,7 @@ from hesse._rules import (
     segment_reduce,
     sparse,
     special_functions,
+    vanishing,
     weight_norm,
 )
 from hesse._rules.rule import RULES
@@ -56,5 +57,6 @@ __all__ = [
     "segment_reduce",
     "sparse",
     "special_functions",
+    "vanishing",
     "weight_norm",
 ]

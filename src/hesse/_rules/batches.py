@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 # batches, and the ways into and out of a batch.
 _BATCHED = torch._C._dispatch_key_parse("VmapMode")
 _is_included = torch._C._dispatch_tls_is_dispatch_key_included
+_TRACED = torch._C._TorchDispatchModeKey.PROXY
 
 
 def one_by_one(function: Callable[..., Sequence[Tensor | None]], entries: Sequence[Any]) -> Sequence[Tensor | None]:
@@ -51,8 +52,10 @@ def sample_by_sample(
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Whether Python may decide by the values of a tensor: it is no batch, and no stand-in without numbers."""
-    if _is_included(_BATCHED) or tensor.is_meta or isinstance(tensor, FakeTensor):
+    """Whether Python may decide by the values of a tensor: it is no batch, no stand-in, and not traced."""
+    if tensor.is_meta or isinstance(tensor, FakeTensor) or torch._C._get_dispatch_mode(_TRACED) is not None:
+        return False
+    if _is_included(_BATCHED) and any([_batch(tensor, level) is not None for level in range(1, _depth() + 1)]):
         return False
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         if torch._C._functorch.is_batchedtensor(tensor):

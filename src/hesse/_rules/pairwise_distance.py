@@ -5,8 +5,9 @@ The gradient of cotangents :math:`g_{ij}` by :math:`x_i` is, coordinate by coord
 .. math:: \sum_j \frac{g_{ij}}{d_{ij}^{p-1}} \operatorname{sign}(x_i - y_j) \, |x_i - y_j|^{p-1},
 
 the sign alone for p = 1, the sign at the largest coordinates for p = :math:`\infty`, zero for p = 0. Points at distance
-zero are at a kink, where PyTorch's convention is zero, and so is that of all higher derivatives here. Where two points
-at a distance share a coordinate and 1 < p < 2, the second derivative is infinite, and the product is not finite.
+zero are at a kink, where PyTorch's convention is zero, and so is that of all higher derivatives here, unless the whole
+is smooth there: then their distances with p = 2 are norms of their own (``vanishing.py``). Where two points at a
+distance share a coordinate and 1 < p < 2, the second derivative is infinite, and the product is not finite.
 
 Distances come as the forward made them: autograd follows them back to the points by itself.
 
@@ -19,11 +20,18 @@ Source: https://docs.pytorch.org/docs/stable/generated/torch.cdist.html; the der
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hesse._rules.rule import rule
+from hesse._rules.scope import intercept
+from hesse._rules.vanishing import may_vanish, norm_of, vanishes
+
+_BY_DIFFERENCES = 2
+"""The compute mode "donot_use_mm_for_euclid_dist"."""
 
 
 @rule("aten::_cdist_backward", batched_by_rewrite=True)
@@ -49,7 +57,19 @@ def pdist_backward(cotangent: Tensor, x: Tensor, p: float, distance: Tensor) -> 
     return torch.zeros_like(x).index_add(0, first, slopes).index_add(0, second, -slopes)
 
 
-@rule("aten::_euclidean_dist")
+def _by_differences(arguments: Sequence[Any]) -> Tensor | None:
+    """The distances where points may coincide, which these do not tell; None where none has a coordinate of another."""
+    x, y = arguments
+    if not may_vanish(x, y):
+        return None
+    if x is not y:
+        first = torch.cat((x.detach()[..., :1].flatten(), y.detach()[..., :1].flatten())).sort().values
+        if not bool((first[1:] == first[:-1]).any()):
+            return None
+    return _cdist_forward(x, y, 2.0, _BY_DIFFERENCES)
+
+
+@rule("aten::_euclidean_dist", otherwise=_by_differences)
 def euclidean_dist(x: Tensor, y: Tensor) -> Tensor:
     """What cdist calls for more than 25 points and p = 2.
 
@@ -57,6 +77,33 @@ def euclidean_dist(x: Tensor, y: Tensor) -> Tensor:
     A second derivative, which divides by it, would be nothing but those.
     """
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _cdist_forward(x: Tensor, y: Tensor, p: float, compute_mode: int | None) -> Tensor:
+    distance: Tensor = torch.ops.aten._cdist_forward.default(x, y, p, compute_mode)
+    if p != 2 or not vanishes(distance, x, y):
+        return distance
+    coincide = distance.detach() == 0
+    if x is y:
+        # A point and itself stay together.
+        coincide.diagonal(dim1=-2, dim2=-1).fill_(False)
+    *batch, i, j = places = coincide.nonzero(as_tuple=True)
+    many = distance.shape[:-2]
+    apart = x.expand(*many, *x.shape[-2:])[(*batch, i)] - y.expand(*many, *y.shape[-2:])[(*batch, j)]
+    return distance.index_put(places, norm_of(apart, (-1,)).squeeze(-1)) if len(i) else distance
+
+
+def _pdist_forward(x: Tensor, p: float = 2) -> Tensor:
+    distance: Tensor = torch.ops.aten._pdist_forward.default(x, p)
+    if p != 2 or not vanishes(distance, x):
+        return distance
+    (places,) = (distance.detach() == 0).nonzero(as_tuple=True)
+    first, second = torch.triu_indices(len(x), len(x), 1, device=x.device)[:, places]
+    return distance.index_put((places,), norm_of(x[first] - x[second], (-1,)).squeeze(-1))
+
+
+intercept("aten::_cdist_forward", _cdist_forward)
+intercept("aten::_pdist_forward", _pdist_forward)
 
 
 def _slopes(difference: Tensor, cotangent: Tensor, distance: Tensor, p: float) -> Tensor:

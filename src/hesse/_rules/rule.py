@@ -61,6 +61,7 @@ class Rule:
     faster: Faster | None
     where: Callable[[Sequence[Any]], bool] | None
     batched_by_rewrite: bool
+    otherwise: Callable[[Sequence[Any]], Any] | None = None
 
     def values(self, arguments: Sequence[Any]) -> Any:
         """The operator's results."""
@@ -80,6 +81,7 @@ def rule(
     *,
     where: Callable[[Sequence[Any]], bool] | None = None,
     batched_by_rewrite: bool = False,
+    otherwise: Callable[[Sequence[Any]], Any] | None = None,
 ) -> Callable[[Rewrite], Rewrite]:
     """Decorator of a rewrite of the operator ``name``, "aten::name" or "aten::name.overload".
 
@@ -87,13 +89,14 @@ def rule(
     operator returns (anything in place of a result that the arguments switch off). It is called for derivatives only.
     Where no differentiable result is asked for, ``faster`` serves in its stead. ``where`` tells from the arguments
     whether a call needs the rule; the others are PyTorch's. ``batched_by_rewrite``: inside a transform the values too
-    are the rewrite's, since PyTorch's batching of the operator is wrong.
+    are the rewrite's, since PyTorch's batching of the operator is wrong. ``otherwise`` is asked first, and gives the
+    results of a call that takes another way, or None.
     """
 
     def register(rewrite: Rewrite) -> Rewrite:
         operator = operator_of(name)
         if operator is not None:
-            RULES[name] = Rule(operator, rewrite, faster, where, batched_by_rewrite)
+            RULES[name] = Rule(operator, rewrite, faster, where, batched_by_rewrite, otherwise)
             intercept(name, _kernel(RULES[name]))
         return rewrite
 
@@ -121,6 +124,9 @@ def _kernel(rule: Rule) -> Callable[..., Any]:
             return rule.rewrite(*nested(*leaves))
         if rule.where is not None and not rule.where(nested(*leaves)):
             return rule.operator(*args, **kwargs)
+        found = None if rule.otherwise is None else rule.otherwise(nested(*leaves))
+        if found is not None:
+            return found
         results = one_by_one(lambda *entries: function.apply(rule, leaves.lengths, *entries), leaves.entries)
         return results if several else results[0]
 

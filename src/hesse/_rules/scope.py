@@ -103,7 +103,29 @@ def intercept(name: str, kernel: Callable[..., Any]) -> None:
     namespace, _, operator = name.partition("::")
     if namespace == "higher_order":
         torch._ops._higher_order_ops[operator].py_impl(_KEY)(outside)
-        return
+    else:
+        _library(namespace).impl(operator, outside, _KEY_NAME)  # type: ignore[no-untyped-call]  # no types there
+
+
+_BELOW = torch._C._dispatch_keyset_full_after(_KEY)
+
+
+def take_apart(name: str, operator: Any) -> None:
+    """Let rules see what the operator ``name`` is made of, also where a transform would see the whole first.
+
+    Autocast has to see the whole, so that it chooses the precision.
+    """
+
+    def kernel(keys: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
+        if inside_transform() and not torch.is_autocast_enabled(args[0].device.type):
+            return operator.decompose(*args, **kwargs)
+        return operator.redispatch(keys & _BELOW, *args, **kwargs)
+
+    namespace, _, overload = name.partition("::")
+    _library(namespace).impl(overload, kernel, _KEY_NAME, with_keyset=True)  # type: ignore[no-untyped-call]  # no types there
+
+
+def _library(namespace: str) -> torch.library.Library:
     if namespace not in _libraries:
         _libraries[namespace] = torch.library.Library(namespace, "IMPL")  # type: ignore[no-untyped-call]  # no types there
-    _libraries[namespace].impl(operator, outside, _KEY_NAME)  # type: ignore[no-untyped-call]  # no types there
+    return _libraries[namespace]

@@ -1,0 +1,351 @@
+"""Norms, deviations and distances that vanish inside of functions that are smooth there: the derivatives of squares."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import gradcheck
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.checkpoint import checkpoint
+
+import hesse
+from tests.functional.references import DOUBLE, assert_values, dense_product
+
+from .judge import vectors_like
+
+pytestmark = pytest.mark.usefixtures("uncompiled")
+
+Function = Callable[[Tensor], Tensor]
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed))
+
+
+def with_a_zero_row() -> Tensor:
+    x = draw(4, 3)
+    x[1] = 0
+    return x
+
+
+def with_an_even_row() -> Tensor:
+    x = draw(4, 3)
+    x[1] = 0.7
+    return x
+
+
+def with_equal_rows(count: int = 4) -> Tensor:
+    x = draw(count, 2)
+    x[2] = x[0]
+    return x
+
+
+def squares(x: Tensor, y: Tensor) -> Tensor:
+    """Squared distances of all pairs."""
+    return (x.unsqueeze(-2) - y.unsqueeze(-3)).square().sum(-1)
+
+
+def pairs(x: Tensor) -> Tensor:
+    """Squared distances of each pair once."""
+    return squares(x, x)[tuple(torch.triu_indices(len(x), len(x), 1))]
+
+
+def complex_of(x: Tensor) -> Tensor:
+    return torch.complex(x[:, 0], x[:, 1])
+
+
+Y = draw(5, 2)
+MANY = draw(40, 2)
+SHIFTED = torch.cat((MANY[:5], draw(30, 2, seed=1)))
+BATCHES = draw(2, 4, 2)
+
+# A function of norms, the same in squares, and a point at which some vanish.
+CASES: dict[str, tuple[Function, Function, Tensor]] = {
+    "a norm": (lambda x: x.norm() ** 2, lambda x: x.square().sum(), torch.zeros(3, dtype=DOUBLE)),
+    "norms of rows": (
+        lambda x: (x.norm(dim=1) ** 2).sin().sum(),
+        lambda x: x.square().sum(1).sin().sum(),
+        with_a_zero_row(),
+    ),
+    "norms that are kept": (
+        lambda x: torch.linalg.vector_norm(x, dim=(0, 2), keepdim=True).square().sin().sum(),
+        lambda x: x.square().sum((0, 2)).sin().sum(),
+        torch.stack((with_a_zero_row(), with_a_zero_row())),
+    ),
+    "a Gaussian of a norm": (
+        lambda x: torch.exp(-(torch.linalg.norm(x[1]) ** 2)),
+        lambda x: torch.exp(-x[1].square().sum()),
+        with_a_zero_row(),
+    ),
+    "a matrix norm": (
+        lambda x: torch.linalg.matrix_norm(x).square() + torch.linalg.norm(x[1]) ** 4,
+        lambda x: x.square().sum() + x[1].square().sum() ** 2,
+        torch.zeros(2, 2, dtype=DOUBLE),
+    ),
+    "a distance": (
+        lambda x: torch.dist(x[0], Y[0]) ** 2,
+        lambda x: (x[0] - Y[0]).square().sum(),
+        Y.clone(),
+    ),
+    "a deviation": (lambda x: x.std() ** 2, lambda x: x.var(), torch.ones(4, dtype=DOUBLE)),
+    "deviations of rows": (
+        lambda x: x.std(1).square().sin().sum(),
+        lambda x: x.var(1).sin().sum(),
+        with_an_even_row(),
+    ),
+    "deviations and means": (
+        lambda x: torch.std_mean(x, dim=1, correction=0)[0].square().sum() + torch.std_mean(x, 1)[1].sin().sum(),
+        lambda x: x.var(1, correction=0).sum() + x.mean(1).sin().sum(),
+        with_an_even_row(),
+    ),
+    "moduli": (lambda x: x.abs().square().sin().sum(), lambda x: x.square().sin().sum(), with_a_zero_row()),
+    "the logarithm of cosh": (
+        lambda x: _log_cosh(x.abs()).sum(),
+        lambda x: x.cosh().log().sum(),
+        with_a_zero_row(),
+    ),
+    "complex moduli": (
+        lambda x: complex_of(x).abs().square().sin().sum(),
+        lambda x: x[:, :2].square().sum(1).sin().sum(),
+        with_a_zero_row(),
+    ),
+    "hypotenuses": (
+        lambda x: torch.hypot(x[:, 0], x[:, 1]).square().sin().sum(),
+        lambda x: x[:, :2].square().sum(1).sin().sum(),
+        with_a_zero_row(),
+    ),
+    "cdist": (lambda x: torch.cdist(x, Y).square().sin().sum(), lambda x: squares(x, Y).sin().sum(), Y[:3].clone()),
+    "a kernel of many points": (
+        lambda x: torch.exp(-(torch.cdist(x, MANY) ** 2)).square().sum(),
+        lambda x: torch.exp(-squares(x, MANY)).square().sum(),
+        SHIFTED,
+    ),
+    "a kernel of a set of points": (
+        lambda x: torch.exp(-(torch.cdist(x, x) ** 2)).square().sum(),
+        lambda x: torch.exp(-squares(x, x)).square().sum(),
+        with_equal_rows(),
+    ),
+    "a kernel of many with themselves": (
+        lambda x: torch.exp(-(torch.cdist(x, x) ** 2)).square().sum(),
+        lambda x: torch.exp(-squares(x, x)).square().sum(),
+        with_equal_rows(30),
+    ),
+    "a kernel of scaled points": (
+        lambda x: torch.exp(-(torch.cdist(x / 2, x / 2) ** 2)).square().sum(),
+        lambda x: torch.exp(-squares(x / 2, x / 2)).square().sum(),
+        with_equal_rows(),
+    ),
+    "batches of points": (
+        lambda x: torch.cdist(x, BATCHES[:, :2]).square().sin().sum(),
+        lambda x: squares(x, BATCHES[:, :2]).sin().sum(),
+        BATCHES,
+    ),
+    "pdist": (
+        lambda x: torch.exp(-(F.pdist(x) ** 2)).square().sum(),
+        lambda x: torch.exp(-pairs(x)).square().sum(),
+        with_equal_rows(),
+    ),
+    "in a checkpoint": (
+        lambda x: checkpoint(lambda x: (x.norm(dim=1) ** 2).sin().sum(), x, use_reentrant=False),
+        lambda x: x.square().sum(1).sin().sum(),
+        with_a_zero_row(),
+    ),
+}
+
+
+def _log_cosh(modulus: Tensor) -> Tensor:
+    return modulus + F.softplus(-2 * modulus) - torch.log(torch.tensor(2.0, dtype=DOUBLE))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_products_are_those_of_the_squares(name: str) -> None:
+    func, same, x = CASES[name]
+    (v,) = vectors_like((x,))
+    expected = torch.autograd.functional.vhp(same, x, v)[1]
+    (differences,) = dense_product(same, (x,), (v,))
+    assert_values(expected, differences, rtol=1e-5, atol=1e-6)
+    for product in (hesse.vhp, hesse.hvp):
+        assert_values(product(func, x, v)[1], expected)
+    for batching in ("loop", "vmap"):
+        H = hesse.Hessian(func, x, batching=batching)
+        assert_values(H.gradient, torch.autograd.functional.jacobian(same, x))
+        assert_values(H @ v, expected)
+        rows = H @ torch.stack([v.reshape(-1)] * 20, 1)
+        assert_values(rows[:, 7].reshape(x.shape), expected)
+    if name == "in a checkpoint":  # torch.func refuses its hooks
+        return
+    assert_values(hesse.func.hvp(func)(x, v), expected)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        assert_values(torch.vmap(lambda v: hesse.vhp(func, x, v)[1])(v[None])[0], expected)
+
+
+# Outside of hesse a checkpoint evaluates again without rules.
+@pytest.mark.parametrize("name", [name for name in CASES if name != "in a checkpoint"])
+def test_third_derivatives_agree_with_differences_of_products(name: str) -> None:
+    func, same, x = CASES[name]
+    (v,) = vectors_like((x,))
+
+    def slope(func: Function, x: Tensor) -> Tensor:
+        product = hesse.vhp(func, x, v, create_graph=True)[1]
+        return torch.autograd.grad((product * x).sin().sum(), x)[0]
+
+    point = x.clone().requires_grad_()
+    assert_values(slope(func, point), slope(same, point))
+
+
+def test_parameters_of_the_function_are_differentiated_along() -> None:
+    scale = torch.tensor([0.7, 1.3], dtype=DOUBLE)
+    x = Y[:3].clone()
+
+    def kernel(x: Tensor, scale: Tensor) -> Tensor:
+        return torch.exp(-(torch.cdist(x * scale, Y * scale) ** 2)).square().sum()
+
+    def same(x: Tensor, scale: Tensor) -> Tensor:
+        return torch.exp(-squares(x * scale, Y * scale)).square().sum()
+
+    v = vectors_like((x, scale))
+    assert_values(hesse.vhp(kernel, (x, scale), v)[1], torch.autograd.functional.vhp(same, (x, scale), v)[1])
+
+    def product(x: Tensor, scale: Tensor) -> Tensor:
+        return hesse.vhp(lambda x: kernel(x, scale), x, torch.ones_like(x), create_graph=True)[1]
+
+    assert gradcheck(product, (x.requires_grad_(), scale.requires_grad_()), fast_mode=True)
+
+
+def test_a_matern_kernel_at_a_data_point_has_its_closed_form() -> None:
+    """(1 + √5 d + 5 d²/3) exp(-√5 d) has the second derivative -5/3 at d = 0, in every direction."""
+
+    def matern(x: Tensor) -> Tensor:
+        d = 5**0.5 * torch.cdist(x, Y[:1])
+        return ((1 + d + d**2 / 3) * torch.exp(-d)).sum()
+
+    dense = hesse.Hessian(matern, Y[:1].clone()).to_dense()
+    assert_values(dense, -5 / 3 * torch.eye(2, dtype=DOUBLE))
+
+
+def test_a_normalized_vector_is_linear_below_its_smallest_length() -> None:
+    weights = draw(3)
+    dense = hesse.Hessian(lambda x: (F.normalize(x, dim=0, eps=0.5) @ weights) ** 2, torch.zeros(3, dtype=DOUBLE))
+    assert_values(dense.to_dense(), 8 * torch.outer(weights, weights))
+
+
+def test_gradients_inside_of_the_function_are_differentiated_too() -> None:
+    def force(energy: Function) -> Function:
+        def squared(x: Tensor) -> Tensor:
+            with torch.enable_grad():
+                x = x.clone() if x.requires_grad else x.clone().requires_grad_()
+                return torch.autograd.grad(energy(x), x, create_graph=True)[0].square().sum()
+
+        return squared
+
+    func, same, x = CASES["norms of rows"]
+    (v,) = vectors_like((x,))
+    expected = torch.autograd.functional.vhp(force(same), x, v)[1]
+    assert_values(hesse.vhp(force(func), x, v)[1], expected)
+
+
+KINKS: dict[str, tuple[Function, Tensor, bool]] = {
+    "a norm": (lambda x: x.norm(), torch.zeros(3, dtype=DOUBLE), False),
+    "an exponential of a norm": (lambda x: torch.exp(-x.norm()), torch.zeros(3, dtype=DOUBLE), False),
+    "two norms": (lambda x: x.norm() * x.norm(), torch.zeros(3, dtype=DOUBLE), False),
+    "the product of two rows' norms": (lambda x: x.norm(dim=1).prod(), torch.zeros(2, 2, dtype=DOUBLE), False),
+    "a sum of norms, squared": (lambda x: x.norm(dim=1).sum() ** 2, torch.zeros(3, 2, dtype=DOUBLE), False),
+    "the product of moduli": (lambda x: x.abs().prod() + x.abs()[:2].prod(), torch.zeros(3, dtype=DOUBLE), True),
+    "a sum of moduli, squared": (lambda x: x.abs().sum() ** 2, torch.zeros(3, dtype=DOUBLE), True),
+    "a hypotenuse": (lambda x: torch.hypot(x[0], x[1]), torch.zeros(2, dtype=DOUBLE), False),
+    "moduli": (lambda x: x.abs().sum(), torch.zeros(3, dtype=DOUBLE), True),
+    "a deviation": (lambda x: x.std(), torch.ones(3, dtype=DOUBLE), True),
+    "distances": (lambda x: torch.cdist(x, Y).exp().sum(), Y[:1].clone(), True),
+}
+
+
+@pytest.mark.parametrize("name", KINKS)
+def test_at_kinks_derivatives_are_as_ever(name: str) -> None:
+    """No number where PyTorch has none, and zero where that is its convention."""
+    func, x, is_zero = KINKS[name]
+    product = hesse.vhp(func, x, torch.ones_like(x))[1]
+    if name == "distances":
+        others = lambda x: squares(x, Y[1:]).sqrt().exp().sum()  # noqa: E731
+        assert_values(product, torch.autograd.functional.vhp(others, x, torch.ones_like(x))[1])
+    else:
+        assert not product.any() if is_zero else product.isnan().all()
+
+
+def test_a_program_is_refused_where_it_would_not_see_the_zero() -> None:
+    func, _, x = CASES["deviations of rows"]
+    H = hesse.Hessian(func, draw(4, 3, seed=3), engine="compiled")
+    with pytest.raises(hesse.CaptureError, match="differs from the tape's"):
+        H.at(x)
+
+
+def test_a_batch_of_points_is_pytorchs() -> None:
+    """Its zeros cannot be seen: this is in docs/limits.md."""
+    func, _, x = CASES["moduli"]
+    rows = torch.vmap(lambda x: hesse.vhp(func, x, torch.ones_like(x))[1])(x)
+    assert not rows[1].any()
+
+
+def test_pytorchs_own_are_zero_or_no_number() -> None:
+    for name, (func, _, x) in CASES.items():
+        if name != "in a checkpoint":
+            (v,) = vectors_like((x,))
+            try:
+                theirs = torch.autograd.functional.vhp(func, x, v)[1]
+            except RuntimeError:  # some releases have no second derivative of cdist
+                continue
+            assert not torch.allclose(theirs, hesse.vhp(func, x, v)[1]), name
+
+
+@pytest.mark.parametrize("name", ["two moduli", "a batch"])
+def test_what_is_not_seen_is_found_by_check(name: str) -> None:
+    def two(x: Tensor) -> Tensor:
+        return (x.abs() + F.softplus(-2 * x.abs())).sum()
+
+    def batch(x: Tensor) -> Tensor:
+        return torch.vmap(lambda x: x.abs().square())(x).sum()
+
+    (finding,) = hesse.check({"two moduli": two, "a batch": batch}[name], with_a_zero_row(), rng=0).findings
+    assert finding.kind == "wrong"
+    assert finding.operator in ("Abs", "torch.abs")
+    assert "x**2 for abs(x)**2" in finding.remedy
+
+
+def test_autocast_chooses_the_precision_of_a_distance() -> None:
+    x = draw(4, 3).float()
+    dtypes = []
+
+    def func(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            y = x @ torch.eye(3)
+            distance = torch.cdist(y, y[:1])
+            dtypes.append((y.dtype, distance.dtype))
+        return distance.square().sum()
+
+    rounded = x.bfloat16().float()
+    expected = (rounded - rounded[:1]).square().sum()
+    assert_values(hesse.vhp(func, x, torch.ones_like(x))[0], expected, rtol=1e-5, atol=1e-5)
+    assert dtypes == [(torch.bfloat16, torch.float32)]
+
+
+def test_a_traced_function_has_no_values_to_ask_for() -> None:
+    x, v = draw(4, 3), draw(4, 3, seed=1)
+    func, same, _ = CASES["norms of rows"]
+    traced = make_fx(lambda x: hesse.vhp(func, x, v)[1])(x)
+    y = draw(4, 3, seed=2)
+    assert_values(traced(y), torch.autograd.functional.vhp(same, y, v)[1])
+
+
+def test_moduli_of_sparse_tensors_are_pytorchs() -> None:
+    x = draw(3)
+
+    def sparse(x: Tensor) -> Tensor:
+        return torch.sparse_coo_tensor(torch.arange(3)[None], x, check_invariants=True).abs().to_dense().square().sum()
+
+    assert_values(hesse.functional.vjp(sparse, x)[1], 2 * x)
+    assert_values(hesse.functional.vjp(sparse, torch.zeros_like(x))[1], torch.zeros_like(x))
