@@ -4,6 +4,8 @@ A program has no values: an operator that reads one, or whose result has a shape
 Where all tensors that the operator takes come from captured ones, it runs on those while the program is made. Numbers
 become parts of the program, tensors become inputs of it. At every further point the same operators run again, and the
 program serves where they give the same numbers and shapes.
+
+What is written into is known only where all that is written is, and never where a captured tensor's memory is changed.
 """
 
 from __future__ import annotations
@@ -14,11 +16,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
+
+# The type of an operator has no public name.
+from torch._ops import OpOverload
 from torch.fx.node import map_aggregate
 
 # Private: runs operators outside of the modes that record stand-ins.
 from torch.utils._python_dispatch import _disable_current_modes
 
+from hesse._base import trees
 from hesse._linearize.program.surroundings import Layout, token
 from hesse._linearize.program.undisturbed import undisturbed
 
@@ -67,8 +73,10 @@ class KnownValues:
         self._captured = captured
         self._keys = {id(stand_in): key for key, stand_in in stand_ins.items()}
         self._graph = fx.Graph()
-        # Nodes of known stand-ins, which are kept alive so that their identities stay theirs.
-        self._nodes: dict[int, tuple[fx.Node, Any]] = {}
+        # Nodes of known stand-ins, which are kept alive so that their identities stay theirs, and their memories.
+        self._nodes: dict[int, tuple[fx.Node, Any, Any]] = {}
+        self._memories = {_memory(stand_in) for stand_in in stand_ins.values()}
+        self._changed: set[Any] = set()
         self._inputs: dict[fx.Node, int | Tensor] = {}
         self._writing: list[fx.Node] = []
         self._reads: list[fx.Node] = []
@@ -76,19 +84,34 @@ class KnownValues:
 
     def is_known(self, stand_in: Tensor) -> bool:
         """Whether a stand-in comes of captured tensors alone."""
-        return id(stand_in) in self._nodes or id(stand_in) in self._keys
+        memory = _memory(stand_in)
+        if memory in self._changed:
+            return False
+        if id(stand_in) in self._nodes:
+            # Assigning to ``data`` gives it another memory.
+            return bool(self._nodes[id(stand_in)][2] == memory)
+        return id(stand_in) in self._keys and memory in self._memories
 
     def record(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Take note of an operator that was applied to stand-ins."""
         if func is aten.lift_fresh.default:
-            self._nodes[id(result)] = self._input(args[0]), result
-        elif (node := self._call(func, args, kwargs)) is not None:
-            for entry, made in self._entries(node, result):
-                self._nodes[id(entry)] = made, entry
+            self._set(result, self._input(args[0]))
+            return
+        node = self._call(func, args, kwargs)
+        written = {_memory(tensor) for tensor in _written(func, args, kwargs)}
+        if node is None or written & self._memories:
+            self._changed |= written
+            return
+        if written:
+            self._writing.append(node)
+        for entry, made in self._entries(node, result):
+            self._set(entry, made)
 
     def read(self, func: Any, args: Any, kwargs: Any) -> Any:
         """The result of an operator that reads values: numbers, or new stand-ins; None where they are not known."""
-        if _VALUE_DEPENDENT.isdisjoint(func.tags) or (node := self._call(func, args, kwargs)) is None:
+        if not isinstance(func, OpOverload) or _VALUE_DEPENDENT.isdisjoint(func.tags):
+            return None
+        if _written(func, args, kwargs) or (node := self._call(func, args, kwargs)) is None:
             return None
         with _disable_current_modes():
             result = self._recipe([node]).values(self._captured.get)[0]
@@ -99,7 +122,7 @@ class KnownValues:
             if isinstance(value, Tensor):
                 value = aten.lift_fresh.default(value)
                 # What is written into it later is no part of what was read.
-                self._nodes[id(value)] = self._graph.call_function(aten.clone.default, (made,)), value
+                self._set(value, self._graph.call_function(aten.clone.default, (made,)))
             found.append(value)
         return type(result)(found) if isinstance(result, list | tuple) else found[0]
 
@@ -113,24 +136,25 @@ class KnownValues:
             return [(result, node)]
         return [(entry, self._graph.call_function(operator.getitem, (node, i))) for i, entry in enumerate(result)]
 
+    def _set(self, entry: Any, node: fx.Node) -> None:
+        if isinstance(entry, Tensor):
+            self._nodes[id(entry)] = node, entry, _memory(entry)
+
     def _call(self, func: Any, args: Any, kwargs: Any) -> fx.Node | None:
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if not isinstance(func, OpOverload) or torch.Tag.nondeterministic_seeded in func.tags:
             return None
         try:
-            node = self._graph.call_function(func, *map_aggregate((args, kwargs), self._node))
+            return self._graph.call_function(func, *map_aggregate((args, kwargs), self._node))
         except _Unknown:
             return None
-        if func._schema.is_mutable:
-            self._writing.append(node)
-        return node
 
     def _node(self, entry: Any) -> Any:
         if not isinstance(entry, Tensor):
             return entry
-        if id(entry) in self._keys and id(entry) not in self._nodes:
-            self._nodes[id(entry)] = self._input(self._keys[id(entry)]), entry
-        if id(entry) not in self._nodes:
+        if not self.is_known(entry):
             raise _Unknown
+        if id(entry) not in self._nodes:
+            self._set(entry, self._input(self._keys[id(entry)]))
         return self._nodes[id(entry)][0]
 
     def _input(self, entry: int | Tensor) -> fx.Node:
@@ -153,6 +177,27 @@ class KnownValues:
         graph.output([copies[node] for node in results])
         inputs = [entry for node, entry in self._inputs.items() if node in needed]
         return Recipe(fx.GraphModule(torch.nn.Module(), graph), inputs, bool(self._writing))
+
+
+def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    """The tensors that an operator writes into, or may write into."""
+    if not isinstance(func, OpOverload):  # one that takes functions
+        return _tensors((args, kwargs))
+    if not func._schema.is_mutable:
+        return []
+    given = zip(func._schema.arguments, args, strict=False)
+    named = {argument.name: argument for argument in func._schema.arguments}
+    pairs = [*given, *[(named[name], value) for name, value in kwargs.items()]]
+    return _tensors([value for argument, value in pairs if argument.alias_info and argument.alias_info.is_write])
+
+
+def _memory(tensor: Tensor) -> int:
+    """Which memory a stand-in's would be."""
+    return tensor.untyped_storage()._cdata
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in trees.flatten(tree)[0] if isinstance(leaf, Tensor)]
 
 
 def identifying(values: Sequence[Any]) -> list[Any]:

@@ -74,7 +74,8 @@ class Substitute(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch
         elif func in _INDEXING:
             args = (args[0], self._positions(args[1]), *args[2:])
         elif func is aten.masked_select.default and self._known.is_known(args[1]):
-            x, mask = self._run(aten.broadcast_tensors.default, list(args))
+            shape = torch.broadcast_shapes(args[0].shape, args[1].shape)
+            x, mask = [self._run(aten.expand.default, entry, shape) for entry in args]
             return self._run(aten.index.Tensor, x, [mask])
         value = self._known.read(func, args, kwargs)
         if value is None:
@@ -126,8 +127,11 @@ def _described(tensor: Tensor) -> str:
     return f"a tensor{kind} of shape {tuple(tensor.shape)}{layout}"
 
 
-class SubstituteInference(TorchFunctionMode):
-    """Put stand-ins in the place of inference tensors before autograd sees them, which refuses to save them."""
+class SubstituteEarly(TorchFunctionMode):
+    """Put stand-ins in the place of real tensors where the dispatcher would be too late.
+
+    Autograd refuses to save inference tensors, and ``tolist`` reads memory by itself.
+    """
 
     def __init__(self, stand_ins: dict[int, Tensor]) -> None:
         self._stand_ins = stand_ins
@@ -138,6 +142,8 @@ class SubstituteInference(TorchFunctionMode):
         def normal(tensor: Tensor) -> Tensor:
             return self._stand_ins.get(id(tensor), tensor) if tensor.is_inference() else tensor
 
+        if func is Tensor.tolist:
+            return self._stand_ins.get(id(args[0]), args[0]).tolist()
         args, kwargs = trees.map_tensors(normal, (args, kwargs or {}))
         return func(*args, **kwargs)
 
@@ -149,7 +155,7 @@ def recording(stand_ins: dict[int, Tensor]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(inference_mode(False))
-            stack.enter_context(SubstituteInference(stand_ins))
+        stack.enter_context(SubstituteEarly(stand_ins))
         torch.clear_autocast_cache()
         torch.set_autocast_cache_enabled(False)
         stack.callback(torch.set_autocast_cache_enabled, cached)
