@@ -63,6 +63,11 @@ def takes_places(x: Tensor) -> Tensor:
     return (x.flatten()[places] ** 3).sum() * len(places)
 
 
+def lists_places(x: Tensor) -> Tensor:
+    places = torch.where(_mask[0])[0].tolist()
+    return (x[:, places] ** 3).sum()
+
+
 def splits(x: Tensor) -> Tensor:
     first, second = x.flatten()[:3].split(_counts.tolist())
     return (first**3).sum() + (second**4).sum()
@@ -76,6 +81,7 @@ CHANGES: dict[Function, Callable[[], object]] = {
     repeats: lambda: _counts.copy_(_counts.flip(0)),
     makes_a_mask: lambda: _flags.copy_(_flags.flip(0) - 1),
     takes_places: lambda: _mask.logical_not_(),
+    lists_places: lambda: _mask.copy_(torch.tensor([False, False, True])),
     splits: lambda: _counts.copy_(_counts.flip(0)),
 }
 
@@ -141,6 +147,12 @@ def writes_by_out(x: Tensor) -> Tensor:
     return (x**3).sum() * known.sum().item()
 
 
+def normalizes(x: Tensor) -> Tensor:
+    mean = torch.zeros(3, dtype=DOUBLE)
+    y = torch.nn.functional.batch_norm(x.detach(), mean, torch.ones(3, dtype=DOUBLE), training=True)
+    return (x**3 * y).sum() * mean.sum().item()
+
+
 def draws(x: Tensor) -> Tensor:
     return (x**3).sum() * torch.zeros(3).normal_().sum().item()
 
@@ -153,7 +165,15 @@ def reads_a_scattered(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     "func",
-    [writes_into_what_it_captures, writes_into_a_view, assigns_data, writes_by_out, draws, reads_a_scattered],
+    [
+        writes_into_what_it_captures,
+        writes_into_a_view,
+        assigns_data,
+        writes_by_out,
+        normalizes,
+        draws,
+        reads_a_scattered,
+    ],
     ids=lambda func: func.__name__,
 )
 def test_values_that_depend_on_more_are_refused(func: Function) -> None:

@@ -51,11 +51,18 @@ class Recipe(NamedTuple):
     writes: bool
 
     def values(self, captured: Callable[[int], Tensor | None]) -> list[Any]:
-        """The values for these captured tensors; none where one is missing."""
+        """The values for these captured tensors; none where one is missing, or an operator raises."""
         given = [entry if isinstance(entry, Tensor) else captured(entry) for entry in self.inputs]
         tensors = [tensor.clone() if self.writes else tensor.detach() for tensor in given if tensor is not None]
-        with undisturbed():
-            return list(self.compute(*tensors)) if len(tensors) == len(given) else []
+        if len(tensors) < len(given):
+            return []
+        try:
+            with undisturbed():
+                # Called itself, a module of torch.fx prints what it raises.
+                return list(self.compute.forward(*tensors))
+        except Exception:
+            # What was recorded for other shapes may raise anything: the values are others, and so is the program.
+            return []
 
 
 class KnownValues:
@@ -114,7 +121,10 @@ class KnownValues:
         if _written(func, args, kwargs) or (node := self._call(func, args, kwargs)) is None:
             return None
         with _disable_current_modes():
-            result = self._recipe([node]).values(self._captured.get)[0]
+            results = self._recipe([node]).values(self._captured.get)
+        if not results:
+            return None
+        (result,) = results
         found = []
         for value, made in self._entries(node, result):
             self._reads.append(made)
@@ -183,17 +193,20 @@ def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
     """The tensors that an operator writes into, or may write into."""
     if not isinstance(func, OpOverload):  # one that takes functions
         return _tensors((args, kwargs))
-    if not func._schema.is_mutable:
-        return []
     given = zip(func._schema.arguments, args, strict=False)
     named = {argument.name: argument for argument in func._schema.arguments}
     pairs = [*given, *[(named[name], value) for name, value in kwargs.items()]]
-    return _tensors([value for argument, value in pairs if argument.alias_info and argument.alias_info.is_write])
+    return _tensors([value for argument, value in pairs if _is_written(argument)])
+
+
+def _is_written(argument: Any) -> bool:
+    # The statistics of normalizations change without a mark.
+    return bool(argument.alias_info and argument.alias_info.is_write) or argument.name.startswith("running_")
 
 
 def _memory(tensor: Tensor) -> int:
     """Which memory a stand-in's would be."""
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _tensors(tree: Any) -> list[Tensor]:

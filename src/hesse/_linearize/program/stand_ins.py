@@ -74,7 +74,7 @@ class Substitute(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch
         elif func in _INDEXING:
             args = (args[0], self._positions(args[1]), *args[2:])
         elif func is aten.masked_select.default and self._known.is_known(args[1]):
-            shape = torch.broadcast_shapes(args[0].shape, args[1].shape)
+            shape = torch.broadcast_shapes(args[0].shape, args[1].shape)  # type: ignore[no-untyped-call]
             x, mask = [self._run(aten.expand.default, entry, shape) for entry in args]
             return self._run(aten.index.Tensor, x, [mask])
         value = self._known.read(func, args, kwargs)
