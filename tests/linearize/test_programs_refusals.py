@@ -15,8 +15,6 @@ from hesse._linearize import engines
 from . import programs
 
 X = torch.tensor([1.0, 2.0, 3.0])
-_index = torch.tensor(1)
-_mask = torch.tensor([True, False, True])
 _sparse = torch.eye(3).to_sparse()
 
 
@@ -28,12 +26,14 @@ def reads_its_input(x: Tensor) -> Tensor:
     return (x**2).sum() * float(x[0])
 
 
-def reads_what_it_captures(x: Tensor) -> Tensor:
-    return (x**2).sum() * _index.item()
+def reads_what_it_writes(x: Tensor) -> Tensor:
+    found = torch.zeros(3)
+    found[1:] = x.detach()[1:]
+    return (x**2).sum() * found[2].item()
 
 
 def selects_by_values(x: Tensor) -> Tensor:
-    return (x[_mask] ** 3).sum()
+    return (x[x > 1] ** 3).sum()
 
 
 def leaves_for_numpy(x: Tensor) -> Tensor:
@@ -56,8 +56,8 @@ def seeds_itself(x: Tensor) -> Tensor:
 REFUSED: list[tuple[Callable[..., Tensor], str]] = [
     (branches, r"aten\._local_scalar_dense.*line \d+: return \(x\*\*3\)\.sum\(\) if x\.sum\(\) > 0"),
     (reads_its_input, r"aten\._local_scalar_dense.*line \d+: return .*float\(x\[0\]\)"),
-    (reads_what_it_captures, r"aten\._local_scalar_dense.*line \d+: .*_index\.item\(\)"),
-    (selects_by_values, r"aten\.nonzero.*line \d+: return \(x\[_mask\]"),
+    (reads_what_it_writes, r"aten\._local_scalar_dense.*line \d+: .*found\[2\]\.item\(\)"),
+    (selects_by_values, r"aten\.nonzero.*line \d+: return \(x\[x > 1\]"),
     (leaves_for_numpy, r"without data it raises RuntimeError: .*line \d+: .*numpy"),
     (captures_a_sparse_matrix, r"a tensor of shape \(3, 3\), layout torch\.sparse_coo.*line \d+: .*sparse\.mm"),
     (draws_from_its_own_generator, r"aten\.rand.*draws from a generator of its own.*line \d+"),

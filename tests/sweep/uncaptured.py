@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from tests.capabilities import combines_by_values
-
 READ_VALUES = {
-    **({"combinations": "aten.masked_select"} if combines_by_values() else {}),
-    "corrcoef": "aten.equal",
-    "cov": "aten.equal",
     "index_reduce_prod": "aten._local_scalar_dense",
     "linalg_lstsq": "aten.linalg_lstsq",
     "linalg_lstsq_grad_oriented": "aten.linalg_lstsq",
-    "masked_select": "aten.masked_select",
     "nn_functional_ctc_loss": "aten._ctc_loss",
-    "nn_functional_gaussian_nll_loss": "aten._local_scalar_dense",
     "scatter_reduce_prod": "aten._local_scalar_dense",
-    "trace": "aten._unique",
 }
-"""Shapes or branches that depend on the values of tensors."""
+"""Shapes or branches that depend on the values of the variables."""
 
 SPARSE = {
     "sparse_mm_reduce": "layout torch.sparse_csr",

@@ -104,22 +104,27 @@ class Compiled:
 
     def _linearize(self, map: Map, point: Leaves, arguments: Any, name: str, shared: Shared | None) -> Linearization:
         surroundings = Surroundings(self.func, arguments, point, shared.surroundings if shared else None)
-        program = next((program for program in self.programs if program.fits(point, surroundings)), None)
+        try:
+            program, inputs = self._serving(point, surroundings) or self._new_program(map, point, surroundings, shared)
+        except CaptureError as error:
+            # What the function itself raises passes through unchanged.
+            return self._instead(error, tape.linearize(map, point, name=name))
         compares = self.verify and (shared is None or program not in shared.compared)
-        if program is not None and not compares:
-            return self._trusted(program, program.inputs(point, surroundings))
-        if program is None:
-            try:
-                program = self._new_program(map, point, surroundings, shared)
-            except CaptureError as error:
-                # What the function itself raises passes through unchanged.
-                return self._instead(error, tape.linearize(map, point, name=name))
-        linearization = self._verified(program, program.inputs(point, surroundings), map, point, name)
+        if program in self.programs and not compares:
+            return self._trusted(program, inputs)
+        linearization = self._verified(program, inputs, map, point, name)
         if shared is not None:
             shared.compared.add(program)
         return linearization
 
-    def _new_program(self, map: Map, point: Leaves, surroundings: Surroundings, shared: Shared | None) -> Program:
+    def _serving(self, point: Leaves, surroundings: Surroundings) -> tuple[Program, list[Tensor]] | None:
+        """A program for the point, and its inputs there."""
+        found = ((program, program.inputs(point, surroundings)) for program in self.programs)
+        return next(((program, inputs) for program, inputs in found if inputs is not None), None)
+
+    def _new_program(
+        self, map: Map, point: Leaves, surroundings: Surroundings, shared: Shared | None
+    ) -> tuple[Program, list[Tensor]]:
         if len(self.programs) == _PROGRAMS:
             changed = surroundings.difference(self.programs[-1].plain)
             what = f"{changed!r} is different at each point" if changed else "its tensors are laid out anew each time"
@@ -135,7 +140,10 @@ class Compiled:
         # Stand-ins draw nothing, so whoever has moved a generator is the function.
         if program.draws and any(not torch.equal(generator.get_state(), state) for generator, state in states.items()):
             raise CaptureError(f"it sets the state of the random generator and draws by {', '.join(program.draws)}")
-        return program
+        inputs = program.inputs(point, surroundings)
+        if inputs is None:
+            raise CaptureError("it reads values that are different each time")
+        return program, inputs
 
     def _trusted(self, program: Program, inputs: list[Tensor]) -> Linearization:
         start = program.start(program.with_copies(inputs))
@@ -168,9 +176,7 @@ class Compiled:
             CaptureError: there is no program, or not for a point that has passed.
         """
         surroundings = Surroundings(self.func, arguments, point)
-        program = next((program for program in self.programs if program.fits(point, surroundings)), None)
-        program = program or self._new_program(map, point, surroundings, None)
-        inputs = program.inputs(point, surroundings)
+        program, inputs = self._serving(point, surroundings) or self._new_program(map, point, surroundings, None)
         if program.changed_inputs(inputs):
             raise CaptureError("it changes tensors in place, so that its evaluation cannot be repeated")
         expected = self._expected(reference, point)

@@ -28,6 +28,7 @@ from hesse._linearize.program.graph import (
     results_of,
     set_results,
 )
+from hesse._linearize.program.known_values import KnownValues, Recipe
 from hesse._linearize.program.passes.views import reshape_for_view
 from hesse._linearize.program.stand_ins import Substitute, has_stand_in, is_stand_in, new_mode, recording, stand_in
 from hesse._linearize.program.undisturbed import undisturbed
@@ -42,7 +43,9 @@ class Joint(NamedTuple):
         graph: takes the point's leaves, the captured tensors, the constants, then the vectors; returns the outputs,
             the tensors of ``aux``, the changed tensors, then the products.
         captured: identities of the captured tensors that the graph takes.
-        constants: tensors that the function makes of Python numbers.
+        constants: tensors that the function makes of Python numbers, and known values.
+        known: how to compute the known values, if there are any.
+        known_values: those that the graph was made for.
         changed: positions among the inputs of tensors that the function changes in place.
         num_outputs: how many of the results are outputs of the map.
         rebuild_aux: makes the auxiliary output from its tensors.
@@ -53,6 +56,8 @@ class Joint(NamedTuple):
     graph: Graph
     captured: list[int]
     constants: list[Tensor]
+    known: Recipe | None
+    known_values: list[Any]
     changed: list[int]
     num_outputs: int
     rebuild_aux: Callable[[Sequence[Tensor]], Any]
@@ -80,7 +85,7 @@ def capture(
     with refused(while_capturing):
         x = [stand_in(mode, leaf, "The input") for leaf in point]
         stand_ins = {key: stand_in(mode, tensor) for key, tensor in reachable.items() if has_stand_in(tensor)}
-        recorder = _Recorder(map, stand_ins, directions)
+        recorder = _Recorder(map, reachable, stand_ins, directions)
         belonging = [*x, *stand_ins.values()]
         with recording(stand_ins), mode:
             recorder.shape_vectors(x)
@@ -103,6 +108,8 @@ def capture(
         graph,
         captured,
         constants,
+        recorder.known.recipe(),
+        recorder.known.values,
         [position[old] for old in changed],
         recorder.num_outputs,
         recorder.rebuild_aux,
@@ -114,10 +121,11 @@ def capture(
 class _Recorder:
     """The function that is recorded: a tape at stand-ins, and one product in each direction."""
 
-    def __init__(self, map: Map, stand_ins: dict[int, Tensor], directions: Sequence[Direction]) -> None:
-        self._map = map
-        self._stand_ins = stand_ins
-        self._directions = directions
+    def __init__(
+        self, map: Map, reachable: dict[int, Tensor], stand_ins: dict[int, Tensor], directions: Sequence[Direction]
+    ) -> None:
+        self._map, self._directions = map, directions
+        self._reachable, self._stand_ins = reachable, stand_ins
         self.vectors: dict[Direction, list[Tensor]] = {}
         self.num_products: dict[Direction, int] = {}
         self.num_outputs = self.num_first = 0
@@ -132,16 +140,20 @@ class _Recorder:
         self._num_variables = len(x)
         outputs: Leaves = x
         if "matvec" in self._directions:
-            with Substitute(self._stand_ins):
+            with self._substitute(list(self._stand_ins.values())):
                 outputs = Tape(self._map, x, False, "Hessian").outputs
             self.vectors["matvec"] = like(x)
         self.vectors["rmatvec"] = like(outputs)
 
+    def _substitute(self, captured: Sequence[Tensor]) -> Substitute:
+        stand_ins = dict(zip(self._stand_ins, captured, strict=True))
+        self.known = KnownValues(self._reachable, stand_ins)
+        return Substitute(stand_ins, self.known)
+
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         given = iter(inputs)
         x = list(itertools.islice(given, self._num_variables))
-        captured = list(itertools.islice(given, len(self._stand_ins)))
-        with Substitute(dict(zip(self._stand_ins, captured, strict=True))):
+        with self._substitute(list(itertools.islice(given, len(self._stand_ins)))):
             tape = Tape(self._map, x, False, "Hessian")
             everything = Selection(tuple(range(len(tape.outputs))), tuple(range(len(x))))
             products = []

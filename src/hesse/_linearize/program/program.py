@@ -15,6 +15,7 @@ from hesse._autograd.thread_state import interruptible
 from hesse._linearize.program.backends import Backend, Run, run_as_it_is
 from hesse._linearize.program.capture import capture
 from hesse._linearize.program.graph import Graph, copy_of, inputs_of, results_of, run_passes
+from hesse._linearize.program.known_values import identifying
 from hesse._linearize.program.partition import Replay, partition
 from hesse._linearize.program.surroundings import Layout, Surroundings
 from hesse._linearize.program.undisturbed import undisturbed
@@ -61,12 +62,14 @@ class Program:
         halves = partition(joint, fuses=backend.fuses, most=most_kept)
         self.draws, self.plain = halves.draws, surroundings.plain
         self._captured = [names[key] for key in joint.captured]
-        self._layouts = [Layout.of(leaf) for leaf in point]
-        self._captured_layouts = [Layout.of(reachable[key]) for key in joint.captured]
+        self._layouts = [Layout.of(tensor) for tensor in (*point, *[reachable[key] for key in joint.captured])]
         # Without the joint graph, which takes memory.
         self._joint, self._replays, self._backend = joint._replace(graph=halves.first), halves.replays, backend
         # Operator by operator it draws the same numbers, in the same order, as the tape.
         self._first = run_as_it_is(halves.first) if self.draws else self._compiled(halves.first)
+        self._known = [_position(constant, joint.known_values) for constant in joint.constants]
+        self._expected = identifying(joint.known_values)
+        self._names = names
         # By direction and the number of vectors at once, which is None for a single vector.
         self._runs: dict[tuple[Direction, int | None], Run] = {}
         # Positions of products that share memory with inputs or with each other.
@@ -78,23 +81,24 @@ class Program:
         """Whether a replay for many vectors is compiled already."""
         return any(count is not None for _, count in self._runs)
 
-    def fits(self, point: Leaves, surroundings: Surroundings) -> bool:
-        """Whether this program serves a point and its surroundings."""
-        return (
-            self.plain == surroundings.plain
-            and [Layout.of(leaf) for leaf in point] == self._layouts
-            and all(
-                (tensor := surroundings.the_one(names)) is not None and Layout.of(tensor) == layout
-                for names, layout in zip(self._captured, self._captured_layouts, strict=True)
-            )
-        )
-
-    def inputs(self, point: Leaves, surroundings: Surroundings) -> list[Tensor]:
-        """The inputs of the first half at a point."""
-        captured = [surroundings.the_one(names) for names in self._captured]
-        found = [*point, *[tensor for tensor in captured if tensor is not None], *self._joint.constants]
+    def inputs(self, point: Leaves, surroundings: Surroundings) -> list[Tensor] | None:
+        """The inputs of the first half at a point; None where the program does not serve it."""
+        if self.plain != surroundings.plain:
+            return None
+        captured = [tensor for names in self._captured if (tensor := surroundings.the_one(names)) is not None]
+        if [Layout.of(tensor) for tensor in (*point, *captured)] != self._layouts:
+            return None
+        known: list[Any] = []
+        if self._joint.known is not None:
+            known = self._joint.known.values(lambda key: surroundings.the_one(self._names[key]))
+            if identifying(known) != self._expected:
+                return None
+        constants = [
+            constant if position is None else known[position]
+            for constant, position in zip(self._joint.constants, self._known, strict=True)
+        ]
         # Compiled code does not know of lazy conjugation and negation.
-        return [tensor.detach().resolve_conj().resolve_neg() for tensor in found]
+        return [tensor.detach().resolve_conj().resolve_neg() for tensor in (*point, *captured, *constants)]
 
     def changed_inputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Those of the inputs that the function changes in place."""
@@ -165,6 +169,11 @@ class Program:
 
     def _compiled(self, graph: Graph) -> Run:
         return self._backend.compile(run_passes(graph, self._backend.half))
+
+
+def _position(constant: Tensor, values: Sequence[Any]) -> int | None:
+    """The position of a constant among known values, if it is one."""
+    return next((i for i, value in enumerate(values) if value is constant), None)
 
 
 def _laid_out(vector: Tensor, dtype: torch.dtype) -> Tensor:

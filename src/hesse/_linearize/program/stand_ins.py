@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 # Private: the stand-ins of torch.compile and torch.export.
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.fx.node import map_aggregate
 from torch.overrides import TorchFunctionMode
 
 # Not documented but in public use: sees every operation below autograd.
@@ -22,6 +23,17 @@ from hesse._autograd.thread_state import inference_mode
 from hesse._base import trees
 from hesse._base.errors import CaptureError
 from hesse._linearize.program.argument_checks import passing_value
+from hesse._linearize.program.known_values import KnownValues
+
+aten = torch.ops.aten
+
+_INDEXING = {
+    aten.index.Tensor,
+    aten.index_put.default,
+    aten.index_put_.default,
+    aten._index_put_impl_.default,
+    aten._unsafe_index.Tensor,
+}
 
 
 def new_mode() -> FakeTensorMode:
@@ -42,26 +54,50 @@ def is_stand_in(tensor: Tensor) -> bool:
 class Substitute(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's has no types
     """Put stand-ins in the place of real tensors, whichever way the function came by them."""
 
-    def __init__(self, stand_ins: dict[int, Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's has no types
-        self._stand_ins = stand_ins
+    def __init__(self, stand_ins: dict[int, Tensor], known: KnownValues) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._stand_ins, self._known = stand_ins, known
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is not torch.ops.aten.lift_fresh.default:  # a tensor made of Python numbers just now: a constant
-            if any(isinstance(value, torch.Generator) for value in (kwargs or {}).values()):
+        kwargs = kwargs or {}
+        if func is not aten.lift_fresh.default:  # a tensor made of Python numbers just now: a constant
+            if any(isinstance(value, torch.Generator) for value in kwargs.values()):
                 raise CaptureError(f"{func} draws from a generator of its own")
-            args, kwargs = trees.map_tensors(self._stand_in_of, (args, kwargs or {}))
-        if func is torch.ops.aten._efficientzerotensor.default:
+            args, kwargs = map_aggregate((args, kwargs), self._stand_in_of)
+        if func is aten._efficientzerotensor.default:
             # Forward mode's zeros have no memory, and operators take shortcuts for them that skip the stand-ins.
-            return torch.ops.aten.zeros.default(*args, **(kwargs or {}))
-        if func is torch.ops.aten._local_scalar_dense.default and (value := passing_value()) is not None:
-            return value
-        return func(*args, **(kwargs or {}))
+            func = aten.zeros.default
+        elif func is aten._local_scalar_dense.default and (passing := passing_value()) is not None:
+            return passing
+        elif func in _INDEXING:
+            args = (args[0], self._positions(args[1]), *args[2:])
+        elif func is aten.masked_select.default and self._known.is_known(args[1]):
+            shape = torch.broadcast_shapes(args[0].shape, args[1].shape)  # type: ignore[no-untyped-call]
+            x, mask = [self._run(aten.expand.default, entry, shape) for entry in args]
+            return self._run(aten.index.Tensor, x, [mask])
+        value = self._known.read(func, args, kwargs)
+        if value is None:
+            value = func(*args, **kwargs)
+            self._known.record(func, args, kwargs, value)
+        return value
 
-    def _stand_in_of(self, tensor: Tensor) -> Tensor:
-        if is_stand_in(tensor):
+    def _run(self, func: Any, *args: Any) -> Any:
+        return self.__torch_dispatch__(func, (), args)
+
+    def _positions(self, indices: Sequence[Any]) -> list[Any]:
+        """The indices of a tensor, with the positions of True in place of masks that are known."""
+        found: list[Any] = []
+        for index in indices:
+            if isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) and self._known.is_known(index):
+                found += self._run(aten.unbind.int, self._run(aten.nonzero.default, index), 1)
+            else:
+                found.append(index)
+        return found
+
+    def _stand_in_of(self, tensor: Any) -> Any:
+        if not isinstance(tensor, Tensor) or is_stand_in(tensor):
             return tensor
         if id(tensor) in self._stand_ins:
             return self._stand_ins[id(tensor)]
@@ -91,8 +127,11 @@ def _described(tensor: Tensor) -> str:
     return f"a tensor{kind} of shape {tuple(tensor.shape)}{layout}"
 
 
-class SubstituteInference(TorchFunctionMode):
-    """Put stand-ins in the place of inference tensors before autograd sees them, which refuses to save them."""
+class SubstituteEarly(TorchFunctionMode):
+    """Put stand-ins in the place of real tensors where the dispatcher would be too late.
+
+    Autograd refuses to save inference tensors, and ``tolist`` reads memory by itself.
+    """
 
     def __init__(self, stand_ins: dict[int, Tensor]) -> None:
         self._stand_ins = stand_ins
@@ -103,6 +142,8 @@ class SubstituteInference(TorchFunctionMode):
         def normal(tensor: Tensor) -> Tensor:
             return self._stand_ins.get(id(tensor), tensor) if tensor.is_inference() else tensor
 
+        if func is Tensor.tolist:
+            return self._stand_ins.get(id(args[0]), args[0]).tolist()
         args, kwargs = trees.map_tensors(normal, (args, kwargs or {}))
         return func(*args, **kwargs)
 
@@ -114,7 +155,7 @@ def recording(stand_ins: dict[int, Tensor]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(inference_mode(False))
-            stack.enter_context(SubstituteInference(stand_ins))
+        stack.enter_context(SubstituteEarly(stand_ins))
         torch.clear_autocast_cache()
         torch.set_autocast_cache_enabled(False)
         stack.callback(torch.set_autocast_cache_enabled, cached)

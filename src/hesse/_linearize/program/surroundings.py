@@ -74,7 +74,7 @@ class Surroundings:
                 if not torch.nn.parameter.is_lazy(value):
                     plain.append((name, "tensor", (value.shape, value.dtype, value.requires_grad)))
             else:
-                plain.append((name, type(value).__qualname__, _token(value)))
+                plain.append((name, type(value).__qualname__, token(value)))
 
     def names_by_tensor(self) -> dict[int, tuple[str, ...]]:
         """All names of each tensor, by its identity."""
@@ -94,7 +94,7 @@ class Surroundings:
         return min(name for name, _, _ in changed) if changed else None
 
 
-def _token(value: Any) -> Any:
+def token(value: Any) -> Any:
     """Something hashable that is equal where the value has the same effect on a function."""
     if isinstance(value, bool | int | str | bytes | None | torch.dtype | torch.device | enum.Enum):
         return value
