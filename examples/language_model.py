@@ -57,5 +57,4 @@ def problem(steps=300):
 
 if __name__ == "__main__":
     H = problem().operator()
-    largest = hesse.eigsh(H, k=1, which="LA", rng=0).values[0]
-    print(f"{H.shape[0]} parameters, loss {H.value:.4f}; sharpness {largest:.3f}")
+    print(f"{H.shape[0]} weights: loss {H.value:.4f}, sharpness {hesse.eigsh(H, 1, which='LA', rng=0).values[0]:.3f}")

@@ -7,8 +7,8 @@ which autograd knows where the gradient is to be differentiated: g has a history
 
 Where g is not zero, or changes with another norm that is zero, the function has a kink, and derivatives are PyTorch's:
 zero, or no number. Fourth derivatives by x at zero are wrong: g / r has a third of the curvature of q there. Where
-zeros cannot be seen, in programs and batches of ``vmap``, and inside of ``torch.func.grad``, which frees the history of g,
-derivatives are PyTorch's too.
+zeros cannot be seen, in programs and batches of ``vmap``, and inside of ``torch.func.grad``, which frees the history
+of g, derivatives are PyTorch's too.
 
 Source: elementary, by l'Hôpital's rule.
 """
