@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 # One thread in each of two test workers: two cores, and no worker waits for the other's threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
-.PHONY: help demo test test-all exhaustive inductor lint bench questions tables clean
+.PHONY: help demo test test-all exhaustive inductor lint docs bench questions tables clean
 
 help:
 	@echo "make demo      the Hessian of a network trained on scikit-learn's digits: products, and its spectrum on a page"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-all  the tests and the exhaustive ones"
 	@echo "make inductor  every scenario and operator compiled by Inductor (an hour or so)"
 	@echo "make lint      format, lint and types"
+	@echo "make docs      the site, in docs/_build/html"
 	@echo "make bench     the benchmark against PyTorch and its peers (installs them; about half an hour)"
 	@echo "make questions  eigenvalues, traces and solves beside the peers (installs them; about half an hour)"
 	@echo "make tables    write the tables of README and docs from the committed results"
@@ -50,6 +51,11 @@ lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# A warning is an error, and every internal link must lead somewhere.
+docs: .venv/.installed
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
+	$(BIN)/python docs/links.py docs/_build/html
+
 bench: .venv/.bench-installed
 	$(BIN)/python -m benchmarks
 
@@ -60,4 +66,4 @@ tables: .venv/.installed
 	$(BIN)/python -m benchmarks.table
 
 clean:
-	rm -rf .venv .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .demo docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

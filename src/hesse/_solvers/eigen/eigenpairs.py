@@ -19,7 +19,7 @@ class Eigenpairs:
         vectors: x as columns, shape (n, k), of norm one, in the operator's dtype and on its device.
         residuals: ‖A·x − λ·x‖, shape (k,), float64 on the CPU, from the products of the search, or from true products
             with the vectors where those were asked for. Some eigenvalue is that close to λ, up to rounding.
-        bounds: for each pair the bound that its residual meets: ``"tol"`` for tol·|λ|, ``"precision"`` for
+        bounds: for each pair the bound that its residual meets: ``"tol"`` for ``tol·|λ|``, ``"precision"`` for
             32·eps·‖A‖, or ``"none"``.
         complete: for each pair whether a look from a fresh random vector has shown that no better eigenvalue is
             missing at its end of the spectrum.

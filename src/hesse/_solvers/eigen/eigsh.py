@@ -44,7 +44,7 @@ def eigsh(
 
     .. math:: \|A x - \lambda x\| \le \max(\mathrm{tol} \cdot |\lambda|, \; 32 \, \varepsilon \, \|A\|),
 
-    with :math:`\varepsilon` of the operator's dtype and :math:`\|A\|` taken for the largest |λ| seen.
+    with :math:`\varepsilon` of the operator's dtype and :math:`\|A\|` taken for the largest :math:`|\lambda|` seen.
     Small residuals do not say that these are the pairs that were asked for: a Krylov space holds one vector only of
     each eigenvalue, however often it is there. So once residuals are small, Lanczos from a fresh random vector, away
     from all that is known, bounds the eigenvalues that are left; if one better than those found may be there, by more

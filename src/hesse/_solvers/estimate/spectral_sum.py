@@ -45,7 +45,7 @@ class TraceOfEstimate:
             and by rounding: of the eigenvalues by eps·‖A‖, and of f.
         interval: (low, high): the interval of the sampling, at ``confidence``, widened by ``quadrature_error``.
         confidence: as asked for.
-        converged: whether the interval reaches no farther than max(tol·|estimate|, atol), or than rounding of each
+        converged: whether the interval reaches no farther than ``max(tol·|estimate|, atol)``, or than rounding of each
             eigenvalue by 8·eps of itself would change it.
         num_probes: how many random vectors were used; none where the matrix was made.
         num_products: products made.

@@ -1,0 +1,103 @@
+"""How Sphinx builds the site: `make docs`."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+VERSION = (HERE.parent / "src/hesse/_base/version.py").read_text()
+
+project = "hesse"
+author = "The hesse developers"
+project_copyright = author
+release = re.search(r'__version__ = "(.*)"', VERSION)[1]  # type: ignore[index]
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.intersphinx",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+
+myst_heading_anchors = 3
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+napoleon_custom_sections = ["Source"]
+napoleon_use_ivar = True
+# Links to hesse's own names must lead somewhere; those to other projects need internet.
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", r"(?!hesse(\.[a-zA-Z]|$)).*")]
+copybutton_prompt_text = ">>> |\\.\\.\\. |\\$ "
+copybutton_prompt_is_regexp = True
+
+html_theme = "pydata_sphinx_theme"
+html_title = f"hesse {release}"
+html_static_path = ["_static"]
+html_css_files = ["hesse.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "logo": {"text": "hesse"},
+    "navbar_end": ["language-switch", "theme-switcher"],
+    "header_links_before_dropdown": 8,
+    "show_prev_next": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+# The home pages and those without neighbors need no list of neighbors.
+html_sidebars = {name: [] for name in ("index", "get-started", "recipes", "coming-from", "limits", "changelog")}
+
+REFERENCES = {
+    "python": "https://docs.python.org/3/",
+    "torch": "https://docs.pytorch.org/docs/stable/",
+    "numpy": "https://numpy.org/doc/stable/",
+    "scipy": "https://docs.scipy.org/doc/scipy/",
+}
+TRANSLATION = "zh_TW"
+
+
+def inventory(name: str, url: str) -> str | None:
+    """The inventory of another project's reference, fetched once; None without internet, for links are not the text."""
+    file = HERE / "_build" / "inventories" / f"{name}.inv"
+    if not file.exists():
+        try:
+            with urllib.request.urlopen(f"{url}objects.inv", timeout=5) as answer:
+                content = answer.read()
+        except OSError:
+            return None
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    return str(file)
+
+
+def other_language(page: str) -> str:
+    """The same page in the other language, or the other language's first page."""
+    if page.startswith(f"{TRANSLATION}/"):
+        return page.removeprefix(f"{TRANSLATION}/")
+    translated = f"{TRANSLATION}/{page}"
+    return translated if (HERE / f"{translated}.md").exists() else f"{TRANSLATION}/index"
+
+
+def _add_language(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    context["other_language"] = other_language(page)
+    context["is_translation"] = page.startswith(f"{TRANSLATION}/")
+    if context["is_translation"]:
+        context["language"] = TRANSLATION.replace("_", "-")
+
+
+def _add_references(app: Any, config: Any) -> None:
+    found = {name: (url, inventory(name, url)) for name, url in REFERENCES.items()}
+    config.intersphinx_mapping = {name: place for name, place in found.items() if place[1] is not None}
+
+
+def setup(app: Any) -> None:
+    # Not while this file is imported, so that tests can import it without internet.
+    app.connect("config-inited", _add_references)
+    app.connect("html-page-context", _add_language)
