@@ -1,7 +1,9 @@
 # Everything runs in .venv, which the first target makes; python3 and make are all that must be there.
+# With TORCH=2.15.0 (any version) it runs in an environment of that version's own.
 PYTHON ?= python3
-BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+VENV := .venv$(TORCH:%=-torch-%)
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(VENV)/constraints.txt
 # One thread in each of two test workers: two cores, and no worker waits for the other's threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
@@ -9,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
 help:
 	@echo "make demo      the Hessian of a network trained on scikit-learn's digits: products, and its spectrum on a page"
-	@echo "make test      the tests, in under ten minutes on two cores"
+	@echo "make test      the tests, in under ten minutes on two cores; TORCH=2.15.0 runs them with that PyTorch"
 	@echo "make test-all  the tests and the exhaustive ones"
 	@echo "make inductor  every scenario and operator compiled by Inductor (an hour or so)"
 	@echo "make lint      format, lint and types"
@@ -18,52 +20,53 @@ help:
 	@echo "make questions  eigenvalues, traces and solves beside the peers (installs them; about half an hour)"
 	@echo "make tables    write the tables of README and docs from the committed results"
 
-.venv/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	sed 's/^torch==.*/$(if $(TORCH),torch==$(TORCH),&)/' constraints.txt > $(VENV)/constraints.txt
 	$(PIP) --editable '.[dev]'
 	@touch $@
 
-.venv/.bench-installed: .venv/.installed benchmarks/requirements.txt benchmarks/requirements-nodeps.txt
+$(VENV)/.bench-installed: $(VENV)/.installed benchmarks/requirements.txt benchmarks/requirements-nodeps.txt
 	$(PIP) --requirement benchmarks/requirements.txt
 	$(PIP) --no-deps --requirement benchmarks/requirements-nodeps.txt
 	@touch $@
 
-demo: .venv/.installed
+demo: $(VENV)/.installed
 	@mkdir -p .demo
 	$(BIN)/hesse vhp examples/digits.py --products 100 --compare --out .demo/product.safetensors
 	$(BIN)/hesse spectrum examples/digits.py --top 10 --out .demo/spectrum
 
-test: .venv/.installed
+test: $(VENV)/.installed
 	$(PYTEST) -m "not exhaustive and not inductor"
 
-exhaustive: .venv/.installed
+exhaustive: $(VENV)/.installed
 	$(PYTEST) -m exhaustive
 
 test-all: test exhaustive
 
 # Every scenario and every operator through Inductor: an hour or so.
-inductor: .venv/.installed
+inductor: $(VENV)/.installed
 	$(PYTEST) -m inductor
 	$(BIN)/python -m tests.sweep.compiled
 
-lint: .venv/.installed
+lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 # A warning is an error, and every internal link must lead somewhere.
-docs: .venv/.installed
+docs: $(VENV)/.installed
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
 	$(BIN)/python docs/links.py docs/_build/html
 
-bench: .venv/.bench-installed
+bench: $(VENV)/.bench-installed
 	$(BIN)/python -m benchmarks
 
-questions: .venv/.bench-installed
+questions: $(VENV)/.bench-installed
 	$(BIN)/python -m benchmarks.questions
 
-tables: .venv/.installed
+tables: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.table
 
 clean:
-	rm -rf .venv .demo docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-torch-* .demo docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,6 +9,7 @@ import typer
 
 from hesse._base.version import __version__
 from hesse._cli.check import check
+from hesse._cli.env import env
 from hesse._cli.spectrum import spectrum
 from hesse._cli.vhp import vhp
 
@@ -17,6 +18,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_mar
 app.command()(check)
 app.command()(vhp)
 app.command()(spectrum)
+app.command()(env)
 
 
 def _print_version(wanted: bool) -> None:

@@ -31,8 +31,8 @@ class TraceEstimate:
         interval: (low, high), covers the trace with probability ``confidence``, or as far as rounding goes where the
             trace is exact; XTrace has none, so there it is (−∞, ∞).
         confidence: as asked for.
-        converged: whether the interval reaches no farther than ``max(tol·|estimate|, atol)``; for XTrace, whether it would
-            not if the error estimate were a standard error.
+        converged: whether the interval reaches no farther than ``max(tol·|estimate|, atol)``; for XTrace, whether it
+            would not if the error estimate were a standard error.
         num_products: products made.
         method: by which the estimate was made: ``"hutchinson"``, ``"hutch++"``, ``"xtrace"`` or ``"exact"``.
     """
