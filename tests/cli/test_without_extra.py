@@ -40,6 +40,12 @@ def test_importing_the_library_imports_none_of_them():
     assert done.stdout == "[]\n", done.stderr
 
 
+def test_importing_the_library_loads_no_part_of_scipy():
+    parts = ("linalg", "optimize", "sparse", "special")
+    done = run(f"import hesse, sys; print([name for name in {parts!r} if 'scipy.' + name in sys.modules])")
+    assert done.stdout == "[]\n", done.stderr
+
+
 def test_the_command_says_what_it_needs_before_any_work():
     done = run(BLOCKED + "from hesse._cli import main; main()", "spectrum", "problem.py", "--out", "report")
     assert done.returncode == 2

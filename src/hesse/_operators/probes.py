@@ -8,8 +8,8 @@ Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011; NumPy's implementa
 from __future__ import annotations
 
 import numpy as np
+import scipy  # its parts load when they are first used: all of them take longer than the rest of hesse
 import torch
-from scipy.special import ndtri
 from torch import Tensor
 
 from hesse._base import checks
@@ -38,7 +38,7 @@ def randn(n: int, k: int, rng: Rng, *, dtype: torch.dtype, device: torch.device)
     """Standard normal vectors of shape (n, k): the inverse distribution function of uniform numbers."""
     bits = _bits(n, k, rng)
     uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-    return _columns(ndtri(uniform), dtype, device)
+    return _columns(scipy.special.ndtri(uniform), dtype, device)
 
 
 def signs(n: int, k: int, rng: Rng, *, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import gammaincinv, stdtrit
 
 from hesse._solvers.estimate import student
 
@@ -38,11 +38,11 @@ def interval(samples: NDArray[np.float64], confidence: float) -> tuple[NDArray[n
     normal = half < 1e-4
     shape = np.where(normal, 1.0, _normal(confidence) / np.where(normal, 1.0, half)) ** 2
     low, high = (
-        mean * np.where(normal, 1 - sign * half, shape / gammaincinv(shape, 0.5 + sign * 0.5 * confidence))
+        mean * np.where(normal, 1 - sign * half, shape / quantile(shape, 0.5 + sign * 0.5 * confidence))
         for sign in (1, -1)
     )
     return low, high
 
 
 def _normal(confidence: float) -> float:
-    return float(stdtrit(np.inf, 0.5 + 0.5 * confidence))
+    return float(scipy.special.stdtrit(np.inf, 0.5 + 0.5 * confidence))

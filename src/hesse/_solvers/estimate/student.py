@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
 
 
 def deviation(samples: ArrayLike) -> NDArray[np.float64]:
@@ -23,7 +23,7 @@ def standard_error(samples: ArrayLike) -> NDArray[np.float64]:
 
 def quantile(confidence: float, count: int) -> float:
     """How many standard errors the interval of that confidence reaches to each side, for ``count`` samples."""
-    return float(stdtrit(count - 1, 0.5 + 0.5 * confidence))
+    return float(scipy.special.stdtrit(count - 1, 0.5 + 0.5 * confidence))
 
 
 def reach(samples: ArrayLike, confidence: float, *, hidden: float = 0.0) -> float:
