@@ -38,7 +38,8 @@ def interval(samples: NDArray[np.float64], confidence: float) -> tuple[NDArray[n
     normal = half < 1e-4
     shape = np.where(normal, 1.0, _normal(confidence) / np.where(normal, 1.0, half)) ** 2
     low, high = (
-        mean * np.where(normal, 1 - sign * half, shape / quantile(shape, 0.5 + sign * 0.5 * confidence))
+        mean
+        * np.where(normal, 1 - sign * half, shape / scipy.special.gammaincinv(shape, 0.5 + sign * 0.5 * confidence))
         for sign in (1, -1)
     )
     return low, high
