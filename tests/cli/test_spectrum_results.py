@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -295,3 +296,32 @@ FAILING = """
         if left < 0:
             raise ArithmeticError("a product too many")
 """
+
+
+def test_its_files_say_which_command_made_them(write_problem, hesse_command):
+    path = write_problem(name="my problem.py")
+    words = (
+        "spectrum",
+        path,
+        "--top",
+        1,
+        "--bottom",
+        0,
+        "--probes",
+        0,
+        "--certify",
+        "--dtype",
+        "float64",
+        "--out",
+        "a b",
+    )
+    assert hesse_command(*words).exit_code == 0
+    found = json.loads(Path("a b/result.json").read_text())
+    given = shlex.split(found["command"])
+    assert given[:3] == ["hesse", "spectrum", "my problem.py"]
+    # Options in another order and no default among them; called again, it finds the same.
+    assert sorted(given) == sorted(["hesse", *map(str, words)])
+    assert hesse_command(*given[1:]).exit_code == 0
+    again = json.loads(Path("a b/result.json").read_text())
+    assert again["command"] == found["command"]
+    assert again["eigenvalues"] == found["eigenvalues"]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+import hesse
 from hesse._report import page
 
 from .spectra import spectrum
@@ -20,7 +24,7 @@ def test_the_page_needs_nothing_else():
     assert len(links) == 5
     assert all(link.startswith("data:") for link in links)
     assert "http" not in re.sub(r'"data:[^"]*"', "", text)
-    assert "<script" not in text
+    assert text.count("<script") == text.count("<script>") == 1
 
 
 def test_names_are_escaped():
@@ -33,6 +37,13 @@ def test_what_has_not_converged_is_marked():
     assert 'class="open"' in text
     assert "or less: not converged" in text
     assert 'class="open"' not in page.render(spectrum())
+
+
+def test_its_foot_says_how_it_was_made():
+    foot = page.render(spectrum(command="hesse spectrum 'a <b>.py' --seed 7", seed=7)).partition("<footer>")[2]
+    assert "<code>hesse spectrum &#39;a &lt;b&gt;.py&#39; --seed 7</code>" in foot
+    versions = (f"hesse {hesse.__version__}", f"torch {torch.__version__}", f"python {platform.python_version()}")
+    assert all(word in foot for word in (*versions, "seed 7"))
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +109,43 @@ def test_a_browser_shows_it(browser, tmp_path, width, appearance, products):
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert paper == ("rgb(255, 255, 255)" if appearance == "light" else "rgb(20, 24, 29)")
+
+
+def test_numbers_are_sorted_by_a_click_on_their_head(browser, tmp_path):
+    path = tmp_path / "index.html"
+    # Values that text sorts otherwise than numbers: 1.6e-05 and -0.3, 90 and 9.
+    found = spectrum(values=np.array([90.0, 9.0, 1.6e-5, -0.3, -0.02]))
+    path.write_text(page.render(found))
+    _show(browser, path, 800, "light")
+    values = [pair.value for pair in found.top]
+
+    def column():
+        cells = browser.find_elements("css selector", "table tbody td:nth-child(2)")
+        return [float(cell.get_attribute("data-value")) for cell in cells]
+
+    assert column() == values
+    button = browser.find_elements("css selector", "th button")[1]
+    button.click()
+    assert column() == sorted(values)
+    button.click()
+    assert column() == sorted(values, reverse=True)
+    (head,) = browser.find_elements("css selector", "th[aria-sort]")
+    assert head.get_attribute("aria-sort") == "descending"
+
+
+def test_paper_is_light_on_a_dark_screen_too(browser, tmp_path):
+    path = tmp_path / "index.html"
+    path.write_text(page.render(spectrum()))
+    _show(browser, path, 800, "dark")
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": dark})
+    try:
+        paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        (picture,) = browser.find_elements("css selector", "img")
+        assert paper == "rgb(255, 255, 255)"
+        assert browser.execute_script("return arguments[0].currentSrc", picture) == picture.get_attribute("src")
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": dark})
 
 
 def test_a_missing_picture_would_be_noticed(browser, tmp_path):

@@ -23,6 +23,7 @@ from hesse._base.numbers import duration, memory, number
 from hesse._cli import entries, output
 from hesse._cli.failures import INTERRUPTED, CommandError, UserError, attributed, reported, sentence
 from hesse._cli.interrupt import Interrupt, interruptible
+from hesse._cli.invocation import invocation
 from hesse._cli.load import load
 from hesse._cli.options import DeviceOption, DtypeOption, EngineOption, ProblemFile, to_device
 from hesse._cli.resources import peak_memory
@@ -37,6 +38,7 @@ _Kept = Callable[[str], Path | None]
 
 
 def spectrum(
+    context: typer.Context,
     problem: ProblemFile,
     top: Annotated[int, typer.Option(min=0, help="How many of the largest eigenvalues.")] = 10,
     bottom: Annotated[int, typer.Option(min=0, help="How many of the smallest eigenvalues.")] = 5,
@@ -107,6 +109,7 @@ def spectrum(
             except (CommandError, UserError) as error:
                 failure = error
                 study.found.failure = sentence(error)
+            study.found.command = invocation(context)
             study.found.interrupted = interrupt.asked
             study.found.peak_memory = peak_memory(study.hessian.device)
             # What the questions before a failed one found is not lost.

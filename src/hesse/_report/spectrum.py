@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import platform
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ class Spectrum:
         size: n, the number of variables.
         dtype, device: of flat vectors.
         seed: of all random numbers.
+        command: that found it, ready for a shell; empty where none did.
         value, gradient_norm: of the function, at the point.
         num_top, num_bottom: how many eigenvalues were asked for at each end.
         seconds: what each step took, by its name.
@@ -60,6 +62,7 @@ class Spectrum:
     density: SpectralDensity | None = None
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     peak_memory: dict[str, int] = dataclasses.field(default_factory=dict)
+    command: str = ""
     interrupted: bool = False
     failure: str = ""
 
@@ -124,11 +127,15 @@ class Spectrum:
             sentences.append(f"The density rests on {len(self.density.nodes)} probe vectors, the last cut short.")
         return sentences
 
+    def versions(self) -> dict[str, str]:
+        """Versions of what found it, by name."""
+        return {"hesse": __version__, "torch": torch.__version__, "python": platform.python_version()}
+
     def to_json(self) -> dict[str, Any]:
         """Numbers and words, as JSON knows them; arrays are among the tensors."""
         found: dict[str, Any] = {
-            "hesse": __version__,
-            "torch": torch.__version__,
+            "command": self.command,
+            **self.versions(),
             "problem": self.problem,
             "size": self.size,
             "dtype": self.dtype,
