@@ -29,8 +29,8 @@ myst_heading_anchors = 3
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
-napoleon_custom_sections = ["Source"]
-napoleon_use_ivar = True
+napoleon_custom_sections = ["Source", ("Attributes", "params_style")]
+html_math_renderer = "mathml"
 # Links to hesse's own names must lead somewhere; those to other projects need internet.
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!hesse(\.[a-zA-Z]|$)).*")]
@@ -45,14 +45,16 @@ html_show_sourcelink = False
 html_theme_options = {
     "logo": {"text": "hesse"},
     "navbar_end": ["language-switch", "theme-switcher"],
-    "header_links_before_dropdown": 8,
+    "header_links_before_dropdown": 6,
     "show_prev_next": False,
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
     "footer_end": [],
 }
 # The home pages and those without neighbors need no list of neighbors.
-html_sidebars = {name: [] for name in ("index", "get-started", "recipes", "coming-from", "limits", "changelog")}
+html_sidebars = {
+    name: [] for name in ("index", "get-started", "recipes", "coming-from", "limits", "releases", "zh_TW/**")
+}
 
 REFERENCES = {
     "python": "https://docs.python.org/3/",
@@ -92,6 +94,20 @@ def _add_language(app: Any, page: str, template: str, context: dict[str, Any], d
         context["language"] = TRANSLATION.replace("_", "-")
 
 
+def _without_last_line(app: Any, page: str, source: list[str]) -> None:
+    """Without the empty line that a doctest needs before the end of its block."""
+    source[0] = re.sub(r"(?ms)^(```python\n.*?\n)\n```$", r"\1```", source[0])
+
+
+def _math(writer: Any, node: Any) -> None:
+    """Formulas as MathML, which browsers know by themselves: no script from elsewhere."""
+    from docutils.nodes import SkipNode, math_block
+    from docutils.utils.math.latex2mathml import tex2mathml
+
+    writer.body.append(tex2mathml(node.astext(), as_block=isinstance(node, math_block)))
+    raise SkipNode
+
+
 def _add_references(app: Any, config: Any) -> None:
     found = {name: (url, inventory(name, url)) for name, url in REFERENCES.items()}
     config.intersphinx_mapping = {name: place for name, place in found.items() if place[1] is not None}
@@ -100,4 +116,6 @@ def _add_references(app: Any, config: Any) -> None:
 def setup(app: Any) -> None:
     # Not while this file is imported, so that tests can import it without internet.
     app.connect("config-inited", _add_references)
+    app.connect("source-read", _without_last_line)
+    app.add_html_math_renderer("mathml", inline_renderers=(_math, None), block_renderers=(_math, None))
     app.connect("html-page-context", _add_language)

@@ -39,7 +39,8 @@ def test_the_reference_has_every_public_name_once():
 
 def test_every_page_is_in_the_navigation():
     pages = {page.relative_to(DOCS).with_suffix("").as_posix() for page in DOCS.rglob("*.md")}
-    listed = {"index"}
+    # The second is reached by the language switch.
+    listed = {"index", "zh_TW/index"}
     for page in DOCS.rglob("*.md"):
         for tree in re.findall(r"```{toctree}\n(.*?)```", page.read_text(), re.DOTALL):
             lines = [line for line in tree.splitlines() if line and not line.startswith(":")]

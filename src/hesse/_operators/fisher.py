@@ -26,7 +26,7 @@ from hesse._operators.terms import OuterTerm
 class Fisher(DataOperator):
     r"""The Fisher information matrix of a model over data, by its parameters, as an operator.
 
-    .. math:: F = c \sum_n J_n^\top\, \mathbb{E}_{y \sim p(y | x_n)}\big[ s_n s_n^\top \big]\, J_n,
+    .. math:: F = c \sum_n J_n^\top\, \mathbb{E}_{y \sim p(y | x_n)}\left[ s_n s_n^\top \right]\, J_n,
         \qquad p(y | x_n) \propto e^{-\ell(f_n, y)}, \quad s_n = \nabla_f\, \ell(f_n, y)
 
     where :math:`\ell` is the unreduced loss, :math:`J_n` the Jacobian of the prediction :math:`f_n`, and c what the

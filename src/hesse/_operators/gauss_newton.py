@@ -32,7 +32,7 @@ from hesse._operators.terms import OuterTerm
 class GaussNewton(DataOperator):
     r"""The (generalized) Gauss-Newton matrix of a loss over data, by a model's parameters, as an operator.
 
-    .. math:: G = \sum_b w_b\, J_b^\top L_b J_b \Big/ \sum_b w_b
+    .. math:: G = \frac{\sum_b w_b\, J_b^\top L_b J_b}{\sum_b w_b}
 
     where :math:`J_b` is the Jacobian of the predictions for batch b and :math:`L_b` the Hessian of the batch's loss by
     them. ``GaussNewton(func, inputs, loss=…)`` is the same for the output of a plain function, as inverse problems

@@ -21,7 +21,7 @@ from hesse._operators.terms import HessianTerm
 class LossHessian(DataOperator):
     r"""The Hessian of the mean (or summed) loss of a model over data, by its parameters, as an operator.
 
-    .. math:: H = \nabla_\theta^2 \Big( \sum_b w_b\, \ell_b(\theta) \Big/ \sum_b w_b \Big)
+    .. math:: H = \nabla_\theta^2 \, \frac{\sum_b w_b\, \ell_b(\theta)}{\sum_b w_b}
 
     where :math:`\ell_b` is the loss of batch b, and :math:`w_b` how many samples or tokens it is the mean of: so a
     ragged last batch and masked tokens give the Hessian of the true mean, that of one large batch.

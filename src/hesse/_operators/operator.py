@@ -28,7 +28,7 @@ class Operator(LinearMap):
         positive_semidefinite: whether no eigenvalue is negative, where that is known.
         differentiable: whether products carry derivatives by all that the operator closes over.
         domain, range: the structured vectors it takes and gives, where it knows of any.
-        ndim: 2.
+        ndim: 2, as of any matrix.
     """
 
     ndim = 2
