@@ -45,6 +45,7 @@ html_show_sourcelink = False
 html_theme_options = {
     "logo": {"text": "hesse"},
     "navbar_end": ["language-switch", "theme-switcher"],
+    "navbar_align": "left",
     "header_links_before_dropdown": 6,
     "show_prev_next": False,
     "secondary_sidebar_items": ["page-toc"],
