@@ -15,7 +15,7 @@ help:
 	@echo "make test-all  the tests and the exhaustive ones"
 	@echo "make inductor  every scenario and operator compiled by Inductor (an hour or so)"
 	@echo "make lint      format, lint and types"
-	@echo "make docs      the site, in docs/_build/html"
+	@echo "make docs      the site, in .site"
 	@echo "make bench     the benchmark against PyTorch and its peers (installs them; about half an hour)"
 	@echo "make questions  eigenvalues, traces and solves beside the peers (installs them; about half an hour)"
 	@echo "make tables    write the tables of README and docs from the committed results"
@@ -56,8 +56,8 @@ lint: $(VENV)/.installed
 
 # A warning is an error, and every internal link must lead somewhere.
 docs: $(VENV)/.installed
-	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
-	$(BIN)/python docs/links.py docs/_build/html
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs .site
+	$(BIN)/python docs/links.py .site
 
 bench: $(VENV)/.bench-installed
 	$(BIN)/python -m benchmarks
@@ -69,4 +69,4 @@ tables: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.table
 
 clean:
-	rm -rf .venv .venv-torch-* .demo docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-torch-* .demo .site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -22,7 +22,6 @@ extensions = [
     "sphinx.ext.intersphinx",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 
 myst_heading_anchors = 3
@@ -68,7 +67,7 @@ TRANSLATION = "zh_TW"
 
 def inventory(name: str, url: str) -> str | None:
     """The inventory of another project's reference, fetched once; None without internet, for links are not the text."""
-    file = HERE / "_build" / "inventories" / f"{name}.inv"
+    file = HERE.parent / ".site" / ".inventories" / f"{name}.inv"
     if not file.exists():
         try:
             with urllib.request.urlopen(f"{url}objects.inv", timeout=5) as answer:

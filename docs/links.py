@@ -1,4 +1,4 @@
-"""Checks every link within a built site: `python docs/links.py docs/_build/html` names those that lead nowhere."""
+"""Checks every link within a built site: `python docs/links.py .site` names those that lead nowhere."""
 
 from __future__ import annotations
 
