@@ -8,6 +8,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from hesse._linearize import peak
 from hesse._linearize.program import inductor, minimal_cut, stand_ins
+from hesse._linearize.program.known_values import KnownValues
 
 
 def test_stand_ins_have_shapes_and_refuse_to_tell_values() -> None:
@@ -24,7 +25,8 @@ def test_real_tensors_are_replaced_below_autograd() -> None:
     with stand_ins.new_mode() as mode:
         x = torch.empty(3)
     stand_in = stand_ins.stand_in(mode, real)
-    with mode, stand_ins.Substitute({id(real): stand_in}):
+    known = KnownValues({id(real): real}, {id(real): stand_in})
+    with mode, stand_ins.Substitute({id(real): stand_in}, known):
         graph = make_fx(lambda x, captured: torch.sin(x) * real)(x, stand_in)
     assert [node.op for node in graph.graph.nodes].count("placeholder") == 2
     assert not list(graph.graph.find_nodes(op="get_attr"))

@@ -14,6 +14,7 @@ READ_VALUES = {
 SPARSE = {
     "sparse_mm_reduce": "layout torch.sparse_csr",
     "sparse_sampled_addmm": "layout torch.sparse_csr",
+    "to_sparse": "SparseMeta",
 }
 
 OTHERWISE = {

@@ -205,8 +205,8 @@ def _is_written(argument: Any) -> bool:
 
 
 def _memory(tensor: Tensor) -> int:
-    """Which memory a stand-in's would be."""
-    return int(tensor.untyped_storage()._cdata)
+    """Which memory a stand-in's would be; of a sparse one, which has none of its own, itself."""
+    return int(tensor.untyped_storage()._cdata) if tensor.layout == torch.strided else id(tensor)
 
 
 def _tensors(tree: Any) -> list[Tensor]:
