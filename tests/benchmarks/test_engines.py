@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks import engines, recomputation, table, vectors
 
 
@@ -28,6 +30,7 @@ def test_a_workload_says_what_auto_decides_for_and_what_that_takes() -> None:
     assert [line.split(" | ")[0] for line in dense] == ["| tape", "| compiled", "| auto"]
 
 
+@pytest.mark.exhaustive
 def test_less_is_kept_the_less_is_allowed() -> None:
     found = recomputation.measure("cnn", quick=True)
     tape, *compiled = [row["kept"] for row in found["rows"]]

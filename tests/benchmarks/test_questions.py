@@ -120,6 +120,7 @@ def truth():
     return Truth.of(gpt.build(torch.float64, quick=True), 1e-4)
 
 
+@pytest.mark.exhaustive
 def test_the_truth_is_that_of_the_dense_hessian_and_answers_are_judged_by_it(truth):
     workload = gpt.build(torch.float64, quick=True)
     n = workload.num_inputs

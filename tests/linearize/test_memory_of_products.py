@@ -109,7 +109,7 @@ def peak_by_profiler(call: Callable[[], Any]) -> int:
     return most
 
 
-@pytest.mark.parametrize("memory", [100 * MIB, 400 * MIB])
+@pytest.mark.parametrize("memory", [100 * MIB, pytest.param(400 * MIB, marks=pytest.mark.exhaustive)])
 def test_the_peak_of_a_call_stays_within_the_budget_and_makes_use_of_it(memory: int) -> None:
     H = hesse.Hessian(wide, POINT, batching="vmap", memory=memory)
     V = columns(64)
@@ -223,7 +223,7 @@ SETUP = """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is read from /proc")
-@pytest.mark.parametrize("memory", [100 * MIB, 400 * MIB])
+@pytest.mark.parametrize("memory", [100 * MIB, pytest.param(400 * MIB, marks=pytest.mark.exhaustive)])
 def test_the_peak_of_a_fresh_process_stays_within_the_budget(memory: int) -> None:
     printed = run(
         f"""{SETUP}

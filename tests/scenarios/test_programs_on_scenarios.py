@@ -33,20 +33,23 @@ COMPILED = [
 ]
 """Compiled in every run of the tests: a gather, a drawing function, changes in place, convolutions."""
 
-# Six hundred steps: captured in twenty seconds, and so among the exhaustive tests.
-QUICK = pytest.mark.parametrize(
-    "scenario",
-    [
-        pytest.param(scenario, marks=pytest.mark.exhaustive)
-        if name == "graph_deeper_than_the_recursion_limit"
-        else scenario
-        for name, scenario in SCENARIOS.items()
-    ],
-    ids=SCENARIOS.keys(),
-)
+# Six hundred steps: captured in twenty seconds.
+_SLOW = "graph_deeper_than_the_recursion_limit"
 
 
-@QUICK
+def one_of(step: int) -> pytest.MarkDecorator:
+    """Decorator of a test with an argument ``scenario``: one scenario of so many, and all of them if exhaustive."""
+    return pytest.mark.parametrize(
+        "scenario",
+        [
+            scenario if i % step == 0 and name != _SLOW else pytest.param(scenario, marks=pytest.mark.exhaustive)
+            for i, (name, scenario) in enumerate(SCENARIOS.items())
+        ],
+        ids=SCENARIOS.keys(),
+    )
+
+
+@one_of(2)
 def test_a_hessian_by_a_program_is_right_or_refused_by_name(scenario: Scenario) -> None:
     case = scenario.build()
     if scenario.name in UNCAPTURED:
@@ -67,7 +70,7 @@ def test_a_hessian_by_a_graph_run_operator_by_operator_is_right(name: str) -> No
     _require_products(scenario, programs.hessian(case.func, case.inputs, backend=OPERATORS))
 
 
-@QUICK
+@one_of(4)
 def test_a_jacobian_by_a_program_is_right_or_refused_by_name(scenario: Scenario) -> None:
     case = scenario.build()
     if scenario.name in UNCAPTURED:
