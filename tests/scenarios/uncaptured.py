@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-READS_VALUES = "needs the values of a tensor"
-
 UNCAPTURED = {
     "number_of_steps_depends_on_the_data": r"aten\._local_scalar_dense.*science\.py, line \d+: while float",
     "least_squares_solution": r"aten\.linalg_lstsq",
