@@ -13,7 +13,6 @@ FLOORS = [
     {"_rules"},
     {"_autograd"},
     {"_linearize"},
-    {"_distributed"},
     {"_data"},
     {"_operators"},
     {"functional", "func"},

@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from hesse._base.memory import readable
+from hesse._base.errors import first_line
+from hesse._base.memory import is_out_of_memory, readable
 from hesse._data import rows
 from hesse._data.kept import needed
 from hesse._data.losses import Reduction
@@ -68,13 +69,20 @@ def make_plan(
     elif told or not (several or settings.needs_reduction):
         reduction = wanted or "mean"
     else:
-        finding = examine(objective, first, seed)
+        finding = _examined(objective, first, seed, known=(wanted or stated) is not None)
         reduction = settle(finding, wanted, stated, objective.name)
 
     limit, reason = None, "a whole batch fits into the memory"
     number = rows.count(first) or 1
     if number > PILOT and layer is None:
-        estimate = needed(measure(rows.part(first, 0, PILOT), reduction) * number // PILOT)
+        try:
+            kept = measure(rows.part(first, 0, PILOT), reduction)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            # Graphs and fixed batch sizes; what is wrong with the model itself shows on the whole batch.
+            return Plan(reduction, several, None, "two rows of it alone cannot be evaluated")
+        estimate = needed(kept * number // PILOT)
         if estimate > budget:
             finding = finding or examine(objective, first, seed)
             if reduction not in finding.fits and not (finding.drew and (wanted or stated)):
@@ -92,6 +100,24 @@ def make_plan(
             if limit >= number:
                 limit, reason = None, "a whole batch fits into the memory"
     return Plan(reduction, several or limit is not None, limit, reason)
+
+
+def _examined(objective: Objective, first: Any, seed: int, *, known: bool) -> Finding:
+    """What halves of the batch say; nothing where they cannot be evaluated and the reduction is known otherwise."""
+    try:
+        return examine(objective, first, seed)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        # Where the whole batch fails as well, that is what the user should see.
+        objective.value([leaf.detach() for leaf in objective.leaves], first)
+        if known:
+            return Finding(frozenset(), "", drew=False, halved=False)
+        raise ValueError(
+            f"The loss given to {objective.name} cannot be evaluated on a part of its first batch"
+            f" ({first_line(error)}), so it cannot be told whether it is a mean or a sum over rows. Give reduction= and"
+            " weight= to say how batches are put together."
+        ) from error
 
 
 def _rows(first: Any, number: int, reduction: Reduction, measure: Measure, budget: int, name: str) -> int:
