@@ -81,6 +81,14 @@ def make_plan(
             if is_out_of_memory(error):
                 raise
             # Graphs and fixed batch sizes; what is wrong with the model itself shows on the whole batch.
+            whole = needed(measure(first, reduction))
+            if whole > budget:
+                warnings.warn(
+                    f"A batch of {number} rows takes about {readable(whole)} and memory= allows {readable(budget)}, but"
+                    f" a part of it cannot be evaluated ({first_line(error)}), so it is not cut up. Give smaller"
+                    " batches.",
+                    stacklevel=2,
+                )
             return Plan(reduction, several, None, "two rows of it alone cannot be evaluated")
         estimate = needed(kept * number // PILOT)
         if estimate > budget:
