@@ -284,3 +284,10 @@ def test_the_line_is_that_of_the_function() -> None:
     line = inspect.getsourcelines(func)[1] + 1
     with pytest.raises(RuntimeError, match=f"at {__file__}:{line}, in `with torch.no_grad"):
         hesse.Hessian(func, X)
+
+
+def test_a_constant_by_its_shape_passes_and_a_value_that_fills_one_does_not() -> None:
+    x = torch.ones(3)
+    assert not hesse.Hessian(lambda x: torch.zeros_like(x).sum(), x).to_dense().any()
+    with pytest.raises(RuntimeError, match=r"cut off from its variables.*Tensor\.item leaves PyTorch"):
+        hesse.Hessian(lambda x: torch.full_like(x, x.sum().item()).sum(), x)

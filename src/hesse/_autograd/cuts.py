@@ -22,7 +22,7 @@ _NUMBERS = {"item", "tolist", "numpy", "__float__", "__int__", "__complex__", "_
 _STEPS = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "heaviside", "floor_divide", "__floordiv__"}
 _STEPS |= {f"{name}_" for name in _STEPS if not name.startswith("_")}
 _DETACHING = {"detach", "detach_", "data"}
-# These take a shape, and no value, of the tensor that is given.
+# These take a shape, and no value, of their first argument.
 _SHAPED = {f"{name}_like" for name in ("zeros", "ones", "full", "empty", "rand", "randn", "randint")}
 _SHAPED |= {f"new_{name}" for name in ("zeros", "ones", "full", "empty", "empty_strided")}
 
@@ -113,7 +113,9 @@ class Cuts(TorchFunctionMode):
         dependent = [
             tensor for tensor in arguments if tensor in self._passed or (tensor.requires_grad and not tensor.is_leaf)
         ]
-        if dependent and name not in _SHAPED:
+        if name in _SHAPED:
+            dependent = [tensor for tensor in dependent if tensor is not args[0]]
+        if dependent:
             with_graph = name == "grad" and bool((kwargs or {}).get("create_graph"))
             self._follow(name, arguments, dependent, result, with_graph)
         return result

@@ -83,24 +83,14 @@ def make_plan(
             # Graphs and fixed batch sizes; what is wrong with the model itself shows on the whole batch.
             whole = needed(measure(first, reduction))
             if whole > budget:
-                warnings.warn(
-                    f"A batch of {number} rows takes about {readable(whole)} and memory= allows {readable(budget)}, but"
-                    f" a part of it cannot be evaluated ({first_line(error)}), so it is not cut up. Give smaller"
-                    " batches.",
-                    stacklevel=2,
-                )
+                _warn_uncut(number, whole, budget, f"a part of it cannot be evaluated ({first_line(error)})")
             return Plan(reduction, several, None, "two rows of it alone cannot be evaluated")
         estimate = needed(kept * number // PILOT)
         if estimate > budget:
             finding = finding or examine(objective, first, seed)
             if reduction not in finding.fits and not (finding.drew and (wanted or stated)):
                 if several or settings.needs_reduction or not finding.fits:
-                    warnings.warn(
-                        f"A batch of {number} rows takes about {readable(estimate)} and memory= allows"
-                        f" {readable(budget)}, but its loss is not known to be a {reduction} over rows, so it is not"
-                        " cut up. Give smaller batches.",
-                        stacklevel=2,
-                    )
+                    _warn_uncut(number, estimate, budget, f"its loss is not known to be a {reduction} over rows")
                     return Plan(reduction, several, None, "the loss is no sum over rows")
                 (reduction,) = finding.fits
             limit = _rows(first, number, reduction, measure, budget, objective.name)
@@ -108,6 +98,14 @@ def make_plan(
             if limit >= number:
                 limit, reason = None, "a whole batch fits into the memory"
     return Plan(reduction, several or limit is not None, limit, reason)
+
+
+def _warn_uncut(number: int, size: int, budget: int, why: str) -> None:
+    warnings.warn(
+        f"A batch of {number} rows takes about {readable(size)} and memory= allows {readable(budget)}, but {why}, so it"
+        " is not cut up. Give smaller batches.",
+        stacklevel=3,
+    )
 
 
 def _examined(objective: Objective, first: Any, seed: int, *, known: bool) -> Finding:

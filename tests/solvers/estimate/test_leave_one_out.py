@@ -41,9 +41,9 @@ def test_xtrace_errs_as_far_as_it_says(name, vectors, seeds):
     # The root of the ratio of two mean squares, each of samples with tails.
     assert 0.75 <= np.sqrt(np.mean(errors**2) / np.mean(said**2)) <= 1.2
     covered = np.mean(np.abs(errors) <= stdtrit(vectors - 1, 0.975) * said)
-    # Eight samples of a fast decaying spectrum are skewed: 0.89 was measured where Student's interval promises 0.95.
-    promised = 0.95 if vectors > 8 else 0.9
-    assert covered >= promised - 3 * np.sqrt(promised * (1 - promised) / seeds)
+    if (name, vectors) == ("0.8^i", 8):
+        pytest.xfail(f"eight samples of a fast decaying spectrum are skewed: {covered:.2f} instead of 0.95")
+    assert covered >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / seeds)
 
 
 @pytest.mark.parametrize(("name", "vectors", "seeds"), [pytest.param("1/i", 16, 20, id="few"), *RUNS])

@@ -55,7 +55,7 @@ class Substitute(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch
     """Put stand-ins in the place of real tensors, whichever way the function came by them."""
 
     def __init__(self, stand_ins: dict[int, Tensor], known: KnownValues) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # no types there
         self._stand_ins, self._known = stand_ins, known
 
     def __torch_dispatch__(
@@ -74,7 +74,7 @@ class Substitute(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch
         elif func in _INDEXING:
             args = (args[0], self._positions(args[1]), *args[2:])
         elif func is aten.masked_select.default and self._known.is_known(args[1]):
-            shape = torch.broadcast_shapes(args[0].shape, args[1].shape)  # type: ignore[no-untyped-call]
+            shape = torch.broadcast_shapes(args[0].shape, args[1].shape)  # type: ignore[no-untyped-call]  # no types there
             x, mask = [self._run(aten.expand.default, entry, shape) for entry in args]
             return self._run(aten.index.Tensor, x, [mask])
         value = self._known.read(func, args, kwargs)
