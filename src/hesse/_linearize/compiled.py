@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from hesse._autograd.agreement import disagreement
+from hesse._autograd.agreement import FACTOR, Again, disagreement
 from hesse._autograd.evaluation import untraced
 from hesse._autograd.gradients import memory_of
 from hesse._base import trees
@@ -214,7 +214,7 @@ class Compiled:
         inputs: list[Tensor],
         states: States,
         reference: Linearization,
-        expected: Sequence[Leaves],
+        expected: _Expected,
         point: Leaves,
     ) -> CompiledLinearization | None:
         """The program's linearization, compared with the tape's; None where a rule is missing in it."""
@@ -231,8 +231,10 @@ class Compiled:
                     [*reference.outputs, *_tensors(reference.aux)],
                     program.precision,
                 )
-                for product, right in zip(self._products(ours, point), expected, strict=True):
-                    _compare("product with a random vector", product, right, program.precision)
+                scaled = functools.cache(lambda: self._products(ours, point, FACTOR))
+                for i, product in enumerate(self._products(ours, point)):
+                    again = lambda i=i: scaled()[i], lambda i=i: expected.scaled[i]
+                    _compare("product with a random vector", product, expected.products[i], program.precision, again)
         except CaptureError as error:
             drawn = f", and it draws by {', '.join(program.draws)}" if program.draws else ""
             raise CaptureError(f"{error}{drawn}") from error
@@ -245,20 +247,25 @@ class Compiled:
         if program not in self.programs:
             self.programs.append(program)
 
-    def _products(self, linearization: Linearization, point: Leaves, last: bool = False) -> list[Leaves]:
-        """Products with random vectors, one for each direction."""
+    def _products(
+        self, linearization: Linearization, point: Leaves, factor: float = 1.0, last: bool = False
+    ) -> list[Leaves]:
+        """Products with random vectors times a factor, one for each direction."""
         everything = Selection(tuple(range(len(linearization.outputs))), tuple(range(len(point))))
         products: list[Leaves] = []
         # Those by rmatvec come after those by matvec, since the last of them frees all.
         for direction in sorted(self._directions):
-            vectors = [random_like(leaf) for leaf in (linearization.outputs if direction == "rmatvec" else point)]
+            vectors = [
+                factor * random_like(leaf) for leaf in (linearization.outputs if direction == "rmatvec" else point)
+            ]
             products.append(getattr(linearization, direction)(vectors, everything, last=last))
         return products
 
-    def _expected(self, reference: Linearization, point: Leaves, last: bool = False) -> list[Leaves]:
+    def _expected(self, reference: Linearization, point: Leaves, last: bool = False) -> _Expected:
         """The tape's products, which a program's are compared with."""
         with refused(described("a product by the tape")):
-            return self._products(reference, point, last)
+            products = self._products(reference, point)
+            return _Expected(products, self._products(reference, point, FACTOR, last))
 
     def _instead(self, error: CaptureError, reference: Linearization) -> Linearization:
         """The tape where there is no program to trust."""
@@ -333,8 +340,15 @@ def _inductor() -> Backend:
     return backends.INDUCTOR
 
 
-def _compare(what: str, ours: Leaves, expected: Leaves, precision: torch.dtype) -> None:
-    times = disagreement(ours, expected, precision=precision)
+class _Expected(NamedTuple):
+    """The tape's products with random vectors, and with the same vectors times ``FACTOR``."""
+
+    products: list[Leaves]
+    scaled: list[Leaves]
+
+
+def _compare(what: str, ours: Leaves, expected: Leaves, precision: torch.dtype, again: Sequence[Again] = ()) -> None:
+    times = disagreement(ours, expected, precision=precision, again=again)
     if not times <= 1:
         raise CaptureError(f"the {what} differs from the tape's by {times:.1e} times what rounding allows")
 
