@@ -277,11 +277,103 @@ def test_at_kinks_derivatives_are_as_ever(name: str) -> None:
         assert not product.any() if is_zero else product.isnan().all()
 
 
-def test_a_program_is_refused_where_it_would_not_see_the_zero() -> None:
-    func, _, x = CASES["deviations of rows"]
-    H = hesse.Hessian(func, draw(4, 3, seed=3), engine="compiled")
-    with pytest.raises(hesse.CaptureError, match="differs from the tape's"):
-        H.at(x)
+# Scaled points are two tensors, each point at distance zero from itself: the tape serves everywhere.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if number % 4 == 0 or name == "in a checkpoint" else pytest.mark.exhaustive)
+        for number, name in enumerate(CASES)
+        if name != "a kernel of scaled points"
+    ],
+)
+def test_programs_leave_points_with_zeros_to_the_tape(name: str) -> None:
+    func, same, x = CASES[name]
+    (v,) = vectors_like((x,))
+    elsewhere = x + draw(*x.shape, seed=3)
+    # Compared with the tape at the first point only.
+    H = hesse.Hessian(func, elsewhere, engine="compiled", verify=False)
+    assert H.explain().engine == "compiled"
+    with pytest.warns(UserWarning, match="The tape serves where the function takes a norm"):
+        at_zeros = H.at(x)
+    assert at_zeros.explain().engine == "tape"
+    assert "by the tape at 1 point or batch" in str(at_zeros.explain())
+    assert_values(at_zeros @ v, torch.autograd.functional.vhp(same, x, v)[1])
+    back = at_zeros.at(elsewhere)
+    assert back.explain().engine == "compiled"
+    assert back.explain().programs == 1
+
+
+def test_a_program_made_where_there_are_zeros_serves_elsewhere() -> None:
+    func, same, x = CASES["norms of rows"]
+    (v,) = vectors_like((x,))
+    elsewhere = draw(*x.shape, seed=3)
+    with pytest.warns(UserWarning, match="The tape serves"):
+        H = hesse.Hessian(func, x, engine="compiled", verify=False)
+    assert_values(H @ v, torch.autograd.functional.vhp(same, x, v)[1])
+    H = H.at(elsewhere)
+    assert H.explain().engine == "compiled"
+    assert H.explain().programs == 1
+    assert_values(H @ v, torch.autograd.functional.vhp(same, elsewhere, v)[1])
+
+
+@pytest.mark.parametrize("memory", [None, "6KiB"])
+def test_zeros_in_a_later_batch_are_seen(memory: str | None) -> None:
+    x, w = draw(12, 3, seed=4), draw(3, 2, seed=5)
+    x[5], x[9] = x[6], 0
+
+    def lengths(y: Tensor, _: Tensor) -> Tensor:
+        return (y.norm(dim=1) ** 2).sin().mean() + torch.exp(-(torch.cdist(y, y) ** 2)).mean()
+
+    def same(w: Tensor, batch: Tensor) -> Tensor:
+        y = batch @ w.mT
+        return y.square().sum(1).sin().mean() + torch.exp(-squares(y, y)).mean()
+
+    batches = x.split(4)
+    data = [(batch, batch) for batch in batches]
+    model = torch.nn.Linear(3, 2, bias=False, dtype=DOUBLE)
+    with torch.no_grad():
+        model.weight.copy_(w.mT)
+    H = hesse.LossHessian(model, lengths, data, reduction="mean", weight=len, engine="compiled", memory=memory)
+    with pytest.warns(UserWarning, match="The tape serves"):
+        dense = H @ torch.eye(6, dtype=DOUBLE)
+    expected = torch.autograd.functional.hessian(lambda w: sum(same(w, batch) for batch in batches) / 3, w.mT)
+    assert_values(dense, expected.reshape(6, 6))
+
+
+def test_a_function_that_draws_goes_on_from_where_it_was() -> None:
+    def func(x: Tensor) -> Tensor:
+        return (F.dropout(x, 0.5) + x).norm(dim=1).square().sum()
+
+    drawn, states = [], []
+    for engine in ("compiled", "tape"):
+        torch.manual_seed(0)
+        H = hesse.Hessian(func, draw(4, 3), engine=engine, verify=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            drawn.append(H.at(with_a_zero_row()) @ torch.ones(12, dtype=DOUBLE))
+        states.append(torch.get_rng_state())
+    assert_values(drawn[0], drawn[1])
+    assert torch.equal(states[0], states[1])
+
+
+def test_buffers_change_once() -> None:
+    count = torch.zeros(1, dtype=DOUBLE)
+
+    def func(x: Tensor) -> Tensor:
+        count.add_(1)
+        return (x.norm(dim=1) ** 2).sin().sum()
+
+    H = hesse.Hessian(func, draw(4, 3), engine="compiled", verify=False)
+    with pytest.warns(UserWarning, match="The tape serves"):
+        H.at(with_a_zero_row())
+    assert count == 2
+
+
+def test_kinks_are_no_zeros_that_a_program_needs_to_see() -> None:
+    """The gradient of a sum of moduli is a sign, whatever is zero."""
+    H = hesse.Hessian(lambda x: x.abs().sum() + (x**3).sum(), with_a_zero_row(), engine="compiled")
+    assert H.explain().engine == "compiled"
+    assert_values(H @ torch.ones(12, dtype=DOUBLE), 6 * with_a_zero_row().reshape(-1))
 
 
 def test_a_batch_of_points_is_pytorchs() -> None:

@@ -1,8 +1,8 @@
-"""Whether a batched backward agrees with single ones; for some operators PyTorch's does not, without a word."""
+"""Whether two ways to the same products agree, as batched backwards and single ones: some of PyTorch's do not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,20 +17,46 @@ def coarsest(tensors: Iterable[Tensor]) -> torch.dtype:
     return max((tensor.dtype.to_real() for tensor in tensors), key=lambda dtype: torch.finfo(dtype).eps)
 
 
-def disagreement(batched: Sequence[Tensor], singles: Sequence[Tensor], *, precision: torch.dtype) -> float:
-    """The largest difference of a leaf over what rounding in ``precision`` allows it; above 1 the batch is wrong.
+Again = Callable[[], Sequence[Tensor]]
+"""The same products, leaf by leaf, of the vectors times :data:`FACTOR`."""
 
-    Allowed are a share of the leaf's own norm, and a hundred roundings of the norm of all leaves: a
-    derivative that vanishes is nothing but rounding.
+# No power of two, by which nothing would round otherwise.
+FACTOR = 0.7
+
+
+def disagreement(
+    ours: Sequence[Tensor], expected: Sequence[Tensor], *, precision: torch.dtype, again: Sequence[Again] = ()
+) -> float:
+    """The largest difference of a leaf over what rounding allows it; above 1 one of the two is wrong.
+
+    Allowed are a share of the leaf's own norm, and a hundred roundings in ``precision`` of the norm of all leaves.
+    Where that is not enough, ``again`` computes the sides anew. How far they are from linear tells how they round on
+    the way, in a coarser dtype or because large terms cancel.
     """
-    norms = [float(_finite(single).norm()) for single in singles]
+    times = _disagreement(ours, expected, precision, [0.0] * len(expected))
+    if times > 1 and again:
+        sides = [_rounding(product(), found) for product, found in zip(again, (ours, expected), strict=True)]
+        times = _disagreement(ours, expected, precision, [sum(entries) for entries in zip(*sides, strict=True)])
+    return times
+
+
+def _rounding(scaled: Sequence[Tensor], found: Sequence[Tensor]) -> list[float]:
+    """By leaf, how far products with scaled vectors are from scaled products."""
+    return [float(_finite(leaf.detach() / FACTOR - once).norm()) for leaf, once in zip(scaled, found, strict=True)]
+
+
+def _disagreement(
+    ours: Sequence[Tensor], expected: Sequence[Tensor], precision: torch.dtype, rounding: Sequence[float]
+) -> float:
+    norms = [float(_finite(leaf).norm()) for leaf in expected]
     total = sum(norm**2 for norm in norms) ** 0.5
     worst = 0.0
-    for batch, single, norm in zip(batched, singles, norms, strict=True):
-        if not torch.equal(torch.isfinite(batch), torch.isfinite(single)):
+    for leaf, right, norm, noise in zip(ours, expected, norms, rounding, strict=True):
+        if not torch.equal(torch.isfinite(leaf), torch.isfinite(right)):
             return float("inf")
         allowed = _ROUNDING.get(precision, _DEFAULT_ROUNDING) * norm + 100 * torch.finfo(precision).eps * total
-        difference = float((_finite(batch) - _finite(single)).norm())
+        allowed += 100 * noise
+        difference = float((_finite(leaf) - _finite(right)).norm())
         if difference > 0:
             worst = max(worst, difference / allowed if allowed > 0 else float("inf"))
     return worst

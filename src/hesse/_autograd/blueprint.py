@@ -38,7 +38,9 @@ class Blueprint:
     Attributes:
         nodes: what is copied: modules, containers, plain objects, functions.
         tensors: those that a copy can be given others for, each once.
-        parameters, buffers, plain: their places among ``tensors``. Plain ones are neither parameters nor buffers.
+        parameters, buffers, plain, derived: their places among ``tensors``. Plain ones are neither parameters nor
+            buffers. Derived ones have a history, as what a layer made of its parameters and keeps; a copy may be given
+            None for them, and is then without them.
     """
 
     def __init__(self, *roots: Any) -> None:
@@ -46,6 +48,7 @@ class Blueprint:
         self.parameters: list[int] = []
         self.buffers: list[int] = []
         self.plain: list[int] = []
+        self.derived: list[int] = []
         # Kept alive, so that no other object takes the identity of one of them.
         self.nodes: list[Any] = []
         self._places: dict[int, int] = {}
@@ -59,7 +62,7 @@ class Blueprint:
         while len(self._plans) < len(self.nodes):
             self._plans.append(self._plan(self.nodes[len(self._plans)]))
 
-    def make(self, tensors: Sequence[Tensor]) -> list[Any]:
+    def make(self, tensors: Sequence[Tensor | None]) -> list[Any]:
         """Copies of the roots, with other tensors in the place of ``tensors``."""
         copies = [plan.allocate() for plan in self._plans]
         for plan, fresh in zip(self._plans, copies, strict=True):
@@ -72,8 +75,8 @@ class Blueprint:
         if type(value) in _ATOMS or id(value) in self._places:
             return
         if isinstance(value, Tensor):
-            if not isinstance(value, nn.Parameter) and not value.requires_grad:
-                self._take([value], self.plain)
+            if not isinstance(value, nn.Parameter) and not (value.requires_grad and value.is_leaf):
+                self._take([value], self.derived if value.requires_grad else self.plain)
         elif isinstance(value, torch.jit.ScriptModule):
             self._register(value)
             self._take(ScriptCopy.parameters(value), self.parameters)

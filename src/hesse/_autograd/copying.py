@@ -22,7 +22,7 @@ from hesse._autograd.captured import global_names, is_the_users, stores_globals
 Copies = list[Any]
 """The copies of all nodes, by place."""
 
-Build = Callable[[Copies, Sequence[Tensor]], Any]
+Build = Callable[[Copies, Sequence[Tensor | None]], Any]
 """Makes what stands in the place of a value, from the copies and the tensors that they are given."""
 
 Entry = Callable[[Any], Build | None]
@@ -48,7 +48,7 @@ class Plan(Protocol):
         """The copy, without what is in it."""
         ...
 
-    def fill(self, fresh: Any, copies: Copies, tensors: Sequence[Tensor]) -> None:
+    def fill(self, fresh: Any, copies: Copies, tensors: Sequence[Tensor | None]) -> None:
         """Put everything into the copy."""
         ...
 
@@ -138,7 +138,7 @@ class ModulePlan:
         """A module without attributes."""
         return object.__new__(self._kind)
 
-    def fill(self, fresh: Any, copies: Copies, tensors: Sequence[Tensor]) -> None:
+    def fill(self, fresh: Any, copies: Copies, tensors: Sequence[Tensor | None]) -> None:
         """Its attributes, all at once."""
         attributes = self._template.copy()
         for key, kind in self._empty:
@@ -172,7 +172,7 @@ class ObjectPlan:
         """An object without attributes."""
         return object.__new__(self._kind)
 
-    def fill(self, fresh: Any, copies: Copies, tensors: Sequence[Tensor]) -> None:
+    def fill(self, fresh: Any, copies: Copies, tensors: Sequence[Tensor | None]) -> None:
         """Its attributes, all at once."""
         attributes = self._template.copy()
         for name, build in self._entries:
@@ -204,13 +204,17 @@ class ContainerPlan:
         """A container of the same things."""
         return self._original if self._template is None else copy.copy(self._template)
 
-    def fill(self, fresh: Any, copies: Copies, tensors: Sequence[Tensor]) -> None:
+    def fill(self, fresh: Any, copies: Copies, tensors: Sequence[Tensor | None]) -> None:
         """Those of its entries that are not the same."""
         if fresh is self._original:
             return
         if self._pairs is None:
             for key, build in self._entries:
-                self._base.__setitem__(fresh, key, build(copies, tensors))
+                entry = build(copies, tensors)
+                if entry is None and self._base is dict:
+                    dict.__delitem__(fresh, key)
+                else:
+                    self._base.__setitem__(fresh, key, entry)
             return
         self._base.clear(fresh)
         for key, value in self._pairs:
@@ -262,7 +266,7 @@ class FunctionPlan:
         fresh.__dict__.update(function.__dict__)
         return fresh
 
-    def fill(self, fresh: Any, copies: Copies, tensors: Sequence[Tensor]) -> None:
+    def fill(self, fresh: Any, copies: Copies, tensors: Sequence[Tensor | None]) -> None:
         """What it reads."""
         for cell, build in zip(fresh.__closure__ or (), self._closure, strict=True):
             if build is not None:

@@ -43,7 +43,7 @@ class ScriptCopy:
         """A module of the same code, with slots of its own."""
         return torch.jit._recursive.wrap_cpp_module(_copy(self._module))  # type: ignore[no-untyped-call]  # no types there
 
-    def fill(self, fresh: Any, copies: list[Any], tensors: Sequence[Tensor]) -> None:
+    def fill(self, fresh: Any, copies: list[Any], tensors: Sequence[Tensor | None]) -> None:
         """Put the tensors into its slots."""
         for path, name, place in self._places:
             part = fresh._c

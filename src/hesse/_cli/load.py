@@ -17,6 +17,7 @@ from torch import Tensor
 from hesse._base import trees
 from hesse._cli.failures import CommandError, UserError, attributed, raised_in, sentence
 from hesse._data.batches import Cast
+from hesse._data.losses import recognize
 from hesse._operators.problem import Problem
 
 _MODULE = "hesse_problem_file"
@@ -125,7 +126,7 @@ def _moved(problem: Problem, device: torch.device | None, dtype: torch.dtype | N
     """A problem of a model, moved and cast; the operator copies batches to the model's device by itself."""
     assert problem.model is not None
     problem.model.to(device=device, dtype=dtype)
-    data = problem.data if dtype is None else Cast(problem.data, dtype)
+    data = problem.data if dtype is None else Cast(problem.data, dtype, pairs=recognize(problem.loss) is not None)
     return dataclasses.replace(problem, inputs=None, data=data)
 
 

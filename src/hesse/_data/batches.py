@@ -34,11 +34,12 @@ class Batches:
         data: a tensor, tuple or mapping, which is one batch; or a DataLoader, list or other iterable of batches.
         device: where batches in the memory of the CPU are copied to; None leaves them where they are.
         name: the operator that errors speak of.
+        pairs: whether the loss takes pairs, so that a list of two tensors that look alike is one.
     """
 
-    def __init__(self, data: Any, device: torch.device | None, name: str) -> None:
+    def __init__(self, data: Any, device: torch.device | None, name: str, *, pairs: bool = False) -> None:
         _check(data, name)
-        self._data = (data,) if is_one_batch(data) else data
+        self._data = (data,) if is_one_batch(data, pairs=pairs) else data
         self._device = device
         self._name = name
         self._state = State(device)
@@ -69,6 +70,11 @@ class Batches:
             with draws.net, draws:
                 batch = next(batches, _END)
             if batch is _END:
+                return
+            if isinstance(batch, tuple) and len(batch) == 2 and isinstance(batch[0], str):
+                # An object whose parts come by name, as a graph's, is a batch itself.
+                self._data = (self._data,)
+                yield self._data[0]
                 return
             yield batch
 
@@ -152,8 +158,8 @@ class Batches:
 class Cast:
     """Data whose batches have their floating-point tensors in another precision."""
 
-    def __init__(self, data: Any, dtype: torch.dtype) -> None:
-        self._data = (data,) if is_one_batch(data) else data
+    def __init__(self, data: Any, dtype: torch.dtype, *, pairs: bool = False) -> None:
+        self._data = (data,) if is_one_batch(data, pairs=pairs) else data
         self._dtype = dtype
 
     def __iter__(self) -> Iterator[Any]:
@@ -167,8 +173,14 @@ class Cast:
         return tensor.to(self._dtype) if tensor.dtype.is_floating_point else tensor
 
 
-def is_one_batch(data: Any) -> bool:
-    """Whether data is a batch itself and not a collection of them."""
+def is_one_batch(data: Any, *, pairs: bool = False) -> bool:
+    """Whether data is a batch itself and not a collection of them.
+
+    A list of tensors of equally many rows is one, as a loader gives it, unless they look alike as batches do.
+    """
+    if isinstance(data, list) and len(data) > 1 and all(isinstance(entry, Tensor) and entry.dim() for entry in data):
+        alike = len({(entry.shape, entry.dtype) for entry in data}) == 1
+        return len({len(entry) for entry in data}) == 1 and (not alike or (pairs and len(data) == 2))
     return isinstance(data, Tensor | tuple | Mapping) or trees.is_dataclass_instance(data)
 
 

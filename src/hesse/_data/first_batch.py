@@ -18,7 +18,7 @@ def loss_of_first_batch(
     """``func(parameters)`` and the dict of parameters as they are; ``options`` are those of ``LossHessian``."""
     call, output, weight = options.get("call"), options.get("output"), options.get("weight")
     objective = model_objective(name, model, loss, params, call=call, output=output, weight=weight)
-    batch, _ = Batches(data, objective.device, name).first()
+    batch, _ = Batches(data, objective.device, name, pairs=objective.known is not None).first()
     keys = list(objective.model.chosen)
 
     def func(parameters: dict[str, Tensor]) -> Tensor:

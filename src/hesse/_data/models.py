@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hesse._autograd.captured import captured
 from hesse._base import checks, trees
-from hesse._base.errors import StalePointError
+from hesse._base.errors import StalePointError, first_line
 from hesse._base.several_ranks import refuse_model, refusing_models
 from hesse._base.trees import Spec
 from hesse._data import rows
@@ -144,10 +144,15 @@ class ModelObjective:
             if self._output is not None:
                 # Counting must not hold the graph of a target that the model made.
                 counted = counted._replace(target=trees.map_tensors(Tensor.detach, counted.target))
-            value: Any = loss(prediction.rebuilt(prediction.leaves), prediction.target)
-            return require_scalar(value, self.name), counted
+            return require_scalar(self._compared(loss, prediction, prediction.leaves), self.name), counted
         if call is not None:
-            value = call(model, loss, batch)
+            value: Any = call(model, loss, batch)
+        elif self.known is not None:
+            raise TypeError(
+                f"The loss given to {self.name} compares a prediction with a target, but a batch of type {type(batch)}"
+                " does not say what these are: only a pair (x, y) does. Give output=, a function of model and batch"
+                " that returns (prediction, target)."
+            )
         elif loss is not None:
             value = loss(model, batch)
         elif isinstance(batch, Mapping):
@@ -192,8 +197,22 @@ class ModelObjective:
 
     def loss_of(self, prediction: Prediction, leaves: Sequence[Tensor]) -> Tensor:
         """The loss of a prediction with other tensors in the place of its floating-point ones."""
-        loss = refusing_models(self.name, self.loss)
-        return require_scalar(loss(prediction.rebuilt(leaves), prediction.target), self.name)
+        return require_scalar(self._compared(refusing_models(self.name, self.loss), prediction, leaves), self.name)
+
+    def _compared(self, loss: Any, prediction: Prediction, leaves: Sequence[Tensor]) -> Any:
+        """What the loss says of a prediction and its target."""
+        predicted, target = prediction.rebuilt(leaves), prediction.target
+        try:
+            return loss(predicted, target)
+        except Exception as error:
+            numbers = [len(entry) for entry in (predicted, target) if isinstance(entry, Tensor) and entry.dim()]
+            # Subclasses say what else is wrong, such as a lack of memory.
+            if len(set(numbers)) < 2 or type(error) not in (RuntimeError, ValueError, IndexError):
+                raise
+            raise ValueError(
+                f"A batch given to {self.name} has {numbers[0]} rows of predictions and {numbers[1]} of targets, which"
+                f" the loss refuses ({first_line(error)}). Give as many of one as of the other."
+            ) from error
 
     def reads(self) -> dict[str, Any]:
         """By name, all that is read beside the batch and the variables."""

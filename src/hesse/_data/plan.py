@@ -31,6 +31,7 @@ class Plan(NamedTuple):
         rows: at most how many rows of a batch are linearized at once; None for whole batches.
         reason: why.
         largest: bytes that the tape keeps of the first piece, which programs are compared with; 0 where there are none.
+        rowless: of what type the first batch is, where it has no rows that can be counted.
     """
 
     reduction: Reduction
@@ -38,6 +39,7 @@ class Plan(NamedTuple):
     rows: int | None
     reason: str
     largest: int = 0
+    rowless: str | None = None
 
 
 def make_plan(

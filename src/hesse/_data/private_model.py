@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from hesse._autograd import graph
+from hesse._autograd.agreement import coarsest, disagreement
 from hesse._autograd.blueprint import Blueprint
 from hesse._autograd.captured import same
 from hesse._linearize.guard import State, address
@@ -24,6 +25,14 @@ class Private(NamedTuple):
 
     module: nn.Module
     functions: list[Any]
+
+
+class _Kept(RuntimeError):
+    """Outputs depend on a tensor that was made of a parameter, and kept."""
+
+    def __init__(self, sentence: str, outputs: Sequence[Tensor]) -> None:
+        super().__init__(sentence)
+        self.outputs = [output.detach() for output in outputs]
 
 
 class Model:
@@ -52,7 +61,9 @@ class Model:
         variables = {key: parameter for key, parameter in chosen.items() if parameter.requires_grad}
         self._variables = [places[id(parameter)] if key in variables else None for key, parameter in chosen.items()]
         self._by_address = {address(parameter): key for key, parameter in variables.items() if parameter.numel()}
-        self._given = list(tensors)
+        self._given: list[Tensor | None] = list(tensors)
+        # The outputs that an evaluation without what the model keeps of earlier ones must have, too.
+        self._expected: Sequence[Tensor] | None = None
         self._constants = {place for place in self._blueprint.parameters if tensors[place].requires_grad}
         for place in self._constants.difference(self._variables):
             # The same tensors in each evaluation, which is how a program knows them.
@@ -77,8 +88,32 @@ class Model:
         """``evaluate(private)``, in which the chosen parameters are ``x``."""
         # Stand-ins, of which a program is captured, have no values to look at.
         if self._written is None and all(type(leaf) in (Tensor, nn.Parameter) for leaf in x):
-            return self._run_first(x, evaluate)
+            try:
+                return self._run_first(x, evaluate)
+            except _Kept as kept:
+                return self._run_without(kept, x, evaluate)
         return evaluate(self._private(x, self._blueprint.plain if self._written is None else self._written))
+
+    def _run_without(self, kept: _Kept, x: Sequence[Tensor], evaluate: Callable[[Private], Result]) -> Result:
+        """Like ``_run_first``, by copies that are without what the model keeps of its earlier evaluations.
+
+        A cache is filled anew. What the model does not make anew, or makes otherwise, is none.
+        """
+        if not self._blueprint.derived:
+            raise RuntimeError(str(kept))
+        given = self._given.copy()
+        for place in self._blueprint.derived:
+            self._given[place] = None
+        self._expected = kept.outputs
+        try:
+            return self._run_first(x, evaluate)
+        except BaseException as error:
+            self._given = given
+            if not isinstance(error, Exception):
+                raise
+            raise RuntimeError(str(kept)) from error
+        finally:
+            self._expected = None
 
     @functools.cached_property
     def as_it_is(self) -> Private:
@@ -88,13 +123,13 @@ class Model:
     def _private(self, x: Sequence[Tensor], copied: Sequence[int]) -> Private:
         return _private(self._blueprint.make(self._tensors(x, copied)))
 
-    def _tensors(self, x: Sequence[Tensor], copied: Sequence[int]) -> list[Tensor]:
+    def _tensors(self, x: Sequence[Tensor], copied: Sequence[int]) -> list[Tensor | None]:
         tensors = self._given.copy()
         for place, leaf in zip(self._variables, x, strict=True):
             if place is not None:
                 tensors[place] = leaf
         for place in (*self._copied, *copied):
-            tensors[place] = tensors[place].clone()
+            tensors[place] = cast(Tensor, tensors[place]).clone()
         return tensors
 
     def _run_first(self, x: Sequence[Tensor], evaluate: Callable[[Private], Result]) -> Result:
@@ -126,7 +161,9 @@ class Model:
                 f"An evaluation of the model given to {self._operator} {what}, so there is no point that stays. Where"
                 " it does so the first time only, evaluate the model once before; otherwise take that out of forward."
             )
-        self._written = [place for place in plain if not same(tensors[place], self._given[place])]
+        self._written = [
+            place for place in plain if not same(cast(Tensor, tensors[place]), cast(Tensor, self._given[place]))
+        ]
         return result
 
     def require_followed(self, outputs: Sequence[Tensor], x: Sequence[Tensor]) -> None:
@@ -139,12 +176,21 @@ class Model:
             # Whatever variable stands for a parameter, in whichever evaluation, has its memory.
             key = None if id(leaf) in given else self._by_address.get(address(leaf))
             if key is not None:
-                raise RuntimeError(
+                raise _Kept(
                     f"The parameter {key!r} is used in a way that {self._operator} cannot follow: a second reference"
                     " to it, or a tensor made of it, is kept beside its module, and stays when parameters are replaced."
                     " Reach it through the model that is given to the loss, and empty what the model keeps (in many,"
-                    " model.train() does)."
+                    " model.train() does).",
+                    outputs,
                 )
+        if (
+            self._expected is not None
+            and disagreement(
+                [output.detach() for output in outputs], self._expected, precision=coarsest(self._expected)
+            )
+            > 1
+        ):
+            raise RuntimeError("Without what the model keeps its outputs are others.")
 
     def change(self) -> str | None:
         """What was done to the model since this was made, beside what is written into its tensors; or None."""
@@ -181,7 +227,7 @@ def _private(copies: list[Any]) -> Private:
     return Private(copies[0], copies[1:])
 
 
-def _made_parameter(module: nn.Module, given: Sequence[Tensor]) -> str | None:
+def _made_parameter(module: nn.Module, given: Sequence[Tensor | None]) -> str | None:
     """The name of a parameter that an evaluation has made, which would be another one each time."""
     known = {id(tensor) for tensor in given}
     for part in module.modules():

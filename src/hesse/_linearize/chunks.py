@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from hesse._autograd.agreement import disagreement
+from hesse._autograd.agreement import FACTOR, disagreement
 from hesse._base.clock import Clock
 from hesse._base.errors import first_line
 from hesse._base.fixed_draws import random_like
@@ -144,10 +144,18 @@ class Chunks:
         if key in compared:
             return multiply(chunk)
         weights = random_like(chunk[:, 0])
-        single = multiply(weights @ chunk)
+
+        def singly(factor: float = 1.0) -> Tensor:
+            return multiply(factor * (weights @ chunk)).unsqueeze(0)
+
+        def combined(batch: Tensor) -> Tensor:
+            return (weights.to(batch.dtype) @ batch).unsqueeze(0)
+
+        single = singly()
         batch = self._batched(multiply, chunk, look=self.room.is_tight(len(chunk)))
         if batch is not None:
-            self._judge((weights.to(batch.dtype) @ batch).unsqueeze(0), single.unsqueeze(0), lengths)
+            again = lambda: combined(multiply(FACTOR * chunk)), lambda: singly(FACTOR)
+            self._judge(combined(batch), single, lengths, again)
         if batch is None or self.chosen == "loop":
             return torch.stack([multiply(row) for row in chunk])
         compared.add(key)
@@ -192,7 +200,11 @@ class Chunks:
         (batch,) = attempted
         if batch is None:
             return
-        self._judge(batch[:_TRIAL], torch.stack([product for product, _ in timed]), lengths)
+        again = (
+            lambda: multiply(FACTOR * trial)[:_TRIAL],
+            lambda: torch.stack([multiply(FACTOR * row) for row in trial[:_TRIAL]]),
+        )
+        self._judge(batch[:_TRIAL], torch.stack([product for product, _ in timed]), lengths, again)
         if self.chosen is None:
             batched = min(_timed(multiply, trial)[1] for _ in range(2)) / width
             self.chosen = "vmap" if _GAIN * batched < single else "loop"
@@ -209,9 +221,14 @@ class Chunks:
             self._refuse(f"a batch raises: {first_line(error)}", error)
             return None
 
-    def _judge(self, batch: Tensor, singles: Tensor, lengths: Sequence[int]) -> None:
-        parts = (list(product.detach().split_with_sizes(list(lengths), dim=-1)) for product in (batch, singles))
-        times = disagreement(*parts, precision=self._precision)
+    def _judge(
+        self, batch: Tensor, singles: Tensor, lengths: Sequence[int], again: Sequence[Callable[[], Tensor]]
+    ) -> None:
+        def parts(product: Tensor) -> list[Tensor]:
+            return list(product.detach().split_with_sizes(list(lengths), dim=-1))
+
+        both = [functools.partial(lambda product: parts(product()), product) for product in again]
+        times = disagreement(parts(batch), parts(singles), precision=self._precision, again=both)
         if times > 1:
             self._refuse(f"a batch differs from single products by {times:.1e} times what rounding allows")
 

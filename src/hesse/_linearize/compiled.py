@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from hesse._autograd.agreement import disagreement
+from hesse._autograd.agreement import FACTOR, Again, disagreement
 from hesse._autograd.evaluation import untraced
 from hesse._autograd.gradients import memory_of
 from hesse._base import trees
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 States = dict[torch.Generator, Tensor]
 """Of random generators, at some time."""
+
+EXCEPTION = "the function takes a norm, deviation or distance that is zero, whose second derivative no program has"
 
 # A function that needs more programs than this changes something at each point.
 _PROGRAMS = 8
@@ -64,6 +66,10 @@ class Compiled:
         or_tape: go on with the tape, and one warning, where no program can be had.
         backend: what makes graphs fast; Inductor when left out.
         most_kept: bytes that a point may keep between products, as far as computing again helps.
+
+    Attributes:
+        programs: all that were made.
+        exceptions: how many points the tape has linearized, where a rule is missing in their program.
     """
 
     def __init__(
@@ -79,6 +85,8 @@ class Compiled:
         self.func = func
         self.verify = verify
         self.programs: list[Program] = []
+        self.exceptions = 0
+        self._right: set[Program] = set()
         self._directions = directions
         self.or_tape = or_tape
         self._backend, self._most_kept = backend, most_kept
@@ -110,10 +118,10 @@ class Compiled:
             # What the function itself raises passes through unchanged.
             return self._instead(error, tape.linearize(map, point, name=name))
         compares = self.verify and (shared is None or program not in shared.compared)
-        if program in self.programs and not compares:
-            return self._trusted(program, inputs)
+        if program in self._right and not compares:
+            return self._trusted(program, inputs) or self._exception(tape.linearize(map, point, name=name))
         linearization = self._verified(program, inputs, map, point, name)
-        if shared is not None:
+        if shared is not None and linearization.engine == "compiled":
             shared.compared.add(program)
         return linearization
 
@@ -145,8 +153,14 @@ class Compiled:
             raise CaptureError("it reads values that are different each time")
         return program, inputs
 
-    def _trusted(self, program: Program, inputs: list[Tensor]) -> Linearization:
+    def _trusted(self, program: Program, inputs: list[Tensor]) -> Linearization | None:
+        """The program's linearization; None where a rule is missing in it, and nothing has changed."""
+        states = generator_states(inputs) if program.draws else {}
         start = program.start(program.with_copies(inputs))
+        if start.is_exception:
+            for generator, state in states.items():
+                generator.set_state(state)
+            return None
         for tensor, value in zip(program.changed_inputs(inputs), start.changed, strict=True):
             tensor.copy_(value)
         return CompiledLinearization(program, start)
@@ -158,12 +172,21 @@ class Compiled:
         reference = tape.linearize(map, point, name=name)
         try:
             # Where none goes on with the tape, its graph is not kept beside what the program keeps.
-            expected = self._expected(reference, point, last=not self.or_tape)
+            expected = self._expected(reference, point, last=not (self.or_tape or program.may_be_missing_a_rule))
             ours = self._checked(program, before, states, reference, expected, point)
         except CaptureError as error:
             return self._instead(error, reference)
+        if ours is None:
+            return self._exception(reference)
         reference.close()
         return ours
+
+    def _exception(self, reference: Linearization) -> Linearization:
+        """The tape at a point whose values call for a rule that is missing in programs."""
+        if not self.exceptions:
+            warn_caller(f"The tape serves where {EXCEPTION}; programs serve everywhere else.")
+        self.exceptions += 1
+        return reference
 
     def beside(
         self, reference: Linearization, states: States, map: Map, point: Leaves, arguments: Any
@@ -180,7 +203,10 @@ class Compiled:
         if program.changed_inputs(inputs):
             raise CaptureError("it changes tensors in place, so that its evaluation cannot be repeated")
         expected = self._expected(reference, point)
-        return self._checked(program, inputs, states if program.draws else {}, reference, expected, point)
+        ours = self._checked(program, inputs, states if program.draws else {}, reference, expected, point)
+        if ours is None:
+            raise CaptureError(EXCEPTION)
+        return ours
 
     def _checked(
         self,
@@ -188,43 +214,58 @@ class Compiled:
         inputs: list[Tensor],
         states: States,
         reference: Linearization,
-        expected: Sequence[Leaves],
+        expected: _Expected,
         point: Leaves,
-    ) -> CompiledLinearization:
-        """The program's linearization, compared with the tape's."""
+    ) -> CompiledLinearization | None:
+        """The program's linearization, compared with the tape's; None where a rule is missing in it."""
         try:
             with refused(described("running its program")), _drawing_from(states):
-                ours = CompiledLinearization(program, program.start(inputs))
+                start = program.start(inputs)
+                if start.is_exception:
+                    self._keep(program)
+                    return None
+                ours = CompiledLinearization(program, start)
                 _compare(
                     "value or gradient",
                     [*ours.outputs, *_tensors(ours.aux)],
                     [*reference.outputs, *_tensors(reference.aux)],
                     program.precision,
                 )
-                for product, right in zip(self._products(ours, point), expected, strict=True):
-                    _compare("product with a random vector", product, right, program.precision)
+                scaled = functools.cache(lambda: self._products(ours, point, FACTOR))
+                for i, product in enumerate(self._products(ours, point)):
+                    again = lambda i=i: scaled()[i], lambda i=i: expected.scaled[i]
+                    _compare("product with a random vector", product, expected.products[i], program.precision, again)
         except CaptureError as error:
             drawn = f", and it draws by {', '.join(program.draws)}" if program.draws else ""
             raise CaptureError(f"{error}{drawn}") from error
         ours.outputs, ours.aux = reference.outputs, reference.aux
-        if program not in self.programs:
-            self.programs.append(program)
+        self._keep(program)
+        self._right.add(program)
         return ours
 
-    def _products(self, linearization: Linearization, point: Leaves, last: bool = False) -> list[Leaves]:
-        """Products with random vectors, one for each direction."""
+    def _keep(self, program: Program) -> None:
+        if program not in self.programs:
+            self.programs.append(program)
+
+    def _products(
+        self, linearization: Linearization, point: Leaves, factor: float = 1.0, last: bool = False
+    ) -> list[Leaves]:
+        """Products with random vectors times a factor, one for each direction."""
         everything = Selection(tuple(range(len(linearization.outputs))), tuple(range(len(point))))
         products: list[Leaves] = []
         # Those by rmatvec come after those by matvec, since the last of them frees all.
         for direction in sorted(self._directions):
-            vectors = [random_like(leaf) for leaf in (linearization.outputs if direction == "rmatvec" else point)]
+            vectors = [
+                factor * random_like(leaf) for leaf in (linearization.outputs if direction == "rmatvec" else point)
+            ]
             products.append(getattr(linearization, direction)(vectors, everything, last=last))
         return products
 
-    def _expected(self, reference: Linearization, point: Leaves, last: bool = False) -> list[Leaves]:
+    def _expected(self, reference: Linearization, point: Leaves, last: bool = False) -> _Expected:
         """The tape's products, which a program's are compared with."""
         with refused(described("a product by the tape")):
-            return self._products(reference, point, last)
+            products = self._products(reference, point)
+            return _Expected(products, self._products(reference, point, FACTOR, last))
 
     def _instead(self, error: CaptureError, reference: Linearization) -> Linearization:
         """The tape where there is no program to trust."""
@@ -299,8 +340,15 @@ def _inductor() -> Backend:
     return backends.INDUCTOR
 
 
-def _compare(what: str, ours: Leaves, expected: Leaves, precision: torch.dtype) -> None:
-    times = disagreement(ours, expected, precision=precision)
+class _Expected(NamedTuple):
+    """The tape's products with random vectors, and with the same vectors times ``FACTOR``."""
+
+    products: list[Leaves]
+    scaled: list[Leaves]
+
+
+def _compare(what: str, ours: Leaves, expected: Leaves, precision: torch.dtype, again: Sequence[Again] = ()) -> None:
+    times = disagreement(ours, expected, precision=precision, again=again)
     if not times <= 1:
         raise CaptureError(f"the {what} differs from the tape's by {times:.1e} times what rounding allows")
 

@@ -10,7 +10,7 @@ import torch
 from hesse._base.memory import budget, readable
 from hesse._linearize import tape
 from hesse._linearize.choice import EngineName
-from hesse._linearize.compiled import Compiled, Shared
+from hesse._linearize.compiled import EXCEPTION, Compiled, Shared
 from hesse._linearize.options import Options
 from hesse._linearize.protocol import Direction, Leaves, Linearization, Map
 
@@ -129,6 +129,14 @@ class Engines:
         """Why this engine, with the figures."""
         if self.refusal:
             return f"no program can be had: {self.refusal}"
+        exceptions = sum(kind.exceptions for kind in self._by_kind.values())
+        if exceptions:
+            places = "1 point or batch" if exceptions == 1 else f"{exceptions} points or batches"
+            return f"{self._measured}; by the tape at {places}, where {EXCEPTION}"
+        return self._measured
+
+    @property
+    def _measured(self) -> str:
         if not self._seconds:
             return self._why
         each = [f"{1e3 * seconds:.3g} ms by the {name} engine" for name, seconds in self._seconds.items()]

@@ -69,7 +69,7 @@ class DataOperator(PointOperator):
         point = DataPoint(
             objective,
             self._make_term,
-            Batches(self._data, objective.device, objective.name),
+            Batches(self._data, objective.device, objective.name, pairs=objective.known is not None),
             self._options,
             engines,
             Guard(objective.name, self._watched(), remedy="at()"),

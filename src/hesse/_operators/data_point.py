@@ -98,6 +98,8 @@ class DataPoint(Point):
         first, several = self.batches.first()
         options = self.options
         plan = make_plan(self.objective, first, several, options, self._measure, self._kept.budget, self.seed)
+        if rows.count(first) is None:
+            plan = plan._replace(rowless=type(first).__name__)
         _, piece = next(rows.pieces(first, plan.rows))
         if self.engine == "compiled":
             plan = plan._replace(largest=self._measure(piece, plan.reduction))
@@ -164,6 +166,11 @@ class DataPoint(Point):
             return 1.0
         if count is None and not self.plan.several and place == (0, 0):
             return 1.0
+        if count is None and self.plan.rowless is not None:
+            raise ValueError(
+                f"A batch given to {self.objective.name} has type {self.plan.rowless}, of which it cannot be told how"
+                " many terms its loss is the mean of. Give weight=, a function of a batch that counts them."
+            )
         if count is None:
             raise ValueError(
                 f"Some rows of the data given to {self.objective.name} have more labels masked than others, so it"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hesse._autograd.agreement import coarsest, disagreement
+from hesse._autograd.agreement import FACTOR, coarsest, disagreement
 from hesse._autograd.arguments import Point as At
 from hesse._autograd.arguments import evaluate
 from hesse._autograd.gradients import followed_gradients, gradients, zeros_where_none
@@ -48,17 +48,31 @@ def require_independent(name: str, values: Tensor, gradient: Sequence[Tensor], x
     """
     generator = fixed_generator(values.device)
     weights, vectors = random_like(values, generator), [random_like(leaf, generator) for leaf in x]
-    weighted = zeros_where_none(followed_gradients((values,), x, (weights,)), x)
 
     def times_weights(leaves: Sequence[Tensor]) -> list[Tensor]:
         return [leaf * weights.to(leaf.device).reshape(-1, *[1] * (leaf.dim() - 1)) for leaf in leaves]
 
-    def product(of: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return zeros_where_none(gradients(of, x, vectors, retain_graph=True), x)
+    def weighted(factor: float = 1.0) -> Sequence[Tensor]:
+        return zeros_where_none(followed_gradients((values,), x, (factor * weights,)), x)
 
-    for found, expected in ((weighted, gradient), (product(weighted), product(gradient))):
-        pairs = [leaf.detach() for leaf in found], [leaf.detach() for leaf in times_weights(expected)]
-        if disagreement(*pairs, precision=coarsest([*x, values])) > 1:
+    def product(of: Sequence[Tensor], factor: float = 1.0) -> Sequence[Tensor]:
+        return zeros_where_none(gradients(of, x, [factor * vector for vector in vectors], retain_graph=True), x)
+
+    def whole(factor: float = 1.0) -> Sequence[Tensor]:
+        ones = torch.full_like(values, factor)
+        return times_weights(zeros_where_none(gradients((values,), x, (ones,), retain_graph=True), x))
+
+    of_weighted = weighted()
+    for found, expected, again in (
+        (of_weighted, times_weights(gradient), (lambda: weighted(FACTOR), lambda: whole(FACTOR))),
+        (
+            product(of_weighted),
+            times_weights(product(gradient)),
+            (lambda: product(of_weighted, FACTOR), lambda: times_weights(product(gradient, FACTOR))),
+        ),
+    ):
+        pairs = [leaf.detach() for leaf in found], [leaf.detach() for leaf in expected]
+        if disagreement(*pairs, precision=coarsest([*x, values]), again=again) > 1:
             raise RuntimeError(
                 f"The function given to {name} with batch_dim=0 couples its problems: a value depends on the inputs of"
                 " another problem, as batch statistics or a sum over the first dimension make it. Make them independent"

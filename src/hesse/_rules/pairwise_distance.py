@@ -26,9 +26,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hesse._rules.batches import has_values
 from hesse._rules.rule import rule
-from hesse._rules.scope import intercept
-from hesse._rules.vanishing import may_vanish, norm_of, vanishes
+from hesse._rules.scope import inside_transform, intercept
+from hesse._rules.unseen import is_watching
+from hesse._rules.vanishing import followed, is_differentiated, norm_of
 
 _BY_DIFFERENCES = 2
 """The compute mode "donot_use_mm_for_euclid_dist"."""
@@ -60,8 +62,10 @@ def pdist_backward(cotangent: Tensor, x: Tensor, p: float, distance: Tensor) -> 
 def _by_differences(arguments: Sequence[Any]) -> Tensor | None:
     """The distances where points may coincide, which these do not tell; None where none has a coordinate of another."""
     x, y = arguments
-    if not may_vanish(x, y):
+    if not is_differentiated(x, y):
         return None
+    if not (has_values(x) and has_values(y)):
+        return _cdist_forward(x, y, 2.0, _BY_DIFFERENCES) if is_watching() and not inside_transform() else None
     if x is not y:
         first = torch.cat((x.detach()[..., :1].flatten(), y.detach()[..., :1].flatten())).sort().values
         if not bool((first[1:] == first[:-1]).any()):
@@ -81,25 +85,30 @@ def euclidean_dist(x: Tensor, y: Tensor) -> Tensor:
 
 def _cdist_forward(x: Tensor, y: Tensor, p: float, compute_mode: int | None) -> Tensor:
     distance: Tensor = torch.ops.aten._cdist_forward.default(x, y, p, compute_mode)
-    if p != 2 or not vanishes(distance, x, y):
-        return distance
-    coincide = distance.detach() == 0
-    if x is y:
+
+    def coincide() -> Tensor:
+        zero = distance.detach() == 0
         # A point and itself stay together.
-        coincide.diagonal(dim1=-2, dim2=-1).fill_(False)
-    *batch, i, j = places = coincide.nonzero(as_tuple=True)
-    many = distance.shape[:-2]
-    apart = x.expand(*many, *x.shape[-2:])[(*batch, i)] - y.expand(*many, *y.shape[-2:])[(*batch, j)]
-    return distance.index_put(places, norm_of(apart, (-1,)).squeeze(-1)) if len(i) else distance
+        return zero & ~torch.eye(zero.shape[-1], dtype=torch.bool, device=zero.device) if x is y else zero
+
+    def replacement() -> Tensor:
+        *batch, i, j = places = coincide().nonzero(as_tuple=True)
+        many = distance.shape[:-2]
+        apart = x.expand(*many, *x.shape[-2:])[(*batch, i)] - y.expand(*many, *y.shape[-2:])[(*batch, j)]
+        return distance.index_put(places, norm_of(apart, (-1,)).squeeze(-1)) if len(i) else distance
+
+    return followed(distance, replacement, x, y, zero=coincide) if p == 2 else distance
 
 
 def _pdist_forward(x: Tensor, p: float = 2) -> Tensor:
     distance: Tensor = torch.ops.aten._pdist_forward.default(x, p)
-    if p != 2 or not vanishes(distance, x):
-        return distance
-    (places,) = (distance.detach() == 0).nonzero(as_tuple=True)
-    first, second = torch.triu_indices(len(x), len(x), 1, device=x.device)[:, places]
-    return distance.index_put((places,), norm_of(x[first] - x[second], (-1,)).squeeze(-1))
+
+    def replacement() -> Tensor:
+        (places,) = (distance.detach() == 0).nonzero(as_tuple=True)
+        first, second = torch.triu_indices(len(x), len(x), 1, device=x.device)[:, places]
+        return distance.index_put((places,), norm_of(x[first] - x[second], (-1,)).squeeze(-1))
+
+    return followed(distance, replacement, x) if p == 2 else distance
 
 
 intercept("aten::_cdist_forward", _cdist_forward)

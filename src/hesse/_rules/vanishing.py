@@ -7,8 +7,8 @@ which autograd knows where the gradient is to be differentiated: g has a history
 
 Where g is not zero, or changes with another norm that is zero, the function has a kink, and derivatives are PyTorch's:
 zero, or no number. Fourth derivatives by x at zero are wrong: g / r has a third of the curvature of q there. Where
-zeros cannot be seen, in programs and batches of ``vmap``, and inside of ``torch.func.grad``, which frees the history
-of g, derivatives are PyTorch's too.
+zeros cannot be seen, in batches of ``vmap``, and inside of ``torch.func.grad``, which frees the history of g,
+derivatives are PyTorch's too. Programs have PyTorch's derivatives, and look for zeros at each point (``unseen.py``).
 
 Source: elementary, by l'Hôpital's rule.
 """
@@ -16,7 +16,7 @@ Source: elementary, by l'Hôpital's rule.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -25,18 +25,31 @@ from torch import Tensor
 from hesse._rules.batches import has_values
 from hesse._rules.rule import operator_of
 from hesse._rules.scope import differentiated_once_more, intercept, take_apart, within_transform
+from hesse._rules.unseen import watch_zeros
 
 
-def may_vanish(*arguments: Tensor) -> bool:
-    """Whether a norm of these is differentiated and its values are known."""
+def is_differentiated(*arguments: Tensor) -> bool:
+    """Whether a norm of these is differentiated."""
     if not torch.is_grad_enabled() or within_transform() or not any([entry.requires_grad for entry in arguments]):
         return False
-    return all([entry.layout is torch.strided and not entry.is_nested and has_values(entry) for entry in arguments])
+    return all([entry.layout is torch.strided and not entry.is_nested for entry in arguments])
 
 
-def vanishes(norm: Tensor, *arguments: Tensor) -> bool:
-    """Whether some norm of these is zero, and differentiated."""
-    return may_vanish(*arguments) and int(torch.count_nonzero(norm)) < norm.numel()
+def followed(
+    norm: Tensor,
+    replacement: Callable[[], Tensor],
+    *arguments: Tensor,
+    zero: Callable[[], Tensor] | None = None,
+) -> Tensor:
+    """The norm of these, or its ``replacement`` where some are zero.
+
+    ``zero`` says which, where rounding of the norm itself does not tell.
+    """
+    if not is_differentiated(*arguments):
+        return norm
+    if not all([has_values(entry) for entry in arguments]):
+        return watch_zeros(norm, zero)
+    return replacement() if int(torch.count_nonzero(norm)) < norm.numel() else norm
 
 
 def norm_of(x: Tensor, dims: Sequence[int], kink: float = 0.0) -> Tensor:
@@ -131,13 +144,13 @@ def _derivative(cotangent: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
 def _vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     operator: Any = torch.ops.aten.linalg_vector_norm.default
     norm: Tensor = operator(x, ord, dim, keepdim, dtype=dtype)
-    return _replaced(norm, x, dim, math.nan) if ord == 2 and dtype is None and vanishes(norm, x) else norm
+    return followed(norm, lambda: _replaced(norm, x, dim, math.nan), x) if ord == 2 and dtype is None else norm
 
 
 def _norm(x: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Tensor:
     aten: Any = torch.ops.aten
     norm: Tensor = aten.norm.Scalar(x, p) if dim is None else aten.norm.ScalarOpt_dim(x, p, dim, keepdim)
-    return _replaced(norm, x, dim, math.nan) if (p is None or p == 2) and vanishes(norm, x) else norm
+    return followed(norm, lambda: _replaced(norm, x, dim, math.nan), x) if p is None or p == 2 else norm
 
 
 def _replaced(norm: Tensor, x: Tensor, dim: Any, kink: float) -> Tensor:
@@ -153,40 +166,51 @@ def _dims(x: Tensor, dim: Any) -> list[int]:
 
 def _std(x: Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False) -> Tensor:
     operator: Any = torch.ops.aten.std.correction
-    deviation: Tensor = operator(x, dim, correction=correction, keepdim=keepdim)
-    if x.is_complex() or not vanishes(deviation, x):
-        return deviation
-    dims = _dims(x, dim)
-    count = math.prod([x.shape[i] for i in dims]) - (1 if correction is None else correction)
-    centered = x - x.mean(dims, keepdim=True)
-    # Without the rounding of the mean.
-    even = operator(x, dims, correction=correction, keepdim=True) == 0
-    centered = torch.where(even, centered - centered.detach(), centered)
-    return _replaced(deviation, centered, dims, 0.0) / math.sqrt(count) if count > 0 else deviation
+    return _followed_std(operator(x, dim, correction=correction, keepdim=keepdim), x, dim, correction, keepdim)
 
 
 def _std_mean(x: Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     operator: Any = torch.ops.aten.std_mean.correction
     deviation, mean = operator(x, dim, correction=correction, keepdim=keepdim)
-    return (_std(x, dim, correction=correction, keepdim=keepdim) if vanishes(deviation, x) else deviation), mean
+    return _followed_std(deviation, x, dim, correction, keepdim), mean
+
+
+def _followed_std(deviation: Tensor, x: Tensor, dim: Any, correction: Any, keepdim: bool) -> Tensor:
+    dims = _dims(x, dim)
+    count = math.prod([x.shape[i] for i in dims]) - (1 if correction is None else correction)
+    if x.is_complex() or count <= 0:
+        return deviation
+
+    def replacement() -> Tensor:
+        centered = x - x.mean(dims, keepdim=True)
+        # Without the rounding of the mean.
+        even = torch.ops.aten.std.correction(x, dims, correction=correction, keepdim=True) == 0
+        centered = torch.where(even, centered - centered.detach(), centered)
+        return _replaced(deviation, centered, dims, 0.0) / math.sqrt(count)
+
+    def zero() -> Tensor:
+        return x.detach().amax(dims, keepdim=keepdim) == x.detach().amin(dims, keepdim=keepdim)
+
+    return followed(deviation, replacement, x, zero=zero)
 
 
 def _dist(x: Tensor, y: Tensor, p: Any = 2) -> Tensor:
     distance: Tensor = torch.ops.aten.dist.default(x, y, p)
-    return _replaced(distance, x - y, None, math.nan) if p == 2 and vanishes(distance, x, y) else distance
+    return followed(distance, lambda: _replaced(distance, x - y, None, math.nan), x, y) if p == 2 else distance
 
 
 def _abs(x: Tensor) -> Tensor:
-    modulus: Tensor = torch.ops.aten.abs.default(x)
-    return norm_of(x, ()) if vanishes(modulus, x) else modulus
+    return followed(torch.ops.aten.abs.default(x), lambda: norm_of(x, ()), x)
 
 
 def _hypot(x: Tensor, y: Tensor) -> Tensor:
     length: Tensor = torch.ops.aten.hypot.default(x, y)
-    if not vanishes(length, x, y):
-        return length
-    both = torch.stack((x.expand(length.shape), y.expand(length.shape)))
-    return norm_of(both, (0,), math.nan).squeeze(0)
+
+    def replacement() -> Tensor:
+        both = torch.stack((x.expand(length.shape), y.expand(length.shape)))
+        return norm_of(both, (0,), math.nan).squeeze(0)
+
+    return followed(length, replacement, x, y)
 
 
 for _name in (

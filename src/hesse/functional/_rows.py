@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from hesse._autograd.agreement import coarsest, disagreement
+from hesse._autograd.agreement import FACTOR, coarsest, disagreement
 from hesse._autograd.evaluation import inside_transform
-from hesse._autograd.gradients import Gradients, gradients
+from hesse._autograd.gradients import Gradients, gradients, zeros_where_none
 from hesse._base.fixed_draws import fixed_generator, random_like
 from hesse._base.forward_mode import jvp
 from hesse._base.several_ranks import is_dtensor
@@ -48,7 +48,7 @@ def by_batch(outputs: Sequence[Tensor], x: Sequence[Tensor], create_graph: bool)
     bases = _standard_basis(outputs, numels)
     flat = [output.reshape(-1) for output in outputs]
     batched = gradients(flat, x, bases, create_graph=create_graph, retain_graph=True, batched=True)
-    _check_batch(flat, x, batched)
+    _check_batch(flat, x, bases, batched)
     columns = [
         torch.zeros_like(leaf).expand(sum(numels), *leaf.shape) if entry is None else entry
         for entry, leaf in zip(batched, x, strict=True)
@@ -60,23 +60,35 @@ def by_batch(outputs: Sequence[Tensor], x: Sequence[Tensor], create_graph: bool)
     ]
 
 
-def _check_batch(flat: Sequence[Tensor], x: Sequence[Tensor], batched: Gradients) -> None:
+def _check_batch(flat: Sequence[Tensor], x: Sequence[Tensor], bases: Sequence[Tensor], batched: Gradients) -> None:
     """Compare a random combination of the rows with one plain backward of the same combination."""
     generator = fixed_generator(torch.device("cpu"))
     # Real weights, since products with complex rows are antilinear.
     weights = [random_like(output.real, generator).to(output.dtype) for output in flat]
-    single = gradients(flat, x, weights, retain_graph=True)
-    pairs = [
-        (torch.tensordot(torch.cat([weight.to(rows.device, rows.dtype) for weight in weights]), rows.detach(), 1), leaf)
-        for rows, leaf in zip(batched, single, strict=True)
-        if rows is not None and leaf is not None
-    ]
+
+    def singly(factor: float = 1.0) -> Sequence[Tensor]:
+        return zeros_where_none(gradients(flat, x, [factor * weight for weight in weights], retain_graph=True), x)
+
+    def combined(batched: Gradients) -> list[Tensor]:
+        return [
+            torch.zeros_like(leaf) if rows is None else torch.tensordot(_joined(weights, rows), rows.detach(), 1)
+            for rows, leaf in zip(batched, x, strict=True)
+        ]
+
+    def combined_again() -> list[Tensor]:
+        return combined(gradients(flat, x, [FACTOR * basis for basis in bases], retain_graph=True, batched=True))
+
+    again = combined_again, lambda: singly(FACTOR)
     # A combination sums many rows, each with its own rounding.
-    if pairs and disagreement(*zip(*pairs, strict=True), precision=coarsest([*flat, *x])) > 10:
+    if disagreement(combined(batched), singly(), precision=coarsest([*flat, *x]), again=again) > 10:
         raise RuntimeError(
             "The rows of a batched backward differ from a single backward: PyTorch cannot batch this function, and"
             " does not say so. Call with vectorize=False."
         )
+
+
+def _joined(weights: Sequence[Tensor], rows: Tensor) -> Tensor:
+    return torch.cat([weight.to(rows.device, rows.dtype) for weight in weights])
 
 
 def by_columns(function: Callable[[tuple[Tensor, ...]], Sequence[Tensor]], x: Sequence[Tensor]) -> Blocks:

@@ -363,3 +363,16 @@ def test_a_product_that_is_not_finite_is_named():
     A = Counting(torch.eye(3) * torch.nan)
     with pytest.raises(hesse.NonFiniteProductError, match="Product 1 of solve"):
         hesse.solve(A, torch.ones(3))
+
+
+@pytest.mark.parametrize("columns", [(), (2,)])
+def test_right_hand_sides_of_numpy_give_solutions_of_numpy(columns: tuple[int, ...]) -> None:
+    diagonal = np.array([2.0, 3.0, 4.0])
+    operator = hesse.as_operator(torch.diag(torch.from_numpy(diagonal)))
+    b = np.random.default_rng(0).standard_normal((3, *columns))
+    expected = (b.T / diagonal).T
+    found = hesse.solve(operator, b, x0=np.ones_like(b), tol=1e-12)
+    assert isinstance(found.solution, np.ndarray)
+    np.testing.assert_allclose(found.solution, expected)
+    structured = hesse.Hessian(lambda x: (x["a"] ** 2).sum(), {"a": torch.ones(3, dtype=torch.float64)})
+    np.testing.assert_allclose(hesse.solve(structured, b, tol=1e-12).solution, b / 2)

@@ -127,3 +127,10 @@ def test_structured_vectors_and_zero_are_welcome():
 def test_what_makes_no_sense_is_one_sentence(shifts, b, words, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         hesse.solve_shifted(torch.eye(3), b, shifts, **words)
+
+
+def test_a_right_hand_side_of_numpy_gives_solutions_of_numpy() -> None:
+    diagonal, b = np.array([2.0, 3.0, 4.0]), np.array([1.0, -2.0, 0.5])
+    found = hesse.solve_shifted(hesse.as_operator(torch.diag(torch.from_numpy(diagonal))), b, [0.0, 1.0], tol=1e-12)
+    for shift, solution in zip([0.0, 1.0], found.solutions, strict=True):
+        np.testing.assert_allclose(solution, b / (diagonal + shift))

@@ -34,6 +34,7 @@ from hesse._linearize.program.stand_ins import Substitute, has_stand_in, is_stan
 from hesse._linearize.program.undisturbed import undisturbed
 from hesse._linearize.protocol import Direction, Leaves, Map, Selection
 from hesse._linearize.tape import Tape
+from hesse._rules import unseen
 
 
 class Joint(NamedTuple):
@@ -41,7 +42,7 @@ class Joint(NamedTuple):
 
     Attributes:
         graph: takes the point's leaves, the captured tensors, the constants, then the vectors; returns the outputs,
-            the tensors of ``aux``, the changed tensors, then the products.
+            the tensors of ``aux``, the exception, the changed tensors, then the products.
         captured: identities of the captured tensors that the graph takes.
         constants: tensors that the function makes of Python numbers, and known values.
         known: how to compute the known values, if there are any.
@@ -49,6 +50,7 @@ class Joint(NamedTuple):
         changed: positions among the inputs of tensors that the function changes in place.
         num_outputs: how many of the results are outputs of the map.
         rebuild_aux: makes the auxiliary output from its tensors.
+        has_exception: whether the graph returns a truth value that says whether a rule is missing at a point.
         num_first: how many of the results do not depend on vectors.
         products: for each direction, how many vectors it takes and how many products it gives.
     """
@@ -61,6 +63,7 @@ class Joint(NamedTuple):
     changed: list[int]
     num_outputs: int
     rebuild_aux: Callable[[Sequence[Tensor]], Any]
+    has_exception: bool
     num_first: int
     products: dict[Direction, tuple[int, int]]
 
@@ -113,6 +116,7 @@ def capture(
         [position[old] for old in changed],
         recorder.num_outputs,
         recorder.rebuild_aux,
+        recorder.has_exception,
         recorder.num_first + len(changed),
         {kind: (len(recorder.vectors[kind]), recorder.num_products[kind]) for kind in directions},
     )
@@ -129,6 +133,7 @@ class _Recorder:
         self.vectors: dict[Direction, list[Tensor]] = {}
         self.num_products: dict[Direction, int] = {}
         self.num_outputs = self.num_first = 0
+        self.has_exception = False
         self.rebuild_aux: Callable[[Sequence[Tensor]], Any] = tuple
 
     def shape_vectors(self, x: Sequence[Tensor]) -> None:
@@ -153,8 +158,9 @@ class _Recorder:
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         given = iter(inputs)
         x = list(itertools.islice(given, self._num_variables))
-        with self._substitute(list(itertools.islice(given, len(self._stand_ins)))):
+        with self._substitute(list(itertools.islice(given, len(self._stand_ins)))), unseen.watched() as conditions:
             tape = Tape(self._map, x, False, "Hessian")
+            conditions.close()
             everything = Selection(tuple(range(len(tape.outputs))), tuple(range(len(x))))
             products = []
             for kind in self._directions:
@@ -163,9 +169,11 @@ class _Recorder:
                 products += made
             # Here, since a tensor of the data may come back as it is.
             aux = [tensor.detach() for tensor in self._tensors_of_aux(tape.aux)]
+            exception = [torch.stack(conditions.found).any()] if conditions.found else []
+        self.has_exception = bool(exception)
         self.num_outputs = len(tape.outputs)
-        self.num_first = len(tape.outputs) + len(aux)
-        return [*tape.outputs, *aux, *products]
+        self.num_first = len(tape.outputs) + len(aux) + len(exception)
+        return [*tape.outputs, *aux, *exception, *products]
 
     def _tensors_of_aux(self, aux: Any) -> list[Tensor]:
         leaves, spec = trees.flatten(aux)

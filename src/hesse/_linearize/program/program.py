@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -23,10 +24,16 @@ from hesse._linearize.protocol import Direction, Leaves, Map
 
 
 class Start(NamedTuple):
-    """What the first half returns; ``changed`` are new values of tensors that the function changes."""
+    """What the first half returns.
+
+    Attributes:
+        is_exception: whether values at the point call for a rule that the program was made without.
+        changed: new values of tensors that the function changes.
+    """
 
     outputs: list[Tensor]
     aux: Any
+    is_exception: bool
     changed: list[Tensor]
     kept: list[Tensor]
 
@@ -81,6 +88,11 @@ class Program:
         """Whether a replay for many vectors is compiled already."""
         return any(count is not None for _, count in self._runs)
 
+    @property
+    def may_be_missing_a_rule(self) -> bool:
+        """Whether there may be points whose values call for a rule that the program was made without."""
+        return self._joint.has_exception
+
     def inputs(self, point: Leaves, surroundings: Surroundings) -> list[Tensor] | None:
         """The inputs of the first half at a point; None where the program does not serve it."""
         if self.plain != surroundings.plain:
@@ -119,9 +131,12 @@ class Program:
         taken = {memory_of(tensor) for tensor in (*inputs, *kept)} - {None}
         # The user may write into the results, and the kept tensors must not change.
         first = [result.clone() if memory_of(result) in taken else result for result in first]
-        num_changed = len(joint.changed)
-        aux, changed = first[joint.num_outputs : joint.num_first - num_changed], first[joint.num_first - num_changed :]
-        return Start(first[: joint.num_outputs], joint.rebuild_aux(aux), changed, kept)
+        given = iter(first)
+        outputs = list(itertools.islice(given, joint.num_outputs))
+        num_aux = joint.num_first - joint.num_outputs - joint.has_exception - len(joint.changed)
+        aux = joint.rebuild_aux(list(itertools.islice(given, num_aux)))
+        is_exception = joint.has_exception and bool(next(given))
+        return Start(outputs, aux, is_exception, list(given), kept)
 
     @interruptible
     def replay(

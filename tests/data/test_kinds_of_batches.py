@@ -1,0 +1,161 @@
+"""What data may be: pairs as a loader gives them, objects whose parts have names; and what says why it is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+import hesse
+
+DOUBLE = torch.float64
+DRAWN = torch.Generator().manual_seed(0)
+X = torch.randn(8, 3, dtype=DOUBLE, generator=DRAWN)
+Y = torch.randn(8, 3, dtype=DOUBLE, generator=DRAWN)
+CLASSES = torch.randint(3, (8,), generator=DRAWN)
+WEIGHTS = torch.rand(8, dtype=DOUBLE, generator=DRAWN)
+V = torch.randn(12, dtype=DOUBLE, generator=DRAWN)
+
+Loss = Callable[..., Tensor]
+
+
+class Graph:
+    """Attributes, which iterating gives with their names."""
+
+    def __init__(self, **attributes: Tensor) -> None:
+        self.__dict__.update(attributes)
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return iter(self.__dict__.items())
+
+    def __len__(self) -> int:
+        return len(self.__dict__)
+
+
+class Loader:
+    """Batches cut from tensors of its own."""
+
+    def __init__(self) -> None:
+        self.x, self.y = X, Y
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from zip(self.x.split(4), self.y.split(4), strict=True)
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 3, dtype=DOUBLE), nn.Tanh())
+
+
+def product(func: Callable[[Tensor], Tensor]) -> Tensor:
+    """The Hessian of a loss of the predictions of ``X``, times ``V``."""
+    net = model()
+    flat = nn.utils.parameters_to_vector(net.parameters()).detach()
+
+    def loss(flat: Tensor) -> Tensor:
+        return func(torch.tanh(X @ flat[:9].reshape(3, 3).mT + flat[9:]))
+
+    return torch.func.hessian(loss)(flat) @ V
+
+
+def graph_loss(net: nn.Module, batch: Graph) -> Tensor:
+    return F.mse_loss(net(batch.x), batch.y)  # type: ignore[attr-defined]  # as it was made
+
+
+def weighted(net: nn.Module, batch: list[Tensor]) -> Tensor:
+    x, y, weights = batch
+    return ((net(x) - y).square().mean(1) * weights).mean()
+
+
+MSE = lambda p: F.mse_loss(p, Y)  # noqa: E731
+RIGHT: dict[str, tuple[Loss, Any, dict[str, Any], Callable[[Tensor], Tensor]]] = {
+    "a pair": (nn.MSELoss(), (X, Y), {}, MSE),
+    "a list of a pair that looks alike": (nn.MSELoss(), [X, Y], {}, MSE),
+    "what a loader gives": (
+        nn.CrossEntropyLoss(),
+        next(iter(DataLoader(TensorDataset(X, CLASSES), batch_size=8))),
+        {},
+        lambda p: F.cross_entropy(p, CLASSES),
+    ),
+    "a list of three": (
+        weighted,
+        [X, Y, WEIGHTS],
+        {},
+        lambda p: ((p - Y).square().mean(1) * WEIGHTS).mean(),
+    ),
+    "a list of batches": (lambda net, x: net(x).square().mean(), list(X.split(4)), {}, lambda p: p.square().mean()),
+    "a list of pairs": (nn.MSELoss(), list(Loader()), {}, MSE),
+    "a loader with tensors of its own": (nn.MSELoss(), Loader(), {}, MSE),
+    "an object": (graph_loss, Graph(x=X, y=Y), {}, MSE),
+    "a list of one object": (graph_loss, [Graph(x=X, y=Y)], {}, MSE),
+    "objects and a weight": (
+        graph_loss,
+        [Graph(x=X[:6], y=Y[:6]), Graph(x=X[6:], y=Y[6:])],
+        {"weight": lambda batch: len(batch.x)},
+        MSE,
+    ),
+    "objects and a sum": (
+        lambda net, batch: (net(batch.x) - batch.y).square().sum(),
+        [Graph(x=X[:6], y=Y[:6]), Graph(x=X[6:], y=Y[6:])],
+        {"reduction": "sum"},
+        lambda p: (p - Y).square().sum(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_it_is_multiplied(name: str) -> None:
+    loss, data, options, reference = RIGHT[name]
+    torch.testing.assert_close(hesse.LossHessian(model(), loss, data, **options) @ V, product(reference))
+
+
+def test_the_command_casts_a_pair_as_one() -> None:
+    problem = hesse.Problem(model=model(), loss=nn.MSELoss(), data=[X, Y])
+    func, parameters = problem.function()
+    torch.testing.assert_close(func(parameters), F.mse_loss(model()(X), Y))
+
+
+REFUSED: dict[str, tuple[Loss, Any, type[Exception], str]] = {
+    "fewer labels": (nn.CrossEntropyLoss(), (X, CLASSES[:6]), ValueError, "8 rows of predictions and 6 of targets"),
+    "fewer labels later": (
+        F.cross_entropy,
+        [(X, CLASSES), (X, CLASSES[:6])],
+        ValueError,
+        "8 rows of predictions and 6 of targets",
+    ),
+    "fewer labels of a loss of one's own": (
+        lambda p, t: F.nll_loss(p.log_softmax(1), t),
+        (X, CLASSES[:6]),
+        ValueError,
+        "8 rows of predictions and 6 of targets",
+    ),
+    "inputs alone": (nn.CrossEntropyLoss(), X, TypeError, "compares a prediction with a target"),
+    "a list of fewer labels": (nn.CrossEntropyLoss(), [X, CLASSES[:6]], TypeError, "compares a prediction"),
+    "objects": (graph_loss, [Graph(x=X, y=Y)] * 2, ValueError, "has type Graph, .* Give weight="),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_it_is_refused_by_one_sentence(name: str) -> None:
+    loss, data, kind, message = REFUSED[name]
+    with pytest.raises(kind, match=message):
+        hesse.LossHessian(model(), loss, data) @ V
+
+
+@pytest.mark.parametrize("operator", [hesse.GaussNewton, hesse.Fisher, hesse.EmpiricalFisher])
+def test_every_operator_says_how_many_labels_there_are(operator: Any) -> None:
+    with pytest.raises(ValueError, match="8 rows of predictions and 6 of targets"):
+        operator(model(), nn.CrossEntropyLoss(), (X, CLASSES[:6])) @ V
+
+
+def test_what_a_loss_of_ones_own_raises_passes_through() -> None:
+    def loss(predicted: Tensor, target: Tensor) -> Tensor:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        hesse.LossHessian(model(), loss, (X, CLASSES[:6])) @ V
