@@ -1,0 +1,13 @@
+"""Programs are captured, made functional and parted, but run without a compiler, which is quick."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``engine="compiled"`` runs its graphs operator by operator."""
+    from hesse._linearize.program import backends
+
+    monkeypatch.setattr(backends, "INDUCTOR", backends.EAGER)
