@@ -8,6 +8,11 @@ import pytest
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """``engine="compiled"`` runs its graphs operator by operator."""
+    # Both add a filter of warnings where they are first imported.
+    import scipy.sparse.linalg
+    import scipy.stats
+    import sympy
+
     from hesse._linearize.program import backends
 
     monkeypatch.setattr(backends, "INDUCTOR", backends.EAGER)
