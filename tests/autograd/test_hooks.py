@@ -38,7 +38,12 @@ def by_inner_gradient(gradient: Tensor) -> Tensor:
 
 
 OPAQUE = (Tensor.detach, without_graph, by_numpy, by_inner_gradient)
-FINE: tuple[Callable[[Tensor], Any], ...] = (lambda g: None, Tensor.clone, lambda g: g.clamp(-1e9, 1e9), lambda g: 1.0 * g)
+FINE: tuple[Callable[[Tensor], Any], ...] = (
+    lambda g: None,
+    Tensor.clone,
+    lambda g: g.clamp(-1e9, 1e9),
+    lambda g: 1.0 * g,
+)
 
 
 def of_a_tensor(hook: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:

@@ -32,7 +32,11 @@ def snapshot(root: Any) -> Snapshot:
 def bits(root: Any) -> Snapshot:
     """The same without identities and counts of writes: what two trainings have in common."""
     found = snapshot(root)
-    return {path: value for path, value in found.items() if not path.endswith((" is", " writes", "._torchdynamo_wrapper_id"))}
+    return {
+        path: value
+        for path, value in found.items()
+        if not path.endswith((" is", " writes", "._torchdynamo_wrapper_id"))
+    }
 
 
 def _describe(path: str, value: Any, found: Snapshot, seen: dict[int, str]) -> None:
@@ -95,7 +99,9 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
         yield ".training", value.training
     elif isinstance(value, types.FunctionType):
         names = value.__code__.co_freevars
-        yield from [(f".<{name}>", cell.cell_contents) for name, cell in zip(names, value.__closure__ or (), strict=True)]
+        yield from [
+            (f".<{name}>", cell.cell_contents) for name, cell in zip(names, value.__closure__ or (), strict=True)
+        ]
     elif isinstance(value, types.MethodType):
         yield ".__self__", value.__self__
     elif isinstance(value, functools.partial):
@@ -147,7 +153,9 @@ def settings() -> Snapshot:
         "oneDNN": torch.backends.mkldnn.enabled,
         "attention": [torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled()],
         "hooks of all modules": [
-            len(hooks) for name, hooks in vars(modules).items() if name.startswith("_global_") and hasattr(hooks, "items")
+            len(hooks)
+            for name, hooks in vars(modules).items()
+            if name.startswith("_global_") and hasattr(hooks, "items")
         ],
         "warnings": (list(warnings.filters), warnings.showwarning),
         "excepthook": sys.excepthook,

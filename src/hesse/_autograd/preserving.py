@@ -119,13 +119,20 @@ class Held:
     """What modules, containers and plain objects hold, by identity; ``restore`` puts it back."""
 
     def __init__(self, holders: Iterable[Any]) -> None:
-        tables = {id(table): table for holder in holders for table in _tables(holder)}
+        tables: dict[int, Any] = {}
+        self._slots: list[tuple[Any, dict[str, Any]]] = []
+        for holder in holders:
+            tables |= {id(table): table for table in _tables(holder)}
+            if copying.has_slots(holder):
+                self._slots.append((holder, copying.slots_of(holder)))
         self._contents = [(table, copying.Contents(table)) for table in tables.values()]
 
     def restore(self) -> None:
         """Put everything back that is another object now."""
         for table, contents in self._contents:
             contents.put_back(table)
+        for holder, held in self._slots:
+            copying.put_back_slots(holder, held)
 
 
 def _tables(holder: Any) -> Iterator[Any]:
@@ -133,7 +140,8 @@ def _tables(holder: Any) -> Iterator[Any]:
     if isinstance(holder, copying.CONTAINERS):
         yield holder
         return
-    attributes = object.__getattribute__(holder, "__dict__")
-    yield attributes
+    attributes = copying.table_of(holder)
+    if attributes is not None:
+        yield attributes
     if isinstance(holder, torch.nn.Module):
-        yield from (table for table in copying.tables_of(attributes) if isinstance(table, copying.CONTAINERS))
+        yield from (table for table in copying.tables_of(vars(holder)) if isinstance(table, copying.CONTAINERS))

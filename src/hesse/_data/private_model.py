@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hesse._autograd import graph
+from hesse._autograd.aliases import Aliases
 from hesse._autograd.blueprint import Blueprint
 from hesse._autograd.captured import same
 from hesse._linearize.guard import State, address
@@ -61,6 +62,7 @@ class Model:
         embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
         scaled = [module.weight for module in embeddings if module.max_norm is not None]
         self._copied = [*self._blueprint.buffers, *[places[id(weight)] for weight in scaled if id(weight) in places]]
+        self._aliases = Aliases(tensors, [*self._blueprint.buffers, *self._blueprint.plain])
         # Which plain tensors an evaluation writes into; found out at the first.
         self._written: list[int] | None = None
         self._modules = list(model.modules())
@@ -93,8 +95,9 @@ class Model:
         for place, leaf in zip(self._variables, x, strict=True):
             if place is not None:
                 tensors[place] = leaf
-        for place in (*self._copied, *copied):
-            tensors[place] = tensors[place].clone()
+        places = self._aliases.together([*self._copied, *copied])
+        for place, fresh in self._aliases.copies(tensors, places):
+            tensors[place] = fresh
         return tensors
 
     def _run_first(self, x: Sequence[Tensor], evaluate: Callable[[Private], Result]) -> Result:
@@ -125,6 +128,13 @@ class Model:
             raise RuntimeError(
                 f"An evaluation of the model given to {self._operator} {what}, so there is no point that stays. Where"
                 " it does so the first time only, evaluate the model once before; otherwise take that out of forward."
+            )
+        apart = [place for place in self._aliases.apart if not same(tensors[place], self._given[place])]
+        if apart:
+            raise RuntimeError(
+                f"An evaluation of the model given to {self._operator} writes into a tensor of shape"
+                f" {tuple(tensors[apart[0]].shape)} that shares memory with another one of the model's, which a private"
+                " copy cannot. Clone one of them where the model is made."
             )
         self._written = [place for place in plain if not same(tensors[place], self._given[place])]
         return result

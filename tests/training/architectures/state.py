@@ -86,7 +86,9 @@ class Standardized(nn.Module):
 
 
 def statistics_of_its_own() -> Training:
-    return Training(Standardized(), pairs(4), remembers=True, options={"reduction": "mean", "weight": lambda batch: len(batch[0])})
+    return Training(
+        Standardized(), pairs(4), remembers=True, options={"reduction": "mean", "weight": lambda batch: len(batch[0])}
+    )
 
 
 class Lazy(nn.Module):
