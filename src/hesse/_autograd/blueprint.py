@@ -1,8 +1,8 @@
 """Private copies of a user's modules, and of what is bound to them: nothing that an evaluation does reaches the user's.
 
 A copy shares its tensors with the original, or is given others. It has its own of all else that an evaluation may
-change: the modules below it, and the containers and plain objects that these hold. Methods, hooks, partial functions
-and closures that lead to something that is copied lead to the copy instead.
+change: the modules below it, and the containers, plain objects and random generators that these hold. Methods, hooks,
+partial functions and closures that lead to something that is copied lead to the copy instead.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 
 from hesse._autograd import copying
 from hesse._autograd.copying import CACHE, CONTAINERS, Build, attributes_of, entries_of, is_plain_object
+from hesse._autograd.generators import GeneratorPlan, is_own
 from hesse._autograd.scripted import ScriptCopy
 
 _ATOMS = frozenset(
@@ -36,7 +37,7 @@ class Blueprint:
         roots: modules, and functions that may lead to what these hold.
 
     Attributes:
-        nodes: what is copied: modules, containers, plain objects, functions.
+        nodes: what is copied: modules, containers, plain objects, generators, functions.
         tensors: those that a copy can be given others for, each once.
         parameters, buffers, plain, derived: their places among ``tensors``. Plain ones are neither parameters nor
             buffers. Derived ones have a history, as what a layer made of its parameters and keeps; a copy may be given
@@ -95,6 +96,8 @@ class Blueprint:
                 self._register(value)
             for entry in entries_of(value):
                 self._own(entry, depth)
+        elif is_own(value):
+            self._register(value)
         elif depth and is_plain_object(value):
             self._register(value)
             for entry in attributes_of(value).values():
@@ -173,6 +176,8 @@ class Blueprint:
             return copying.FunctionPlan(value, self._entry)
         if isinstance(value, CONTAINERS):
             return copying.ContainerPlan(value, self._entry)
+        if is_own(value):
+            return GeneratorPlan(value)
         return copying.ObjectPlan(value, self._entry)
 
 

@@ -55,13 +55,37 @@ class Plan(Protocol):
 
 def attributes_of(value: Any) -> dict[str, Any]:
     """The attributes of an instance, whatever its class says about them; a dict that is not to be changed."""
-    held: dict[str, Any] = object.__getattribute__(value, "__dict__")
-    slots = {name: getattr(value, name) for name in _slots(_kind(value)) if hasattr(value, name)}
+    held, slots = table_of(value) or {}, slots_of(value)
     return {**held, **slots} if slots else held
+
+
+def table_of(value: Any) -> dict[str, Any] | None:
+    """The dict that holds the attributes of an instance, if it has one."""
+    return object.__getattribute__(value, "__dict__") if hasattr(value, "__dict__") else None
+
+
+def slots_of(value: Any) -> dict[str, Any]:
+    """The attributes of an instance that are in slots."""
+    return {name: getattr(value, name) for name in _slots(_kind(value)) if hasattr(value, name)}
 
 
 def _kind(value: Any) -> Any:
     return type(value)
+
+
+def has_slots(value: Any) -> bool:
+    """Whether a class of Python's that an object is of has slots."""
+    return bool(_slots(_kind(value)))
+
+
+def put_back_slots(value: Any, held: dict[str, Any]) -> None:
+    """Into the slots of an object what they held."""
+    now = slots_of(value)
+    for name in now.keys() - held.keys():
+        object.__delattr__(value, name)
+    for name, entry in held.items():
+        if now.get(name) is not entry or name not in now:
+            _set_attribute(value, name, entry)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -90,7 +114,7 @@ def tables_of(attributes: dict[str, Any]) -> list[Any]:
 
 def is_plain_object(value: Any) -> bool:
     """Whether a value is nothing but its attributes: made by a class of Python's that does not say how to copy it."""
-    return _is_plain(_kind(value)) and bool(getattr(value, "__dict__", None))
+    return _is_plain(_kind(value)) and bool(attributes_of(value))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -346,7 +370,8 @@ def _put(fresh: Any, attributes: dict[str, Any]) -> None:
     for name in _slots(_kind(fresh)):
         if name in attributes:
             _set_attribute(fresh, name, attributes.pop(name))
-    _set_attribute(fresh, "__dict__", attributes)
+    if attributes or table_of(fresh) is not None:
+        _set_attribute(fresh, "__dict__", attributes)
 
 
 def _without_memory(cached: Any, function: Any) -> Any:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from hesse._autograd import graph
+from hesse._autograd import graph, hooks
 from hesse._autograd.thread_state import inference_mode, inside, interruptible, put_inside
 from hesse._base import trees
 from hesse._rules import scope
@@ -55,8 +55,8 @@ def track(leaf: Tensor, create_graph: bool) -> Tensor:
         leaf = leaf.clone()
     if create_graph and leaf.requires_grad:
         # Sparse tensors have no views.
-        return leaf.clone() if leaf.is_sparse else leaf.view_as(leaf)
-    return leaf.detach().requires_grad_()
+        return hooks.noted(leaf.clone() if leaf.is_sparse else leaf.view_as(leaf))
+    return hooks.noted(leaf.detach().requires_grad_())
 
 
 def constant(vector: Tensor, create_graph: bool) -> Tensor:
@@ -120,7 +120,7 @@ def _at_transform_level(body: Callable[[tuple[Tensor, ...]], Any], leaves: Seque
     kept: list[Any] = []
 
     def at_level(*tracked: Tensor) -> tuple[Tensor, ...]:
-        kept[:] = trees.flatten(body(tracked))
+        kept[:] = trees.flatten(body(tuple(map(hooks.noted, tracked))))
         return tuple([result for result in kept[0] if isinstance(result, Tensor)])
 
     held = scope.put(True)

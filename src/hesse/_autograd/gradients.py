@@ -87,9 +87,11 @@ def followed_gradients(
     outputs: Sequence[Tensor | None], inputs: Sequence[Tensor], cotangents: Sequence[Tensor] | None = None
 ) -> Gradients:
     """:func:`gradients` with their graph, which is to be differentiated: what autograd would miss there is refused."""
-    handles = opaque.watch([output for output in outputs if output is not None])
+    handles = opaque.watch([output for output in outputs if output is not None], inputs)
     try:
-        return gradients(outputs, inputs, cotangents, create_graph=True)
+        found = gradients(outputs, inputs, cotangents, create_graph=True)
+        opaque.refuse_hooks_of_inputs(inputs, found)
+        return found
     finally:
         for handle in handles:
             handle.remove()

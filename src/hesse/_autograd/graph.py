@@ -35,6 +35,11 @@ def nodes(roots: Iterable[Tensor | Node], until: Iterable[Node] = ()) -> Iterato
                 stack.append(following)
 
 
+def is_accumulation(node: Node) -> bool:
+    """Whether a node stands for a leaf."""
+    return type(node) is _ACCUMULATION
+
+
 def leaves(roots: Iterable[Tensor | Node]) -> Iterator[Tensor]:
     """Every leaf that a backward from ``roots`` can reach, once."""
-    return (node.variable for node in nodes(roots) if type(node) is _ACCUMULATION)  # type: ignore[attr-defined]  # it has
+    return (node.variable for node in nodes(roots) if is_accumulation(node))  # type: ignore[attr-defined]  # it has

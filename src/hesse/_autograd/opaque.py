@@ -1,14 +1,15 @@
-"""Refuse custom functions whose backward autograd cannot follow.
+"""Refuse custom functions, and hooks, whose backward autograd cannot follow.
 
 A backward that runs under ``no_grad``, calls kernels of its own or is marked ``once_differentiable`` returns gradients
 without history. PyTorch takes their derivatives for zero, mostly without a word. A gradient :math:`J^\\top g` is linear
-in :math:`g`, so one that has no history even where :math:`g` has is zero or wrong.
+in :math:`g`, so one that has no history even where :math:`g` has is zero or wrong. The same holds for what a hook
+makes of a gradient.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -17,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.graph import GradientEdge, Node
 from torch.utils.hooks import RemovableHandle
 
-from hesse._autograd import graph
+from hesse._autograd import graph, hooks
 from hesse._autograd.missing import MissingDerivative
 from hesse._rules.engine import wanted
 from hesse._rules.scope import inside_transform
@@ -26,6 +27,9 @@ _CPP_NODE = "torch::autograd::CppNode<"
 # What ``once_differentiable`` puts in the place of a history; autograd.grad never comes to it.
 _MARK = "torch::autograd::Error"
 
+# PyTorch's identity function that carries the backward hooks of modules.
+_OF_MODULE_HOOKS = "BackwardHookFunction"
+
 # Functions of hesse have rules' derivatives; those of torch.distributed see ``cut_history``.
 _LOOKED_AT_ELSEWHERE = ("hesse.", "torch.distributed")
 
@@ -33,14 +37,27 @@ _LOOKED_AT_ELSEWHERE = ("hesse.", "torch.distributed")
 _BUILT_IN: set[type] = set()
 
 
-def watch(outputs: Sequence[Tensor]) -> list[RemovableHandle]:
-    """Until the handles are removed, a backward from ``outputs`` raises where it comes to an opaque function.
+def watch(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[RemovableHandle]:
+    """Until the handles are removed, a backward from ``outputs`` raises where it comes to an opaque function or hook.
 
     The backward must create a graph. Stand-ins without numbers are passed over.
     """
     if not outputs or isinstance(outputs[0], FakeTensor):
         return []
-    return [_watched(node, outputs[0]) for node in graph.nodes(outputs) if _is_custom(node)]
+    if hooks.may_exist(inputs):
+        # A node does not tell what hooks it has.
+        return [handle for node in list(graph.nodes(outputs)) for handle in _Watch(node, outputs[0]).handles()]
+    return [_Watch(node, outputs[0]).handle() for node in graph.nodes(outputs) if _is_custom(node)]
+
+
+def refuse_hooks_of_inputs(inputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    """Refuse opaque hooks of the inputs themselves, whose nodes a backward does not come to."""
+    for leaf, gradient in zip(inputs, gradients, strict=True):
+        if not leaf._backward_hooks or not _is_cut(gradient) or isinstance(gradient, FakeTensor):
+            continue
+        for hook in leaf._backward_hooks.values():
+            if _is_opaque(hook(_variable_like(leaf, leaf))):
+                _refuse_hook()
 
 
 def _is_custom(node: Node) -> bool:
@@ -50,7 +67,7 @@ def _is_custom(node: Node) -> bool:
         return False
     function = _python_function(node)
     if function is not None:
-        return not function.__module__.startswith(_LOOKED_AT_ELSEWHERE)
+        return not _is_looked_at_elsewhere(node)
     if graph.name_of(node).startswith(_CPP_NODE):
         return True
     if kind.__name__ != "CppFunction":  # the type of all nodes that have none of their own
@@ -58,26 +75,77 @@ def _is_custom(node: Node) -> bool:
     return False
 
 
-def _watched(node: Node, tracked: Tensor) -> RemovableHandle:
-    probing = False
+def _is_looked_at_elsewhere(node: Node) -> bool:
+    function = _python_function(node)
+    return function is not None and function.__module__.startswith(_LOOKED_AT_ELSEWHERE)
 
-    def look(results: Sequence[Tensor | None], cotangents: Sequence[Tensor | None]) -> None:
-        nonlocal probing
-        if probing or not any(map(_is_cut, results)):
+
+class _Watch:
+    """Looks at what a backward gives to a node, and at what it gets from it."""
+
+    def __init__(self, node: Node, tracked: Tensor) -> None:
+        self._node, self._tracked = node, tracked
+        self._probing = False
+
+    def handle(self) -> RemovableHandle:
+        """Watch the function that the node is of."""
+        return self._node.register_hook(self._look)
+
+    def handles(self) -> Iterator[RemovableHandle]:
+        """Watch the hooks of the node as well."""
+        if graph.is_accumulation(self._node):
             return
-        follow = wanted(node)
-        cut = [i for i, result in enumerate(results) if follow[i] and _is_cut(result)]
-        probing = True
-        try:
-            again = _other_results(node, cut, cotangents, tracked) if cut else []
-        finally:
-            probing = False
-        # A derivative that is zero, such as that of a step function, needs no history.
-        opaque = [entry for entry in again if _is_cut(entry) and _is_nonzero(entry)]
-        if opaque:
-            _refuse(_name(node), any(entry.requires_grad for entry in opaque))
+        yield self._node.register_prehook(self._look_before)
+        if not _is_looked_at_elsewhere(self._node):
+            yield self.handle()
 
-    return node.register_hook(look)
+    def _look_before(self, cotangents: Sequence[Tensor | None]) -> None:
+        if self._probing:
+            if any(map(_is_opaque, cotangents)):
+                _refuse_hook()
+        elif any(map(_is_cut, cotangents)):
+            self._again(range(len(self._node.next_functions)), cotangents)
+
+    def _look(self, results: Sequence[Tensor | None], cotangents: Sequence[Tensor | None]) -> None:
+        if self._probing or not any(map(_is_cut, results)):
+            return
+        cut = [i for i, result in enumerate(results) if _is_cut(result)]
+        if _python_function(self._node) is not None and _name(self._node) == _OF_MODULE_HOOKS:
+            # The hooks do nothing when they are called a second time, and the function is the identity.
+            if not any(map(_is_cut, cotangents)):
+                _refuse_hook()
+            return
+        # A derivative that is zero, such as that of a step function, needs no history.
+        opaque = [entry for entry in self._again(cut, cotangents) if _is_opaque(entry)]
+        if opaque and _is_custom(self._node):
+            _refuse(_name(self._node), any(entry.requires_grad for entry in opaque))
+        if opaque:
+            _refuse_hook()
+
+    def _again(self, places: Iterable[int], cotangents: Sequence[Tensor | None]) -> list[Tensor]:
+        """Results in those of the places that are followed, for cotangents with history that are not zero.
+
+        Those at hand may be constants or zero.
+        """
+        follow = wanted(self._node)
+        # Those that are followed lead somewhere.
+        edges = cast("Sequence[tuple[Node, int]]", self._node.next_functions)
+        followed = [GradientEdge(*edges[i]) for i in places if follow[i]]
+        if not followed:
+            return []
+        given = [(i, cotangent) for i, cotangent in enumerate(cotangents) if cotangent is not None]
+        self._probing = True
+        try:
+            found = torch.autograd.grad(
+                [GradientEdge(self._node, i) for i, _ in given],
+                followed,
+                [_variable_like(cotangent, self._tracked) for _, cotangent in given],
+                create_graph=True,
+                allow_unused=True,
+            )
+        finally:
+            self._probing = False
+        return [entry for entry in found if entry is not None]
 
 
 def _is_cut(result: Tensor | None) -> bool:
@@ -86,21 +154,9 @@ def _is_cut(result: Tensor | None) -> bool:
     return not result.requires_grad or (result.grad_fn is not None and graph.name_of(result.grad_fn) == _MARK)
 
 
-def _other_results(
-    node: Node, places: Sequence[int], cotangents: Sequence[Tensor | None], tracked: Tensor
-) -> list[Tensor]:
-    """Results of a node for cotangents with history that are not zero, as those at hand may be constants or zero."""
-    # Those that are followed lead somewhere.
-    edges = cast("Sequence[tuple[Node, int]]", node.next_functions)
-    given = [(i, cotangent) for i, cotangent in enumerate(cotangents) if cotangent is not None]
-    found = torch.autograd.grad(
-        [GradientEdge(node, i) for i, _ in given],
-        [GradientEdge(*edges[i]) for i in places],
-        [_variable_like(cotangent, tracked) for _, cotangent in given],
-        create_graph=True,
-        allow_unused=True,
-    )
-    return [entry for entry in found if entry is not None]
+def _is_opaque(result: Tensor | None) -> bool:
+    """Whether a result has no history and is not zero, as the derivative of a step function is."""
+    return result is not None and _is_cut(result) and _is_nonzero(result)
 
 
 def _variable_like(cotangent: Tensor, tracked: Tensor) -> Tensor:
@@ -147,4 +203,14 @@ def _refuse(name: str, is_marked: bool) -> None:
         f"{what} computes what autograd does not follow, so it would count as zero",
         "Write that backward in operations that autograd follows, without no_grad, detach or an inner gradient without"
         " create_graph=True, or as a torch.autograd.Function that has a backward itself.",
+    )
+
+
+def _refuse_hook() -> None:
+    raise MissingDerivative(
+        "register_hook",
+        "a product needs the derivative of a backward, and a hook, of a tensor or of a module's backward, makes of the"
+        " gradient what autograd does not follow, so it would count as zero",
+        "Write that hook in operations that autograd follows, without no_grad, detach or an inner gradient without"
+        " create_graph=True; or leave it out.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from hesse._autograd import copying
 from hesse._autograd.blueprint import Blueprint
 from hesse._autograd.captured import reached, same
+from hesse._autograd.generators import KINDS, is_own, put_back
 from hesse._base import trees
 
 
@@ -62,25 +64,12 @@ class State:
 
 
 def _generators(func: Callable[..., Any]) -> Iterator[Callable[[], object]]:
-    yield _bound(torch.set_rng_state, torch.get_rng_state())
+    yield functools.partial(torch.set_rng_state, torch.get_rng_state())
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # no types there
-        yield _bound(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
-    yield _bound(random.setstate, random.getstate())
-    yield _bound(np.random.set_state, np.random.get_state())  # noqa: NPY002  # users' code may draw from it
-    yield from (_bound(rng.setstate, rng.getstate()) for _, rng in reached(func, random.Random))
-    yield from (_bound(rng.set_state, rng.get_state()) for _, rng in reached(func, torch.Generator))
-    yield from (_bound(_set_state(rng), rng.bit_generator.state) for _, rng in reached(func, np.random.Generator))
-
-
-def _bound(put_back: Callable[[Any], object], state: Any) -> Callable[[], object]:
-    return lambda: put_back(state)
-
-
-def _set_state(rng: np.random.Generator) -> Callable[[Any], None]:
-    def put_back(state: Any) -> None:
-        rng.bit_generator.state = state
-
-    return put_back
+        yield functools.partial(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
+    yield functools.partial(random.setstate, random.getstate())
+    yield functools.partial(np.random.set_state, np.random.get_state())  # noqa: NPY002  # users' code may draw from it
+    yield from (put_back(rng) for kind in KINDS for _, rng in reached(func, kind) if is_own(rng))
 
 
 class _Values:
@@ -130,13 +119,20 @@ class Held:
     """What modules, containers and plain objects hold, by identity; ``restore`` puts it back."""
 
     def __init__(self, holders: Iterable[Any]) -> None:
-        tables = {id(table): table for holder in holders for table in _tables(holder)}
+        tables: dict[int, Any] = {}
+        self._slots: list[tuple[Any, dict[str, Any]]] = []
+        for holder in holders:
+            tables |= {id(table): table for table in _tables(holder)}
+            if copying.has_slots(holder):
+                self._slots.append((holder, copying.slots_of(holder)))
         self._contents = [(table, copying.Contents(table)) for table in tables.values()]
 
     def restore(self) -> None:
         """Put everything back that is another object now."""
         for table, contents in self._contents:
             contents.put_back(table)
+        for holder, held in self._slots:
+            copying.put_back_slots(holder, held)
 
 
 def _tables(holder: Any) -> Iterator[Any]:
@@ -144,7 +140,8 @@ def _tables(holder: Any) -> Iterator[Any]:
     if isinstance(holder, copying.CONTAINERS):
         yield holder
         return
-    attributes = object.__getattribute__(holder, "__dict__")
-    yield attributes
+    attributes = copying.table_of(holder)
+    if attributes is not None:
+        yield attributes
     if isinstance(holder, torch.nn.Module):
-        yield from (table for table in copying.tables_of(attributes) if isinstance(table, copying.CONTAINERS))
+        yield from (table for table in copying.tables_of(vars(holder)) if isinstance(table, copying.CONTAINERS))

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from hesse._autograd.evaluation import ordinary_autograd, track
 from hesse._base.errors import first_line
 from hesse._base.memory import is_out_of_memory, readable
 from hesse._data import rows
@@ -13,10 +14,8 @@ from hesse._data.kept import needed
 from hesse._data.losses import Reduction
 from hesse._data.objective import Objective
 from hesse._data.options import DataOptions
+from hesse._data.reduction import PILOT as PILOT
 from hesse._data.reduction import Finding, examine, settle
-
-PILOT = 2
-"""How many rows are tried first; not one, since programs that squeeze dimensions of length one are common."""
 
 Measure = Callable[[Any, Reduction], int]
 """Bytes kept of a batch."""
@@ -118,7 +117,8 @@ def _examined(objective: Objective, first: Any, seed: int, *, known: bool) -> Fi
         if is_out_of_memory(error):
             raise
         # Where the whole batch fails as well, that is what the user should see.
-        objective.value([leaf.detach() for leaf in objective.leaves], first)
+        with ordinary_autograd():
+            objective.value([track(leaf, False) for leaf in objective.leaves], first)
         if known:
             return Finding(frozenset(), "", drew=False, halved=False)
         raise ValueError(

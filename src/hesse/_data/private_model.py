@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from hesse._autograd import graph
 from hesse._autograd.agreement import coarsest, disagreement
+from hesse._autograd.aliases import Aliases
 from hesse._autograd.blueprint import Blueprint
 from hesse._autograd.captured import same
 from hesse._linearize.guard import State, address
@@ -61,7 +62,7 @@ class Model:
         variables = {key: parameter for key, parameter in chosen.items() if parameter.requires_grad}
         self._variables = [places[id(parameter)] if key in variables else None for key, parameter in chosen.items()]
         self._by_address = {address(parameter): key for key, parameter in variables.items() if parameter.numel()}
-        self._given: list[Tensor | None] = list(tensors)
+        self._given: list[Any] = list(tensors)  # None for what a copy is without
         # The outputs that an evaluation without what the model keeps of earlier ones must have, too.
         self._expected: Sequence[Tensor] | None = None
         self._constants = {place for place in self._blueprint.parameters if tensors[place].requires_grad}
@@ -72,6 +73,7 @@ class Model:
         embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
         scaled = [module.weight for module in embeddings if module.max_norm is not None]
         self._copied = [*self._blueprint.buffers, *[places[id(weight)] for weight in scaled if id(weight) in places]]
+        self._aliases = Aliases(tensors, [*self._blueprint.buffers, *self._blueprint.plain])
         # Which plain tensors an evaluation writes into; found out at the first.
         self._written: list[int] | None = None
         self._modules = list(model.modules())
@@ -123,13 +125,14 @@ class Model:
     def _private(self, x: Sequence[Tensor], copied: Sequence[int]) -> Private:
         return _private(self._blueprint.make(self._tensors(x, copied)))
 
-    def _tensors(self, x: Sequence[Tensor], copied: Sequence[int]) -> list[Tensor | None]:
+    def _tensors(self, x: Sequence[Tensor], copied: Sequence[int]) -> list[Any]:
         tensors = self._given.copy()
         for place, leaf in zip(self._variables, x, strict=True):
             if place is not None:
                 tensors[place] = leaf
-        for place in (*self._copied, *copied):
-            tensors[place] = cast(Tensor, tensors[place]).clone()
+        places = self._aliases.together([*self._copied, *copied])
+        for place, fresh in self._aliases.copies(tensors, places):
+            tensors[place] = fresh
         return tensors
 
     def _run_first(self, x: Sequence[Tensor], evaluate: Callable[[Private], Result]) -> Result:
@@ -161,9 +164,14 @@ class Model:
                 f"An evaluation of the model given to {self._operator} {what}, so there is no point that stays. Where"
                 " it does so the first time only, evaluate the model once before; otherwise take that out of forward."
             )
-        self._written = [
-            place for place in plain if not same(cast(Tensor, tensors[place]), cast(Tensor, self._given[place]))
-        ]
+        apart = [place for place in self._aliases.apart if not same(tensors[place], self._given[place])]
+        if apart:
+            raise RuntimeError(
+                f"An evaluation of the model given to {self._operator} writes into a tensor of shape"
+                f" {tuple(tensors[apart[0]].shape)} that shares memory with another one of the model's, which a private"
+                " copy cannot. Clone one of them where the model is made."
+            )
+        self._written = [place for place in plain if not same(tensors[place], self._given[place])]
         return result
 
     def require_followed(self, outputs: Sequence[Tensor], x: Sequence[Tensor]) -> None:

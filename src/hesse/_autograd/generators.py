@@ -1,0 +1,53 @@
+"""Random generators that users' objects hold: copied, or put back to where they were."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+KINDS: tuple[Any, ...] = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+
+
+def is_own(value: Any) -> bool:
+    """Whether a value is a generator with a state of its own; PyTorch's default one belongs to the process."""
+    return isinstance(value, KINDS) and value is not torch.default_generator and type(value) is not random.SystemRandom
+
+
+def copied(generator: Any) -> Any:
+    """Another generator, which will draw the same."""
+    return generator.clone_state() if isinstance(generator, torch.Generator) else copy.deepcopy(generator)
+
+
+def put_back(generator: Any) -> Callable[[], object]:
+    """What puts a generator back to where it is now."""
+    if isinstance(generator, torch.Generator):
+        state: Any = generator.get_state()
+        return lambda: generator.set_state(state)
+    if isinstance(generator, np.random.Generator):
+        state = generator.bit_generator.state
+        return lambda: setattr(generator.bit_generator, "state", state)
+    if isinstance(generator, np.random.RandomState):
+        state = generator.get_state()
+        return lambda: generator.set_state(state)
+    state = generator.getstate()
+    return lambda: generator.setstate(state)
+
+
+class GeneratorPlan:
+    """Of a generator: each copy draws what the original would have drawn when this was made."""
+
+    def __init__(self, generator: Any) -> None:
+        self._original = copied(generator)
+
+    def allocate(self) -> Any:
+        """Another generator."""
+        return copied(self._original)
+
+    def fill(self, fresh: Any, copies: list[Any], tensors: Sequence[Tensor | None]) -> None:
+        """Nothing is left to do."""

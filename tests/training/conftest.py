@@ -1,0 +1,15 @@
+"""Programs are captured, made functional and parted, but run without a compiler, which is quick."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``engine="compiled"`` runs its graphs operator by operator."""
+    # Both add a filter of warnings where they are first imported.
+
+    from hesse._linearize.program import backends
+
+    monkeypatch.setattr(backends, "INDUCTOR", backends.EAGER)
