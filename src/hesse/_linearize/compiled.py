@@ -18,6 +18,7 @@ from hesse._base.errors import CaptureError, ClosedError, warn_caller
 from hesse._base.fixed_draws import random_like
 from hesse._linearize import tape
 from hesse._linearize.choice import EngineName
+from hesse._linearize.options import Verify
 from hesse._linearize.program.explained import described, refused
 from hesse._linearize.program.surroundings import Surroundings
 from hesse._linearize.protocol import Direction, Leaves, Linearization, Map, Selection
@@ -43,12 +44,12 @@ class Shared:
         engine: what makes them all, also after another engine was decided for at another point.
 
     Attributes:
-        compared: the programs that were compared with the tape at this point, and are trusted there from then on.
+        trusted: the programs that are trusted here: they were compared with the tape, or no comparison was due.
     """
 
     def __init__(self, reads: Callable[[], dict[str, Any]], engine: EngineName) -> None:
         self.reads, self.engine = reads, engine
-        self.compared: set[Program] = set()
+        self.trusted: set[Program] = set()
 
     @functools.cached_property
     def surroundings(self) -> Surroundings:
@@ -62,7 +63,7 @@ class Compiled:
     Args:
         func: the user's function, or whatever else reaches all that a map reads beside its arguments.
         directions: the products that are wanted.
-        verify: compare with the tape at each new point, not only where a program is new.
+        verify: compare with the tape also at points 2, 4, 8, … of a program (True), or at every point ("always").
         or_tape: go on with the tape, and one warning, where no program can be had.
         backend: what makes graphs fast; Inductor when left out.
         most_kept: bytes that a point may keep between products, as far as computing again helps.
@@ -77,7 +78,7 @@ class Compiled:
         func: Any,
         directions: Sequence[Direction],
         *,
-        verify: bool = True,
+        verify: Verify = True,
         or_tape: bool = False,
         backend: Backend | None = None,
         most_kept: int | None = None,
@@ -86,7 +87,6 @@ class Compiled:
         self.verify = verify
         self.programs: list[Program] = []
         self.exceptions = 0
-        self._right: set[Program] = set()
         self._directions = directions
         self.or_tape = or_tape
         self._backend, self._most_kept = backend, most_kept
@@ -117,13 +117,19 @@ class Compiled:
         except CaptureError as error:
             # What the function itself raises passes through unchanged.
             return self._instead(error, tape.linearize(map, point, name=name))
-        compares = self.verify and (shared is None or program not in shared.compared)
-        if program in self._right and not compares:
-            return self._trusted(program, inputs) or self._exception(tape.linearize(map, point, name=name))
-        linearization = self._verified(program, inputs, map, point, name)
+        is_known = shared is not None and program in shared.trusted
+        if not is_known and self._is_due(program.points + 1):
+            linearization = self._verified(program, inputs, map, point, name)
+        else:
+            linearization = self._trusted(program, inputs) or self._exception(tape.linearize(map, point, name=name))
+            program.points += not is_known and linearization.engine == "compiled"
         if shared is not None and linearization.engine == "compiled":
-            shared.compared.add(program)
+            shared.trusted.add(program)
         return linearization
+
+    def _is_due(self, number: int) -> bool:
+        """Whether a program is compared with the tape at the point of that number, counted from 1."""
+        return number == 1 or self.verify == "always" or (bool(self.verify) and number & (number - 1) == 0)
 
     def _serving(self, point: Leaves, surroundings: Surroundings) -> tuple[Program, list[Tensor]] | None:
         """A program for the point, and its inputs there."""
@@ -229,18 +235,18 @@ class Compiled:
                     "value or gradient",
                     [*ours.outputs, *_tensors(ours.aux)],
                     [*reference.outputs, *_tensors(reference.aux)],
-                    program.precision,
+                    program,
                 )
                 scaled = functools.cache(lambda: self._products(ours, point, FACTOR))
                 for i, product in enumerate(self._products(ours, point)):
                     again = lambda i=i: scaled()[i], lambda i=i: expected.scaled[i]
-                    _compare("product with a random vector", product, expected.products[i], program.precision, again)
+                    _compare("product with a random vector", product, expected.products[i], program, again)
         except CaptureError as error:
             drawn = f", and it draws by {', '.join(program.draws)}" if program.draws else ""
             raise CaptureError(f"{error}{drawn}") from error
         ours.outputs, ours.aux = reference.outputs, reference.aux
         self._keep(program)
-        self._right.add(program)
+        program.points += 1
         return ours
 
     def _keep(self, program: Program) -> None:
@@ -347,10 +353,13 @@ class _Expected(NamedTuple):
     scaled: list[Leaves]
 
 
-def _compare(what: str, ours: Leaves, expected: Leaves, precision: torch.dtype, again: Sequence[Again] = ()) -> None:
-    times = disagreement(ours, expected, precision=precision, again=again)
+def _compare(what: str, ours: Leaves, expected: Leaves, program: Program, again: Sequence[Again] = ()) -> None:
+    times = disagreement(ours, expected, precision=program.precision, again=again)
     if not times <= 1:
-        raise CaptureError(f"the {what} differs from the tape's by {times:.1e} times what rounding allows")
+        raise CaptureError(
+            f"the {what} differs from the tape's by {times:.1e} times what rounding allows, at point"
+            f" {program.points + 1} of the program"
+        )
 
 
 def _tensors(tree: Any) -> list[Tensor]:

@@ -18,7 +18,7 @@ from hesse._base.space import Space
 from hesse._base.trees import Key
 from hesse._linearize.choice import Choice
 from hesse._linearize.engines import Engines, Linearize
-from hesse._linearize.options import Mode, Name, Options
+from hesse._linearize.options import Mode, Name, Options, Verify
 from hesse._linearize.protocol import Map
 from hesse._operators import independent
 from hesse._operators.function_point import FunctionPoint
@@ -48,9 +48,9 @@ class Hessian(PointOperator):
             with the tape and compiles when the expected products would take more than ten times the estimated compile
             time; it keeps a program that is right and measured faster. ``H.explain()`` has the decision and its
             figures; its ``choice``, a :class:`hesse.Choice`, can be given here.
-        verify: compare a compiled program with the tape at each new point: value, gradient and the product with a
-            random vector. A new program is always compared. False saves an evaluation per point, and ``func`` does not
-            run.
+        verify: where a compiled program is compared with the tape: value, gradient and the product with a random
+            vector. True compares at its points 1, 2, 4, 8 and so on, ``"always"`` at every point, False at the first.
+            Without a comparison ``func`` does not run.
         memory: bytes, or a size such as ``"2GiB"``, that a call with many vectors may add at its peak; half of the
             available memory when left out. A compiled program also recomputes intermediates to stay within it where
             possible.
@@ -101,7 +101,7 @@ class Hessian(PointOperator):
         create_graph: bool = False,
         batching: Mode = "auto",
         engine: Name | Choice = "auto",
-        verify: bool = True,
+        verify: Verify = True,
         memory: int | str | None = None,
         expect: int | None = None,
         batch_dim: Literal[0] | None = None,

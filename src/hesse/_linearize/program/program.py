@@ -43,6 +43,7 @@ class Program:
 
     Attributes:
         seconds: spent on capturing and compiling so far.
+        points: how many points it has served.
         draws: names of the operators by which the function draws random numbers.
         plain: the plain values of its surroundings, which are parts of it.
         precision: the dtype with the coarsest rounding of all that it computes in.
@@ -76,6 +77,7 @@ class Program:
         self._first = run_as_it_is(halves.first) if self.draws else self._compiled(halves.first)
         self._known = [_position(constant, joint.known_values) for constant in joint.constants]
         self._expected = identifying(joint.known_values)
+        self.points = 0
         self._names = names
         # By direction and the number of vectors at once, which is None for a single vector.
         self._runs: dict[tuple[Direction, int | None], Run] = {}
