@@ -14,10 +14,11 @@ from hesse._autograd.agreement import FACTOR, Again, disagreement
 from hesse._autograd.evaluation import untraced
 from hesse._autograd.gradients import memory_of
 from hesse._base import trees
-from hesse._base.errors import CaptureError, ClosedError, warn_caller
+from hesse._base.errors import CaptureError, ClosedError, StalePointError, warn_caller
 from hesse._base.fixed_draws import random_like
 from hesse._linearize import tape
 from hesse._linearize.choice import EngineName
+from hesse._linearize.lone_product import LoneProduct
 from hesse._linearize.options import Verify
 from hesse._linearize.program.explained import described, refused
 from hesse._linearize.program.surroundings import Surroundings
@@ -25,7 +26,7 @@ from hesse._linearize.protocol import Direction, Leaves, Linearization, Map, Sel
 
 if TYPE_CHECKING:
     from hesse._linearize.program.backends import Backend
-    from hesse._linearize.program.program import Program, Start
+    from hesse._linearize.program.program import Form, Program, Start
 
 States = dict[torch.Generator, Tensor]
 """Of random generators, at some time."""
@@ -93,16 +94,24 @@ class Compiled:
         self.refusal: str | None = None
 
     def linearize(
-        self, map: Map, point: Leaves, arguments: Any, *, name: str, shared: Shared | None = None
+        self,
+        map: Map,
+        point: Leaves,
+        arguments: Any,
+        *,
+        name: str,
+        shared: Shared | None = None,
+        lone: bool = False,
     ) -> Linearization:
         """The linearization of ``map``, which evaluates the function on ``arguments`` with the variables ``point``.
 
         With ``shared`` it is one of several at this point: a program is compared with the tape at the first of them.
+        With ``lone`` one product is expected, which is one program where the map has one.
         """
         tape.refuse_inside_transform()
         if self.refusal is not None:
             return tape.linearize(map, point, name=name)
-        linearization: Linearization = untraced(self._linearize)(map, point, arguments, name, shared)
+        linearization: Linearization = untraced(self._linearize)(map, point, arguments, name, shared, lone)
         return linearization
 
     @property
@@ -110,25 +119,64 @@ class Compiled:
         """Spent on capturing and compiling, at all points so far."""
         return sum(program.seconds for program in self.programs)
 
-    def _linearize(self, map: Map, point: Leaves, arguments: Any, name: str, shared: Shared | None) -> Linearization:
+    def _linearize(
+        self, map: Map, point: Leaves, arguments: Any, name: str, shared: Shared | None, lone: bool
+    ) -> Linearization:
         surroundings = Surroundings(self.func, arguments, point, shared.surroundings if shared else None)
         try:
             program, inputs = self._serving(point, surroundings) or self._new_program(map, point, surroundings, shared)
         except CaptureError as error:
             # What the function itself raises passes through unchanged.
             return self._instead(error, tape.linearize(map, point, name=name))
+        if lone and program.has_lone_product():
+            return self._lone(program, inputs, map, point, arguments, name)
         is_known = shared is not None and program in shared.trusted
-        if not is_known and self._is_due(program.points + 1):
-            linearization = self._verified(program, inputs, map, point, name)
-        else:
-            linearization = self._trusted(program, inputs) or self._exception(tape.linearize(map, point, name=name))
-            program.points += not is_known and linearization.engine == "compiled"
+        linearization = self._halves(program, inputs, map, point, name, counts=not is_known)
         if shared is not None and linearization.engine == "compiled":
             shared.trusted.add(program)
         return linearization
 
-    def _is_due(self, number: int) -> bool:
-        """Whether a program is compared with the tape at the point of that number, counted from 1."""
+    def _halves(
+        self, program: Program, inputs: list[Tensor], map: Map, point: Leaves, name: str, *, counts: bool = True
+    ) -> Linearization:
+        """By two halves; where this counts as a point of the program, it is compared with the tape if that is due."""
+        if counts and self._is_due(program, "halves"):
+            return self._verified(program, inputs, map, point, name)
+        trusted = self._trusted(program, inputs)
+        if trusted is None:
+            return self._exception(tape.linearize(map, point, name=name))
+        program.points["halves"] += counts
+        return trusted
+
+    def _lone(
+        self, program: Program, inputs: list[Tensor], map: Map, point: Leaves, arguments: Any, name: str
+    ) -> Linearization:
+        def linearize() -> Linearization:
+            is_due = self._is_due(program, "halves")
+            is_same = not is_due or self._is_as_it_was(program, inputs, point, arguments)
+            if not is_same and not program.points["halves"]:
+                raise StalePointError(
+                    f"What the function reads has changed since this {name} was made, and its gradient was not computed"
+                    " yet. Call at(inputs) for the operator at the present values."
+                )
+            return self._halves(program, inputs, map, point, name, counts=is_same)
+
+        if self._is_due(program, "lone"):
+            return self._verified(program, inputs, map, point, name, linearize)
+        program.points["lone"] += 1
+        return LoneProduct(program, inputs, linearize)
+
+    def _is_as_it_was(self, program: Program, inputs: list[Tensor], point: Leaves, arguments: Any) -> bool:
+        """Whether the function still reads what it read when these inputs of its program were found."""
+        now = program.inputs(point, Surroundings(self.func, arguments, point))
+        return now is not None and all(
+            memory_of(entry) == memory_of(earlier) or torch.equal(entry, earlier)
+            for entry, earlier in zip(now, inputs, strict=True)
+        )
+
+    def _is_due(self, program: Program, form: Form) -> bool:
+        """Whether a program is compared with the tape at its next point, counted from 1."""
+        number = program.points[form] + 1
         return number == 1 or self.verify == "always" or (bool(self.verify) and number & (number - 1) == 0)
 
     def _serving(self, point: Leaves, surroundings: Surroundings) -> tuple[Program, list[Tensor]] | None:
@@ -171,7 +219,16 @@ class Compiled:
             tensor.copy_(value)
         return CompiledLinearization(program, start)
 
-    def _verified(self, program: Program, inputs: list[Tensor], map: Map, point: Leaves, name: str) -> Linearization:
+    def _verified(
+        self,
+        program: Program,
+        inputs: list[Tensor],
+        map: Map,
+        point: Leaves,
+        name: str,
+        linearize: Callable[[], Linearization] | None = None,
+    ) -> Linearization:
+        """Compared with the tape: two halves, or where the call that makes them later is given, a lone product."""
         # The tape's is the one evaluation that counts: it draws and changes buffers. The program repeats it.
         before = program.with_copies(inputs)
         states = generator_states(inputs) if program.draws else {}
@@ -179,7 +236,7 @@ class Compiled:
         try:
             # Where none goes on with the tape, its graph is not kept beside what the program keeps.
             expected = self._expected(reference, point, last=not (self.or_tape or program.may_be_missing_a_rule))
-            ours = self._checked(program, before, states, reference, expected, point)
+            ours = self._checked(program, before, states, reference, expected, point, linearize)
         except CaptureError as error:
             return self._instead(error, reference)
         if ours is None:
@@ -196,7 +253,7 @@ class Compiled:
 
     def beside(
         self, reference: Linearization, states: States, map: Map, point: Leaves, arguments: Any
-    ) -> CompiledLinearization:
+    ) -> Linearization:
         """The linearization by a program where the tape has made its own, ``reference``, already.
 
         ``states`` are those of the generators before that. The function runs on stand-ins only.
@@ -222,31 +279,38 @@ class Compiled:
         reference: Linearization,
         expected: _Expected,
         point: Leaves,
-    ) -> CompiledLinearization | None:
+        linearize: Callable[[], Linearization] | None = None,
+    ) -> Linearization | None:
         """The program's linearization, compared with the tape's; None where a rule is missing in it."""
+        form: Form = "halves" if linearize is None else "lone"
+        number = program.points[form] + 1
+        ours: CompiledLinearization | LoneProduct
         try:
             with refused(described("running its program")), _drawing_from(states):
-                start = program.start(inputs)
-                if start.is_exception:
-                    self._keep(program)
-                    return None
-                ours = CompiledLinearization(program, start)
-                _compare(
-                    "value or gradient",
-                    [*ours.outputs, *_tensors(ours.aux)],
-                    [*reference.outputs, *_tensors(reference.aux)],
-                    program,
-                )
+                if linearize is None:
+                    start = program.start(inputs)
+                    if start.is_exception:
+                        self._keep(program)
+                        return None
+                    ours = CompiledLinearization(program, start)
+                    found = [*ours.outputs, *_tensors(ours.aux)]
+                    returned = [*reference.outputs, *_tensors(reference.aux)]
+                    _compare("value or gradient", found, returned, program, number)
+                else:
+                    ours = LoneProduct(program, inputs, linearize, is_counted=False)
+                # The tape's, which a lone product has not computed.
+                ours.outputs, ours.aux = reference.outputs, reference.aux
                 scaled = functools.cache(lambda: self._products(ours, point, FACTOR))
                 for i, product in enumerate(self._products(ours, point)):
                     again = lambda i=i: scaled()[i], lambda i=i: expected.scaled[i]
-                    _compare("product with a random vector", product, expected.products[i], program, again)
+                    _compare("product with a random vector", product, expected.products[i], program, number, again)
         except CaptureError as error:
             drawn = f", and it draws by {', '.join(program.draws)}" if program.draws else ""
             raise CaptureError(f"{error}{drawn}") from error
-        ours.outputs, ours.aux = reference.outputs, reference.aux
+        if isinstance(ours, LoneProduct):
+            ours.is_counted = True
         self._keep(program)
-        program.points += 1
+        program.points[form] = number
         return ours
 
     def _keep(self, program: Program) -> None:
@@ -353,12 +417,14 @@ class _Expected(NamedTuple):
     scaled: list[Leaves]
 
 
-def _compare(what: str, ours: Leaves, expected: Leaves, program: Program, again: Sequence[Again] = ()) -> None:
+def _compare(
+    what: str, ours: Leaves, expected: Leaves, program: Program, number: int, again: Sequence[Again] = ()
+) -> None:
     times = disagreement(ours, expected, precision=program.precision, again=again)
     if not times <= 1:
         raise CaptureError(
-            f"the {what} differs from the tape's by {times:.1e} times what rounding allows, at point"
-            f" {program.points + 1} of the program"
+            f"the {what} differs from the tape's by {times:.1e} times what rounding allows, at point {number} of the"
+            " program"
         )
 
 

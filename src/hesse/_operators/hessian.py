@@ -19,7 +19,7 @@ from hesse._base.trees import Key
 from hesse._linearize.choice import Choice
 from hesse._linearize.engines import Engines, Linearize
 from hesse._linearize.options import Mode, Name, Options, Verify
-from hesse._linearize.protocol import Map
+from hesse._linearize.protocol import Linearization, Map
 from hesse._operators import independent
 from hesse._operators.function_point import FunctionPoint
 from hesse._operators.point import Block, PointOperator
@@ -122,15 +122,31 @@ class Hessian(PointOperator):
         )
 
         def term(linearize: Linearize) -> HessianTerm:
-            linearization = linearize("gradient", gradient_at, at.leaves, inputs)
-            return HessianTerm(linearization, at.leaves, linearization.aux[0])
+            return HessianTerm(linearize("gradient", gradient_at, at.leaves, inputs), at.leaves)
 
         variables = Space(at.leaves, at.spec, "Hessian")
         point = FunctionPoint(variables, engines, term, lambda: tensors_of(func, inputs, at))
-        (linearization,) = point.term.linearizations
-        self.value, self.aux = linearization.aux
-        self.gradient = at.spec.rebuild(linearization.outputs)
         super().__init__(point, point.whole, point.variables, point.variables, symmetric=True)
+
+    @property
+    def value(self) -> Tensor:
+        """``func(inputs)``, in its own shape."""
+        value: Tensor = self._evaluated().aux[0]
+        return value
+
+    @property
+    def gradient(self) -> Any:
+        """The gradient, structured like the inputs."""
+        return self.domain.spec.rebuild(self._evaluated().outputs)
+
+    @property
+    def aux(self) -> Any:
+        """The auxiliary output, or None."""
+        return self._evaluated().aux[1]
+
+    def _evaluated(self) -> Linearization:
+        assert isinstance(self._point, FunctionPoint)
+        return self._point.evaluated()
 
     @property
     def structure(self) -> Any:

@@ -50,6 +50,7 @@ class Point(abc.ABC):
         engines: what linearizes, at this point and those that ``at()`` moves to.
         chunks: how many vectors go at once: for products, and for products with the transpose.
         divisor: d, known once all terms have been gone over.
+        asked: products asked for here, and readings of what a function returned.
     """
 
     divisor = 1.0
@@ -64,6 +65,7 @@ class Point(abc.ABC):
         everything = tuple(range(len(variables.leaves)))
         # All leaves of a vector, and of a product.
         self.whole = Part(everything, everything)
+        self.asked = 0
         # Which terms and widths were compared with single products here.
         self._compared: set[Hashable] = set()
         # Of a point that keeps all its terms.
@@ -82,6 +84,14 @@ class Point(abc.ABC):
     @abc.abstractmethod
     def relinearize(self) -> None:
         """Make the terms by the engine that ``engines`` names now; values and gradients stay."""
+
+    @property
+    def is_lone(self) -> bool:
+        """Whether a single product is one program, which keeps nothing for others."""
+        return False
+
+    def keep(self) -> None:  # noqa: B027  # most points are made for many products
+        """Several products are about to be asked for."""
 
     def keep_engine(self) -> None:  # noqa: B027  # most points hold nothing of another engine
         """The engine stays: let go of what was held to go back."""
@@ -105,6 +115,7 @@ class Point(abc.ABC):
     def begin(self, count: int) -> None:
         """Products with so many vectors are asked for: the point must be as it was, and a decision may be due."""
         self.guard.check()
+        self.asked += count
         engines = self.engines
         engines.made += count
         if engines.made > engines.next_decision:
@@ -243,6 +254,7 @@ class PointOperator(Operator):
 
     def _moved(self, where: Any) -> Self:
         """The operator at another point, with what was decided at this one."""
+        self._point.engines.leave(self._point.asked)
         fresh = object.__new__(type(self))
         vars(fresh).update(vars(self))
         untraced(fresh._move)(where, self._point.engines, self._point)
@@ -334,9 +346,12 @@ class PointOperator(Operator):
         """So many products are about to be asked for: ``engine="auto"`` decides by that."""
         self._point.guard.check()
         decision.decide_engine(self._point, products)
+        if products > 1:
+            self._point.keep()
 
     def decide(self, earlier: Decisions | None = None) -> Decisions:
         """Follow an earlier run; otherwise, where no trial was made, many vectors are a loop: no clock decides."""
+        self._point.keep()
         if earlier:
             self._follow(Choice(**earlier))
         elif self._point.chunks[0].chosen is None:
@@ -366,7 +381,8 @@ class PointOperator(Operator):
         """How products are made, and why; ``print`` it."""
         point = self._point
         kept = sum(one.kept_bytes() for term in point.kept_terms() for one in term.linearizations)
-        return point.explain(Explanation.of(point.engine, point.engines, point.chunks[0], kept, point.left()))
+        explanation = Explanation.of(point.engine, point.engines, point.chunks[0], kept, point.left(), point.is_lone)
+        return point.explain(explanation)
 
     def flatten(self, tree: Any) -> Tensor:
         """A vector structured like the inputs as a flat one (n,)."""
