@@ -228,6 +228,8 @@ def test_a_program_is_compared_with_the_tape_at_the_points_that_were_asked_for(
 
     H = programs.hessian(func, ONES, verify=verify)
     for number in range(2, 11):
+        # After two products the next point has two halves.
+        H @ ONES, H @ ONES
         H = H.at(number * ONES)
         assert torch.equal(H @ ONES, 6 * number * ONES)
         assert torch.equal(H.gradient, 3 * number**2 * ONES)
@@ -243,7 +245,9 @@ def test_a_program_that_goes_wrong_is_refused_at_the_next_compared_point_by_its_
     H = programs.hessian(lambda x: hidden[0] * (x**3).sum(), ONES)
     for number in range(2, caught):
         hidden[0] = 1.0 if number < wrong_from else 2.0
+        H @ ONES, H @ ONES
         H = H.at(ONES)
+    H @ ONES, H @ ONES
     hidden[0] = 2.0
     with pytest.raises(hesse.CaptureError, match=rf"differs from the tape's .* at point {caught} of the program"):
         H.at(ONES)

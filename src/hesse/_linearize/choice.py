@@ -41,3 +41,5 @@ class Choice:
                 'A Choice needs engine "tape" or "compiled", batching "loop" or "vmap" and a chunk of at least 1 but'
                 f" got {self.engine!r}, {self.batching!r} and {self.chunk!r}."
             )
+        if self.lone and self.engine != "compiled":
+            raise ValueError('A Choice with lone=True needs engine "compiled" but got "tape".')
