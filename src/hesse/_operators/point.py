@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Hashable, Iterable
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -14,13 +14,11 @@ from torch import Tensor
 from hesse._autograd.agreement import coarsest
 from hesse._autograd.evaluation import untraced
 from hesse._autograd.gradients import unaliased
-from hesse._base.errors import ClosedError
-from hesse._base.space import Space
+from hesse._base.space import Space, Splits
 from hesse._linearize.choice import Choice, EngineName
 from hesse._linearize.chunks import WIDTH, Chunks, Rows
 from hesse._linearize.engines import Engines
-from hesse._linearize.guard import Guard
-from hesse._linearize.tape import CLOSED
+from hesse._linearize.guard import Closed, Guard
 from hesse._linearize.unit_vectors import UnitVectors
 from hesse._operators import decision, materialize
 from hesse._operators.conversions import Indices, row_numbers
@@ -31,14 +29,6 @@ from hesse._operators.terms import Part, Term
 
 Weighted = tuple[float, Term, Hashable, bool]
 """A weight, its term, a key that tells the point's terms apart, and whether the term is thrown away after one use."""
-
-
-class Splits(Protocol):
-    """Makes leaves of rows of flat vectors, as a space does."""
-
-    def split(self, rows: Tensor) -> list[Tensor]:
-        """Rows (…, n) as leaves (…, *shape)."""
-        ...
 
 
 class Point(abc.ABC):
@@ -222,15 +212,7 @@ class Point(abc.ABC):
 
     def close(self) -> None:
         """Free what is kept; products raise from then on."""
-        self.guard = _Closed()
-
-
-class _Closed(Guard):
-    def __init__(self) -> None:
-        super().__init__("", ())
-
-    def check(self) -> None:
-        raise ClosedError(CLOSED)
+        self.guard = Closed()
 
 
 class PointOperator(Operator):
