@@ -70,7 +70,8 @@ class FunctionPoint(Point):
         return any(isinstance(one, LoneProduct) and not one.is_linearized for one in self.term.linearizations)
 
     def keep(self) -> None:
-        """Make the two halves."""
+        """Make the two halves, if the point is as it was."""
+        self.guard.check()
         for one in self.term.linearizations:
             if isinstance(one, LoneProduct):
                 one.linearized()

@@ -31,7 +31,8 @@ class Hessian(PointOperator):
 
     ``func`` runs exactly once, when the operator is made, and draws its random numbers once. Each product is one
     backward through the kept graph of the gradient, or one call of a compiled program. To make a program, ``func`` runs
-    once more on stand-ins that have shapes and no values.
+    once more on stand-ins that have shapes and no values; at a point that a program serves without a comparison,
+    ``func`` does not run.
 
     Args:
         func: takes the inputs, returns a real tensor with a single element.
@@ -50,12 +51,11 @@ class Hessian(PointOperator):
             figures; its ``choice``, a :class:`hesse.Choice`, can be given here.
         verify: where a compiled program is compared with the tape: value, gradient and the product with a random
             vector. True compares at its points 1, 2, 4, 8 and so on, ``"always"`` at every point, False at the first.
-            Without a comparison ``func`` does not run.
         memory: bytes, or a size such as ``"2GiB"``, that a call with many vectors may add at its peak; half of the
             available memory when left out. A compiled program also recomputes intermediates to stay within it where
             possible.
         expect: the number of products that will be asked for, at this point and those that ``at`` moves to. Solvers and
-            estimators announce theirs themselves.
+            estimators announce theirs themselves. With ``engine="compiled"``, 1 makes the first product one program.
         batch_dim: 0 for many independent problems: ``func`` returns their values, of shape (B,), and B is the first
             dimension of each input. The operator is the Hessian of the sum, block-diagonal, and ``dense_blocks()``
             returns its blocks. A random product checks that no value depends on another problem's inputs.
