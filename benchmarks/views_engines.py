@@ -47,4 +47,26 @@ def vectors(results: dict[str, Any]) -> str:
     return markdown(["workload, engine", "1", "16", "64", "chosen"], rows)
 
 
-VIEWS = {"engines": engines, "dense": dense, "vectors": vectors}
+def moving(results: dict[str, Any]) -> str:
+    """A new point for each product: times PyTorch's own, and of JAX's speed."""
+    rows = []
+    for row in results["rows"]:
+        found = row.get("contestants", {})
+        torch, ours, jax = (found.get(who, {}) for who in ("torch", "hesse", "JAX"))
+        rows.append(
+            [
+                row["title"],
+                f"{torch['seconds'] * 1e3:.3g} ms" if "seconds" in torch else MISSING,
+                *[
+                    f"{one[what]:.2f}x" if what in one else MISSING
+                    for one, what in ((ours, "speedup"), (ours, "with_checks"), (jax, "speedup"))
+                ],
+                f"{ours['speedup'] / jax['speedup']:.2f}" if "speedup" in ours and "speedup" in jax else MISSING,
+            ]
+        )
+    headings = ["workload", "torch", "hesse compiled", "with its checks", "JAX jitted", "hesse of JAX"]
+    note = f"\n\n{results['note']}" if results["note"] else ""
+    return markdown(headings, rows) + note
+
+
+VIEWS = {"moving": moving, "engines": engines, "dense": dense, "vectors": vectors}

@@ -20,7 +20,7 @@ def lay_out(workload: Workload) -> tuple[Any, Tensor]:
 def contestant(name: str, engine: Literal["tape", "compiled"]) -> Contestant:
     """hesse by an engine; by the tape a lone call is `hesse.vhp`.
 
-    By programs it is the operator moved to a point, which they survive.
+    By programs it is the operator moved to a point, from one that was asked for one product.
     """
 
     def prepare(workload: Workload, vectors: tuple[Any, Tensor]) -> Prepared:
@@ -32,9 +32,13 @@ def contestant(name: str, engine: Literal["tape", "compiled"]) -> Contestant:
         while kept.explain().batching == "undecided" and time.perf_counter() - began < SETTLING:
             kept @ columns
 
+        moved = kept
+
         def lone() -> Any:
+            nonlocal moved
             if engine == "compiled":
-                return kept.at(workload.inputs) @ vector
+                moved = moved.at(workload.inputs)
+                return moved @ vector
             return hesse.vhp(workload.func, workload.inputs, vector)[1]
 
         return Prepared(

@@ -303,6 +303,57 @@ def test_many_points_need_no_more_programs() -> None:
     assert H.explain().programs == 2
 
 
+@pytest.mark.parametrize("operator", MATRICES)
+def test_one_batch_a_step_needs_one_program_a_layout(operator: type) -> None:
+    model = Counting(mlp())
+    batches = [(X[a:b], CLASSES[a:b]) for a, b in [(0, 4), (4, 8), (8, 10), (1, 5), (3, 7), (0, 4), (2, 4)]]
+    H = operator(model, F.cross_entropy, batches[0], engine="compiled")
+    H @ ONES
+    seen = []
+    for x, y in batches[1:]:
+        with torch.no_grad():
+            model.model[0].weight.mul_(0.9)
+        CALLS.clear()
+        H = H.at(data=(x, y))
+        # The operator of that batch alone, by the tape.
+        torch.testing.assert_close(H @ ONES, operator(copy.deepcopy(model.model), F.cross_entropy, (x, y)) @ ONES)
+        torch.testing.assert_close(H.value, F.cross_entropy(model.model(x), y).detach())
+        seen.append(list(CALLS))
+        assert H.explain().reduction == "mean"
+    assert H.explain().programs == PROGRAMS[operator]
+    # Of four rows the points are number 2, 3, 4 and 5, and of two rows 1 and 2.
+    assert [bool(rows) for rows in seen] == [True, True, False, True, False, True]
+
+
+def test_a_batch_at_a_step_has_the_hessian_of_its_own_loss() -> None:
+    model = mlp()
+    H = hesse.LossHessian(model, F.cross_entropy, (X[:4], CLASSES[:4]), engine="compiled")
+    for a, b in [(2, 6), (8, 10), (0, 10)]:
+        with torch.no_grad():
+            model[2].weight.mul_(1.2)
+        H = H.at(data=(X[a:b], CLASSES[a:b]))
+        assert_equal(H, references.hessian(model, lambda call, a=a, b=b: F.cross_entropy(call(X[a:b]), CLASSES[a:b])))
+    # Over several batches again, and the same ones at the next point.
+    H = H.at(data=loader(X, CLASSES))
+    assert_equal(H, of_hessian(model))
+    assert_equal(H.at(), of_hessian(model))
+
+
+def test_other_data_is_planned_anew_where_it_may_need_more_memory() -> None:
+    model = mlp()
+    H = hesse.LossHessian(model, F.cross_entropy, (X[:4], CLASSES[:4]))
+    assert H.at(data=(X[4:8], CLASSES[4:8]))._point.plan.number == 4
+    assert H.at(data=(X, CLASSES))._point.plan.number == 10
+    with pytest.raises(TypeError, match="Batch 0 of the data given to LossHessian should hold tensors"):
+        H.at(data=[3])
+
+
+def test_a_gauss_newton_matrix_of_a_function_has_no_data() -> None:
+    G = hesse.GaussNewton(lambda x: x**2, torch.ones(2))
+    with pytest.raises(TypeError, match=r"at\(data=\) is for a GaussNewton over data"):
+        G.at(data=(X, CLASSES))
+
+
 def with_a_number(model: nn.Module, batch: dict[str, Any]) -> Tensor:
     return F.mse_loss(model(batch["x"]), batch["y"], reduction="sum") / batch["number"]
 

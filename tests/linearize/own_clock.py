@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hesse._linearize import chunks
-from hesse._linearize.compiled import CompiledLinearization
+from hesse._linearize.compiled_linearization import CompiledLinearization
 from hesse._linearize.tape import Tape
 from hesse._operators import decision
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hesse._linearize.compiled import CompiledLinearization
+from hesse._linearize.compiled_linearization import CompiledLinearization
 from hesse._linearize.program.backends import EAGER, INDUCTOR, Backend
 from hesse._linearize.program.program import Program
 from hesse._linearize.protocol import Selection

@@ -42,6 +42,8 @@ def test_a_point_laid_out_alike_uses_the_program_again() -> None:
 def test_without_verification_a_new_point_does_not_run_the_function() -> None:
     calls: collections.deque[bool] = collections.deque()
     H = programs.hessian(cubic(calls), THREE, verify=False)
+    # After two products the next point has two halves, which are not new.
+    H @ THREE, H @ THREE
     moved = H.at(2 * THREE)
     assert (len(calls), float(moved.value), moved.explain().programs) == (1, 288.0, 1)
     assert torch.equal(moved.gradient, 12 * THREE**2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import hesse
+from hesse._linearize.options import Verify
 from tests.functional.test_compiled_functions import HAS_COMPILER
 
 from . import programs
@@ -211,3 +213,41 @@ def test_a_loop_that_uses_each_value_twice_is_compiled_in_reasonable_time() -> N
     H = hesse.Hessian(func, x, engine="compiled")
     dense = torch.autograd.functional.hessian(func, x)
     torch.testing.assert_close(H @ torch.ones(5, dtype=torch.float64), dense.sum(1))
+
+
+@pytest.mark.parametrize(("verify", "compared"), [(True, [1, 2, 4, 8]), ("always", list(range(1, 11))), (False, [1])])
+def test_a_program_is_compared_with_the_tape_at_the_points_that_were_asked_for(
+    verify: Verify, compared: list[int]
+) -> None:
+    points: collections.deque[int] = collections.deque()
+
+    def func(x: Tensor) -> Tensor:
+        if type(x) is Tensor:
+            points.append(round(float(x.detach()[0])))
+        return (x**3).sum()
+
+    H = programs.hessian(func, ONES, verify=verify)
+    for number in range(2, 11):
+        # After two products the next point has two halves.
+        H @ ONES, H @ ONES
+        H = H.at(number * ONES)
+        assert torch.equal(H @ ONES, 6 * number * ONES)
+        assert torch.equal(H.gradient, 3 * number**2 * ONES)
+    assert list(points) == compared
+
+
+@pytest.mark.parametrize(("wrong_from", "caught"), [(3, 4), (4, 4), (5, 8)])
+def test_a_program_that_goes_wrong_is_refused_at_the_next_compared_point_by_its_number(
+    wrong_from: int, caught: int
+) -> None:
+    # hesse does not look into a deque.
+    hidden = collections.deque([1.0])
+    H = programs.hessian(lambda x: hidden[0] * (x**3).sum(), ONES)
+    for number in range(2, caught):
+        hidden[0] = 1.0 if number < wrong_from else 2.0
+        H @ ONES, H @ ONES
+        H = H.at(ONES)
+    H @ ONES, H @ ONES
+    hidden[0] = 2.0
+    with pytest.raises(hesse.CaptureError, match=rf"differs from the tape's .* at point {caught} of the program"):
+        H.at(ONES)

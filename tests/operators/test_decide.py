@@ -41,7 +41,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnClock]:
 def test_after_a_decision_nothing_is_decided_any_more(clock: OwnClock) -> None:
     H = hesse.Hessian(quartic, X)
     record = H.decide()
-    assert record == {"engine": "tape", "batching": "vmap", "chunk": 16, "rows": None}
+    assert record == {"engine": "tape", "batching": "vmap", "chunk": 16, "rows": None, "lone": False}
     other = hesse.Hessian(quartic, X, expect=MANY)
     assert other.decide(record) == record
     laps = clock.laps

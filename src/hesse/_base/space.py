@@ -7,7 +7,7 @@ Flat order is the order of leaves, each in C order. A complex leaf counts as its
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -120,3 +120,11 @@ class Space:
             found = tuple(vector.shape) if isinstance(vector, Tensor) else type(vector)
             raise ValueError(f"The vector given to unflatten should have shape ({self.size},) but has {found}.")
         return self.spec.rebuild(self.split(vector))
+
+
+class Splits(Protocol):
+    """Makes leaves of rows of flat vectors, as a space does."""
+
+    def split(self, rows: Tensor) -> list[Tensor]:
+        """Rows (…, n) as leaves (…, *shape)."""
+        ...

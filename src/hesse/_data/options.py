@@ -8,7 +8,7 @@ from typing import Literal, TypedDict
 from hesse._base import checks
 from hesse._data.losses import Reduction
 from hesse._linearize.choice import Choice
-from hesse._linearize.options import Mode, Name, Options
+from hesse._linearize.options import Mode, Name, Options, Verify
 
 Draws = Literal["fixed", "refuse"]
 BatchNorm = Literal["refuse", "per batch"]
@@ -20,7 +20,7 @@ class DataKeywords(TypedDict, total=False):
     reduction: Reduction | None
     memory: int | str | None
     engine: Name | Choice
-    verify: bool
+    verify: Verify
     expect: int | None
     batching: Mode
     randomness: Draws

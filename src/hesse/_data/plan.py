@@ -31,6 +31,7 @@ class Plan(NamedTuple):
         reason: why.
         largest: bytes that the tape keeps of the first piece, which programs are compared with; 0 where there are none.
         rowless: of what type the first batch is, where it has no rows that can be counted.
+        number: rows of the first batch; 0 where they cannot be counted.
     """
 
     reduction: Reduction
@@ -39,6 +40,7 @@ class Plan(NamedTuple):
     reason: str
     largest: int = 0
     rowless: str | None = None
+    number: int = 0
 
 
 def make_plan(

@@ -18,12 +18,13 @@ class Choice:
         batching: ``"loop"`` multiplies many vectors one by one, ``"vmap"`` in batches.
         chunk: vectors in a batch.
         rows: over data, the most rows of a batch that are linearized at once; None for whole batches.
+        lone: whether the first product at a point is one compiled program, which keeps nothing for others.
 
     Example:
         >>> import torch, hesse
         >>> H = hesse.Hessian(lambda x: (x**3).sum(), torch.ones(2))
         >>> H.explain().choice
-        Choice(engine='tape', batching='loop', chunk=1, rows=None)
+        Choice(engine='tape', batching='loop', chunk=1, rows=None, lone=False)
         >>> hesse.Hessian(lambda x: (x**3).sum(), torch.ones(2), engine=H.explain().choice) @ torch.ones(2)
         tensor([6., 6.])
     """
@@ -32,6 +33,7 @@ class Choice:
     batching: Batching = "loop"
     chunk: int = 1
     rows: int | None = None
+    lone: bool = False
 
     def __post_init__(self) -> None:
         if self.engine not in ("tape", "compiled") or self.batching not in ("loop", "vmap") or self.chunk < 1:
@@ -39,3 +41,5 @@ class Choice:
                 'A Choice needs engine "tape" or "compiled", batching "loop" or "vmap" and a chunk of at least 1 but'
                 f" got {self.engine!r}, {self.batching!r} and {self.chunk!r}."
             )
+        if self.lone and self.engine != "compiled":
+            raise ValueError('A Choice with lone=True needs engine "compiled" but got "tape".')

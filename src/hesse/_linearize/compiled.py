@@ -14,17 +14,20 @@ from hesse._autograd.agreement import FACTOR, Again, disagreement
 from hesse._autograd.evaluation import untraced
 from hesse._autograd.gradients import memory_of
 from hesse._base import trees
-from hesse._base.errors import CaptureError, ClosedError, warn_caller
+from hesse._base.errors import CaptureError, StalePointError, warn_caller
 from hesse._base.fixed_draws import random_like
 from hesse._linearize import tape
 from hesse._linearize.choice import EngineName
+from hesse._linearize.compiled_linearization import CompiledLinearization
+from hesse._linearize.lone_product import LoneProduct
+from hesse._linearize.options import Verify
 from hesse._linearize.program.explained import described, refused
 from hesse._linearize.program.surroundings import Surroundings
 from hesse._linearize.protocol import Direction, Leaves, Linearization, Map, Selection
 
 if TYPE_CHECKING:
     from hesse._linearize.program.backends import Backend
-    from hesse._linearize.program.program import Program, Start
+    from hesse._linearize.program.program import Form, Program
 
 States = dict[torch.Generator, Tensor]
 """Of random generators, at some time."""
@@ -43,12 +46,12 @@ class Shared:
         engine: what makes them all, also after another engine was decided for at another point.
 
     Attributes:
-        compared: the programs that were compared with the tape at this point, and are trusted there from then on.
+        trusted: the programs that are trusted here: they were compared with the tape, or no comparison was due.
     """
 
     def __init__(self, reads: Callable[[], dict[str, Any]], engine: EngineName) -> None:
         self.reads, self.engine = reads, engine
-        self.compared: set[Program] = set()
+        self.trusted: set[Program] = set()
 
     @functools.cached_property
     def surroundings(self) -> Surroundings:
@@ -62,7 +65,7 @@ class Compiled:
     Args:
         func: the user's function, or whatever else reaches all that a map reads beside its arguments.
         directions: the products that are wanted.
-        verify: compare with the tape at each new point, not only where a program is new.
+        verify: compare with the tape also at points 2, 4, 8, … of a program (True), or at every point ("always").
         or_tape: go on with the tape, and one warning, where no program can be had.
         backend: what makes graphs fast; Inductor when left out.
         most_kept: bytes that a point may keep between products, as far as computing again helps.
@@ -77,7 +80,7 @@ class Compiled:
         func: Any,
         directions: Sequence[Direction],
         *,
-        verify: bool = True,
+        verify: Verify = True,
         or_tape: bool = False,
         backend: Backend | None = None,
         most_kept: int | None = None,
@@ -86,23 +89,30 @@ class Compiled:
         self.verify = verify
         self.programs: list[Program] = []
         self.exceptions = 0
-        self._right: set[Program] = set()
         self._directions = directions
         self.or_tape = or_tape
         self._backend, self._most_kept = backend, most_kept
         self.refusal: str | None = None
 
     def linearize(
-        self, map: Map, point: Leaves, arguments: Any, *, name: str, shared: Shared | None = None
+        self,
+        map: Map,
+        point: Leaves,
+        arguments: Any,
+        *,
+        name: str,
+        shared: Shared | None = None,
+        lone: bool = False,
     ) -> Linearization:
         """The linearization of ``map``, which evaluates the function on ``arguments`` with the variables ``point``.
 
         With ``shared`` it is one of several at this point: a program is compared with the tape at the first of them.
+        With ``lone`` one product is expected, which is one program where the map has one.
         """
         tape.refuse_inside_transform()
         if self.refusal is not None:
             return tape.linearize(map, point, name=name)
-        linearization: Linearization = untraced(self._linearize)(map, point, arguments, name, shared)
+        linearization: Linearization = untraced(self._linearize)(map, point, arguments, name, shared, lone)
         return linearization
 
     @property
@@ -110,20 +120,65 @@ class Compiled:
         """Spent on capturing and compiling, at all points so far."""
         return sum(program.seconds for program in self.programs)
 
-    def _linearize(self, map: Map, point: Leaves, arguments: Any, name: str, shared: Shared | None) -> Linearization:
+    def _linearize(
+        self, map: Map, point: Leaves, arguments: Any, name: str, shared: Shared | None, lone: bool
+    ) -> Linearization:
         surroundings = Surroundings(self.func, arguments, point, shared.surroundings if shared else None)
         try:
             program, inputs = self._serving(point, surroundings) or self._new_program(map, point, surroundings, shared)
         except CaptureError as error:
             # What the function itself raises passes through unchanged.
             return self._instead(error, tape.linearize(map, point, name=name))
-        compares = self.verify and (shared is None or program not in shared.compared)
-        if program in self._right and not compares:
-            return self._trusted(program, inputs) or self._exception(tape.linearize(map, point, name=name))
-        linearization = self._verified(program, inputs, map, point, name)
+        if lone and program.has_lone_product():
+            return self._lone(program, inputs, map, point, arguments, name)
+        is_known = shared is not None and program in shared.trusted
+        linearization = self._halves(program, inputs, map, point, name, counts=not is_known)
         if shared is not None and linearization.engine == "compiled":
-            shared.compared.add(program)
+            shared.trusted.add(program)
         return linearization
+
+    def _halves(
+        self, program: Program, inputs: list[Tensor], map: Map, point: Leaves, name: str, *, counts: bool = True
+    ) -> Linearization:
+        """By two halves; where this counts as a point of the program, it is compared with the tape if that is due."""
+        if counts and self._is_due(program, "halves"):
+            return self._verified(program, inputs, map, point, name)
+        trusted = self._trusted(program, inputs)
+        if trusted is None:
+            return self._exception(tape.linearize(map, point, name=name))
+        program.points["halves"] += counts
+        return trusted
+
+    def _lone(
+        self, program: Program, inputs: list[Tensor], map: Map, point: Leaves, arguments: Any, name: str
+    ) -> Linearization:
+        def linearize() -> Linearization:
+            is_due = self._is_due(program, "halves")
+            is_same = not is_due or self._is_as_it_was(program, inputs, point, arguments)
+            if not is_same and not program.points["halves"]:
+                raise StalePointError(
+                    f"What the function reads has changed since this {name} was made, and its gradient was not computed"
+                    " yet. Call at(inputs) for the operator at the present values."
+                )
+            return self._halves(program, inputs, map, point, name, counts=is_same)
+
+        if self._is_due(program, "lone"):
+            return self._verified(program, inputs, map, point, name, linearize)
+        program.points["lone"] += 1
+        return LoneProduct(program, inputs, linearize)
+
+    def _is_as_it_was(self, program: Program, inputs: list[Tensor], point: Leaves, arguments: Any) -> bool:
+        """Whether the function still reads what it read when these inputs of its program were found."""
+        now = program.inputs(point, Surroundings(self.func, arguments, point))
+        return now is not None and all(
+            memory_of(entry) == memory_of(earlier) or torch.equal(entry, earlier)
+            for entry, earlier in zip(now, inputs, strict=True)
+        )
+
+    def _is_due(self, program: Program, form: Form) -> bool:
+        """Whether a program is compared with the tape at its next point, counted from 1."""
+        number = program.points[form] + 1
+        return number == 1 or self.verify == "always" or (bool(self.verify) and number & (number - 1) == 0)
 
     def _serving(self, point: Leaves, surroundings: Surroundings) -> tuple[Program, list[Tensor]] | None:
         """A program for the point, and its inputs there."""
@@ -165,7 +220,16 @@ class Compiled:
             tensor.copy_(value)
         return CompiledLinearization(program, start)
 
-    def _verified(self, program: Program, inputs: list[Tensor], map: Map, point: Leaves, name: str) -> Linearization:
+    def _verified(
+        self,
+        program: Program,
+        inputs: list[Tensor],
+        map: Map,
+        point: Leaves,
+        name: str,
+        linearize: Callable[[], Linearization] | None = None,
+    ) -> Linearization:
+        """Compared with the tape: two halves, or where the call that makes them later is given, a lone product."""
         # The tape's is the one evaluation that counts: it draws and changes buffers. The program repeats it.
         before = program.with_copies(inputs)
         states = generator_states(inputs) if program.draws else {}
@@ -173,7 +237,7 @@ class Compiled:
         try:
             # Where none goes on with the tape, its graph is not kept beside what the program keeps.
             expected = self._expected(reference, point, last=not (self.or_tape or program.may_be_missing_a_rule))
-            ours = self._checked(program, before, states, reference, expected, point)
+            ours = self._checked(program, before, states, reference, expected, point, linearize)
         except CaptureError as error:
             return self._instead(error, reference)
         if ours is None:
@@ -190,7 +254,7 @@ class Compiled:
 
     def beside(
         self, reference: Linearization, states: States, map: Map, point: Leaves, arguments: Any
-    ) -> CompiledLinearization:
+    ) -> Linearization:
         """The linearization by a program where the tape has made its own, ``reference``, already.
 
         ``states`` are those of the generators before that. The function runs on stand-ins only.
@@ -216,31 +280,38 @@ class Compiled:
         reference: Linearization,
         expected: _Expected,
         point: Leaves,
-    ) -> CompiledLinearization | None:
+        linearize: Callable[[], Linearization] | None = None,
+    ) -> Linearization | None:
         """The program's linearization, compared with the tape's; None where a rule is missing in it."""
+        form: Form = "halves" if linearize is None else "lone"
+        number = program.points[form] + 1
+        ours: CompiledLinearization | LoneProduct
         try:
             with refused(described("running its program")), _drawing_from(states):
-                start = program.start(inputs)
-                if start.is_exception:
-                    self._keep(program)
-                    return None
-                ours = CompiledLinearization(program, start)
-                _compare(
-                    "value or gradient",
-                    [*ours.outputs, *_tensors(ours.aux)],
-                    [*reference.outputs, *_tensors(reference.aux)],
-                    program.precision,
-                )
+                if linearize is None:
+                    start = program.start(inputs)
+                    if start.is_exception:
+                        self._keep(program)
+                        return None
+                    ours = CompiledLinearization(program, start)
+                    found = [*ours.outputs, *_tensors(ours.aux)]
+                    returned = [*reference.outputs, *_tensors(reference.aux)]
+                    _compare("value or gradient", found, returned, program, number)
+                else:
+                    ours = LoneProduct(program, inputs, linearize, is_counted=False)
+                # The tape's, which a lone product has not computed.
+                ours.outputs, ours.aux = reference.outputs, reference.aux
                 scaled = functools.cache(lambda: self._products(ours, point, FACTOR))
                 for i, product in enumerate(self._products(ours, point)):
                     again = lambda i=i: scaled()[i], lambda i=i: expected.scaled[i]
-                    _compare("product with a random vector", product, expected.products[i], program.precision, again)
+                    _compare("product with a random vector", product, expected.products[i], program, number, again)
         except CaptureError as error:
             drawn = f", and it draws by {', '.join(program.draws)}" if program.draws else ""
             raise CaptureError(f"{error}{drawn}") from error
-        ours.outputs, ours.aux = reference.outputs, reference.aux
+        if isinstance(ours, LoneProduct):
+            ours.is_counted = True
         self._keep(program)
-        self._right.add(program)
+        program.points[form] = number
         return ours
 
     def _keep(self, program: Program) -> None:
@@ -279,60 +350,6 @@ class Compiled:
         return reference
 
 
-class CompiledLinearization(Linearization):
-    """A linearization that replays a program."""
-
-    create_graph = False
-    engine: EngineName = "compiled"
-    batch_size: int | None = 16
-
-    def __init__(self, program: Program, start: Start) -> None:
-        self.outputs, self.aux = start.outputs, start.aux
-        self._program = program
-        self._kept: list[Tensor] | None = start.kept
-
-    @property
-    def batch_price(self) -> float:
-        """What compiling the program has taken: one for many vectors takes as long, or a few times as long."""
-        return 0.0 if self._program.has_batched else self._program.seconds
-
-    def rmatvec(
-        self, cotangents: Leaves, selection: Selection, *, batched: bool = False, last: bool = False
-    ) -> list[Tensor]:
-        """cotangentsᵀ · J, by the replay half."""
-        products = self._multiply("rmatvec", cotangents, selection.outputs, selection.inputs, batched)
-        if last:
-            self.close()
-        return products
-
-    def matvec(
-        self, tangents: Leaves, selection: Selection, *, batched: bool = False, last: bool = False
-    ) -> list[Tensor]:
-        """J · tangents, by the replay half of the double-backward trick."""
-        return self._multiply("matvec", tangents, selection.inputs, selection.outputs, batched)
-
-    def _multiply(
-        self, direction: Direction, vectors: Leaves, given: Sequence[int], wanted: Sequence[int], batched: bool
-    ) -> list[Tensor]:
-        tape.refuse_replay_inside_transform()
-        if self._kept is None:
-            raise ClosedError(tape.CLOSED)
-        by_position = dict(zip(given, vectors, strict=True))
-        count = len(vectors[0]) if batched else None
-        products = untraced(self._program.replay)(direction, self._kept, by_position, count)
-        return [products[i] for i in wanted]
-
-    def kept_bytes(self, beside: Leaves = ()) -> int:
-        """Bytes of all distinct memory that is kept for replays."""
-        others = {memory_of(tensor) for tensor in beside}
-        memories = {memory_of(tensor): tensor.untyped_storage().nbytes() for tensor in self._kept or ()}
-        return sum(size for memory, size in memories.items() if memory not in others)
-
-    def close(self) -> None:
-        """Free what is kept; the program stays for other points."""
-        self._kept = None
-
-
 def _inductor() -> Backend:
     """Loaded only where it is used."""
     from hesse._linearize.program import backends
@@ -347,10 +364,15 @@ class _Expected(NamedTuple):
     scaled: list[Leaves]
 
 
-def _compare(what: str, ours: Leaves, expected: Leaves, precision: torch.dtype, again: Sequence[Again] = ()) -> None:
-    times = disagreement(ours, expected, precision=precision, again=again)
+def _compare(
+    what: str, ours: Leaves, expected: Leaves, program: Program, number: int, again: Sequence[Again] = ()
+) -> None:
+    times = disagreement(ours, expected, precision=program.precision, again=again)
     if not times <= 1:
-        raise CaptureError(f"the {what} differs from the tape's by {times:.1e} times what rounding allows")
+        raise CaptureError(
+            f"the {what} differs from the tape's by {times:.1e} times what rounding allows, at point {number} of the"
+            " program"
+        )
 
 
 def _tensors(tree: Any) -> list[Tensor]:

@@ -9,7 +9,7 @@ import torch
 
 from hesse._base.memory import budget, readable
 from hesse._linearize import tape
-from hesse._linearize.choice import EngineName
+from hesse._linearize.choice import Choice, EngineName
 from hesse._linearize.compiled import EXCEPTION, Compiled, Shared
 from hesse._linearize.options import Options
 from hesse._linearize.protocol import Direction, Leaves, Linearization, Map
@@ -57,6 +57,7 @@ class Engines:
         engine: ``"tape"`` or ``"compiled"``, what linearizes now.
         made: products made so far, at all points.
         next_decision: the number of products at which a decision is due.
+        lone: whether the next point is made for one product.
     """
 
     def __init__(self, options: Options, func: Any = None, backend: Backend | None = None) -> None:
@@ -65,6 +66,8 @@ class Engines:
         self.engine: EngineName = "compiled" if asked == "compiled" else "tape"
         self.made = 0
         self.next_decision = float("inf")
+        self._is_fixed = isinstance(options.engine, Choice)
+        self.lone = options.engine.lone if isinstance(options.engine, Choice) else (options.expect or FEW) == 1
         self._is_open = asked == "auto"
         self._func, self._backend = func, backend
         self._by_kind: dict[Kind, Compiled] = {}
@@ -87,7 +90,8 @@ class Engines:
         # One refused kind of map refuses all, so that one name says what linearizes.
         if engine == "tape" or self.refusal is not None:
             return tape.linearize(map, point, create_graph=self.options.create_graph, name=name)
-        return self.programs_of(kind).linearize(map, point, arguments, name=name, shared=shared)
+        lone = self.lone and kind == "gradient" and shared is None
+        return self.programs_of(kind).linearize(map, point, arguments, name=name, shared=shared, lone=lone)
 
     def programs_of(self, kind: Kind) -> Compiled:
         """The programs for maps of that kind."""
@@ -166,6 +170,11 @@ class Engines:
             self._why = f"a program may take {readable(needed)}, and {readable(allowed)} may be taken"
             return False
         return True
+
+    def leave(self, asked: int) -> None:
+        """A point is left for another, after so many products or readings of its value or gradient."""
+        if not self._is_fixed:
+            self.lone = asked <= 1
 
     def stay(self) -> None:
         """Decide nothing more."""

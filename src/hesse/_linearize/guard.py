@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from hesse._autograd.captured import same
-from hesse._base.errors import StalePointError
+from hesse._base.errors import ClosedError, StalePointError
 from hesse._base.several_ranks import is_dtensor
+from hesse._linearize.tape import CLOSED
 
 # A tensor of at most this many elements is compared whole, a larger one by some along each dimension.
 _WHOLE = 4096
@@ -48,6 +49,17 @@ class Guard:
                     f"{state.name} has changed in place since this {self._owner} was made, so its point is gone."
                     f" Call {self._remedy} for the operator at the present values."
                 )
+
+
+class Closed(Guard):
+    """The guard of a point that was closed."""
+
+    def __init__(self) -> None:
+        super().__init__("", ())
+
+    def check(self) -> None:
+        """Raise: there is no point any more."""
+        raise ClosedError(CLOSED)
 
 
 class State(NamedTuple):

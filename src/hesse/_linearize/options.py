@@ -14,6 +14,8 @@ from hesse._linearize.choice import Batching, Choice
 
 Name = Literal["tape", "compiled", "auto"]
 Mode = Literal["auto", "loop", "vmap"]
+Verify = bool | Literal["always"]
+"""Where a program is compared with the tape: at its points 1, 2, 4, 8, … (True), at all, or at the first (False)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Options:
 
     engine: Name | Choice = "auto"
     batching: Mode = "auto"
-    verify: bool = True
+    verify: Verify = True
     expect: int | None = None
     memory: int | str | None = None
     create_graph: bool = False
@@ -39,7 +41,9 @@ class Options:
         checks.wholes("an operator", None, optional=True, expect=self.expect)
         if self.expect is not None and self.expect < 0:
             raise ValueError(f"expect should be a number of products but is {self.expect!r}.")
-        checks.flags("an operator", verify=self.verify, create_graph=self.create_graph)
+        checks.flags("an operator", create_graph=self.create_graph)
+        if self.verify != "always":
+            checks.flags("an operator", verify=self.verify)
         if self.create_graph and self.engine_name == "compiled":
             raise ValueError('create_graph=True needs engine="tape": the products of a program are not differentiable.')
         if self.memory is not None:

@@ -63,8 +63,10 @@ class DataOperator(PointOperator):
         self._data, self._options, self._watched = data, options, watched
         self._move(None, Engines(options), None)
 
-    def _move(self, where: None, engines: Engines, earlier: DataPoint | None) -> None:
-        """Take the point as it is now."""
+    def _move(self, where: Any, engines: Engines, earlier: DataPoint | None) -> None:
+        """Take the point as it is now, over the data ``where`` unless that is None."""
+        if where is not None:
+            self._data = where
         objective = self._make_objective()
         point = DataPoint(
             objective,
@@ -74,12 +76,19 @@ class DataOperator(PointOperator):
             engines,
             Guard(objective.name, self._watched(), remedy="at()"),
             None if earlier is None else earlier.plan,
+            is_other=where is not None,
         )
         super().__init__(point, point.whole, point.variables, point.variables, symmetric=True)
 
-    def at(self) -> Self:
-        """The operator of the same model (or inputs), loss and data as they are now."""
-        return self._moved(None)
+    def at(self, *, data: Any = None) -> Self:
+        """The operator of the same model (or inputs) and loss as they are now.
+
+        Args:
+            data: other data, in any form that the operator takes; the same data when left out. For one batch at each
+                step of a training, give that batch: its loss is the operator's, whatever its number of rows, and
+                compiled programs serve all batches of the same shapes.
+        """
+        return self._moved(data)
 
     @property
     def value(self) -> Tensor:

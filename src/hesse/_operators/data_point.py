@@ -53,6 +53,7 @@ class DataPoint(Point):
         guard: of the point.
         plan: of an earlier point, where there is one.
         seed: of the batches' random numbers; drawn when left out.
+        is_other: whether the earlier point had other data.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class DataPoint(Point):
         guard: Guard,
         plan: Plan | None = None,
         seed: int | None = None,
+        is_other: bool = False,
     ) -> None:
         super().__init__(Space(objective.leaves, objective.spec, objective.name), engines, strict=False)
         self.guard = guard
@@ -84,8 +86,7 @@ class DataPoint(Point):
         self._value = torch.zeros(())
         self._gradient = torch.zeros(())
         self._begin_anew()
-        # An earlier plan for one batch says nothing of more, if the data has grown.
-        if plan is not None and (plan.several or not self.batches.may_be_several()):
+        if plan is not None and self._fits(plan, is_other):
             self.plan = plan
         else:
             self._make_plan()
@@ -98,7 +99,8 @@ class DataPoint(Point):
         first, several = self.batches.first()
         options = self.options
         plan = make_plan(self.objective, first, several, options, self._measure, self._kept.budget, self.seed)
-        if rows.count(first) is None:
+        plan = plan._replace(number=rows.count(first) or 0)
+        if not plan.number:
             plan = plan._replace(rowless=type(first).__name__)
         _, piece = next(rows.pieces(first, plan.rows))
         if self.engine == "compiled":
@@ -106,6 +108,12 @@ class DataPoint(Point):
         self.plan = plan
         if (rows.count(first) or 1) <= PILOT:
             self._fresh((0, 0), piece)
+
+    def _fits(self, plan: Plan, is_other: bool) -> bool:
+        """Whether an earlier plan holds: one for one batch says nothing of more, nor of a larger one."""
+        if is_other:
+            return not self.batches.may_be_several() and (rows.count(self.batches.first()[0]) or 1) <= plan.number
+        return plan.several or not self.batches.may_be_several()
 
     @property
     def value(self) -> Tensor:

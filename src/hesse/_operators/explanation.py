@@ -26,6 +26,7 @@ class Explanation:
         batching_reason: why, with the figures of the trial.
         chunk: vectors that go through the graph at once.
         bytes_each: memory of each of them at the peak of a product, in bytes, as measured; 0 before.
+        lone: whether the first product here is one compiled program: the point before was asked for one at most.
         bytes_kept: memory that the point keeps alive between products, in bytes.
         budget: memory that a call may add now, in bytes; over data, memory for kept batches and a product.
         reduction: over data, ``"mean"`` or ``"sum"``; None for a plain function.
@@ -46,6 +47,7 @@ class Explanation:
     programs: int = 0
     compile_seconds: float = 0.0
     bytes_each: int = 0
+    lone: bool = False
     reduction: str | None = None
     pieces: int = 0
     kept: int = 0
@@ -53,7 +55,9 @@ class Explanation:
     rows_reason: str = ""
 
     @staticmethod
-    def of(engine: EngineName, engines: Engines, chunks: Chunks, bytes_kept: int, budget: int) -> Explanation:
+    def of(
+        engine: EngineName, engines: Engines, chunks: Chunks, bytes_kept: int, budget: int, lone: bool
+    ) -> Explanation:
         """What was decided so far."""
         return Explanation(
             engine=engine,
@@ -65,6 +69,7 @@ class Explanation:
             batching_reason=chunks.reason,
             chunk=chunks.chunk,
             bytes_each=chunks.room.each,
+            lone=lone,
             bytes_kept=bytes_kept,
             budget=budget,
         )
@@ -77,12 +82,14 @@ class Explanation:
     def choice(self) -> Choice:
         """All that was decided, to be given back as ``engine=``; before a trial, many vectors are a loop."""
         if self.batching == "vmap":
-            return Choice(self.engine, "vmap", self.chunk, self.rows)
-        return Choice(self.engine, rows=self.rows)
+            return Choice(self.engine, "vmap", self.chunk, self.rows, self.lone)
+        return Choice(self.engine, rows=self.rows, lone=self.lone)
 
     def __str__(self) -> str:
         compiled = f"; {self.programs} programs in {self.compile_seconds:.1f} s" if self.programs else ""
         lines = {"engine": f"{self.engine} ({self.engine_reason}{compiled})"}
+        if self.lone:
+            lines["product"] = "one program, nothing kept (the point before was asked for one product at most)"
         if self.reduction is not None:
             whole = "whole batches" if self.rows is None else f"at most {self.rows} rows of a batch at once"
             lines["batches"] = f"{self.reduction} over {whole} ({self.rows_reason})"

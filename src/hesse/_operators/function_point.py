@@ -13,6 +13,7 @@ from hesse._linearize.choice import EngineName
 from hesse._linearize.compiled import generator_states
 from hesse._linearize.engines import Engines, Kind, Linearize
 from hesse._linearize.guard import Guard
+from hesse._linearize.lone_product import LoneProduct
 from hesse._linearize.protocol import Leaves, Linearization, Map
 from hesse._operators.explanation import Explanation
 from hesse._operators.point import Point
@@ -54,6 +55,26 @@ class FunctionPoint(Point):
     def gradient(self) -> Tensor:
         """Its gradient as a flat vector."""
         return self.variables.join(self.term.gradient).clone()
+
+    def evaluated(self) -> Linearization:
+        """The linearization of the one term, to read what the evaluation returned."""
+        self.asked += 1
+        (linearization,) = self.term.linearizations
+        if isinstance(linearization, LoneProduct) and not linearization.is_evaluated:
+            self.guard.check()
+        return linearization
+
+    @property
+    def is_lone(self) -> bool:
+        """Whether there are no two halves yet."""
+        return any(isinstance(one, LoneProduct) and not one.is_linearized for one in self.term.linearizations)
+
+    def keep(self) -> None:
+        """Make the two halves, if the point is as it was."""
+        self.guard.check()
+        for one in self.term.linearizations:
+            if isinstance(one, LoneProduct):
+                one.linearized()
 
     def kept_terms(self) -> list[Term]:
         """The one term."""

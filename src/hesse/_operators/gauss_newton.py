@@ -113,10 +113,12 @@ class GaussNewton(DataOperator):
         self.positive_semidefinite = loss is None
         untraced(self._move)(None, Engines(how, [model, loss]), None)
 
-    def _move(self, where: None, engines: Engines, earlier: Any) -> None:
+    def _move(self, where: Any, engines: Engines, earlier: Any) -> None:
         if self._func is None:
             super()._move(where, engines, earlier)
             return
+        if where is not None:
+            raise TypeError("at(data=) is for a GaussNewton over data, but this one is of a function. Call at().")
         func, loss, inputs = self._func, self._loss, self._inputs
         at = check_point("GaussNewton", func, inputs)
 

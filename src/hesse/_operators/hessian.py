@@ -18,8 +18,8 @@ from hesse._base.space import Space
 from hesse._base.trees import Key
 from hesse._linearize.choice import Choice
 from hesse._linearize.engines import Engines, Linearize
-from hesse._linearize.options import Mode, Name, Options
-from hesse._linearize.protocol import Map
+from hesse._linearize.options import Mode, Name, Options, Verify
+from hesse._linearize.protocol import Linearization, Map
 from hesse._operators import independent
 from hesse._operators.function_point import FunctionPoint
 from hesse._operators.point import Block, PointOperator
@@ -31,7 +31,8 @@ class Hessian(PointOperator):
 
     ``func`` runs exactly once, when the operator is made, and draws its random numbers once. Each product is one
     backward through the kept graph of the gradient, or one call of a compiled program. To make a program, ``func`` runs
-    once more on stand-ins that have shapes and no values.
+    once more on stand-ins that have shapes and no values; at a point that a program serves without a comparison,
+    ``func`` does not run.
 
     Args:
         func: takes the inputs, returns a real tensor with a single element.
@@ -48,14 +49,13 @@ class Hessian(PointOperator):
             with the tape and compiles when the expected products would take more than ten times the estimated compile
             time; it keeps a program that is right and measured faster. ``H.explain()`` has the decision and its
             figures; its ``choice``, a :class:`hesse.Choice`, can be given here.
-        verify: compare a compiled program with the tape at each new point: value, gradient and the product with a
-            random vector. A new program is always compared. False saves an evaluation per point, and ``func`` does not
-            run.
+        verify: where a compiled program is compared with the tape: value, gradient and the product with a random
+            vector. True compares at its points 1, 2, 4, 8 and so on, ``"always"`` at every point, False at the first.
         memory: bytes, or a size such as ``"2GiB"``, that a call with many vectors may add at its peak; half of the
             available memory when left out. A compiled program also recomputes intermediates to stay within it where
             possible.
         expect: the number of products that will be asked for, at this point and those that ``at`` moves to. Solvers and
-            estimators announce theirs themselves.
+            estimators announce theirs themselves. With ``engine="compiled"``, 1 makes the first product one program.
         batch_dim: 0 for many independent problems: ``func`` returns their values, of shape (B,), and B is the first
             dimension of each input. The operator is the Hessian of the sum, block-diagonal, and ``dense_blocks()``
             returns its blocks. A random product checks that no value depends on another problem's inputs.
@@ -101,7 +101,7 @@ class Hessian(PointOperator):
         create_graph: bool = False,
         batching: Mode = "auto",
         engine: Name | Choice = "auto",
-        verify: bool = True,
+        verify: Verify = True,
         memory: int | str | None = None,
         expect: int | None = None,
         batch_dim: Literal[0] | None = None,
@@ -122,15 +122,31 @@ class Hessian(PointOperator):
         )
 
         def term(linearize: Linearize) -> HessianTerm:
-            linearization = linearize("gradient", gradient_at, at.leaves, inputs)
-            return HessianTerm(linearization, at.leaves, linearization.aux[0])
+            return HessianTerm(linearize("gradient", gradient_at, at.leaves, inputs), at.leaves)
 
         variables = Space(at.leaves, at.spec, "Hessian")
         point = FunctionPoint(variables, engines, term, lambda: tensors_of(func, inputs, at))
-        (linearization,) = point.term.linearizations
-        self.value, self.aux = linearization.aux
-        self.gradient = at.spec.rebuild(linearization.outputs)
         super().__init__(point, point.whole, point.variables, point.variables, symmetric=True)
+
+    @property
+    def value(self) -> Tensor:
+        """``func(inputs)``, in its own shape."""
+        value: Tensor = self._evaluated().aux[0]
+        return value
+
+    @property
+    def gradient(self) -> Any:
+        """The gradient, structured like the inputs."""
+        return self.domain.spec.rebuild(self._evaluated().outputs)
+
+    @property
+    def aux(self) -> Any:
+        """The auxiliary output, or None."""
+        return self._evaluated().aux[1]
+
+    def _evaluated(self) -> Linearization:
+        assert isinstance(self._point, FunctionPoint)
+        return self._point.evaluated()
 
     @property
     def structure(self) -> Any:

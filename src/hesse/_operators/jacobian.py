@@ -16,7 +16,7 @@ from hesse._base import trees
 from hesse._base.space import Space
 from hesse._linearize.choice import Choice
 from hesse._linearize.engines import Engines, Linearize
-from hesse._linearize.options import Mode, Name, Options
+from hesse._linearize.options import Mode, Name, Options, Verify
 from hesse._linearize.protocol import Leaves, Linearization, Selection
 from hesse._operators.function_point import FunctionPoint
 from hesse._operators.point import PointOperator
@@ -70,7 +70,7 @@ class Jacobian(PointOperator):
         create_graph: bool = False,
         batching: Mode = "auto",
         engine: Name | Choice = "auto",
-        verify: bool = True,
+        verify: Verify = True,
         memory: int | str | None = None,
         expect: int | None = None,
     ) -> None:

@@ -46,8 +46,7 @@ class LossHessian(DataOperator):
         memory: bytes or a size such as ``"2GiB"`` that kept batches and a product may take; half of what is available
             when left out. As many batches as fit stay linearized between products, and too large ones are cut up.
         engine: as for :class:`hesse.Hessian`; one program serves all batches of a layout, at all points.
-        verify: compare each program with the tape at each new point, on the first batch that it serves there; a new
-            program is always compared.
+        verify: as for :class:`hesse.Hessian`; at a point, a program is compared on the first batch that it serves.
         expect: as for :class:`hesse.Hessian`.
         batching: ``"loop"``, ``"vmap"`` or ``"auto"``, as for :class:`hesse.Hessian`.
         randomness: ``"fixed"`` draws dropout's masks (and any random numbers of PyTorch) once for each batch;

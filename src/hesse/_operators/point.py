@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Hashable, Iterable
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -14,13 +14,11 @@ from torch import Tensor
 from hesse._autograd.agreement import coarsest
 from hesse._autograd.evaluation import untraced
 from hesse._autograd.gradients import unaliased
-from hesse._base.errors import ClosedError
-from hesse._base.space import Space
+from hesse._base.space import Space, Splits
 from hesse._linearize.choice import Choice, EngineName
 from hesse._linearize.chunks import WIDTH, Chunks, Rows
 from hesse._linearize.engines import Engines
-from hesse._linearize.guard import Guard
-from hesse._linearize.tape import CLOSED
+from hesse._linearize.guard import Closed, Guard
 from hesse._linearize.unit_vectors import UnitVectors
 from hesse._operators import decision, materialize
 from hesse._operators.conversions import Indices, row_numbers
@@ -33,14 +31,6 @@ Weighted = tuple[float, Term, Hashable, bool]
 """A weight, its term, a key that tells the point's terms apart, and whether the term is thrown away after one use."""
 
 
-class Splits(Protocol):
-    """Makes leaves of rows of flat vectors, as a space does."""
-
-    def split(self, rows: Tensor) -> list[Tensor]:
-        """Rows (…, n) as leaves (…, *shape)."""
-        ...
-
-
 class Point(abc.ABC):
     r"""The matrix :math:`\sum_t w_t A_t / d` of the terms :math:`A_t` at one point.
 
@@ -50,6 +40,7 @@ class Point(abc.ABC):
         engines: what linearizes, at this point and those that ``at()`` moves to.
         chunks: how many vectors go at once: for products, and for products with the transpose.
         divisor: d, known once all terms have been gone over.
+        asked: products asked for here, and readings of what a function returned.
     """
 
     divisor = 1.0
@@ -64,6 +55,7 @@ class Point(abc.ABC):
         everything = tuple(range(len(variables.leaves)))
         # All leaves of a vector, and of a product.
         self.whole = Part(everything, everything)
+        self.asked = 0
         # Which terms and widths were compared with single products here.
         self._compared: set[Hashable] = set()
         # Of a point that keeps all its terms.
@@ -82,6 +74,14 @@ class Point(abc.ABC):
     @abc.abstractmethod
     def relinearize(self) -> None:
         """Make the terms by the engine that ``engines`` names now; values and gradients stay."""
+
+    @property
+    def is_lone(self) -> bool:
+        """Whether a single product is one program, which keeps nothing for others."""
+        return False
+
+    def keep(self) -> None:  # noqa: B027  # most points are made for many products
+        """Several products are about to be asked for."""
 
     def keep_engine(self) -> None:  # noqa: B027  # most points hold nothing of another engine
         """The engine stays: let go of what was held to go back."""
@@ -105,6 +105,7 @@ class Point(abc.ABC):
     def begin(self, count: int) -> None:
         """Products with so many vectors are asked for: the point must be as it was, and a decision may be due."""
         self.guard.check()
+        self.asked += count
         engines = self.engines
         engines.made += count
         if engines.made > engines.next_decision:
@@ -211,15 +212,7 @@ class Point(abc.ABC):
 
     def close(self) -> None:
         """Free what is kept; products raise from then on."""
-        self.guard = _Closed()
-
-
-class _Closed(Guard):
-    def __init__(self) -> None:
-        super().__init__("", ())
-
-    def check(self) -> None:
-        raise ClosedError(CLOSED)
+        self.guard = Closed()
 
 
 class PointOperator(Operator):
@@ -243,6 +236,7 @@ class PointOperator(Operator):
 
     def _moved(self, where: Any) -> Self:
         """The operator at another point, with what was decided at this one."""
+        self._point.engines.leave(self._point.asked)
         fresh = object.__new__(type(self))
         vars(fresh).update(vars(self))
         untraced(fresh._move)(where, self._point.engines, self._point)
@@ -334,9 +328,12 @@ class PointOperator(Operator):
         """So many products are about to be asked for: ``engine="auto"`` decides by that."""
         self._point.guard.check()
         decision.decide_engine(self._point, products)
+        if products > 1:
+            self._point.keep()
 
     def decide(self, earlier: Decisions | None = None) -> Decisions:
         """Follow an earlier run; otherwise, where no trial was made, many vectors are a loop: no clock decides."""
+        self._point.keep()
         if earlier:
             self._follow(Choice(**earlier))
         elif self._point.chunks[0].chosen is None:
@@ -366,7 +363,8 @@ class PointOperator(Operator):
         """How products are made, and why; ``print`` it."""
         point = self._point
         kept = sum(one.kept_bytes() for term in point.kept_terms() for one in term.linearizations)
-        return point.explain(Explanation.of(point.engine, point.engines, point.chunks[0], kept, point.left()))
+        explanation = Explanation.of(point.engine, point.engines, point.chunks[0], kept, point.left(), point.is_lone)
+        return point.explain(explanation)
 
     def flatten(self, tree: Any) -> Tensor:
         """A vector structured like the inputs as a flat one (n,)."""

@@ -30,14 +30,17 @@ class Term(Protocol):
     """The matrix of one function or batch at the kept point.
 
     Attributes:
-        value: the loss.
         count: how many samples or tokens that loss is the mean of; None where it cannot be told.
         linearizations: what a product replays.
     """
 
-    value: Tensor
     count: float | None
     linearizations: Sequence[Linearization]
+
+    @property
+    def value(self) -> Tensor:
+        """The loss."""
+        ...
 
     @property
     def gradient(self) -> Sequence[Tensor]:
@@ -61,14 +64,12 @@ class Term(Protocol):
 
 
 class HessianTerm:
-    """The Hessian of a function: one linearization, that of its gradient."""
+    """The Hessian of a function: one linearization, that of its gradient; the value comes first in its ``aux``."""
 
-    def __init__(
-        self, linearization: Linearization, variables: Sequence[Tensor], value: Tensor, count: float | None = 1.0
-    ) -> None:
+    def __init__(self, linearization: Linearization, variables: Sequence[Tensor], count: float | None = 1.0) -> None:
         self._linearization, self._variables = linearization, variables
         self.linearizations: Sequence[Linearization] = [linearization]
-        self.value, self.count = value, count
+        self.count = count
 
     @staticmethod
     def of(objective: Objective, linearize: Linearize, batch: Any, part: Hashable = None) -> HessianTerm:
@@ -77,8 +78,14 @@ class HessianTerm:
         linearization = linearize("gradient", GradientMap(objective, batch, part), point, batch)
         value, counted = linearization.aux
         # A target of its own, which a program copies, is needed no more.
-        linearization.aux = None
-        return HessianTerm(linearization, objective.leaves, value, objective.count(batch, counted))
+        linearization.aux = value, None
+        return HessianTerm(linearization, objective.leaves, objective.count(batch, counted))
+
+    @property
+    def value(self) -> Tensor:
+        """The loss, which was found on the way."""
+        value: Tensor = self._linearization.aux[0]
+        return value
 
     @property
     def gradient(self) -> Sequence[Tensor]:

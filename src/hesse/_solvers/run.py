@@ -80,7 +80,8 @@ class Products:
         self._measured = False
         self._callback = callback
         self._keeper: Keeper | None = None
-        self._expected = 0
+        # A question makes several, whether or not it can tell how many.
+        self._expected = 2
         self._beside: Callable[[], State] = dict
         self._generator: np.random.Generator | None = None
         self._origin: Any = None
@@ -123,7 +124,7 @@ class Products:
         if not isinstance(checkpoint, Checkpoint | None):
             checks.paths(self.question, checkpoint=checkpoint)
         kept = Checkpoint.of(checkpoint)
-        if self._expected and (kept is None or not Path(kept.path).exists()):
+        if kept is None or not Path(kept.path).exists():
             self.operator.expect(self._expected)
         if kept is None:
             return None

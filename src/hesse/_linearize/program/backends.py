@@ -1,7 +1,8 @@
 """How programs are made fast: the passes over their graphs, in order, and what runs the halves.
 
-A captured graph passes through ``whole``, and is then cut into halves. Each half passes through ``half`` before it is
-compiled. A replay for many vectors is made from the replay for one by ``many``.
+A captured graph passes through ``simplify`` and is cut into halves, with its scatter-adds sorted. Each half, and the
+graph of a lone product, passes through ``half`` before it is compiled. A replay for many vectors is made from the
+replay for one by ``many``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from hesse._linearize.program.passes.many_vectors import vectorize
 from hesse._linearize.program.passes.matrix_products import multiply_by_onednn
 from hesse._linearize.program.passes.no_ops import drop_no_ops
 from hesse._linearize.program.passes.reductions import sum_outer_dimensions
-from hesse._linearize.program.passes.scatter_adds import sort_scatter_adds
 from hesse._linearize.program.passes.shared_matrices import share_matrices
 from hesse._linearize.program.passes.stencils import split_stencils
 from hesse._linearize.program.passes.views import reshape_for_view
@@ -51,11 +51,6 @@ class Backend(NamedTuple):
     half: tuple[Pass, ...] = ()
     table: Callable[[], dict[Any, Any]] = dict
     fuses: bool = True
-
-    @property
-    def whole(self) -> tuple[Pass, ...]:
-        """Passes over a captured graph."""
-        return (*self.simplify, sort_scatter_adds)
 
     def many(self, count: int) -> tuple[Pass, ...]:
         """Passes that make a replay for ``count`` vectors from the replay for one."""

@@ -79,6 +79,11 @@ def partition(joint: Joint, *, fuses: bool, most: int | None = None) -> Halves:
     return Halves(first, replays, sorted({str(node.target) for node in first.graph.nodes if _draws(node)}))
 
 
+def whole_product(joint: Joint) -> Replay:
+    """The products of a captured graph from the point itself: a replay for which nothing is computed beforehand."""
+    return _part(joint.graph, slice(joint.num_first, None), 0)
+
+
 def _by_dependence(joint: Graph, num_first: int) -> tuple[Graph, Graph]:
     dependent = dependent_on_vectors(joint)
     results = results_of(joint)

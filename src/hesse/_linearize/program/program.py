@@ -1,11 +1,12 @@
-"""A program: the two halves of a captured map, which serve every point with the same layouts."""
+"""A program: the two halves of a captured map, and its lone product; it serves every point with the same layouts."""
 
 from __future__ import annotations
 
+import collections
 import itertools
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,10 +18,16 @@ from hesse._linearize.program.backends import Backend, Run, run_as_it_is
 from hesse._linearize.program.capture import capture
 from hesse._linearize.program.graph import Graph, copy_of, inputs_of, results_of, run_passes
 from hesse._linearize.program.known_values import identifying
-from hesse._linearize.program.partition import Replay, partition
+from hesse._linearize.program.partition import Replay, partition, whole_product
+from hesse._linearize.program.passes.scatter_adds import sort_scatter_adds
 from hesse._linearize.program.surroundings import Layout, Surroundings
 from hesse._linearize.program.undisturbed import undisturbed
 from hesse._linearize.protocol import Direction, Leaves, Map
+
+Form = Literal["halves", "lone"]
+"""How a point is served: by two halves, or by one program of a lone product."""
+
+Which = Direction | Literal["lone"]
 
 
 class Start(NamedTuple):
@@ -43,6 +50,7 @@ class Program:
 
     Attributes:
         seconds: spent on capturing and compiling so far.
+        points: how many points it has served as two halves, and as a lone product.
         draws: names of the operators by which the function draws random numbers.
         plain: the plain values of its surroundings, which are parts of it.
         precision: the dtype with the coarsest rounding of all that it computes in.
@@ -62,7 +70,12 @@ class Program:
         reachable = {id(tensor): tensor for tensor in surroundings.tensors.values()}
         joint = capture(map, point, reachable, directions, backend.table())
         num_results = len(results_of(joint.graph))
-        joint = joint._replace(graph=run_passes(joint.graph, backend.whole))
+        joint = joint._replace(graph=run_passes(joint.graph, backend.simplify))
+        self._replays: dict[Which, Replay] = {}
+        if set(directions) == {"rmatvec"}:
+            # Before indices are sorted, which pays where they are kept.
+            self._replays["lone"] = whole_product(joint)
+        joint = joint._replace(graph=sort_scatter_adds(joint.graph))
         # Passes add results for the replay before the map's own.
         self._num_added = len(results_of(joint.graph)) - num_results
         self.precision = coarsest(_floats(joint.graph))
@@ -71,16 +84,17 @@ class Program:
         self._captured = [names[key] for key in joint.captured]
         self._layouts = [Layout.of(tensor) for tensor in (*point, *[reachable[key] for key in joint.captured])]
         # Without the joint graph, which takes memory.
-        self._joint, self._replays, self._backend = joint._replace(graph=halves.first), halves.replays, backend
-        # Operator by operator it draws the same numbers, in the same order, as the tape.
-        self._first = run_as_it_is(halves.first) if self.draws else self._compiled(halves.first)
+        self._joint, self._backend = joint._replace(graph=halves.first), backend
+        self._replays.update(halves.replays.items())
+        self._first: Run | None = None
         self._known = [_position(constant, joint.known_values) for constant in joint.constants]
         self._expected = identifying(joint.known_values)
+        self.points: collections.Counter[Form] = collections.Counter()
         self._names = names
-        # By direction and the number of vectors at once, which is None for a single vector.
-        self._runs: dict[tuple[Direction, int | None], Run] = {}
+        # By kind and the number of vectors at once, which is None for a single vector.
+        self._runs: dict[tuple[Which, int | None], Run] = {}
         # Positions of products that share memory with inputs or with each other.
-        self._shared: dict[tuple[Direction, int | None], list[int]] = {}
+        self._shared: dict[tuple[Which, int | None], list[int]] = {}
         self.seconds = time.perf_counter() - began
 
     @property
@@ -112,6 +126,11 @@ class Program:
         # Compiled code does not know of lazy conjugation and negation.
         return [tensor.detach().resolve_conj().resolve_neg() for tensor in (*point, *captured, *constants)]
 
+    def has_lone_product(self) -> bool:
+        """Whether the product can be one program: the map draws nothing, changes nothing, and no rule is missing."""
+        needs_first = self.draws or self._joint.changed or self._joint.has_exception
+        return "lone" in self._replays and not needs_first
+
     def changed_inputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Those of the inputs that the function changes in place."""
         return [inputs[i] for i in self._joint.changed]
@@ -125,6 +144,11 @@ class Program:
     def start(self, inputs: Sequence[Tensor]) -> Start:
         """Run the first half. It changes nothing; it draws if the function does."""
         joint = self._joint
+        if self._first is None:
+            began = time.perf_counter()
+            # Operator by operator it draws the same numbers, in the same order, as the tape.
+            self._first = run_as_it_is(joint.graph) if self.draws else self._compiled(joint.graph)
+            self.seconds += time.perf_counter() - began
         with undisturbed():
             results = list(self._first(list(inputs)))[self._num_added :]
         first, kept = results[: joint.num_first], results[joint.num_first :]
@@ -140,28 +164,29 @@ class Program:
 
     @interruptible
     def replay(
-        self, direction: Direction, kept: Sequence[Tensor], vectors: dict[int, Tensor], count: int | None = None
+        self, which: Which, kept: Sequence[Tensor], vectors: dict[int, Tensor], count: int | None = None
     ) -> list[Tensor]:
         """All products with a vector, in memory of their own; entries that are not given are zero.
 
-        With ``count``, products with as many vectors, one a row, by a half of its own.
+        With ``count``, products with as many vectors, one a row, by a half of its own. For a lone product, ``kept`` are
+        the inputs of the first half, which does not run.
         """
-        part = self._replays[direction]
+        part = self._replays[which]
         given = [kept[i] for i in part.kept]
         for i, stand_in in zip(part.vectors, part.stand_ins, strict=True):
             vector = vectors.get(i)
             given.append(_zeros_like(stand_in, count) if vector is None else _laid_out(vector, stand_in.dtype))
-        half = direction, count
+        half = which, count
         with undisturbed():
             if half not in self._runs:
-                return self._first_replay(part, given, direction, count)
+                return self._first_replay(part, given, which, count)
             products = list(self._runs[half](given))
         for i in self._shared[half]:
             products[i] = products[i].clone()
         return products
 
     @interruptible
-    def _first_replay(self, part: Replay, given: list[Tensor], direction: Direction, count: int | None) -> list[Tensor]:
+    def _first_replay(self, part: Replay, given: list[Tensor], which: Which, count: int | None) -> list[Tensor]:
         """Compile a replay for the strides of the kept tensors, which the compiled first half has chosen."""
         began = time.perf_counter()
         graph = copy_of(part.graph)
@@ -178,7 +203,7 @@ class Program:
                 products[i] = product.clone()
             elif product.numel():
                 taken.add(memory_of(product))
-        self._runs[direction, count], self._shared[direction, count] = run, shared
+        self._runs[which, count], self._shared[which, count] = run, shared
         self.seconds += time.perf_counter() - began
         return products
 

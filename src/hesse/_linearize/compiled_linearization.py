@@ -1,0 +1,72 @@
+"""``CompiledLinearization``: a point whose products replay a program's second half."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from hesse._autograd.evaluation import untraced
+from hesse._autograd.gradients import memory_of
+from hesse._base.errors import ClosedError
+from hesse._linearize import tape
+from hesse._linearize.choice import EngineName
+from hesse._linearize.protocol import Direction, Leaves, Linearization, Selection
+
+if TYPE_CHECKING:
+    from hesse._linearize.program.program import Program, Start
+
+
+class CompiledLinearization(Linearization):
+    """A linearization that replays a program."""
+
+    create_graph = False
+    engine: EngineName = "compiled"
+    batch_size: int | None = 16
+
+    def __init__(self, program: Program, start: Start) -> None:
+        self.outputs, self.aux = start.outputs, start.aux
+        self._program = program
+        self._kept: list[Tensor] | None = start.kept
+
+    @property
+    def batch_price(self) -> float:
+        """What compiling the program has taken: one for many vectors takes as long, or a few times as long."""
+        return 0.0 if self._program.has_batched else self._program.seconds
+
+    def rmatvec(
+        self, cotangents: Leaves, selection: Selection, *, batched: bool = False, last: bool = False
+    ) -> list[Tensor]:
+        """cotangentsᵀ · J, by the replay half."""
+        products = self._multiply("rmatvec", cotangents, selection.outputs, selection.inputs, batched)
+        if last:
+            self.close()
+        return products
+
+    def matvec(
+        self, tangents: Leaves, selection: Selection, *, batched: bool = False, last: bool = False
+    ) -> list[Tensor]:
+        """J · tangents, by the replay half of the double-backward trick."""
+        return self._multiply("matvec", tangents, selection.inputs, selection.outputs, batched)
+
+    def _multiply(
+        self, direction: Direction, vectors: Leaves, given: Sequence[int], wanted: Sequence[int], batched: bool
+    ) -> list[Tensor]:
+        tape.refuse_replay_inside_transform()
+        if self._kept is None:
+            raise ClosedError(tape.CLOSED)
+        by_position = dict(zip(given, vectors, strict=True))
+        count = len(vectors[0]) if batched else None
+        products = untraced(self._program.replay)(direction, self._kept, by_position, count)
+        return [products[i] for i in wanted]
+
+    def kept_bytes(self, beside: Leaves = ()) -> int:
+        """Bytes of all distinct memory that is kept for replays."""
+        others = {memory_of(tensor) for tensor in beside}
+        memories = {memory_of(tensor): tensor.untyped_storage().nbytes() for tensor in self._kept or ()}
+        return sum(size for memory, size in memories.items() if memory not in others)
+
+    def close(self) -> None:
+        """Free what is kept; the program stays for other points."""
+        self._kept = None
