@@ -1,0 +1,2 @@
+class ScipyFunctions: pass
+def scipy_functions(): pass
