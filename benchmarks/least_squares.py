@@ -78,10 +78,7 @@ def kowalik_osborne(xp: Any, x: Any) -> Any:
 def brown_dennis(xp: Any, x: Any) -> Any:
     times = [i / 5 for i in range(1, 21)]
     return xp.stack(
-        [
-            (x[0] + t * x[1] - math.exp(t)) ** 2 + (x[2] + x[3] * math.sin(t) - math.cos(t)) ** 2
-            for t in times
-        ]
+        [(x[0] + t * x[1] - math.exp(t)) ** 2 + (x[2] + x[3] * math.sin(t) - math.cos(t)) ** 2 for t in times]
     )
 
 

@@ -9,13 +9,14 @@ from hesse._base import tables
 
 MESSAGES = {
     "converged": "The norm of the gradient is small enough.",
-    "max_products": "Products ran out.",
-    "stopped": "The callback stopped it.",
-    "precision": "Rounding allows no smaller gradient.",
+    "max_products": "All products that may be made were made.",
+    "stopped": "The callback stopped the search.",
+    "precision": "No step improves on rounding.",
 }
+# Of the endings that are warned of: why, and what to do.
 REMEDIES = {
-    "max_products": "Raise max_products, tol or atol.",
-    "precision": "Raise tol or atol, or use float64.",
+    "max_products": ("products ran out", "Raise max_products, tol or atol."),
+    "precision": ("rounding allows no better step", "Raise tol or atol, or use float64."),
 }
 
 
