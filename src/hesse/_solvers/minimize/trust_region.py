@@ -23,7 +23,7 @@ POOR, GOOD = 0.25, 0.75
 # The first radius in units of the step to the minimum along the gradient.
 FIRST_RADIUS = 10
 # The model's gradient is made smaller by at least this factor, and more and more near a minimum.
-FORCING = 0.1
+FORCING = 0.5
 # Values are right to so many units of eps·|f|, and a difference of two of them needs so many units of that.
 ROUNDING, DIGITS = 10, 100
 # So many refused steps in a row for which values have no digits end the search.
@@ -118,7 +118,7 @@ class TrustRegion:
                 residual = products.grow(basis.coupling) * abs(float(step.coordinates[-1]))
                 forcing = min(FORCING, (place.slope / self.first_slope) ** 0.5)
                 # Less than what would end the search is of no use.
-                enough = residual <= max(forcing * place.slope, FORCING * self.target)
+                enough = residual <= max(forcing * place.slope, 0.1 * self.target)
                 if enough or basis.exhausted or basis.size == basis.capacity:
                     return step
             if products.left < place.price:
