@@ -15,15 +15,16 @@ from hesse._solvers.minimize.model import Step, minimize_model
 from hesse._solvers.minimize.places import Place
 from hesse._solvers.run import Products
 
-KEPT = ("first_slope", "radius", "nit", "nfev", "failures")
+KEPT = ("first_slope", "last_slope", "radius", "nit", "nfev", "failures")
 # A step is taken where the function falls by this part of what the model predicts.
 ACCEPTED = 1e-4
 # Where it falls by less than the first part the radius shrinks; by more than the second it grows.
 POOR, GOOD = 0.25, 0.75
 # The first radius in units of the step to the minimum along the gradient.
 FIRST_RADIUS = 10
-# The model's gradient is made smaller by at least this factor, and more and more near a minimum.
-FORCING = 0.5
+# The model's gradient is made smaller by the first factor at least; or by the second times the square of how much the
+# last step has made the function's smaller (Eisenstat and Walker, SIAM J. Sci. Comput. 17 (1996) 16–32).
+FORCING, QUADRATIC = 0.5, 0.9
 # Values are right to so many units of eps·|f|, and a difference of two of them needs so many units of that.
 ROUNDING, DIGITS = 10, 100
 # So many refused steps in a row for which values have no digits end the search.
@@ -56,7 +57,8 @@ class TrustRegion:
     def __init__(self, products: Products, place: Place, x: Tensor, tol: float, atol: float) -> None:
         self._products, self._tol, self._atol = products, tol, atol
         self.place, self.x = place, x
-        self.first_slope, self.radius = place.slope, math.inf
+        self.first_slope = self.last_slope = place.slope
+        self.radius = math.inf
         self.nit, self.nfev, self.failures = 0, 1, 0
         products.count += place.gradient_price
         self.ending = ""
@@ -116,7 +118,7 @@ class TrustRegion:
                 matrix = blocks.ldexp(basis.matrix, products.exponent)
                 step = minimize_model(matrix, place.slope, self.radius)
                 residual = products.grow(basis.coupling) * abs(float(step.coordinates[-1]))
-                forcing = min(FORCING, (place.slope / self.first_slope) ** 0.5)
+                forcing = min(FORCING, QUADRATIC * (place.slope / self.last_slope) ** 2)
                 # Less than what would end the search is of no use.
                 enough = residual <= max(forcing * place.slope, 0.1 * self.target)
                 if enough or basis.exhausted or basis.size == basis.capacity:
@@ -149,7 +151,7 @@ class TrustRegion:
             self.radius = 2 * step.length
         if ratio > ACCEPTED:
             self.nit, self.failures = self.nit + 1, 0
-            self.x, self.place = x, there
+            self.x, self.place, self.last_slope = x, there, place.slope
             self._basis = self._begin()
         elif unclear:
             self.failures += 1
