@@ -22,6 +22,8 @@ DISTRIBUTIONS = (
     "curvlinops-for-pytorch",
     "PyHessian",
     "hessian-eigenthings",
+    "pytorch-minimize",
+    "optimistix",
     "scikit-learn",
 )
 

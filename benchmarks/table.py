@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results_file, views, views_data, views_engines, views_questions
+from benchmarks import results_file, views, views_data, views_engines, views_minimize, views_questions
 from benchmarks.processes import REPOSITORY
 from benchmarks.views_attention import attention
 from benchmarks.views_recomputation import recomputation
@@ -33,7 +33,7 @@ def render(results: dict[str, Any], view: str) -> str:
     """One view of the results in Markdown; the view "all" is every one under its own heading."""
     if view != "all":
         others = {"attention": attention, "vocabulary": vocabulary, "recomputation": recomputation}
-        others |= {**views_data.VIEWS, **views_questions.VIEWS, **views_engines.VIEWS}
+        others |= {**views_data.VIEWS, **views_questions.VIEWS, **views_engines.VIEWS, **views_minimize.VIEWS}
         return {**views.VIEWS, **others}[view](results)
     return "\n\n".join(f"### {views.HEADINGS[name]}\n\n{render(results, name)}" for name in views.VIEWS)
 

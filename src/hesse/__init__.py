@@ -44,6 +44,7 @@ from hesse._solvers.estimate import (
     trace_of,
 )
 from hesse._solvers.linear import ShiftedSolutions, Solution, jacobi, nystrom, solve, solve_shifted
+from hesse._solvers.minimize import Minimum, ScipyFunctions, minimize, scipy_functions
 from hesse._solvers.run import Progress
 from hesse.functional import hvp, vhp
 
@@ -67,12 +68,14 @@ __all__ = [
     "Jacobian",
     "LossHessian",
     "MemoryBudgetError",
+    "Minimum",
     "NoDerivativeError",
     "NonFiniteProductError",
     "NormEstimate",
     "Operator",
     "Problem",
     "Progress",
+    "ScipyFunctions",
     "ShiftedSolutions",
     "Solution",
     "SpectralDensity",
@@ -89,8 +92,10 @@ __all__ = [
     "hvp",
     "jacobi",
     "logdet",
+    "minimize",
     "nystrom",
     "plot",
+    "scipy_functions",
     "solve",
     "solve_shifted",
     "spectral_density",

@@ -18,6 +18,45 @@ import hesse
 from .known_matrices import with_eigenvalues
 
 
+def minimum(method, checkpoint, product):
+    """The digits of a minimization whose process is killed at a product."""
+    target = torch.linspace(-1, 1, 40, dtype=torch.float64)
+
+    def residuals(p):
+        x = p["x"].flatten() * p["scale"]
+        return {
+            "valley": 10 * (x[1:] - x[:-1] ** 2),
+            "slope": 1 - x[:-1],
+            "scale": (p["scale"] - 2)[None],
+            "x": x - target,
+        }
+
+    def func(p):
+        return sum(residual.square().sum() for residual in residuals(p).values())
+
+    x0 = {
+        "x": torch.linspace(-1.2, 1, 40, dtype=torch.float64).reshape(5, 8),
+        "scale": torch.ones((), dtype=torch.float64),
+    }
+
+    def watch(progress):
+        if product is not None and progress.num_products >= product:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    found = hesse.minimize(
+        func if method == "newton" else residuals, x0, method=method, tol=1e-9, checkpoint=checkpoint, callback=watch
+    )
+    return (
+        found.x["x"].tolist(),
+        found.x["scale"].tolist(),
+        found.fun,
+        found.grad_norm,
+        found.nit,
+        found.nfev,
+        found.num_products,
+    )
+
+
 class Deadly(hesse.Operator):
     """An operator whose process is killed at a product."""
 
@@ -121,4 +160,7 @@ if __name__ == "__main__":
     name, path, product = sys.argv[1:]
     last = None if product == "never" else int(product)
     kept = None if path == "none" else hesse.Checkpoint(path, seconds=0)
+    if name in ("newton", "levenberg-marquardt"):
+        print(repr(minimum(name, kept, last)))
+        sys.exit()
     print(repr(ask(name, lambda inner: Deadly(inner, last), kept)))

@@ -33,6 +33,7 @@ QUESTIONS = {
     "eigsh": (hesse.eigsh, (MATRIX,)),
     "solve": (hesse.solve, (MATRIX, RIGHT)),
     "solve_shifted": (hesse.solve_shifted, (MATRIX, RIGHT, [1.0])),
+    "minimize": (hesse.minimize, (quartic, POINT)),
     "nystrom": (hesse.nystrom, (MATRIX, 3)),
     "check": (hesse.check, (quartic, POINT)),
     "Fisher": (hesse.Fisher, (NETWORK, torch.nn.MSELoss(), DATA)),

@@ -38,6 +38,8 @@ QUESTIONS = (
     "trace_of",
     "solve_shifted",
     "solve_shifted, preconditioned",
+    "newton",
+    "levenberg-marquardt",
 )
 
 
@@ -57,7 +59,7 @@ def kill_again_and_again(question, path, kills, most, draw):
         killed += 1
 
 
-@pytest.mark.parametrize("question", ["minres", "eigsh"])
+@pytest.mark.parametrize("question", ["minres", "eigsh", "newton"])
 def test_a_question_killed_at_random_products_ends_with_the_same_digits(question, tmp_path):
     wanted = run(question, "none", "never").stdout
     found, killed = kill_again_and_again(question, tmp_path / "state", 2, 40, random.Random(question))

@@ -78,6 +78,7 @@ class Products:
         self.stopped = False
         self.exponent = 0
         self._measured = False
+        self._price = 1
         self._callback = callback
         self._keeper: Keeper | None = None
         # A question makes several, whether or not it can tell how many.
@@ -179,6 +180,15 @@ class Products:
             self.operator, self.exponent, self._measured = own
             self._beside = dict
 
+    def move(self, operator: Operator, price: int) -> None:
+        """From now on products are those with the operator at another point, in units of its own.
+
+        Args:
+            operator: the operator there.
+            price: how many products each of them counts for.
+        """
+        self.operator, self.exponent, self._measured, self._price = operator, 0, False, price
+
     @property
     def size(self) -> int:
         """n, for an operator of shape (n, n)."""
@@ -223,7 +233,7 @@ class Products:
                 f"Product {place} of {self.question} with the {type(self.operator).__name__} of shape"
                 f" {self.operator.shape} holds entries that are not finite. Check the value and gradient at this point."
             )
-        self.count += 0 if apart else V.shape[1]
+        self.count += 0 if apart else self._price * V.shape[1]
         return product
 
     def _require_alike_on_ranks(self) -> None:

@@ -71,6 +71,8 @@ class Basis:
         self.size = 0
         # The largest part of a product seen so far: what rounding is measured by.
         self.norm = 0.0
+        # Of the last product, the norm of what lies outside of Q.
+        self.coupling = 0.0
 
     def _rows(self, count: int) -> Tensor:
         return torch.empty(count, self._products.size, dtype=self._operator.dtype, device=self.device)
@@ -141,12 +143,14 @@ class Basis:
                     # The less is left, the more of it is what rounding had left of the others.
                     remainder, _, left = orthogonalize(self._products, [self.vectors, self._tails], remainder)
                 norm = left
-            self._append(remainder, float(norm), BREAKDOWN * self._eps * self.norm)
+            self.coupling = float(norm)
+            self._append(remainder, self.coupling, BREAKDOWN * self._eps * self.norm)
 
     def state(self, name: str = "basis") -> State:
         """What a checkpoint keeps of it, under names that begin so."""
-        kept = {"vectors": self._vectors[: self.size], "images": self._images[: self.size], "tails": self._tails}
-        return {f"{name}.{part}": value for part, value in {**kept, "matrix": self.matrix, "norm": self.norm}.items()}
+        kept: State = {"vectors": self._vectors[: self.size], "images": self._images[: self.size], "tails": self._tails}
+        kept |= {"matrix": self.matrix, "norm": self.norm, "coupling": self.coupling}
+        return {f"{name}.{part}": value for part, value in kept.items()}
 
     def go_on_from(self, saved: State, name: str = "basis") -> None:
         """Take over what another basis of this capacity kept."""
@@ -155,6 +159,7 @@ class Basis:
         self._images[: self.size] = saved[f"{name}.images"]
         self.matrix.copy_(saved[f"{name}.matrix"])
         self._tails, self.norm = saved[f"{name}.tails"].to(self.device), saved[f"{name}.norm"]
+        self.coupling = saved[f"{name}.coupling"]
 
     def couplings(self) -> Tensor:
         """C = Pᵀ·A·Q, (tails, size), float64: ‖C·y‖ is the residual norm of a Ritz vector Q·y, up to rounding."""

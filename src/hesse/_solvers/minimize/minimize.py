@@ -1,0 +1,118 @@
+"""``minimize``: a minimum of a function, by trust-region steps that are made of products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from hesse._base import checks
+from hesse._linearize.choice import Choice
+from hesse._linearize.options import Name
+from hesse._solvers.checkpoint import Checkpoint
+from hesse._solvers.minimize.minimum import MESSAGES, REMEDIES, Minimum
+from hesse._solvers.minimize.places import METHODS
+from hesse._solvers.minimize.trust_region import TrustRegion
+from hesse._solvers.run import Callback as Watch
+from hesse._solvers.run import Products
+
+
+def minimize(
+    func: Callable[..., Any],
+    x0: Any,
+    *,
+    method: Literal["newton", "levenberg-marquardt"] = "newton",
+    engine: Name | Choice = "auto",
+    verify: bool = True,
+    tol: float = 1e-6,
+    atol: float = 0.0,
+    max_products: int = 10_000,
+    checkpoint: Checkpoint | str | Path | None = None,
+    callback: Watch | None = None,
+    progress: bool = False,
+) -> Minimum:
+    r"""A minimum of a function, by a trust-region method that multiplies vectors and holds no matrix.
+
+    Each step minimizes the model :math:`g^\top s + \frac12 s^\top A s` with :math:`\|s\| \le \Delta` in a Krylov space
+    of A and g. ``"newton"`` minimizes :math:`f(x)`, with the Hessian as A, and follows negative curvature.
+    ``"levenberg-marquardt"`` minimizes :math:`\frac12 \|r(x)\|^2`, with :math:`A = J^\top J`; the multiplier of the
+    constraint is its damping. The minimum is a local one, as far as the gradient tells: a saddle point where g is zero
+    ends the search too.
+
+    Args:
+        func: takes the inputs. For ``"newton"`` it returns a real tensor with a single element; for
+            ``"levenberg-marquardt"`` the residuals, a tensor or a structure of them.
+        x0: where to begin, left as it is: a floating-point or complex tensor, or a structure of them; an outermost
+            tuple is splatted into ``func``.
+        method: ``"newton"`` or ``"levenberg-marquardt"``.
+        engine, verify: as for :class:`hesse.Hessian`; one program serves all points.
+        tol: norm of the gradient relative to the first one.
+        atol: norm of the gradient.
+        max_products: how many products may be made; those with J and with Jᵀ count as one each.
+        checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
+            is one already, the search goes on from it.
+        callback: given a ``hesse.Progress`` after each product; a true answer stops the search.
+        progress: whether to show a bar on standard error.
+
+    Returns:
+        ``Minimum``, with ``x`` in the structure of ``x0``. Where the gradient is not small enough, ``converged`` is
+        false, and one ``hesse.ConvergenceWarning`` is issued.
+
+    Raises:
+        TypeError, RuntimeError: ``func`` returns no scalar, or residuals that are no tensors.
+        ValueError: value or gradient at ``x0`` are not finite, or a number is out of range.
+        CaptureError: ``engine="compiled"`` cannot take ``func``.
+        NonFiniteProductError: a product holds infinities or NaNs.
+        CheckpointError: the checkpoint is of another question, function or version, or damaged.
+
+    Source: ``trust_region.py``; Moré, "The Levenberg-Marquardt algorithm: implementation and theory", Lecture Notes in
+    Mathematics 630 (1978) 105–116.
+
+    Example:
+        >>> import torch, hesse
+        >>> def rosenbrock(x):
+        ...     return (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
+        >>> found = hesse.minimize(rosenbrock, torch.zeros(5, dtype=torch.float64), tol=1e-9)
+        >>> found.x, found.converged
+        (tensor([1.0000, 1.0000, 1.0000, 1.0000, 1.0000], dtype=torch.float64), True)
+        >>> def residuals(x):
+        ...     return {"slopes": 10 * (x[1:] - x[:-1] ** 2), "heights": 1 - x[:-1]}
+        >>> hesse.minimize(residuals, torch.zeros(5, dtype=torch.float64), method="levenberg-marquardt").converged
+        True
+    """
+    checks.functions("minimize", func=func)
+    checks.functions("minimize", optional=True, callback=callback)
+    checks.choices("minimize", list(METHODS), method=method)
+    checks.numbers("minimize", tol=tol, atol=atol)
+    checks.wholes("minimize", 1, max_products=max_products)
+    place = METHODS[method](func, x0, engine=engine, verify=verify)
+    if not place.is_finite:
+        raise ValueError(
+            f"func given to minimize should be finite at x0 but its value is {place.value:.6g}, with a gradient of norm"
+            f" {place.slope:.6g}."
+        )
+    x = place.space.flatten(x0).detach().clone()
+    with Products(
+        place.operator, "minimize", max_products=max_products, callback=callback, progress=progress
+    ) as products:
+        saved = products.resume(checkpoint, method=method, tol=tol, atol=atol, x0=x)
+        search = TrustRegion(products, place, x, tol, atol)
+        if saved is not None:
+            search.load(saved)
+        search.run()
+        if search.ending in REMEDIES:
+            what, remedy = REMEDIES[search.ending]
+            products.warn(
+                f"the norm of the gradient is {search.place.slope:.3g}, not {search.target:.3g}: {what}", remedy
+            )
+    return Minimum(
+        x=search.place.space.unflatten(search.x),
+        fun=search.place.value,
+        grad_norm=search.place.slope,
+        nit=search.nit,
+        nfev=search.nfev,
+        num_products=products.count,
+        converged=search.ending == "converged",
+        message=MESSAGES[search.ending],
+        method=method,
+    )

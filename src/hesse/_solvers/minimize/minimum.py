@@ -1,0 +1,58 @@
+"""``Minimum``: what a minimization knows at its end."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from hesse._base import tables
+
+MESSAGES = {
+    "converged": "The norm of the gradient is small enough.",
+    "max_products": "All products that may be made were made.",
+    "stopped": "The callback stopped the search.",
+    "precision": "No step improves on rounding.",
+}
+# Of the endings that are warned of: why, and what to do.
+REMEDIES = {
+    "max_products": ("products ran out", "Raise max_products, tol or atol."),
+    "precision": ("rounding allows no better step", "Raise tol or atol, or use float64."),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Minimum:
+    """The point where a minimization ended, and how good it is.
+
+    Attributes:
+        x: the point, in the structure of ``x0``.
+        fun: f(x); for residuals r it is ½‖r‖².
+        grad_norm: ‖∇f(x)‖.
+        nit: steps that were taken.
+        nfev: points at which the function was evaluated, with those of refused steps.
+        num_products: products with the Hessian; for residuals those with J and those with Jᵀ, gradients among them.
+        converged: whether ``grad_norm`` is at most max(tol·‖∇f(x₀)‖, atol).
+        message: why it ended, in a sentence.
+        method: ``"newton"`` or ``"levenberg-marquardt"``.
+    """
+
+    x: Any
+    fun: float
+    grad_norm: float
+    nit: int
+    nfev: int
+    num_products: int
+    converged: bool
+    message: str
+    method: str
+
+    def __repr__(self) -> str:
+        facts = [
+            ("value", f"{self.fun:.7g}"),
+            ("gradient", f"{self.grad_norm:.2e}"),
+            ("steps", f"{self.nit} by {self.method}, {self.nfev} evaluations"),
+            ("products", str(self.num_products)),
+            ("converged", tables.yes(self.converged)),
+            ("message", self.message),
+        ]
+        return tables.labelled(facts)

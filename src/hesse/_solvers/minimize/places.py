@@ -1,0 +1,87 @@
+"""A function at the points that a minimization visits: value, gradient, and the matrix of its quadratic model."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Callable
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from hesse._base.space import Space
+from hesse._operators.hessian import Hessian
+from hesse._operators.jacobian import Jacobian
+from hesse._operators.operator import Operator
+from hesse._solvers import columns as blocks
+
+
+class Place(abc.ABC):
+    """A function at one point.
+
+    Attributes:
+        space: vectors structured like the inputs.
+        operator: the symmetric matrix of the quadratic model.
+        value: f.
+        eps: relative rounding of f.
+        gradient: ∇f as a column (n, 1), in the operator's dtype.
+        slope: ‖∇f‖.
+        price: how many products one with ``operator`` counts for.
+        gradient_price: how many products ``gradient`` counts for.
+    """
+
+    price: ClassVar[int]
+    gradient_price: ClassVar[int]
+
+    def __init__(self, operator: Operator, space: Space, value: float, eps: float, gradient: Tensor) -> None:
+        self.operator, self.space, self.value, self.eps = operator, space, value, eps
+        self.gradient = gradient.detach().to(operator.dtype)
+        self.slope = float(blocks.norms(operator, self.gradient))
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether value and gradient are finite."""
+        return math.isfinite(self.value) and math.isfinite(self.slope)
+
+    @abc.abstractmethod
+    def at(self, x: Tensor) -> Self:
+        """The same function at another flat point (n,)."""
+
+
+class ScalarPlace(Place):
+    """A scalar function; the matrix is its Hessian."""
+
+    price, gradient_price = 1, 0
+
+    def __init__(self, H: Hessian) -> None:
+        self._H = H
+        gradient = H.domain.flatten(H.gradient).unsqueeze(-1)
+        super().__init__(H, H.domain, float(H.value), torch.finfo(H.value.dtype).eps, gradient)
+
+    def at(self, x: Tensor) -> Self:
+        """The Hessian, moved."""
+        return type(self)(self._H.at(self.space.unflatten(x)))
+
+
+class ResidualPlace(Place):
+    """½‖r‖² of residuals r with the Jacobian J; the matrix is JᵀJ, and the gradient Jᵀr."""
+
+    price, gradient_price = 2, 1
+
+    def __init__(self, J: Jacobian) -> None:
+        self._J = J
+        residuals = J.range.flatten(J.value).detach().to(J.dtype).unsqueeze(-1)
+        length = float(blocks.norms(J, residuals))
+        super().__init__(J.T @ J, J.domain, 0.5 * length**2, torch.finfo(J.range.dtype).eps, J.rmatmat(residuals))
+
+    def at(self, x: Tensor) -> Self:
+        """The Jacobian, moved."""
+        return type(self)(self._J.at(self.space.unflatten(x)))
+
+
+# How the function at its first point is made, by method.
+METHODS: dict[str, Callable[..., Place]] = {
+    "newton": lambda *function, **options: ScalarPlace(Hessian(*function, **options)),
+    "levenberg-marquardt": lambda *function, **options: ResidualPlace(Jacobian(*function, **options)),
+}

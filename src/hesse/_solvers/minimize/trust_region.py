@@ -1,0 +1,181 @@
+"""Trust-region steps in Krylov spaces (GLTR), for Newton's method and that of Levenberg and Marquardt alike."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from hesse._solvers import columns as blocks
+from hesse._solvers.checkpoint import State
+from hesse._solvers.eigen.basis import Basis
+from hesse._solvers.eigen.capacity import BASIS_BYTES, BASIS_VECTORS
+from hesse._solvers.minimize.model import Step, minimize_model
+from hesse._solvers.minimize.places import Place
+from hesse._solvers.run import Products
+
+KEPT = ("first_slope", "last_slope", "radius", "nit", "nfev", "failures")
+# A step is taken where the function falls by this part of what the model predicts.
+ACCEPTED = 1e-4
+# Where it falls by less than the first part the radius shrinks; by more than the second it grows.
+POOR, GOOD = 0.25, 0.75
+# The first radius in units of the step to the minimum along the gradient.
+FIRST_RADIUS = 10
+# The model's gradient is made smaller by the first factor at least; or by the second times the square of how much the
+# last step has made the function's smaller (Eisenstat and Walker, SIAM J. Sci. Comput. 17 (1996) 16–32).
+FORCING, QUADRATIC = 0.5, 0.9
+# Values are right to so many units of eps·|f|, and a difference of two of them needs so many units of that.
+ROUNDING, DIGITS = 10, 100
+# So many refused steps in a row for which values have no digits end the search.
+FAILURES = 8
+
+
+class TrustRegion:
+    r"""A point that moves downhill by steps s that minimize :math:`g^\top s + \frac12 s^\top A s` with ‖s‖ ≤ Δ.
+
+    The minimizer within a Krylov space of A and g follows from a small matrix. After a refused step the same space has
+    the minimizer for a smaller Δ, so a refused step costs an evaluation and no products.
+
+    Args:
+        products: the question's products.
+        place: the function at the first point.
+        x: the first point, (n,).
+        tol, atol: the norm of the gradient to reach, relative to the first one and absolute.
+
+    Attributes:
+        place: the function at the current point.
+        x: the current point, (n,).
+        nit: steps taken.
+        nfev: points evaluated.
+        ending: why the search has ended, or "" while it has not.
+
+    Source: Gould, Lucidi, Roma and Toint, "Solving the trust-region subproblem using the Lanczos method", SIAM J.
+    Optim. 9 (1999) 504–525; Conn, Gould and Toint, Trust-Region Methods, SIAM 2000, chapters 6, 7 and 17.
+    """
+
+    def __init__(self, products: Products, place: Place, x: Tensor, tol: float, atol: float) -> None:
+        self._products, self._tol, self._atol = products, tol, atol
+        self.place, self.x = place, x
+        self.first_slope = self.last_slope = place.slope
+        self.radius = math.inf
+        self.nit, self.nfev, self.failures = 0, 1, 0
+        products.count += place.gradient_price
+        self.ending = ""
+        self._basis = self._begin()
+
+    @property
+    def target(self) -> float:
+        """The norm of the gradient that is small enough."""
+        return max(self._tol * self.first_slope, self._atol)
+
+    def _begin(self) -> Basis:
+        """The Krylov space of the model here, before its first product."""
+        products = self._products
+        products.move(self.place.operator, self.place.price)
+        vector = max(1, products.size * products.operator.dtype.itemsize)
+        capacity = min(products.size, max(2, min(BASIS_VECTORS, BASIS_BYTES // vector)))
+        basis = Basis(products, capacity, keep_products=False)
+        if self.place.slope:
+            basis.push(self.place.gradient)
+        return basis
+
+    def state(self) -> State:
+        """All that the next product depends on."""
+        return {"x": self.x, **{name: getattr(self, name) for name in KEPT}, **self._basis.state()}
+
+    def load(self, saved: State) -> None:
+        """Go on from what ``state`` gave."""
+        self.x = saved["x"]
+        self.place = self.place.at(self.x)
+        for name in KEPT:
+            setattr(self, name, saved[name])
+        self._basis = self._begin()
+        self._basis.go_on_from(saved)
+        # Moving to the point has begun new units.
+        self._products.go_on_from(saved)
+
+    def run(self) -> None:
+        """Take steps until the gradient is small enough or the search cannot go on."""
+        while not self.ending:
+            if self.place.slope <= self.target:
+                self.ending = "converged"
+            elif (step := self._step()) is not None:
+                self._try(step)
+            else:
+                self.ending = "stopped" if self._products.stopped else "max_products"
+
+    def _step(self) -> Step | None:
+        """The step for the radius, from a Krylov space that is large enough; None where no products are left for one.
+
+        The residual of the model's gradient is the last coordinate times the norm of what the last product leaves
+        outside of the space.
+        """
+        products, basis, place = self._products, self._basis, self.place
+        step = None
+        while True:
+            if basis.size:
+                matrix = blocks.ldexp(basis.matrix, products.exponent)
+                step = minimize_model(matrix, place.slope, self.radius)
+                residual = products.grow(basis.coupling) * abs(float(step.coordinates[-1]))
+                forcing = min(FORCING, QUADRATIC * (place.slope / self.last_slope) ** 2)
+                # Less than what would end the search is of no use.
+                enough = residual <= max(forcing * place.slope, 0.1 * self.target)
+                if enough or basis.exhausted or basis.size == basis.capacity:
+                    return step
+            if products.left < place.price:
+                return None if products.stopped else step
+            basis.grow()
+            if math.isinf(self.radius):
+                curvature = abs(products.grow(float(basis.matrix[0, 0])))
+                self.radius = FIRST_RADIUS * place.slope / curvature if curvature else 1.0
+            products.report(f"step {self.nit + 1}, value {place.value:.6g}, gradient {place.slope:.2g}")
+            products.keep(self.state)
+
+    def _try(self, step: Step) -> None:
+        """Evaluate the function at the end of a step, then take the step or make the radius smaller."""
+        place, space = self.place, self.place.space
+        s = self._basis.ritz_vectors(step.coordinates.unsqueeze(-1))
+        # As the function sees it: leaves may be of less precision than flat vectors.
+        x = space.flatten(space.unflatten(self.x + s.squeeze(-1)))
+        if torch.equal(x, self.x) or step.decrease <= 0:
+            self.ending = "precision"
+            return
+        there = place.at(x)
+        self.nfev += 1
+        self._products.count += place.gradient_price
+        ratio, unclear = self._ratio(there, step, s)
+        if ratio < POOR:
+            self.radius = self._shrunk(there, step)
+        elif ratio > GOOD and step.on_boundary:
+            self.radius = 2 * step.length
+        if ratio > ACCEPTED:
+            self.nit, self.failures = self.nit + 1, 0
+            self.x, self.place, self.last_slope = x, there, place.slope
+            self._basis = self._begin()
+        elif unclear:
+            self.failures += 1
+            if self.failures == FAILURES:
+                self.ending = "precision"
+
+    def _ratio(self, there: Place, step: Step, s: Tensor) -> tuple[float, bool]:
+        """How far the function falls, in units of what the model predicts; and whether values have no digits for it."""
+        here = self.place
+        if not there.is_finite:
+            return -math.inf, False
+        rounding = ROUNDING * here.eps * max(abs(here.value), abs(there.value))
+        fall = here.value - there.value
+        if step.decrease > DIGITS * rounding:
+            return fall / step.decrease, False
+        if fall < -rounding or there.slope >= here.slope:
+            return -math.inf, True
+        # Gradients have digits where the difference of values has none; the trapezoidal rule is exact for quadratics.
+        slopes = float(blocks.dots(here.operator, here.gradient + there.gradient, s))
+        return -0.5 * slopes / step.decrease, True
+
+    def _shrunk(self, there: Place, step: Step) -> float:
+        """A smaller radius: to the minimum of the parabola through both values, within limits."""
+        along = self.place.slope * float(step.coordinates[0])
+        bend = there.value - self.place.value - along
+        part = -along / (2 * bend) if math.isfinite(bend) and bend > 0 else 0.0
+        return min(max(part, 0.1), 0.5) * step.length

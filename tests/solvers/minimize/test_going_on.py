@@ -1,0 +1,69 @@
+"""A minimization that was stopped goes on from its checkpoint with the digits of one that was not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import hesse
+
+DOUBLE = torch.float64
+
+
+def residuals(p):
+    a, b = p
+    return torch.cat([10 * (a[1:] - a[:-1] ** 2), 1 - a[:-1], (b - a.sum())[None]])
+
+
+def func(p):
+    return residuals(p).square().sum()
+
+
+START = [torch.linspace(-1, 1.5, 12, dtype=DOUBLE), torch.tensor(3.0, dtype=DOUBLE)]
+
+
+def ask(method, path=None, stop=10**9, **words):
+    f = func if method == "newton" else residuals
+    words = {"tol": 1e-9, **words}
+    evaluated = []
+
+    def counted(p):
+        evaluated.append(1)
+        return f(p)
+
+    found = hesse.minimize(
+        counted, START, method=method, checkpoint=path, callback=lambda p: p.num_products >= stop, **words
+    )
+    return found, len(evaluated)
+
+
+@pytest.mark.parametrize("method", ["newton", "levenberg-marquardt"])
+def test_it_goes_on_with_the_same_digits_wherever_it_was_stopped(method, tmp_path):
+    whole, evaluations = ask(method)
+    assert whole.converged
+    for stop in range(1, whole.num_products, max(1, whole.num_products // 7)):
+        path = hesse.Checkpoint(tmp_path / f"state{stop}", seconds=0)
+        first, _ = ask(method, path, stop)
+        assert first.message == "The callback stopped the search."
+        again, made = ask(method, path)
+        assert all(torch.equal(*pair) for pair in zip(again.x, whole.x, strict=True))
+        assert (again.fun, again.grad_norm) == (whole.fun, whole.grad_norm)
+        assert (again.nit, again.nfev, again.num_products) == (whole.nit, whole.nfev, whole.num_products)
+        # What is evaluated again is the first point, for the fingerprint, and the one where it goes on; at most a
+        # trial that the checkpoint does not know is repeated.
+        assert made <= evaluations - first.nfev + 3
+
+
+def test_a_checkpoint_of_another_start_method_or_function_is_refused(tmp_path):
+    path = hesse.Checkpoint(tmp_path / "state", seconds=0)
+    ask("newton", path, 5)
+    content = path.path.read_bytes()
+    with pytest.raises(hesse.CheckpointError, match="was written with method newton, not levenberg-marquardt"):
+        ask("levenberg-marquardt", path)
+    with pytest.raises(hesse.CheckpointError, match=r"was written with tol 1e-09, not 0\.001"):
+        ask("newton", path, tol=1e-3)
+    with pytest.raises(hesse.CheckpointError, match=r"was written with x0 [0-9a-f]+, not [0-9a-f]+"):
+        hesse.minimize(func, [START[0] + 1, START[1]], tol=1e-9, checkpoint=path)
+    with pytest.raises(hesse.CheckpointError, match="was written for another operator, or at another point of it"):
+        hesse.minimize(lambda p: 2 * func(p), START, tol=1e-9, checkpoint=path)
+    assert path.path.read_bytes() == content
