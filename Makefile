@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV := .venv$(TORCH:%=-torch-%)
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(VENV)/constraints.txt
+# By the environment, in place of a machine's own constraints, which could not be met together with these.
+PIP := PIP_CONSTRAINT=$(VENV)/constraints.txt $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # One thread in each of two test workers: two cores, and no worker waits for the other's threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
