@@ -21,7 +21,8 @@ LOCALE = Path(__file__).parent / "locale"
 
 def catalogs() -> dict[str, Path]:
     """Of each translated page: the catalog, by the name of the page with its language."""
-    found = sorted(LOCALE.glob("*/LC_MESSAGES/**/*.po"))
+    # The other one is the theme's.
+    found = [path for path in sorted(LOCALE.glob("*/LC_MESSAGES/**/*.po")) if path.name != "sphinx.po"]
     return {path.relative_to(LOCALE).with_suffix("").as_posix().replace("LC_MESSAGES/", ""): path for path in found}
 
 
