@@ -3,16 +3,21 @@
 PYTHON ?= python3
 VENV := .venv$(TORCH:%=-torch-%)
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(VENV)/constraints.txt
+# By the environment, in place of a machine's own constraints, which could not be met together with these.
+PIP := PIP_CONSTRAINT=$(VENV)/constraints.txt $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # One thread in each of two test workers: two cores, and no worker waits for the other's threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
-.PHONY: help demo test test-all exhaustive inductor lint docs bench questions tables clean
+# A warning is an error.
+SPHINX := $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet
+
+.PHONY: help demo test test-all exhaustive record inductor lint docs bench questions tables clean
 
 help:
 	@echo "make demo      the Hessian of a network trained on scikit-learn's digits: products, and its spectrum on a page"
 	@echo "make test      the tests, in under ten minutes on two cores; TORCH=2.15.0 runs them with that PyTorch"
 	@echo "make test-all  the tests and the exhaustive ones"
+	@echo "make record    the tests, as a row of the table by release of PyTorch; TORCH=2.15.0 as above"
 	@echo "make inductor  every scenario and operator compiled by Inductor (an hour or so)"
 	@echo "make lint      format, lint and types"
 	@echo "make docs      the site, in .site"
@@ -44,6 +49,12 @@ exhaustive: $(VENV)/.installed
 
 test-all: test exhaustive
 
+# A failure is recorded as one.
+record: $(VENV)/.installed
+	-$(PYTEST) -m "not exhaustive and not inductor" --junitxml $(VENV)/tests.xml
+	$(BIN)/python -m benchmarks.versions $(VENV)/tests.xml
+	$(BIN)/python -m benchmarks.table
+
 # Every scenario and every operator through Inductor: an hour or so.
 inductor: $(VENV)/.installed
 	$(PYTEST) -m inductor
@@ -54,10 +65,13 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# A warning is an error, and every internal link must lead somewhere.
+# Every internal link must lead somewhere, and every message of a translated page be translated.
 docs: $(VENV)/.installed
-	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs .site
+	$(SPHINX) --builder html docs .site
+	$(SPHINX) --builder html --define language=zh_TW docs .site/zh_TW
 	$(BIN)/python docs/links.py .site
+	$(SPHINX) --builder gettext docs .site/.gettext
+	$(BIN)/python docs/translations.py .site/.gettext
 
 bench: $(VENV)/.bench-installed
 	$(BIN)/python -m benchmarks

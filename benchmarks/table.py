@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/benchmarks.md from the results files.
+"""Writes the tables of README.md, docs/benchmarks.md and docs/releases.md from the results files.
 
     python -m benchmarks.table           replace the tables
     python -m benchmarks.table --check   exit with 1 where one is stale
@@ -17,10 +17,12 @@ from typing import Any
 from benchmarks import results_file, views, views_data, views_engines, views_minimize, views_questions
 from benchmarks.processes import REPOSITORY
 from benchmarks.views_attention import attention
+from benchmarks.views_forces import forces
 from benchmarks.views_recomputation import recomputation
+from benchmarks.views_versions import versions
 from benchmarks.views_vocabulary import vocabulary
 
-PAGES = (REPOSITORY / "README.md", REPOSITORY / "docs" / "benchmarks.md")
+PAGES = (REPOSITORY / "README.md", REPOSITORY / "docs" / "benchmarks.md", REPOSITORY / "docs" / "releases.md")
 MARKED = re.compile(
     r"(?P<begin><!-- benchmark:begin (?P<name>[\w./-]+) -->\n).*?"
     r"(?P<end><!-- benchmark:end (?P=name) -->)",
@@ -32,7 +34,13 @@ MARKER = re.compile(r"<!-- benchmark:(?:begin|end) ")
 def render(results: dict[str, Any], view: str) -> str:
     """One view of the results in Markdown; the view "all" is every one under its own heading."""
     if view != "all":
-        others = {"attention": attention, "vocabulary": vocabulary, "recomputation": recomputation}
+        others = {
+            "attention": attention,
+            "forces": forces,
+            "vocabulary": vocabulary,
+            "recomputation": recomputation,
+            "versions": versions,
+        }
         others |= {**views_data.VIEWS, **views_questions.VIEWS, **views_engines.VIEWS, **views_minimize.VIEWS}
         return {**views.VIEWS, **others}[view](results)
     return "\n\n".join(f"### {views.HEADINGS[name]}\n\n{render(results, name)}" for name in views.VIEWS)

@@ -23,6 +23,10 @@ extensions = [
     "sphinx_copybutton",
 ]
 templates_path = ["_templates"]
+# Built a second time with `language` for each folder there: a page without a catalog stays English.
+locale_dirs = ["locale"]
+gettext_compact = False
+gettext_location = False
 
 myst_heading_anchors = 3
 autodoc_typehints = "none"
@@ -52,9 +56,7 @@ html_theme_options = {
     "footer_end": [],
 }
 # The home pages and those without neighbors need no list of neighbors.
-html_sidebars = {
-    name: [] for name in ("index", "get-started", "recipes", "coming-from", "limits", "releases", "zh_TW/**")
-}
+html_sidebars = {name: [] for name in ("index", "get-started", "recipes", "coming-from", "limits", "releases")}
 
 REFERENCES = {
     "python": "https://docs.python.org/3/",
@@ -79,19 +81,10 @@ def inventory(name: str, url: str) -> str | None:
     return str(file)
 
 
-def other_language(page: str) -> str:
-    """The same page in the other language, or the other language's first page."""
-    if page.startswith(f"{TRANSLATION}/"):
-        return page.removeprefix(f"{TRANSLATION}/")
-    translated = f"{TRANSLATION}/{page}"
-    return translated if (HERE / f"{translated}.md").exists() else f"{TRANSLATION}/index"
-
-
 def _add_language(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    context["other_language"] = other_language(page)
-    context["is_translation"] = page.startswith(f"{TRANSLATION}/")
-    if context["is_translation"]:
-        context["language"] = TRANSLATION.replace("_", "-")
+    """The same page in the other language: the translated site is a folder of the English one."""
+    context["is_translation"] = app.config.language == TRANSLATION
+    context["other_language"] = f"../{page}" if context["is_translation"] else f"{TRANSLATION}/{page}"
 
 
 def _without_last_line(app: Any, page: str, source: list[str]) -> None:

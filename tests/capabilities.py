@@ -24,6 +24,20 @@ def batches_group_norm() -> bool:
     return torch.allclose(together, torch.stack(single))
 
 
+@functools.cache
+def differentiates_grid_sample_twice() -> bool:
+    """Whether the gradient of ``grid_sample`` has a derivative."""
+    x = torch.ones(1, 1, 2, 2, dtype=torch.float64, requires_grad=True)
+    places = torch.zeros(1, 1, 1, 2, dtype=torch.float64)
+    sampled = F.grid_sample(x, places, align_corners=False).sum()
+    (gradient,) = torch.autograd.grad(sampled**2, x, create_graph=True)
+    try:
+        torch.autograd.grad(gradient.sum(), x)
+    except RuntimeError:
+        return False
+    return True
+
+
 class _Called(TorchDispatchMode):
     """Within it, the names of the operators that are called."""
 

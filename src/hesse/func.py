@@ -51,9 +51,12 @@ def hvp(func: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: b
         *arguments, v = arguments_and_v
         inputs = tuple(arguments)
         flags = Flags(create_graph=torch.compiler.is_compiling(), strict=False, has_aux=has_aux, argnums=argnums)
-        if torch.compiler.is_compiling():
-            results = compiling.vhp(func, inputs, v, flags)
-        else:
+        try:
+            traced = torch.compiler.is_compiling()
+            results = compiling.vhp(func, inputs, v, flags) if traced else None
+        except compiling.Broken:
+            results = None
+        if results is None:
             results = hessian_product("hvp", multiply, func, inputs, v, flags, as_transform=True)
         return results[1:] if has_aux else results[1]
 

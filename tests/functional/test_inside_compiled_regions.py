@@ -106,6 +106,21 @@ def test_a_graph_break_inside_the_function_is_harmless(name: str) -> None:
     assert_values(product, 6 * x * v)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_a_graph_break_is_harmless_in_first_derivatives_and_the_curried_product_too() -> None:
+    x, v = torch.rand(3, dtype=DOUBLE), torch.rand(3, dtype=DOUBLE)
+
+    def calls(x: Tensor, v: Tensor) -> Any:
+        pulled = functional.vjp(_breaks, x)[1]
+        pushed = functional.jvp(_breaks, x, v)[1]
+        return pulled, pushed, hesse.func.hvp(_breaks)(x, v)
+
+    pulled, pushed, product = torch.compile(calls, backend="aot_eager")(x, v)
+    assert_values(pulled, 3 * x**2)
+    assert_values(pushed, (3 * x**2 * v).sum())
+    assert_values(product, 6 * x * v)
+
+
 @each_product
 def test_a_graph_break_around_the_call_is_harmless(name: str) -> None:
     x, v = torch.rand(3, dtype=DOUBLE), torch.rand(3, dtype=DOUBLE)

@@ -19,7 +19,7 @@ from .comparison import (
 )
 from .flat import flat, leaves_of, unflat
 from .scenario import Scenario
-from .table import EVERY_SCENARIO, SCENARIOS, has_complex_inputs, names
+from .table import EVERY_SCENARIO, SCENARIOS, WITHOUT_SECOND_DERIVATIVE, has_complex_inputs, names
 from .trick import NOT_A_NUMBER
 from .unbatchable import UNBATCHABLE
 
@@ -27,6 +27,14 @@ from .unbatchable import UNBATCHABLE
 @EVERY_SCENARIO
 def test_vhp_is_right(scenario: Scenario) -> None:
     _require_products(scenario, hesse.vhp)
+
+
+@pytest.mark.skipif(not WITHOUT_SECOND_DERIVATIVE, reason="this PyTorch differentiates every scenario twice")
+def test_what_this_pytorch_cannot_differentiate_twice_is_refused_by_name() -> None:
+    for scenario in WITHOUT_SECOND_DERIVATIVE.values():
+        case = scenario.build()
+        with pytest.raises(hesse.NoDerivativeError, match="grid_sampler_2d_backward"):
+            hesse.Hessian(case.func, case.inputs).to_dense()
 
 
 @EVERY_SCENARIO

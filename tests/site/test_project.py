@@ -43,11 +43,24 @@ def test_the_oldest_versions_and_the_pinned_one_are_tested():
     assert f"{oldest_torch}.0" in {row["torch"] for row in matrix()}
     assert PROJECT["requires-python"].removeprefix(">=") in {row["python"] for row in matrix()}
     assert PINNED in {row["torch"] for row in matrix()}
-    assert f"PyTorch {PINNED}" in (ROOT / "docs/releases.md").read_text()
+    assert f"with PyTorch {PINNED}" in (ROOT / "docs/releases.md").read_text()
     for page in ("README.md", "docs/get-started.md"):
         text = (ROOT / page).read_text()
         assert f"PyTorch {oldest_torch} or newer" in text
         assert f"Python {PROJECT['requires-python'].removeprefix('>=')} or newer" in text
+
+
+def test_the_release_tested_last_is_one():
+    tested = read(ROOT / "benchmarks/results/versions.json")["releases"]
+    oldest, last = next(iter(tested)), list(tested)[-1]
+    assert all(row["failed"] == 0 for row in tested.values())
+    assert set(tested) == {row["torch"] for row in matrix()}
+    assert f".ci/installed {oldest} {last}" in (ROOT / ".ci/run").read_text()
+    assert f".ci/installed {oldest} {PINNED} {last}" in (ROOT / ".github/workflows/release.yml").read_text()
+    assert f"# Tested last with {last}." in (ROOT / "pyproject.toml").read_text()
+    assert f"PyTorch {last} is the newest that was tested" in (ROOT / "docs/releases.md").read_text()
+    for page in ("README.md", "docs/get-started.md"):
+        assert f"or newer ({last} was tested last)" in (ROOT / page).read_text()
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

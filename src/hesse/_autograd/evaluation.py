@@ -33,7 +33,7 @@ def differentiate(
     ``as_transform`` asks for the same outside of one.
     """
     if as_transform or inside_transform():
-        return _at_transform_level(body, leaves)
+        return untraced(_at_transform_level)(body, leaves)
     return untraced(_with_ordinary_autograd)(body, leaves, create_graph)
 
 

@@ -1,7 +1,8 @@
 """The products while torch.compile traces the caller: written with torch.func, which its tracer understands.
 
 ``torch.autograd.grad`` cannot be traced, and a graph break inside a double backward is where PyTorch's own
-functions raise or return zeros. Strict mode reads the autograd graph, so it is refused here.
+functions raise or return zeros: where the user's function breaks the graph, the product is made outside of it.
+Strict mode reads the autograd graph, so it is refused here.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ from hesse._base.trees import Spec
 
 Leaves = tuple[Tensor, ...]
 Pullback = Callable[[Leaves], Any]
+
+
+class Broken(Exception):
+    """The function breaks the caller's graph, so that the product has to be made outside of it."""
 
 
 def vhp(func: Callable[..., Any], inputs: Any, v: Any, flags: Flags) -> Any:
@@ -70,6 +75,7 @@ def _gradient(
     kept: list[Any] = []
 
     def scalar(x: Leaves) -> tuple[Tensor, Leaves]:
+        _require_whole_graph()
         output, aux = evaluate_scalar(name, point, x, False, flags.has_aux)
         return output.reshape(()), (output, *_keep(aux, kept))
 
@@ -88,6 +94,7 @@ def _outputs(
     specs: list[Spec] = []
 
     def outputs_at(x: Leaves) -> tuple[Leaves, Leaves]:
+        _require_whole_graph()
         outputs, spec, aux = evaluate(name, point, x, False, flags.has_aux)
         specs.append(spec)
         return tuple(outputs), _keep(aux, kept)
@@ -101,6 +108,15 @@ def _pulled(function: Callable[[Leaves], Any], point: Point) -> Any:
     # Rules do not reach into a traced region, and attention in plain operations needs none.
     with sdpa_kernel(SDPBackend.MATH):
         return torch.func.vjp(function, tuple(point.leaves), has_aux=True)
+
+
+def _require_whole_graph() -> None:
+    """After a break this runs as Python; a later piece of the graph would then apply a pullback without its history.
+
+    PyTorch 2.11 returns zeros for it.
+    """
+    if not torch.compiler.is_compiling():
+        raise Broken
 
 
 def _fresh(entries: Sequence[Tensor]) -> Leaves:

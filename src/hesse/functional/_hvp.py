@@ -66,7 +66,10 @@ def hvp(
     """
     flags = Flags(create_graph, strict, has_aux, argnums)
     if torch.compiler.is_compiling():
-        return compiling.hvp(func, inputs, v, flags)
+        try:
+            return compiling.hvp(func, inputs, v, flags)
+        except compiling.Broken:
+            pass
     return hessian_product("hvp", multiply, func, inputs, v, flags)
 
 

@@ -78,7 +78,10 @@ def jvp(
     """
     flags = Flags(create_graph, strict, has_aux, argnums)
     if torch.compiler.is_compiling():
-        return compiling.jvp(func, inputs, v, flags)
+        try:
+            return compiling.jvp(func, inputs, v, flags)
+        except compiling.Broken:
+            pass
     point = check_point("jvp", func, inputs, argnums)
     vector = check_tangent("jvp", v, point)
     keep_graph = create_graph or inside_transform()

@@ -64,7 +64,10 @@ def vhp(
     """
     flags = Flags(create_graph, strict, has_aux, argnums)
     if torch.compiler.is_compiling():
-        return compiling.vhp(func, inputs, v, flags)
+        try:
+            return compiling.vhp(func, inputs, v, flags)
+        except compiling.Broken:
+            pass
     return hessian_product("vhp", multiply, func, inputs, v, flags)
 
 

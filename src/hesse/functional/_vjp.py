@@ -64,7 +64,10 @@ def vjp(
     """
     flags = Flags(create_graph, strict, has_aux, argnums)
     if torch.compiler.is_compiling():
-        return compiling.vjp(func, inputs, v, flags)
+        try:
+            return compiling.vjp(func, inputs, v, flags)
+        except compiling.Broken:
+            pass
     point = check_point("vjp", func, inputs, argnums)
     keep_graph = create_graph or inside_transform()
 
