@@ -20,6 +20,8 @@ from hesse._rules.rule import operator_of
 from hesse._rules.scope import intercept
 
 _VIEWS = ("Clone", "View", "ReshapeAlias", "UnsafeView", "Squeeze", "Unsqueeze", "Select", "Slice", "Expand", "Alias")
+# PyTorch's own nodes have numbers behind their names; inside of transforms nodes of functions are generated.
+_NORMS = [f"{name}{kind}Backward" for name in ("LinalgVectorNorm", "Abs") for kind in ("", "Generated")]
 _ENOUGH = 8
 
 
@@ -54,8 +56,7 @@ def _is_norm(x: Tensor) -> bool:
         if node is None:
             return False
         name = node.name()
-        # PyTorch's own have numbers behind their names.
-        if name in ("LinalgVectorNormBackward", "AbsBackward"):
+        if name in _NORMS:
             return True
         if not name.startswith(_VIEWS):
             return False
