@@ -181,3 +181,32 @@ def test_nested_tensors_without_a_second_derivative_are_refused_by_line() -> Non
         hesse.vhp(jagged, x, x)
     assert caught.value.operator.startswith("aten::")
     assert str(caught.value.place).startswith(__file__)
+
+
+class Potential(torch.nn.Module):
+    """An energy and its force, which has a graph in training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x if x.requires_grad else x.clone().requires_grad_()
+        energy = torch.tanh(self.layer(x)).sum()
+        return energy, torch.autograd.grad(energy, x, create_graph=self.training)[0]
+
+
+def test_a_model_that_frees_its_own_graph_is_told_how_not_to() -> None:
+    potential, x = Potential().eval(), torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    for call in (
+        lambda: hesse.vhp(lambda x: potential(x)[0], x, x),
+        lambda: hesse.Hessian(lambda x: potential(x)[0], x) @ x,
+        lambda: hesse.LossHessian(potential, lambda m, x: m(x)[0], x, reduction="sum") @ torch.ones(4),
+    ):
+        with pytest.raises(hesse.NoDerivativeError, match="frees its own graph"):
+            call()
+    potential.train()
+    weight, bias = [parameter.detach() for parameter in potential.parameters()]
+    same = lambda x: torch.tanh(x @ weight[0] + bias).sum()  # noqa: E731
+    expected = torch.autograd.functional.vhp(same, x, x)[1]
+    torch.testing.assert_close(hesse.vhp(lambda x: potential(x)[0], x, x)[1], expected)

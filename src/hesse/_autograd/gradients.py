@@ -87,6 +87,14 @@ def followed_gradients(
         found = gradients(outputs, inputs, cotangents, create_graph=True)
         opaque.refuse_hooks_of_inputs(inputs, found)
         return found
+    except RuntimeError as error:
+        if "backward through the graph a second time" not in str(error) or isinstance(error, MissingDerivative):
+            raise
+        raise MissingDerivative(
+            "torch.autograd.grad",
+            "it frees its own graph, as torch.autograd.grad does without create_graph=True",
+            "Pass create_graph=True there; many models that compute forces do so in training mode.",
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
