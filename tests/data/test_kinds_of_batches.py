@@ -159,3 +159,14 @@ def test_what_a_loss_of_ones_own_raises_passes_through() -> None:
 
     with pytest.raises(KeyError, match="mine"):
         hesse.LossHessian(model(), loss, (X, CLASSES[:6])) @ V
+
+
+def test_arrays_of_numpy_are_no_tensors() -> None:
+    with pytest.raises(TypeError, match=r"holds arrays of NumPy.*torch\.from_numpy"):
+        hesse.LossHessian(model(), nn.MSELoss(), (X.numpy(), Y.numpy())) @ V
+
+
+@pytest.mark.parametrize("weight", [None, "a", -1, float("nan"), float("inf"), torch.ones(2)])
+def test_a_weight_is_a_number(weight: Any) -> None:
+    with pytest.raises(ValueError, match="weight= given to LossHessian should return a finite number"):
+        hesse.LossHessian(model(), nn.MSELoss(), [(X, Y)] * 2, weight=lambda _: weight) @ V

@@ -13,6 +13,8 @@ import hesse
 from hesse import functional
 from hesse._rules import RULES
 
+from .judge import refusal
+
 OPERATOR = "aten::_fake_quantize_learnable_per_tensor_affine_backward"
 """A step function with a made-up gradient: nobody will want its second derivative."""
 
@@ -110,3 +112,101 @@ def test_the_search_for_the_line_draws_no_random_numbers_and_changes_no_buffer()
     with pytest.raises(hesse.NoDerivativeError):
         hesse.vhp(draws, x, x)
     assert all(torch.equal(a, b) for a, b in zip(state(), once, strict=True))
+
+
+@torch.library.custom_op("hesse_tests::cube_backward", mutates_args=())
+def cube_backward(cotangent: Tensor, x: Tensor) -> Tensor:
+    return 3 * cotangent * x**2
+
+
+@torch.library.custom_op("hesse_tests::cube", mutates_args=())
+def cube(x: Tensor) -> Tensor:
+    return x**3
+
+
+cube.register_autograd(
+    lambda ctx, cotangent: cube_backward(cotangent, *ctx.saved_tensors),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(inputs[0]),
+)
+TWO = torch.tensor([2.0, 2.0])
+
+# Each on a line of its own.
+WAYS: dict[str, tuple[Callable[[Tensor], Tensor], Tensor, str]] = {
+    "gammainc": (
+        lambda x: torch.special.gammainc(x, TWO).sum(),
+        torch.tensor([1.5, 2.5]),
+        "aten::igamma",
+    ),
+    "a custom operator": (
+        lambda x: cube(x).sum(),
+        torch.tensor([1.5, 2.5]),
+        "hesse_tests::cube_backward",
+    ),
+    "CrossMapLRN2d": (
+        lambda x: torch.nn.CrossMapLRN2d(3)(x).sum(),
+        torch.ones(1, 4, 2, 2),
+        "aten::mul",
+    ),
+    "a product with two zeros": (
+        lambda x: torch.ones(2).scatter_reduce(0, torch.tensor([0, 0, 1]), x, "prod").sum(),
+        torch.tensor([0.0, 0.0, 2.0]),
+        "aten::scatter_reduce",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_whatever_way_pytorch_says_it_the_operator_and_the_line_are_named(name: str) -> None:
+    func, x, operator = WAYS[name]
+    line = f"{__file__}:{func.__code__.co_firstlineno}"
+    for call in (lambda: hesse.vhp(func, x, torch.ones_like(x)), lambda: hesse.Hessian(func, x) @ torch.ones_like(x)):
+        with pytest.raises(hesse.NoDerivativeError) as caught:
+            call()
+        assert (caught.value.operator, caught.value.place) == (operator, line)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_nested_tensors_without_a_second_derivative_are_refused_by_line() -> None:
+    offsets = torch.tensor([0, 1, 2])
+
+    def jagged(x: Tensor) -> Tensor:
+        nested = torch.nested.nested_tensor_from_jagged(x, offsets)
+        return (nested * nested).sum()
+
+    x = torch.ones(2, 2)
+    theirs = refusal(jagged, (x,))
+    if not theirs:
+        pytest.skip("this release has a second derivative there")
+    with pytest.raises(hesse.NoDerivativeError) as caught:
+        hesse.vhp(jagged, x, x)
+    assert caught.value.operator.startswith("aten::")
+    assert str(caught.value.place).startswith(__file__)
+
+
+class Potential(torch.nn.Module):
+    """An energy and its force, which has a graph in training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x if x.requires_grad else x.clone().requires_grad_()
+        energy = torch.tanh(self.layer(x)).sum()
+        return energy, torch.autograd.grad(energy, x, create_graph=self.training)[0]
+
+
+def test_a_model_that_frees_its_own_graph_is_told_how_not_to() -> None:
+    potential, x = Potential().eval(), torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    for call in (
+        lambda: hesse.vhp(lambda x: potential(x)[0], x, x),
+        lambda: hesse.Hessian(lambda x: potential(x)[0], x) @ x,
+        lambda: hesse.LossHessian(potential, lambda m, x: m(x)[0], x, reduction="sum") @ torch.ones(4),
+    ):
+        with pytest.raises(hesse.NoDerivativeError, match="frees its own graph"):
+            call()
+    potential.train()
+    weight, bias = [parameter.detach() for parameter in potential.parameters()]
+    same = lambda x: torch.tanh(x @ weight[0] + bias).sum()  # noqa: E731
+    expected = torch.autograd.functional.vhp(same, x, x)[1]
+    torch.testing.assert_close(hesse.vhp(lambda x: potential(x)[0], x, x)[1], expected)

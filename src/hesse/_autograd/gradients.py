@@ -6,7 +6,6 @@ Strict mode tests connection in the graph, not mathematics. The texts are PyTorc
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -31,9 +30,6 @@ _NOT_CONNECTED = {
     " grad_jacobian. This is not allowed in strict mode as it prevents from using the double backward trick to"
     " replace forward mode AD.",
 }
-
-
-_NOT_IMPLEMENTED = re.compile(r"derivative for '?(?P<operator>[\w:.]+)'? is not implemented")
 
 
 def gradients(
@@ -76,11 +72,10 @@ def gradients(
         with cut_history.refused(followed):
             return compute()
     except RuntimeError as error:
-        missing = _NOT_IMPLEMENTED.search(str(error))
-        if missing is None or isinstance(error, NoDerivativeError):
+        missing = MissingDerivative.of_error(error)
+        if missing is None or isinstance(error, NoDerivativeError | MissingDerivative):
             raise
-        operator = missing["operator"]
-        raise MissingDerivative.of_operator(operator if "::" in operator else f"aten::{operator}") from error
+        raise missing from error
 
 
 def followed_gradients(
@@ -92,6 +87,14 @@ def followed_gradients(
         found = gradients(outputs, inputs, cotangents, create_graph=True)
         opaque.refuse_hooks_of_inputs(inputs, found)
         return found
+    except RuntimeError as error:
+        if "backward through the graph a second time" not in str(error) or isinstance(error, MissingDerivative):
+            raise
+        raise MissingDerivative(
+            "torch.autograd.grad",
+            "it frees its own graph, as torch.autograd.grad does without create_graph=True",
+            "Pass create_graph=True there; many models that compute forces do so in training mode.",
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

@@ -2,6 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
+_NO_FORMULA = re.compile(r"derivative for '?(?P<operator>[\w:.]*\w)(: \w+)?'? is not implemented")
+# Other ways in which PyTorch says that something cannot be differentiated.
+_OTHERS = [
+    re.compile(text)
+    for text in (
+        r"Trying to backward through (?P<operator>[\w.]+) but no autograd formula was registered",
+        r"(?P<operator>\w+)\(\): functions with out=\.\.\. arguments don't support automatic differentiation",
+        r"Function (?P<operator>\w+) returned an invalid gradient",
+        r"(?P<operator>\w+)\(\): Double backward is unsupported",
+        r"^(?P<operator>aten\.\w+\.\w+)$",
+    )
+]
+
 
 class MissingDerivative(NotImplementedError):
     """A derivative does not exist; on its way to be told in full.
@@ -18,6 +33,25 @@ class MissingDerivative(NotImplementedError):
         self.operator, self.reason, self.remedy = operator, reason, remedy
 
     @staticmethod
+    def of_error(error: Exception) -> MissingDerivative | None:
+        """What PyTorch says in a backward; None where that is something else."""
+        text = str(error)
+        found = _NO_FORMULA.search(text)
+        if found is not None:
+            return MissingDerivative.of_operator(_full_name(found["operator"]))
+        others = (pattern.search(text) for pattern in _OTHERS)
+        found = next((found for found in others if found is not None), None)
+        if found is None:
+            return None
+        # A text that is a name says nothing more.
+        said = f"{found[0]} is not implemented" if found[0] == text else text.splitlines()[0].rstrip(".")
+        return MissingDerivative(
+            _full_name(found["operator"]),
+            f"PyTorch has no derivative there ({said})",
+            "Write that in other operations, or give the operator a rule (docs/rules.md).",
+        )
+
+    @staticmethod
     def of_operator(operator: str) -> MissingDerivative:
         """That of an operator without a formula."""
         return MissingDerivative(
@@ -25,3 +59,11 @@ class MissingDerivative(NotImplementedError):
             f"derivative for {operator} is not implemented, neither by PyTorch nor as a rule of hesse",
             "Write that in other operations, or give the operator a rule (docs/rules.md).",
         )
+
+
+def _full_name(name: str) -> str:
+    """An operator's name with its namespace, as in "aten::zeta"; a node's as it is."""
+    if "::" in name or name.endswith(tuple("0123456789")):
+        return name
+    parts = name.removesuffix(".default").split(".")
+    return "::".join((parts[0], ".".join(parts[1:]))) if len(parts) > 1 else f"aten::{name}"

@@ -99,12 +99,14 @@ def _derivative_not_finite(name: str, first: Place | None) -> Finding:
     )
 
 
-def asymmetric(asymmetry: float) -> Finding:
+def asymmetric(asymmetry: float, precision: torch.dtype) -> Finding:
     """uᵀHv is not vᵀHu, though no operator by itself is wrong."""
     return found(
         "wrong",
         f"The product is not symmetric: uᵀHv and vᵀHu differ by {asymmetry:.1e}, more than rounding explains.",
-        "Compute in float64 to see whether it is rounding; else some custom backward is wrong.",
+        "Look at custom backwards: one of them is no derivative."
+        if precision == torch.float64
+        else "Compute in float64 to see whether it is rounding; else some custom backward is wrong.",
         frame=None,
     )
 

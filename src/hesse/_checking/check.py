@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 from torch import Tensor
 
+from hesse._autograd.agreement import coarsest
 from hesse._autograd.arguments import Argnums
 from hesse._autograd.provenance import is_users, locate
 from hesse._autograd.thread_state import interruptible
@@ -181,7 +182,7 @@ class _Examination:
         }
         findings, notes = causes.explain(self._subject, observed, comparison, self._evaluation)
         if not findings and apart > self._rounding_of_symmetry(u, v, size):
-            findings = [causes.asymmetric(apart / size)]
+            findings = [causes.asymmetric(apart / size, coarsest(self._subject.leaves))]
         if not findings and not size:
             findings = [causes.zero(observed, self._evaluation)]
         self._findings += findings

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -137,6 +138,11 @@ class Batches:
         if batch is None or isinstance(batch, str | bytes | int | float):
             raise TypeError(
                 f"Batch {number} of the data given to {self._name} should hold tensors but is {type(batch)}."
+            )
+        if any(isinstance(leaf, np.ndarray) for leaf in trees.flatten(batch)[0]):
+            raise TypeError(
+                f"Batch {number} of the data given to {self._name} holds arrays of NumPy, which models take for no"
+                " tensors. Give tensors, as by torch.from_numpy."
             )
         device = self._device
         if device is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -228,7 +229,7 @@ class ModelObjective:
         """How many terms the loss of a batch is the mean of, if that can be told."""
         shape, target = counted
         if self._weight is not None:
-            return float(self._weight(batch))
+            return self._weighed(self._weight(batch))
         if self.known is not None and shape is not None and isinstance(target, Tensor):
             return self.known.counted(shape, target)
         if self.loss is None and self._call is None:
@@ -238,6 +239,17 @@ class ModelObjective:
         elif masks_unevenly(batch if target is None else target):
             return None
         return rows.count(batch if target is None else target)
+
+    def _weighed(self, weight: Any) -> float:
+        try:
+            number = float(weight)
+        except (TypeError, ValueError, RuntimeError):
+            number = math.nan
+        if not 0 <= number < math.inf:
+            raise ValueError(
+                f"weight= given to {self.name} should return a finite number of at least 0 but returned {weight!r}."
+            )
+        return number
 
 
 def _is_pair(batch: Any) -> bool:

@@ -7,6 +7,7 @@ multiplications of a lone ``vhp``: the evaluation and the first backward are not
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from hesse._autograd import graph
 from hesse._autograd.evaluation import constant, inside_transform, ordinary_autograd, track, untraced
 from hesse._autograd.gradients import MissingDerivative, followed_gradients, gradients, unaliased, zeros_where_none
+from hesse._autograd.preserving import preserved
 from hesse._autograd.refusal import no_derivative
 from hesse._autograd.thread_state import interruptible
 from hesse._base.errors import ClosedError, NoDerivativeError, StalePointError
@@ -150,7 +152,7 @@ class Tape(Linearization):
                     batched=batched,
                 )
             except RuntimeError as error:
-                explained = _explained(error)
+                explained = self._explained(error)
                 if explained is None:
                     raise
                 raise explained from error
@@ -169,6 +171,39 @@ class Tape(Linearization):
 
         return no_derivative(missing, self._name, self._map, self._point, again)
 
+    def _explained(self, error: RuntimeError) -> Exception | None:
+        """What a failed replay says, in terms of operators; None where that is no more than ``error`` says."""
+        if "modified by an inplace operation" in str(error):
+            if self._is_broken():
+                found = re.search(r"output \d+ of (\w+)", str(error))
+                written = found[1] if found else "unknown"
+                return MissingDerivative(
+                    written,
+                    f"its backward writes in place into what a second derivative needs, an output of {written}",
+                    "Write that backward without operations in place.",
+                )
+            return StalePointError(
+                "A tensor that the function used has changed in place since this operator was made, so its point is"
+                " gone. Call at(inputs) for the operator at the present values."
+            )
+        if "backward through the graph a second time" in str(error):
+            return RuntimeError(
+                "The graph that this operator keeps was freed by a backward from its value, gradient or products. Call"
+                " that backward with retain_graph=True."
+            )
+        return None
+
+    def _is_broken(self) -> bool:
+        """Whether the graph of a new evaluation fails as well, which no change between the two explains."""
+        with preserved(self._map, self._point):
+            x, outputs, _ = self._evaluate()
+            followed = [output for output in outputs if output.requires_grad]
+            try:
+                torch.autograd.grad(followed, x, [torch.ones_like(output) for output in followed], allow_unused=True)
+            except RuntimeError as error:
+                return "modified by an inplace operation" in str(error)
+        return False
+
     def num_nodes(self) -> int:
         """How many nodes the kept graph has."""
         return sum(1 for _ in graph.nodes(self._outputs or ()))
@@ -184,21 +219,6 @@ class Tape(Linearization):
     def close(self) -> None:
         """Free the graph."""
         self._x = self._outputs = self._transposed = None
-
-
-def _explained(error: RuntimeError) -> RuntimeError | None:
-    """What a failed replay says, in terms of operators; None where that is no more than ``error`` says."""
-    if "modified by an inplace operation" in str(error):
-        return StalePointError(
-            "A tensor that the function used has changed in place since this operator was made, so its point is gone."
-            " Call at(inputs) for the operator at the present values."
-        )
-    if "backward through the graph a second time" in str(error):
-        return RuntimeError(
-            "The graph that this operator keeps was freed by a backward from its value, gradient or products. Call"
-            " that backward with retain_graph=True."
-        )
-    return None
 
 
 def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:

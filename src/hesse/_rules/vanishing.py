@@ -22,6 +22,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from hesse._rules import rectified_norms
 from hesse._rules.batches import has_values
 from hesse._rules.rule import operator_of
 from hesse._rules.scope import differentiated_once_more, intercept, take_apart, within_transform
@@ -54,6 +55,7 @@ def followed(
 
 def norm_of(x: Tensor, dims: Sequence[int], kink: float = 0.0) -> Tensor:
     """The norms of x over ``dims``, which are kept; ``kink`` is 0 or NaN, the second derivative at a kink."""
+    rectified_norms.install()
     function: Any = LinalgVectorNorm if dims else Abs
     norm: Tensor = function.apply(x, tuple(dims), kink)
     # The function keeps its result, which others may change in place.

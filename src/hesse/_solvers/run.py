@@ -280,9 +280,10 @@ class Products:
         return lengths
 
     def _refuse_size(self, place: int) -> NoReturn:
+        remedy = "Divide" if self.operator.dtype == torch.float64 else "Use float64, or divide"
         raise NonFiniteProductError(
             f"Product {place} of {self.question} is too large for the precision of the operator,"
-            f" {self.operator.dtype}. Use float64, or divide the function by its scale."
+            f" {self.operator.dtype}. {remedy} the function by its scale."
         )
 
     def report(self, status: str) -> None:

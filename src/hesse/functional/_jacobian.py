@@ -13,6 +13,7 @@ from hesse._autograd.evaluation import differentiate, inside_transform
 from hesse._autograd.gradients import MissingDerivative
 from hesse._autograd.refusal import no_derivative
 from hesse._base.trees import Spec
+from hesse._linearize.compiled import generator_states
 from hesse.functional import _compiling as compiling
 from hesse.functional import _rows as rows
 
@@ -76,7 +77,20 @@ def jacobian(
                 outputs, *specs[:], _ = evaluate("jacobian", point, duals, strict, has_aux)
                 return outputs
 
-            blocks = rows.by_columns(outputs_at, x)
+            states = generator_states(x)
+            try:
+                blocks = rows.by_columns(outputs_at, x)
+            except RuntimeError as error:
+                if "mutate a captured Tensor" not in str(error) or inside_transform():
+                    raise
+                # torch.func knows no function that writes into a captured tensor.
+                for generator, state in states.items():
+                    generator.set_state(state)
+                outputs = outputs_at(x)
+                columns = rows.by_batch(outputs, x, False)
+                blocks = [
+                    [block.to(output.dtype) for block in row] for row, output in zip(columns, outputs, strict=True)
+                ]
             (outputs_spec,), aux = specs, None
         else:
             outputs, outputs_spec, aux = evaluate("jacobian", point, x, strict, has_aux)

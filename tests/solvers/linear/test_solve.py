@@ -376,3 +376,12 @@ def test_right_hand_sides_of_numpy_give_solutions_of_numpy(columns: tuple[int, .
     np.testing.assert_allclose(found.solution, expected)
     structured = hesse.Hessian(lambda x: (x["a"] ** 2).sum(), {"a": torch.ones(3, dtype=torch.float64)})
     np.testing.assert_allclose(hesse.solve(structured, b, tol=1e-12).solution, b / 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_only_single_precision_is_told_of_double(dtype: torch.dtype) -> None:
+    A = hesse.as_operator(torch.diag(torch.logspace(-3, 0, 30, dtype=dtype)))
+    with pytest.warns(hesse.ConvergenceWarning) as caught:
+        found = hesse.solve(A, torch.ones(30, dtype=dtype), tol=0, max_products=500, method="cg")
+    assert found.endings == ("precision",)
+    assert ("float64" in str(caught[0].message)) == (dtype == torch.float32)

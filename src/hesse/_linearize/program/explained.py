@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import linecache
 import os
+import re
 import traceback
 from collections.abc import Callable, Iterator
 
 from hesse._autograd.provenance import is_users
 from hesse._base.errors import CaptureError, first_line
 from hesse._base.memory import is_out_of_memory
+
+_NEXT_SENTENCE = r"\.\s+(?=[A-Z])"
 
 
 @contextlib.contextmanager
@@ -33,7 +36,8 @@ def described(doing: str) -> Callable[[Exception], str]:
     def describe(error: Exception) -> str:
         if isinstance(error, CaptureError):
             return str(error)
-        return f"{doing} raises {type(error).__name__}: {first_line(error)}"
+        # PyTorch lists what to do about missing kernels in one line of many sentences.
+        return f"{doing} raises {type(error).__name__}: {re.split(_NEXT_SENTENCE, first_line(error))[0]}"
 
     return describe
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hesse._base import tables
@@ -77,6 +78,8 @@ def warn_of(products: Products, endings: list[str], norms: Tensor) -> None:
     if failed:
         worst = max(failed, key=lambda column: float(norms[column]))
         reason, remedy = REMEDIES.get(endings[worst], ("", ""))
+        if products.operator.dtype == torch.float64:
+            remedy = remedy.replace(" use float64,", "")
         products.warn(
             f"{len(failed)} of {len(endings)} residuals are too large, up to {float(norms[worst]):.3g}: {reason}",
             remedy,
