@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,6 +17,9 @@ import hesse
 ROOTS = tuple(
     str(Path(file).parent) for file in (hesse.__file__, torch.__file__, f"{Path(__file__).parent}/architectures/x")
 )
+
+
+Result = TypeVar("Result")
 
 
 class Interruption(Exception):
@@ -33,9 +36,9 @@ class Lines:
         self._error: BaseException | None = None
         self._known: dict[str, bool] = {}
 
-    def count(self, run: Callable[[], object]) -> None:
+    def count(self, run: Callable[[], Result]) -> Result:
         """Run it to its end; afterwards ``counts`` has, by file and line, when that line came."""
-        self._traced(run)
+        return self._traced(run)
 
     def interrupt(self, run: Callable[[], object], at: int, error: type[BaseException]) -> bool:
         """Run it, and raise at the line of this count; whether that line came."""
@@ -53,11 +56,11 @@ class Lines:
         file, line = next(place for place, counts in self.counts.items() if at in counts)
         return f"{'/'.join(file.split('/')[-3:])}:{line}"
 
-    def _traced(self, run: Callable[[], object]) -> None:
+    def _traced(self, run: Callable[[], Result]) -> Result:
         before = sys.gettrace()
         sys.settrace(self._enter)
         try:
-            run()
+            return run()
         finally:
             sys.settrace(before)
 
