@@ -58,12 +58,13 @@ def require_expected(training: Training, name: str, said: str | None) -> None:
 def interrupted(training: Training, name: str, lines: Lines, count: int) -> None:
     """The same use a few times again, each with an exception at a line drawn at random."""
     rng = random.Random(zlib.crc32(name.encode()) + len(lines.counts))
-    for at in lines.choose(rng, count):
+    for _ in range(count):
         error = rng.choice([Interruption, KeyboardInterrupt])
-        what = f"{name}, {error.__name__} at {lines.where(at)}, the {at}th line"
+        (file, line), occurrence = lines.choose(rng, error)
+        what = f"{name}, {error.__name__} at {'/'.join(file.split('/')[-3:])}:{line}, the {occurrence}th time"
         # Hesse, or the function itself, may take the exception for a reason to do it otherwise.
         with unchanged(training, what), contextlib.suppress(Interruption, KeyboardInterrupt):
-            Lines().interrupt(lambda: once(training, name), at, error)
+            Lines().interrupt(lambda: once(training, name), (file, line), occurrence, error)
 
 
 def plain(name: str, count: int) -> list[Snapshot]:
