@@ -22,7 +22,6 @@ Place = tuple[str, int]
 """A file and the number of a line."""
 
 
-
 Result = TypeVar("Result")
 
 

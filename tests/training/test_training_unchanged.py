@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import re
 import zlib
@@ -86,7 +87,7 @@ def compare(name: str, uses: list[str], count: int, interruptions: int) -> None:
         for use in uses[place :: len(places)]:
             lines = Lines()
             with unchanged(training, use):
-                said = lines.count(lambda: once(training, use))
+                said = lines.count(functools.partial(once, training, use))
             require_expected(training, use, said)
             interrupted(training, use, lines, interruptions)
     assert not differences(expected[-1], bits(vars(training)))
