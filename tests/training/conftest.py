@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
 
@@ -9,6 +11,8 @@ import pytest
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """``engine="compiled"`` runs its graphs operator by operator."""
     # Both add a filter of warnings where they are first imported.
+    for name in ("scipy.special", "scipy.sparse.linalg", "sympy"):
+        importlib.import_module(name)
 
     from hesse._linearize.program import backends
 

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import collections
 import random
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 import hesse
 
-ROOTS = tuple(
-    str(Path(file).parent) for file in (hesse.__file__, torch.__file__, f"{Path(__file__).parent}/architectures/x")
-)
+TORCH = str(Path(torch.__file__).parent)
+ROOTS = (TORCH, str(Path(hesse.__file__).parent), str(Path(__file__).parent / "architectures"))
+
+Place = tuple[str, int]
+"""A file and the number of a line."""
+
+
+Result = TypeVar("Result")
 
 
 class Interruption(Exception):
@@ -24,40 +30,39 @@ class Interruption(Exception):
 
 
 class Lines:
-    """Runs something, and counts the lines it goes through."""
+    """Runs something, and counts how often each line comes, by file and number."""
 
     def __init__(self) -> None:
-        self.number = 0
-        self.counts: dict[tuple[str, int], list[int]] = collections.defaultdict(list)
-        self._at: int | None = None
-        self._error: BaseException | None = None
+        self.counts: collections.Counter[Place] = collections.Counter()
+        self._at: Place | None = None
+        self._left = 0
+        self._error: type[BaseException] = Interruption
         self._known: dict[str, bool] = {}
 
-    def count(self, run: Callable[[], object]) -> None:
-        """Run it to its end; afterwards ``counts`` has, by file and line, when that line came."""
+    def count(self, run: Callable[[], Result]) -> Result:
+        """Run it to its end."""
+        return self._traced(run)
+
+    def interrupt(self, run: Callable[[], object], at: Place, occurrence: int, error: type[BaseException]) -> None:
+        """Run it, and raise where a line comes for this time; a KeyboardInterrupt comes as Ctrl-C does."""
+        self._at, self._left, self._error = at, occurrence, error
         self._traced(run)
 
-    def interrupt(self, run: Callable[[], object], at: int, error: type[BaseException]) -> bool:
-        """Run it, and raise at the line of this count; whether that line came."""
-        self._at, self._error = at, error("at a line of the test's choice")
-        self._traced(run)
-        return self.number >= at
+    def choose(self, rng: random.Random, error: type[BaseException]) -> tuple[Place, int]:
+        """A line, each as probable as any other, and when it is to be interrupted.
 
-    def choose(self, rng: random.Random, count: int) -> list[int]:
-        """Counts of lines to be interrupted: each line of code is as probable as any other."""
-        lines = sorted(self.counts)
-        return [rng.choice(self.counts[rng.choice(lines)]) for _ in range(count)]
+        PyTorch aborts the process where an error comes while modes of its dispatcher are entered or left. Ctrl-C waits
+        for the end of a capture; other exceptions are raised at lines of hesse's and of the model's alone.
+        """
+        lines = [place for place in sorted(self.counts) if error is KeyboardInterrupt or not place[0].startswith(TORCH)]
+        chosen = rng.choice(lines)
+        return chosen, rng.randint(1, self.counts[chosen])
 
-    def where(self, at: int) -> str:
-        """The file and line of a count."""
-        file, line = next(place for place, counts in self.counts.items() if at in counts)
-        return f"{'/'.join(file.split('/')[-3:])}:{line}"
-
-    def _traced(self, run: Callable[[], object]) -> None:
+    def _traced(self, run: Callable[[], Result]) -> Result:
         before = sys.gettrace()
         sys.settrace(self._enter)
         try:
-            run()
+            return run()
         finally:
             sys.settrace(before)
 
@@ -65,14 +70,19 @@ class Lines:
         file = frame.f_code.co_filename
         known = self._known.get(file)
         if known is None:
-            known = self._known[file] = file.startswith(ROOTS)
+            known = self._known[file] = file.startswith(ROOTS) if self._at is None else file == self._at[0]
         return self._line if known else None
 
     def _line(self, frame: FrameType, event: str, argument: Any) -> Any:
         if event == "line":
-            self.number += 1
+            place = frame.f_code.co_filename, frame.f_lineno
             if self._at is None:
-                self.counts[frame.f_code.co_filename, frame.f_lineno].append(self.number)
-            elif self.number == self._at and self._error is not None:
-                raise self._error
+                self.counts[place] += 1
+            elif place == self._at:
+                self._left -= 1
+                if self._left == 0:
+                    if self._error is KeyboardInterrupt:
+                        signal.raise_signal(signal.SIGINT)
+                    else:
+                        raise self._error
         return self._line

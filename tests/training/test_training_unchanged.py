@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import re
 import zlib
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from .architectures import ARCHITECTURES
+from .architectures import ARCHITECTURES, FROM_LIBRARIES
 from .interruption import Interruption, Lines
 from .snapshot import Snapshot, bits, differences, settings, snapshot
 from .training import Training, seed, steps
@@ -55,17 +56,16 @@ def require_expected(training: Training, name: str, said: str | None) -> None:
         assert re.search(expected, said), f"{name}: {said}"
 
 
-def interrupted(training: Training, name: str, count: int, seed: int) -> None:
-    """One use of hesse at a time, each with an exception at a line drawn at random."""
-    lines, rng = Lines(), random.Random(seed)
-    with unchanged(training, name):
-        lines.count(lambda: once(training, name))
-    for at in lines.choose(rng, count):
+def interrupted(training: Training, name: str, lines: Lines, count: int) -> None:
+    """The same use a few times again, each with an exception at a line drawn at random."""
+    rng = random.Random(zlib.crc32(name.encode()) + len(lines.counts))
+    for _ in range(count):
         error = rng.choice([Interruption, KeyboardInterrupt])
-        told = f"{name}, {error.__name__} at {lines.where(at)}, the {at}th line"
+        (file, line), occurrence = lines.choose(rng, error)
+        what = f"{name}, {error.__name__} at {'/'.join(file.split('/')[-3:])}:{line}, the {occurrence}th time"
         # Hesse, or the function itself, may take the exception for a reason to do it otherwise.
-        with unchanged(training, told), contextlib.suppress(Interruption, KeyboardInterrupt):
-            Lines().interrupt(lambda: once(training, name), at, error)
+        with unchanged(training, what), contextlib.suppress(Interruption, KeyboardInterrupt):
+            Lines().interrupt(lambda: once(training, name), (file, line), occurrence, error)
 
 
 def plain(name: str, count: int) -> list[Snapshot]:
@@ -85,14 +85,15 @@ def compare(name: str, uses: list[str], count: int, interruptions: int) -> None:
     for place, _ in enumerate(steps(training, count)):
         assert not differences(expected[place], bits(vars(training)))
         for use in uses[place :: len(places)]:
+            lines = Lines()
             with unchanged(training, use):
-                said = once(training, use)
+                said = lines.count(functools.partial(once, training, use))
             require_expected(training, use, said)
-            interrupted(training, use, interruptions, zlib.crc32(f"{name}{use}".encode()))
+            interrupted(training, use, lines, interruptions)
     assert not differences(expected[-1], bits(vars(training)))
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in FROM_LIBRARIES])
 def test_training_is_the_same_with_an_operator_over_data(name: str) -> None:
     compare(name, ["LossHessian, tape"], 1, 1)
 
@@ -100,4 +101,4 @@ def test_training_is_the_same_with_an_operator_over_data(name: str) -> None:
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_training_is_the_same_with_everything_in_between(name: str) -> None:
-    compare(name, list(USES), 3, 8)
+    compare(name, list(USES), 3, 2)

@@ -258,6 +258,23 @@ def test_conjugate_gradients_stop_where_there_is_no_curvature():
     assert found.endings == ("singular",)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_conjugate_gradients_take_rounding_for_no_negative_curvature_and_return_nothing_worse_than_zero(seed):
+    """Positive semidefinite systems without solution, where the energy falls without end."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 60))
+    nullity = int(rng.integers(1, n))
+    turn, _ = np.linalg.qr(rng.standard_normal((n, n)))
+    A = (turn * np.r_[np.zeros(nullity), 10 ** rng.uniform(-1, 1, n - nullity)]) @ turn.T
+    A = torch.from_numpy(0.5 * (A + A.T))
+    b = torch.from_numpy(rng.standard_normal(n))
+    with pytest.warns(hesse.ConvergenceWarning):
+        found = hesse.solve(A, b, method="cg", tol=1e-10)
+    assert found.endings == ("singular",)
+    assert found.negative_curvature is None
+    assert float((b - A @ found.solution).norm()) <= (1 + 1e-12) * float(b.norm())
+
+
 def test_products_that_run_out_are_said_and_never_exceeded():
     A = Counting(SYSTEMS["graded"].matrix())
     for budget in (4, 5, 50, 51):

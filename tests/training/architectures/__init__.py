@@ -17,4 +17,6 @@ def _all(module: types.ModuleType) -> dict[str, Make]:
     }
 
 
-ARCHITECTURES: dict[str, Make] = {**_all(layers), **_all(state), **_all(structure), **_all(libraries)}
+FROM_LIBRARIES = _all(libraries)
+
+ARCHITECTURES: dict[str, Make] = {**_all(layers), **_all(state), **_all(structure), **FROM_LIBRARIES}

@@ -18,6 +18,7 @@ from hesse._autograd.captured import reach
 from hesse._autograd.thread_state import interruptible
 from hesse._base import trees
 from hesse._base.errors import CaptureError
+from hesse._base.interrupts import Held
 from hesse._linearize.program.explained import refused, while_capturing
 from hesse._linearize.program.graph import (
     POINT,
@@ -85,7 +86,7 @@ def capture(
         CaptureError: the function reads values, uses a tensor that is not reachable, or fails on stand-ins.
     """
     mode = new_mode()
-    with refused(while_capturing):
+    with Held() as interrupts, refused(while_capturing):
         x = [stand_in(mode, leaf, "The input") for leaf in point]
         stand_ins = {key: stand_in(mode, tensor) for key, tensor in reachable.items() if has_stand_in(tensor)}
         recorder = _Recorder(map, reachable, stand_ins, directions)
@@ -94,10 +95,13 @@ def capture(
             recorder.shape_vectors(x)
             vectors = [vector for kind in directions for vector in recorder.vectors[kind]]
             recorded = make_fx(recorder)(*belonging, *vectors)
+        interrupts.deliver()
         constants = _constants_to_inputs(recorded, len(belonging))
         inputs = [*belonging, *[stand_in(mode, constant) for constant in constants], *vectors]
         with undisturbed(), mode:
             graph = reshape_for_view(make_fx(torch.func.functionalize(recorded))(*inputs))
+        interrupts.deliver()
+        with undisturbed(), mode:
             graph = make_fx(graph, decomposition_table=decompositions)(*inputs)
         kept = len(inputs) - len(vectors)
         name_inputs(graph, [f"{POINT}{i}" for i in range(kept)] + [f"{VECTOR}{i}" for i in range(len(vectors))])

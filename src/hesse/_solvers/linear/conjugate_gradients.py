@@ -44,8 +44,11 @@ class ConjugateGradients(Krylov):
         """One step."""
         dots, operator, p = blocks.dots, self.operator, self._p
         curvature = dots(operator, p, images)
-        rounding = ROUNDING * self.eps * blocks.norms(operator, p) * blocks.norms(operator, images)
-        negative, flat = curvature < -rounding, curvature <= rounding
+        lengths, sizes = blocks.norms(operator, p), blocks.norms(operator, images)
+        rounding = ROUNDING * self.eps * lengths
+        self.scale = max([self.scale, *(sizes / lengths).nan_to_num(0.0).tolist()])
+        # A product's own rounding, of a direction that A takes to almost nothing, is no negative curvature.
+        negative, flat = curvature < -rounding * self.scale * lengths, curvature <= rounding * sizes
         if bool(negative.any()):
             self.notice(blocks.select(p, negative.nonzero()[:1, 0]))
         alpha = torch.where(flat, 0, self._rho / torch.where(flat, 1, curvature))

@@ -1,0 +1,65 @@
+"""Ctrl-C while a program is captured: it waits, since PyTorch aborts the process at some lines, and then arrives."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+import torch
+from torch import Tensor
+
+import hesse
+from hesse._linearize.program.backends import EAGER
+from hesse._linearize.program.stand_ins import is_stand_in
+
+from .programs import running
+
+X = torch.linspace(-1, 1, 3)
+
+
+def interrupted(x: Tensor) -> Tensor:
+    """A function that is interrupted where it runs on stand-ins."""
+    if is_stand_in(x):
+        signal.raise_signal(signal.SIGINT)
+        # Not into a list, which is put back.
+        print("went on")
+    return (x**4).sum()
+
+
+def test_an_interrupt_waits_for_the_recording_and_arrives(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with running(EAGER), pytest.raises(KeyboardInterrupt):
+        hesse.Hessian(interrupted, X, engine="compiled")
+    assert capsys.readouterr().out == "went on\n"
+    assert signal.getsignal(signal.SIGINT) is before
+    assert torch._C._len_torch_dispatch_stack() == 0
+    with running(EAGER):
+        H = hesse.Hessian(lambda x: (x**4).sum(), X, engine="compiled")
+    torch.testing.assert_close(H @ X, 12 * X**3)
+
+
+def test_a_handler_of_the_users_gets_it() -> None:
+    numbers: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: numbers.append(number))
+    try:
+        with running(EAGER):
+            H = hesse.Hessian(interrupted, X, engine="compiled")
+        torch.testing.assert_close(H @ X, 12 * X**3)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert numbers
+    assert set(numbers) == {signal.SIGINT}
+
+
+def test_other_threads_capture_without_handlers() -> None:
+    found: list[Tensor] = []
+
+    def work() -> None:
+        found.append(hesse.Hessian(lambda x: (x**4).sum(), X, engine="compiled") @ X)
+
+    with running(EAGER):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    torch.testing.assert_close(found[0], 12 * X**3)
