@@ -30,7 +30,7 @@ States = dict[torch.Generator, Tensor]
 """Of random generators, at some time."""
 
 # A function that needs more programs than this changes something at each point.
-_PROGRAMS = 8
+PROGRAMS = 8
 
 
 class Shared:
@@ -83,6 +83,7 @@ class Compiled:
         self.or_tape = or_tape
         self._backend, self._most_kept = backend, most_kept
         self.refusal: str | None = None
+        self._follows = False
 
     def linearize(
         self, map: Map, point: Leaves, arguments: Any, *, name: str, shared: Shared | None = None
@@ -125,10 +126,10 @@ class Compiled:
     def _new_program(
         self, map: Map, point: Leaves, surroundings: Surroundings, shared: Shared | None
     ) -> tuple[Program, list[Tensor]]:
-        if len(self.programs) == _PROGRAMS:
+        if len(self.programs) == PROGRAMS:
             changed = surroundings.difference(self.programs[-1].plain)
             what = f"{changed!r} is different at each point" if changed else "its tensors are laid out anew each time"
-            raise CaptureError(f"it has been captured {_PROGRAMS} times already, since {what}")
+            raise CaptureError(f"it has been captured {PROGRAMS} times already, since {what}")
         from hesse._linearize.program import leftovers
         from hesse._linearize.program.program import Program
 
@@ -136,7 +137,9 @@ class Compiled:
         reads = (self.func, shared and shared.reads())
         with refused(described("making its program")), leftovers.removed(reads):
             self._backend = self._backend or _inductor()
-            program = Program(map, point, surroundings, self._directions, self._backend, self._most_kept)
+            program = Program(
+                map, point, surroundings, self._directions, self._backend, self._most_kept, follows=self._follows
+            )
         # Stand-ins draw nothing, so whoever has moved a generator is the function.
         if program.draws and any(not torch.equal(generator.get_state(), state) for generator, state in states.items()):
             raise CaptureError(f"it sets the state of the random generator and draws by {', '.join(program.draws)}")
@@ -280,6 +283,11 @@ class CompiledLinearization(Linearization):
         count = len(vectors[0]) if batched else None
         products = untraced(self._program.replay)(direction, self._kept, by_position, count)
         return [products[i] for i in wanted]
+
+    def shared_with(self, tensors: Leaves) -> list[Tensor]:
+        """Those of the tensors whose memory is kept for replays: products are right while these do not change."""
+        kept = {memory_of(tensor) for tensor in self._kept or ()}
+        return [tensor for tensor in tensors if memory_of(tensor) in kept]
 
     def kept_bytes(self, beside: Leaves = ()) -> int:
         """Bytes of all distinct memory that is kept for replays."""

@@ -32,7 +32,7 @@ from hesse._linearize.program.known_values import KnownValues, Recipe
 from hesse._linearize.program.passes.views import reshape_for_view
 from hesse._linearize.program.stand_ins import Substitute, has_stand_in, is_stand_in, new_mode, recording, stand_in
 from hesse._linearize.program.undisturbed import undisturbed
-from hesse._linearize.protocol import Direction, Leaves, Map, Selection
+from hesse._linearize.protocol import Direction, Leaves, Map, Selection, Sources
 from hesse._linearize.tape import Tape
 
 
@@ -51,6 +51,8 @@ class Joint(NamedTuple):
         rebuild_aux: makes the auxiliary output from its tensors.
         num_first: how many of the results do not depend on vectors.
         products: for each direction, how many vectors it takes and how many products it gives.
+        variables: positions in the point of what the products are by.
+        followed: identities of the captured tensors that the products are by beside them.
     """
 
     graph: Graph
@@ -63,11 +65,18 @@ class Joint(NamedTuple):
     rebuild_aux: Callable[[Sequence[Tensor]], Any]
     num_first: int
     products: dict[Direction, tuple[int, int]]
+    variables: tuple[int, ...]
+    followed: list[int]
 
 
 @interruptible
 def capture(
-    map: Map, point: Leaves, reachable: dict[int, Tensor], directions: Sequence[Direction], decompositions: Any
+    map: Map,
+    point: Leaves,
+    reachable: dict[int, Tensor],
+    directions: Sequence[Direction],
+    decompositions: Any,
+    follows: bool = False,
 ) -> Joint:
     """Record ``map`` and its products at a point laid out like ``point``.
 
@@ -77,6 +86,7 @@ def capture(
         reachable: the tensors that the function may use beside its variables, by identity.
         directions: which products to record; with "rmatvec" alone the outputs must be laid out like the point.
         decompositions: operators to be written with others, as a table for ``make_fx``.
+        follows: the products are by what requires gradients, captured tensors included, and not by all of the point.
 
     Raises:
         CaptureError: the function reads values, uses a tensor that is not reachable, or fails on stand-ins.
@@ -85,7 +95,8 @@ def capture(
     with refused(while_capturing):
         x = [stand_in(mode, leaf, "The input") for leaf in point]
         stand_ins = {key: stand_in(mode, tensor) for key, tensor in reachable.items() if has_stand_in(tensor)}
-        recorder = _Recorder(map, reachable, stand_ins, directions)
+        variables = tuple([i for i, leaf in enumerate(point) if leaf.requires_grad or not follows])
+        recorder = _Recorder(map, reachable, stand_ins, directions, variables if follows else None)
         belonging = [*x, *stand_ins.values()]
         with recording(stand_ins), mode:
             recorder.shape_vectors(x)
@@ -115,6 +126,8 @@ def capture(
         recorder.rebuild_aux,
         recorder.num_first + len(changed),
         {kind: (len(recorder.vectors[kind]), recorder.num_products[kind]) for kind in directions},
+        variables,
+        recorder.followed,
     )
 
 
@@ -122,10 +135,21 @@ class _Recorder:
     """The function that is recorded: a tape at stand-ins, and one product in each direction."""
 
     def __init__(
-        self, map: Map, reachable: dict[int, Tensor], stand_ins: dict[int, Tensor], directions: Sequence[Direction]
+        self,
+        map: Map,
+        reachable: dict[int, Tensor],
+        stand_ins: dict[int, Tensor],
+        directions: Sequence[Direction],
+        variables: tuple[int, ...] | None,
     ) -> None:
         self._map, self._directions = map, directions
         self._reachable, self._stand_ins = reachable, stand_ins
+        self._sources: Sources | None = None
+        if variables is not None:
+            # As they are: the dispatcher puts the stand-ins in their place below autograd.
+            found = [tensor for key, tensor in reachable.items() if tensor.requires_grad and key in stand_ins]
+            self._sources = Sources(variables, found)
+        self.followed: list[int] = []
         self.vectors: dict[Direction, list[Tensor]] = {}
         self.num_products: dict[Direction, int] = {}
         self.num_outputs = self.num_first = 0
@@ -139,7 +163,7 @@ class _Recorder:
 
         self._num_variables = len(x)
         outputs: Leaves = x
-        if "matvec" in self._directions:
+        if "matvec" in self._directions or self._sources is not None:
             with self._substitute(list(self._stand_ins.values())):
                 outputs = Tape(self._map, x, False, "Hessian").outputs
             self.vectors["matvec"] = like(x)
@@ -154,8 +178,8 @@ class _Recorder:
         given = iter(inputs)
         x = list(itertools.islice(given, self._num_variables))
         with self._substitute(list(itertools.islice(given, len(self._stand_ins)))):
-            tape = Tape(self._map, x, False, "Hessian")
-            everything = Selection(tuple(range(len(tape.outputs))), tuple(range(len(x))))
+            tape = Tape(self._map, x, False, "Hessian", self._sources)
+            everything = Selection(tuple(range(len(tape.outputs))), self._targets(tape, len(x)))
             products = []
             for kind in self._directions:
                 made = getattr(tape, kind)(list(itertools.islice(given, len(self.vectors[kind]))), everything)
@@ -166,6 +190,16 @@ class _Recorder:
         self.num_outputs = len(tape.outputs)
         self.num_first = len(tape.outputs) + len(aux)
         return [*tape.outputs, *aux, *products]
+
+    def _targets(self, tape: Tape, num_variables: int) -> tuple[int, ...]:
+        """Positions among the tape's sources of those that products are by: captured tensors only where they are used."""
+        if self._sources is None:
+            return tuple(range(num_variables))
+        variables, captured = self._sources
+        reached = tape.nodes()
+        used = [i for i, t in enumerate(captured) if torch.autograd.graph.get_gradient_edge(t).node in reached]
+        self.followed = [id(captured[i]) for i in used]
+        return (*range(len(variables)), *[len(variables) + i for i in used])
 
     def _tensors_of_aux(self, aux: Any) -> list[Tensor]:
         leaves, spec = trees.flatten(aux)

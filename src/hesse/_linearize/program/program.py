@@ -19,7 +19,7 @@ from hesse._linearize.program.known_values import identifying
 from hesse._linearize.program.partition import Replay, partition
 from hesse._linearize.program.surroundings import Layout, Surroundings
 from hesse._linearize.program.undisturbed import undisturbed
-from hesse._linearize.protocol import Direction, Leaves, Map
+from hesse._linearize.protocol import Direction, Leaves, Map, Sources
 
 
 class Start(NamedTuple):
@@ -49,11 +49,13 @@ class Program:
         directions: Sequence[Direction],
         backend: Backend,
         most_kept: int | None = None,
+        *,
+        follows: bool = False,
     ) -> None:
         began = time.perf_counter()
         names = surroundings.names_by_tensor()
         reachable = {id(tensor): tensor for tensor in surroundings.tensors.values()}
-        joint = capture(map, point, reachable, directions, backend.table())
+        joint = capture(map, point, reachable, directions, backend.table(), follows)
         num_results = len(results_of(joint.graph))
         joint = joint._replace(graph=run_passes(joint.graph, backend.whole))
         # Passes add results for the replay before the map's own.
@@ -62,6 +64,7 @@ class Program:
         halves = partition(joint, fuses=backend.fuses, most=most_kept)
         self.draws, self.plain = halves.draws, surroundings.plain
         self._captured = [names[key] for key in joint.captured]
+        self._variables, self._followed = joint.variables, [names[key] for key in joint.followed]
         self._layouts = [Layout.of(tensor) for tensor in (*point, *[reachable[key] for key in joint.captured])]
         # Without the joint graph, which takes memory.
         self._joint, self._replays, self._backend = joint._replace(graph=halves.first), halves.replays, backend
@@ -99,6 +102,11 @@ class Program:
         ]
         # Compiled code does not know of lazy conjugation and negation.
         return [tensor.detach().resolve_conj().resolve_neg() for tensor in (*point, *captured, *constants)]
+
+    def sources(self, surroundings: Surroundings) -> Sources:
+        """What products are by: positions in the point, and captured tensors."""
+        captured = [tensor for names in self._followed if (tensor := surroundings.the_one(names)) is not None]
+        return Sources(self._variables, captured)
 
     def changed_inputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Those of the inputs that the function changes in place."""
