@@ -64,10 +64,10 @@ class Gradient:
             return [*values, *zeros_where_none(found, x)], without_history(aux, again)
 
         def by_tape() -> tuple[list[Tensor], Any]:
-            results: tuple[list[Tensor], Any] = differentiate(
-                lambda x: gradient_at(x, again=True), point.leaves, create_graph=True, as_transform=True
-            )
-            return results
+            results, aux = differentiate(lambda x: gradient_at(x, again=True), point.leaves, create_graph=True)
+            if not (torch.is_grad_enabled() or inside_transform()):
+                results = [result.detach() for result in results]
+            return results, aux
 
         if self._programs is None:
             evaluated = None

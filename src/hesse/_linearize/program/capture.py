@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
+from torch.autograd.graph import get_gradient_edge
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from hesse._autograd.captured import reach
@@ -95,8 +96,8 @@ def capture(
     with refused(while_capturing):
         x = [stand_in(mode, leaf, "The input") for leaf in point]
         stand_ins = {key: stand_in(mode, tensor) for key, tensor in reachable.items() if has_stand_in(tensor)}
-        variables = tuple([i for i, leaf in enumerate(point) if leaf.requires_grad or not follows])
-        recorder = _Recorder(map, reachable, stand_ins, directions, variables if follows else None)
+        required = [i for i, leaf in enumerate(point) if leaf.requires_grad] if follows else None
+        recorder = _Recorder(map, reachable, stand_ins, directions, required)
         belonging = [*x, *stand_ins.values()]
         with recording(stand_ins), mode:
             recorder.shape_vectors(x)
@@ -126,7 +127,7 @@ def capture(
         recorder.rebuild_aux,
         recorder.num_first + len(changed),
         {kind: (len(recorder.vectors[kind]), recorder.num_products[kind]) for kind in directions},
-        variables,
+        tuple(recorder.variables),
         recorder.followed,
     )
 
@@ -140,15 +141,12 @@ class _Recorder:
         reachable: dict[int, Tensor],
         stand_ins: dict[int, Tensor],
         directions: Sequence[Direction],
-        variables: tuple[int, ...] | None,
+        required: Sequence[int] | None,
     ) -> None:
         self._map, self._directions = map, directions
-        self._reachable, self._stand_ins = reachable, stand_ins
-        self._sources: Sources | None = None
-        if variables is not None:
-            # As they are: the dispatcher puts the stand-ins in their place below autograd.
-            found = [tensor for key, tensor in reachable.items() if tensor.requires_grad and key in stand_ins]
-            self._sources = Sources(variables, found)
+        self._reachable, self._stand_ins, self._required = reachable, stand_ins, required
+        # What the products are by.
+        self.variables: Sequence[int] = ()
         self.followed: list[int] = []
         self.vectors: dict[Direction, list[Tensor]] = {}
         self.num_products: dict[Direction, int] = {}
@@ -163,7 +161,7 @@ class _Recorder:
 
         self._num_variables = len(x)
         outputs: Leaves = x
-        if "matvec" in self._directions or self._sources is not None:
+        if "matvec" in self._directions or self._required is not None:
             with self._substitute(list(self._stand_ins.values())):
                 outputs = Tape(self._map, x, False, "Hessian").outputs
             self.vectors["matvec"] = like(x)
@@ -178,8 +176,8 @@ class _Recorder:
         given = iter(inputs)
         x = list(itertools.islice(given, self._num_variables))
         with self._substitute(list(itertools.islice(given, len(self._stand_ins)))):
-            tape = Tape(self._map, x, False, "Hessian", self._sources)
-            everything = Selection(tuple(range(len(tape.outputs))), self._targets(tape, len(x)))
+            tape, targets = self._taped(x)
+            everything = Selection(tuple(range(len(tape.outputs))), targets)
             products = []
             for kind in self._directions:
                 made = getattr(tape, kind)(list(itertools.islice(given, len(self.vectors[kind]))), everything)
@@ -191,15 +189,21 @@ class _Recorder:
         self.num_first = len(tape.outputs) + len(aux)
         return [*tape.outputs, *aux, *products]
 
-    def _targets(self, tape: Tape, num_variables: int) -> tuple[int, ...]:
-        """Positions among the tape's sources of those that products are by: captured tensors only where they are used."""
-        if self._sources is None:
-            return tuple(range(num_variables))
-        variables, captured = self._sources
+    def _taped(self, x: Sequence[Tensor]) -> tuple[Tape, tuple[int, ...]]:
+        """The tape, and the positions of what products are by among what it is pulled back to."""
+        self.variables = every = tuple(range(len(x)))
+        if self._required is None:
+            return Tape(self._map, x, False, "Hessian"), every
+        # As they are: the dispatcher puts the stand-ins in their place below autograd.
+        captured = [self._reachable[key] for key in self._stand_ins if self._reachable[key].requires_grad]
+        tape = Tape(self._map, x, False, "Hessian", Sources(every, captured))
         reached = tape.nodes()
-        used = [i for i, t in enumerate(captured) if torch.autograd.graph.get_gradient_edge(t).node in reached]
+        used = [i for i, tensor in enumerate(captured) if get_gradient_edge(tensor).node in reached]
         self.followed = [id(captured[i]) for i in used]
-        return (*range(len(variables)), *[len(variables) + i for i in used])
+        # Where nothing requires gradients, whatever the products are by is not computed.
+        if self._required or used:
+            self.variables = self._required
+        return tape, (*self.variables, *[len(x) + i for i in used])
 
     def _tensors_of_aux(self, aux: Any) -> list[Tensor]:
         leaves, spec = trees.flatten(aux)
