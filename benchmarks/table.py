@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks import results_file, views, views_data, views_engines, views_questions
 from benchmarks.processes import REPOSITORY
 from benchmarks.views_attention import attention
+from benchmarks.views_forces import forces
 from benchmarks.views_recomputation import recomputation
 from benchmarks.views_vocabulary import vocabulary
 
@@ -32,7 +33,7 @@ MARKER = re.compile(r"<!-- benchmark:(?:begin|end) ")
 def render(results: dict[str, Any], view: str) -> str:
     """One view of the results in Markdown; the view "all" is every one under its own heading."""
     if view != "all":
-        others = {"attention": attention, "vocabulary": vocabulary, "recomputation": recomputation}
+        others = {"attention": attention, "vocabulary": vocabulary, "recomputation": recomputation, "forces": forces}
         others |= {**views_data.VIEWS, **views_questions.VIEWS, **views_engines.VIEWS}
         return {**views.VIEWS, **others}[view](results)
     return "\n\n".join(f"### {views.HEADINGS[name]}\n\n{render(results, name)}" for name in views.VIEWS)

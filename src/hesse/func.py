@@ -72,7 +72,7 @@ def value_and_grad(
     engine: Engine = "tape",
     verify: bool = True,
 ) -> Callable[..., Any]:
-    r"""The function that computes value and gradient of ``func`` in one evaluation, :math:`x \mapsto (f(x), \nabla f(x))`.
+    r"""The function that computes value and gradient in one evaluation, :math:`x \mapsto (f(x), \nabla f(x))`.
 
     Both are differentiable as the gradient of :func:`hesse.func.grad` is; the arguments are the same.
 

@@ -1,4 +1,4 @@
-"""``hesse.func.grad`` and ``value_and_grad``: gradients that are trained on, against plain double backwards in float64."""
+"""``hesse.func.grad`` and ``value_and_grad``: gradients to train on, against plain double backwards in float64."""
 
 from __future__ import annotations
 
@@ -125,10 +125,8 @@ def test_many_layouts_have_a_program_each_and_later_ones_run_without() -> None:
     x = positions(20).requires_grad_()
     (slope,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
     torch.testing.assert_close(late[0].detach(), slope.detach())
-    for ours, plain in zip(
-        torch.autograd.grad((late[0] ** 2).sum(), net[0].weight), torch.autograd.grad((slope**2).sum(), net[0].weight)
-    ):
-        torch.testing.assert_close(ours, plain)
+    found, right = [torch.autograd.grad((entry**2).sum(), net[0].weight) for entry in (late[0], slope)]
+    torch.testing.assert_close(found, right)
 
 
 def test_the_backward_notices_what_has_changed_since() -> None:

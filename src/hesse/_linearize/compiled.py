@@ -148,7 +148,7 @@ class Compiled:
             raise CaptureError("it reads values that are different each time")
         return program, inputs
 
-    def _trusted(self, program: Program, inputs: list[Tensor]) -> Linearization:
+    def _trusted(self, program: Program, inputs: list[Tensor]) -> CompiledLinearization:
         start = program.start(program.with_copies(inputs))
         for tensor, value in zip(program.changed_inputs(inputs), start.changed, strict=True):
             tensor.copy_(value)

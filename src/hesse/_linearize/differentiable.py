@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from hesse._autograd.evaluation import untraced
-from hesse._autograd.gradients import memory_of
 from hesse._base.errors import CaptureError, warn_caller
 from hesse._linearize import tape
 from hesse._linearize.compiled import PROGRAMS, Compiled, CompiledLinearization, generator_states
@@ -68,7 +67,9 @@ class Differentiable(Compiled):
             raise CaptureError(
                 f'{self._name} with engine="compiled" cannot take this function: {error}. Use engine="tape".'
             ) from error
-        outputs = _Evaluation.apply(ours, self._name, followed, *followed, *ours.shared_with(inputs))
+        outputs = _Evaluation.apply(  # type: ignore[no-untyped-call]  # PyTorch's has no types
+            ours, self._name, followed, *followed, *ours.shared_with(inputs)
+        )
         return list(outputs), ours.aux
 
 
@@ -93,7 +94,9 @@ class _Evaluation(torch.autograd.Function):
         selection = Selection(tuple(given), tuple(range(len(followed))))
         products = ctx.linearization.rmatvec(list(given.values()), selection)
         if torch.is_grad_enabled():
-            products = _Once.apply(ctx.name, len(products), *products, *followed, *given.values())
+            products = _Once.apply(  # type: ignore[no-untyped-call]  # PyTorch's has no types
+                ctx.name, len(products), *products, *followed, *given.values()
+            )
         return (None, None, None, *products, *[None] * (ctx.num_tensors - len(followed)))
 
 

@@ -26,7 +26,7 @@ class Selection(NamedTuple):
 
 
 class Sources(NamedTuple):
-    """What cotangents are pulled back to, where not to the whole point: parts of it, by position, and captured tensors."""
+    """What cotangents are pulled back to, where not to the whole point: leaves of it by position, captured tensors."""
 
     variables: tuple[int, ...]
     captured: Leaves

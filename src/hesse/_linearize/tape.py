@@ -53,9 +53,7 @@ class Tape(Linearization):
     batch_size: int | None = None
     batch_price = 0.0
 
-    def __init__(
-        self, map: Map, point: Leaves, create_graph: bool, name: str, sources: Sources | None = None
-    ) -> None:
+    def __init__(self, map: Map, point: Leaves, create_graph: bool, name: str, sources: Sources | None = None) -> None:
         self.create_graph = create_graph
         self._map, self._point, self._name, self._sources = map, point, name, sources
         x, outputs, self.aux = self._evaluate()

@@ -46,7 +46,7 @@ class Gradient:
         self._programs = Differentiable(func, name, verify=verify) if engine == "compiled" else None
 
     def __call__(self, *arguments: Any, **keywords: Any) -> tuple[Any, Any, Any]:
-        """The value, the gradient structured like the arguments that are differentiated by, and the auxiliary output."""
+        """The value, the gradient structured like what is differentiated by, and the auxiliary output."""
         name, has_aux = self._name, self._has_aux
 
         def func(*arguments: Any) -> Any:
