@@ -8,9 +8,93 @@ from typing import Any
 import torch
 
 from hesse._autograd.arguments import Flags
+from hesse._linearize.options import Verify
 from hesse.functional import _compiling as compiling
+from hesse.functional._gradient import Engine, Gradient
 from hesse.functional._hessian_product import hessian_product
 from hesse.functional._vhp import multiply
+
+
+def grad(
+    func: Callable[..., Any],
+    argnums: int | tuple[int, ...] = 0,
+    has_aux: bool = False,
+    *,
+    engine: Engine = "tape",
+    verify: Verify = True,
+) -> Callable[..., Any]:
+    r"""The function that computes the gradient of ``func``, :math:`x \mapsto \nabla f(x)`, as tensors to train on.
+
+    What it returns are ordinary tensors of autograd. A loss of them, such as one of forces or a gradient penalty, is
+    differentiated by ``backward()``: by every argument and captured tensor that requires a gradient, a module's
+    parameters included. With ``engine="compiled"`` that backward is one compiled program, and no more.
+
+    Args:
+        func: takes any arguments, returns a real tensor with a single element.
+        argnums: which argument to differentiate by, or a tuple of them; the first when left out.
+        has_aux: ``func`` returns ``(output, aux)``, and ``(gradient, aux)`` is returned.
+        engine: ``"tape"`` composes with torch.func's transforms, and its results are differentiable any number of
+            times. ``"compiled"`` makes one program for each layout of the arguments, eight at most; others run without
+            a program, after one warning. Its results are differentiable once.
+        verify: where a program is compared with the tape, gradient and the backward of a random vector: True at calls
+            1, 2, 4, 8 and so on, ``"always"`` at every one, False at the first.
+
+    Returns:
+        A function of the arguments of ``func``, which returns the gradient, structured like the argument (or like a
+        tuple of the arguments) that ``argnums`` names.
+
+    Raises:
+        CaptureError: ``engine="compiled"`` cannot take ``func``; the sentence names the operator or the line.
+        RuntimeError: ``func`` returns no single element, or does not depend on what it is differentiated by.
+
+    Example:
+        >>> import torch, hesse
+        >>> stiffness = torch.tensor(3.0, requires_grad=True)
+        >>> slope = hesse.func.grad(lambda x: stiffness * (x**2).sum() / 2)
+        >>> force = -slope(torch.tensor([1.0, 2.0]))
+        >>> ((force + 1) ** 2).sum().backward()
+        >>> stiffness.grad
+        tensor(24.)
+    """
+    gradient = Gradient("grad", func, argnums, has_aux=has_aux, has_value=False, engine=engine, verify=verify)
+
+    def compute(*arguments: Any, **keywords: Any) -> Any:
+        _, found, aux = gradient(*arguments, **keywords)
+        return (found, aux) if has_aux else found
+
+    return compute
+
+
+def value_and_grad(
+    func: Callable[..., Any],
+    argnums: int | tuple[int, ...] = 0,
+    has_aux: bool = False,
+    *,
+    engine: Engine = "tape",
+    verify: Verify = True,
+) -> Callable[..., Any]:
+    r"""The function that computes value and gradient in one evaluation, :math:`x \mapsto (f(x), \nabla f(x))`.
+
+    Both are differentiable as the gradient of :func:`hesse.func.grad` is; the arguments are the same.
+
+    Returns:
+        A function that returns ``(value, gradient)``; with ``has_aux``, ``((value, aux), gradient)``.
+
+    Raises:
+        CaptureError, RuntimeError: as :func:`hesse.func.grad`.
+
+    Example:
+        >>> import torch, hesse
+        >>> hesse.func.value_and_grad(lambda x: (x**3).sum())(torch.tensor([1.0, 2.0]))
+        (tensor(9.), tensor([ 3., 12.]))
+    """
+    both = Gradient("value_and_grad", func, argnums, has_aux=has_aux, has_value=True, engine=engine, verify=verify)
+
+    def compute(*arguments: Any, **keywords: Any) -> Any:
+        value, found, aux = both(*arguments, **keywords)
+        return ((value, aux) if has_aux else value), found
+
+    return compute
 
 
 def hvp(func: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable[..., Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import engines, recomputation, table, vectors
+from benchmarks import engines, forces, recomputation, table, vectors
+from hesse._linearize.program.backends import EAGER
+from tests.linearize import programs
 
 
 def test_a_workload_has_times_and_bytes_for_each_number_of_vectors() -> None:
@@ -38,3 +40,13 @@ def test_less_is_kept_the_less_is_allowed() -> None:
     assert compiled == sorted(compiled, reverse=True)
     assert compiled[-1] < compiled[0]
     assert found["title"] in table.render({"workloads": [found]}, "recomputation")
+
+
+def test_a_training_gradient_is_timed_each_way_and_trains_alike() -> None:
+    with programs.running(EAGER):
+        measured = forces.measure(quick=True)
+    assert [row["way"] for row in measured["rows"]] == list(forces.WAYS)
+    assert all(row["loss_difference"] < 1e-4 for row in measured["rows"])
+    lines = table.render(measured, "forces").splitlines()
+    assert lines[2].startswith("| PyTorch | ")
+    assert "1.00x" in lines[2]

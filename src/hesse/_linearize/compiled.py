@@ -35,7 +35,7 @@ States = dict[torch.Generator, Tensor]
 EXCEPTION = "the function takes a norm, deviation or distance that is zero, whose second derivative no program has"
 
 # A function that needs more programs than this changes something at each point.
-_PROGRAMS = 8
+PROGRAMS = 8
 
 
 class Shared:
@@ -93,6 +93,7 @@ class Compiled:
         self.or_tape = or_tape
         self._backend, self._most_kept = backend, most_kept
         self.refusal: str | None = None
+        self._follows = False
 
     def linearize(
         self,
@@ -188,10 +189,10 @@ class Compiled:
     def _new_program(
         self, map: Map, point: Leaves, surroundings: Surroundings, shared: Shared | None
     ) -> tuple[Program, list[Tensor]]:
-        if len(self.programs) == _PROGRAMS:
+        if len(self.programs) == PROGRAMS:
             changed = surroundings.difference(self.programs[-1].plain)
             what = f"{changed!r} is different at each point" if changed else "its tensors are laid out anew each time"
-            raise CaptureError(f"it has been captured {_PROGRAMS} times already, since {what}")
+            raise CaptureError(f"it has been captured {PROGRAMS} times already, since {what}")
         from hesse._linearize.program import leftovers
         from hesse._linearize.program.program import Program
 
@@ -199,7 +200,9 @@ class Compiled:
         reads = (self.func, shared and shared.reads())
         with refused(described("making its program")), leftovers.removed(reads):
             self._backend = self._backend or _inductor()
-            program = Program(map, point, surroundings, self._directions, self._backend, self._most_kept)
+            program = Program(
+                map, point, surroundings, self._directions, self._backend, self._most_kept, follows=self._follows
+            )
         # Stand-ins draw nothing, so whoever has moved a generator is the function.
         if program.draws and any(not torch.equal(generator.get_state(), state) for generator, state in states.items()):
             raise CaptureError(f"it sets the state of the random generator and draws by {', '.join(program.draws)}")
@@ -208,7 +211,7 @@ class Compiled:
             raise CaptureError("it reads values that are different each time")
         return program, inputs
 
-    def _trusted(self, program: Program, inputs: list[Tensor]) -> Linearization | None:
+    def _trusted(self, program: Program, inputs: list[Tensor]) -> CompiledLinearization | None:
         """The program's linearization; None where a rule is missing in it, and nothing has changed."""
         states = generator_states(inputs) if program.draws else {}
         start = program.start(program.with_copies(inputs))

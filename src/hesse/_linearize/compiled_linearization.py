@@ -61,6 +61,11 @@ class CompiledLinearization(Linearization):
         products = untraced(self._program.replay)(direction, self._kept, by_position, count)
         return [products[i] for i in wanted]
 
+    def shared_with(self, tensors: Leaves) -> list[Tensor]:
+        """Those of the tensors whose memory is kept for replays: products are right while these do not change."""
+        kept = {memory_of(tensor) for tensor in self._kept or ()}
+        return [tensor for tensor in tensors if memory_of(tensor) in kept]
+
     def kept_bytes(self, beside: Leaves = ()) -> int:
         """Bytes of all distinct memory that is kept for replays."""
         others = {memory_of(tensor) for tensor in beside}

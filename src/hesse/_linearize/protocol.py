@@ -25,6 +25,13 @@ class Selection(NamedTuple):
     inputs: tuple[int, ...]
 
 
+class Sources(NamedTuple):
+    """What cotangents are pulled back to, where not to the whole point: leaves of it by position, captured tensors."""
+
+    variables: tuple[int, ...]
+    captured: Leaves
+
+
 class Linearization(Protocol):
     r"""The Jacobian :math:`J` of a map at a point, without the matrix; made by an engine's ``linearize``.
 

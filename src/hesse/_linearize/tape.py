@@ -22,22 +22,24 @@ from hesse._autograd.refusal import no_derivative
 from hesse._autograd.thread_state import interruptible
 from hesse._base.errors import ClosedError, NoDerivativeError, StalePointError
 from hesse._linearize.choice import EngineName
-from hesse._linearize.protocol import Leaves, Linearization, Map, Selection
+from hesse._linearize.protocol import Leaves, Linearization, Map, Selection, Sources
 from hesse._rules.scope import transform_level
 
 CLOSED = "A product was asked of an operator that is closed. Make a new one with at(inputs) or anew."
 
 
-def linearize(map: Map, point: Leaves, *, create_graph: bool = False, name: str = "linearize") -> Tape:
+def linearize(
+    map: Map, point: Leaves, *, create_graph: bool = False, name: str = "linearize", sources: Sources | None = None
+) -> Tape:
     """Evaluate ``map`` once at ``point`` and keep its graph.
 
     With ``create_graph`` values and products stay connected to ``point`` and to what the map captures. ``name`` is
-    what errors call the entry that the function was given to.
+    what errors call the entry that the function was given to. With ``sources`` products are pulled back to those.
     """
     refuse_inside_transform()
 
     def tape() -> Tape:
-        made: Tape = untraced(Tape)(map, point, create_graph, name)
+        made: Tape = untraced(Tape)(map, point, create_graph, name, sources)
         return made
 
     try:
@@ -53,9 +55,9 @@ class Tape(Linearization):
     batch_size: int | None = None
     batch_price = 0.0
 
-    def __init__(self, map: Map, point: Leaves, create_graph: bool, name: str) -> None:
+    def __init__(self, map: Map, point: Leaves, create_graph: bool, name: str, sources: Sources | None = None) -> None:
         self.create_graph = create_graph
-        self._map, self._point, self._name = map, point, name
+        self._map, self._point, self._name, self._sources = map, point, name, sources
         x, outputs, self.aux = self._evaluate()
         self._x: Leaves | None = x
         self._outputs: Leaves | None = outputs
@@ -66,7 +68,10 @@ class Tape(Linearization):
     def _evaluate(self) -> tuple[Leaves, Leaves, Any]:
         with ordinary_autograd():
             x = tuple([track(leaf, self.create_graph) for leaf in self._point])
-            return x, *self._map(x)
+            outputs, aux = self._map(x)
+        if self._sources is not None:
+            x = (*[x[i] for i in self._sources.variables], *self._sources.captured)
+        return x, outputs, aux
 
     def rmatvec(
         self, cotangents: Leaves, selection: Selection, *, batched: bool = False, last: bool = False
@@ -166,7 +171,7 @@ class Tape(Linearization):
         self, missing: MissingDerivative, product: str, vectors: Leaves, selection: Selection, batched: bool
     ) -> NoDerivativeError:
         def again() -> object:
-            tape = Tape(self._map, self._point, self.create_graph, self._name)
+            tape = Tape(self._map, self._point, self.create_graph, self._name, self._sources)
             return getattr(tape, product)(vectors, selection, batched=batched)
 
         return no_derivative(missing, self._name, self._map, self._point, again)
@@ -204,9 +209,9 @@ class Tape(Linearization):
                 return "modified by an inplace operation" in str(error)
         return False
 
-    def num_nodes(self) -> int:
-        """How many nodes the kept graph has."""
-        return sum(1 for _ in graph.nodes(self._outputs or ()))
+    def nodes(self) -> set[Any]:
+        """The nodes of the kept graph."""
+        return set(graph.nodes(self._outputs or ()))
 
     def kept_bytes(self, beside: Leaves = ()) -> int:
         """Bytes of all distinct memory that the graph keeps alive, that of the tensors ``beside`` not counted."""

@@ -86,7 +86,7 @@ def _sizes(point: Undecided) -> tuple[int, int]:
     """Nodes of the tape's graphs of one term, and bytes kept of the largest."""
     # Where none is kept, one is made anew.
     terms = point.kept_terms() or [term for _, term, *_ in itertools.islice(point.terms(), 1)]
-    nodes = sum(one.num_nodes() for term in terms[:1] for one in term.linearizations if isinstance(one, Tape))
+    nodes = sum(len(one.nodes()) for term in terms[:1] for one in term.linearizations if isinstance(one, Tape))
     return nodes, max([term.kept_bytes(()) for term in terms], default=0)
 
 

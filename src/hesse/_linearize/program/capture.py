@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
+from torch.autograd.graph import get_gradient_edge
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from hesse._autograd.captured import reach
@@ -33,7 +34,7 @@ from hesse._linearize.program.known_values import KnownValues, Recipe
 from hesse._linearize.program.passes.views import reshape_for_view
 from hesse._linearize.program.stand_ins import Substitute, has_stand_in, is_stand_in, new_mode, recording, stand_in
 from hesse._linearize.program.undisturbed import undisturbed
-from hesse._linearize.protocol import Direction, Leaves, Map, Selection
+from hesse._linearize.protocol import Direction, Leaves, Map, Selection, Sources
 from hesse._linearize.tape import Tape
 from hesse._rules import unseen
 
@@ -54,6 +55,8 @@ class Joint(NamedTuple):
         has_exception: whether the graph returns a truth value that says whether a rule is missing at a point.
         num_first: how many of the results do not depend on vectors.
         products: for each direction, how many vectors it takes and how many products it gives.
+        variables: positions in the point of what the products are by.
+        followed: identities of the captured tensors that the products are by beside them.
     """
 
     graph: Graph
@@ -67,11 +70,18 @@ class Joint(NamedTuple):
     has_exception: bool
     num_first: int
     products: dict[Direction, tuple[int, int]]
+    variables: tuple[int, ...]
+    followed: list[int]
 
 
 @interruptible
 def capture(
-    map: Map, point: Leaves, reachable: dict[int, Tensor], directions: Sequence[Direction], decompositions: Any
+    map: Map,
+    point: Leaves,
+    reachable: dict[int, Tensor],
+    directions: Sequence[Direction],
+    decompositions: Any,
+    follows: bool = False,
 ) -> Joint:
     """Record ``map`` and its products at a point laid out like ``point``.
 
@@ -81,6 +91,7 @@ def capture(
         reachable: the tensors that the function may use beside its variables, by identity.
         directions: which products to record; with "rmatvec" alone the outputs must be laid out like the point.
         decompositions: operators to be written with others, as a table for ``make_fx``.
+        follows: the products are by what requires gradients, captured tensors included, and not by all of the point.
 
     Raises:
         CaptureError: the function reads values, uses a tensor that is not reachable, or fails on stand-ins.
@@ -89,7 +100,8 @@ def capture(
     with Held() as interrupts, refused(while_capturing):
         x = [stand_in(mode, leaf, "The input") for leaf in point]
         stand_ins = {key: stand_in(mode, tensor) for key, tensor in reachable.items() if has_stand_in(tensor)}
-        recorder = _Recorder(map, reachable, stand_ins, directions)
+        required = [i for i, leaf in enumerate(point) if leaf.requires_grad] if follows else None
+        recorder = _Recorder(map, reachable, stand_ins, directions, required)
         belonging = [*x, *stand_ins.values()]
         with recording(stand_ins), mode:
             recorder.shape_vectors(x)
@@ -123,6 +135,8 @@ def capture(
         recorder.has_exception,
         recorder.num_first + len(changed),
         {kind: (len(recorder.vectors[kind]), recorder.num_products[kind]) for kind in directions},
+        tuple(recorder.variables),
+        recorder.followed,
     )
 
 
@@ -130,10 +144,18 @@ class _Recorder:
     """The function that is recorded: a tape at stand-ins, and one product in each direction."""
 
     def __init__(
-        self, map: Map, reachable: dict[int, Tensor], stand_ins: dict[int, Tensor], directions: Sequence[Direction]
+        self,
+        map: Map,
+        reachable: dict[int, Tensor],
+        stand_ins: dict[int, Tensor],
+        directions: Sequence[Direction],
+        required: Sequence[int] | None,
     ) -> None:
         self._map, self._directions = map, directions
-        self._reachable, self._stand_ins = reachable, stand_ins
+        self._reachable, self._stand_ins, self._required = reachable, stand_ins, required
+        # What the products are by.
+        self.variables: Sequence[int] = ()
+        self.followed: list[int] = []
         self.vectors: dict[Direction, list[Tensor]] = {}
         self.num_products: dict[Direction, int] = {}
         self.num_outputs = self.num_first = 0
@@ -148,7 +170,7 @@ class _Recorder:
 
         self._num_variables = len(x)
         outputs: Leaves = x
-        if "matvec" in self._directions:
+        if "matvec" in self._directions or self._required is not None:
             with self._substitute(list(self._stand_ins.values())):
                 outputs = Tape(self._map, x, False, "Hessian").outputs
             self.vectors["matvec"] = like(x)
@@ -163,9 +185,9 @@ class _Recorder:
         given = iter(inputs)
         x = list(itertools.islice(given, self._num_variables))
         with self._substitute(list(itertools.islice(given, len(self._stand_ins)))), unseen.watched() as conditions:
-            tape = Tape(self._map, x, False, "Hessian")
+            tape, targets = self._taped(x)
             conditions.close()
-            everything = Selection(tuple(range(len(tape.outputs))), tuple(range(len(x))))
+            everything = Selection(tuple(range(len(tape.outputs))), targets)
             products = []
             for kind in self._directions:
                 made = getattr(tape, kind)(list(itertools.islice(given, len(self.vectors[kind]))), everything)
@@ -178,6 +200,22 @@ class _Recorder:
         self.num_outputs = len(tape.outputs)
         self.num_first = len(tape.outputs) + len(aux) + len(exception)
         return [*tape.outputs, *aux, *exception, *products]
+
+    def _taped(self, x: Sequence[Tensor]) -> tuple[Tape, tuple[int, ...]]:
+        """The tape, and the positions of what products are by among what it is pulled back to."""
+        self.variables = every = tuple(range(len(x)))
+        if self._required is None:
+            return Tape(self._map, x, False, "Hessian"), every
+        # As they are: the dispatcher puts the stand-ins in their place below autograd.
+        captured = [self._reachable[key] for key in self._stand_ins if self._reachable[key].requires_grad]
+        tape = Tape(self._map, x, False, "Hessian", Sources(every, captured))
+        reached = tape.nodes()
+        used = [i for i, tensor in enumerate(captured) if get_gradient_edge(tensor).node in reached]
+        self.followed = [id(captured[i]) for i in used]
+        # Where nothing requires gradients, whatever the products are by is not computed.
+        if self._required or used:
+            self.variables = self._required
+        return tape, (*self.variables, *[len(x) + i for i in used])
 
     def _tensors_of_aux(self, aux: Any) -> list[Tensor]:
         leaves, spec = trees.flatten(aux)

@@ -22,7 +22,7 @@ from hesse._linearize.program.partition import Replay, partition, whole_product
 from hesse._linearize.program.passes.scatter_adds import sort_scatter_adds
 from hesse._linearize.program.surroundings import Layout, Surroundings
 from hesse._linearize.program.undisturbed import undisturbed
-from hesse._linearize.protocol import Direction, Leaves, Map
+from hesse._linearize.protocol import Direction, Leaves, Map, Sources
 
 Form = Literal["halves", "lone"]
 """How a point is served: by two halves, or by one program of a lone product."""
@@ -64,15 +64,17 @@ class Program:
         directions: Sequence[Direction],
         backend: Backend,
         most_kept: int | None = None,
+        *,
+        follows: bool = False,
     ) -> None:
         began = time.perf_counter()
         names = surroundings.names_by_tensor()
         reachable = {id(tensor): tensor for tensor in surroundings.tensors.values()}
-        joint = capture(map, point, reachable, directions, backend.table())
+        joint = capture(map, point, reachable, directions, backend.table(), follows)
         num_results = len(results_of(joint.graph))
         joint = joint._replace(graph=run_passes(joint.graph, backend.simplify))
         self._replays: dict[Which, Replay] = {}
-        if set(directions) == {"rmatvec"}:
+        if set(directions) == {"rmatvec"} and not follows:
             # Before indices are sorted, which pays where they are kept.
             self._replays["lone"] = whole_product(joint)
         joint = joint._replace(graph=sort_scatter_adds(joint.graph))
@@ -82,6 +84,7 @@ class Program:
         halves = partition(joint, fuses=backend.fuses, most=most_kept)
         self.draws, self.plain = halves.draws, surroundings.plain
         self._captured = [names[key] for key in joint.captured]
+        self._variables, self._followed = joint.variables, [names[key] for key in joint.followed]
         self._layouts = [Layout.of(tensor) for tensor in (*point, *[reachable[key] for key in joint.captured])]
         # Without the joint graph, which takes memory.
         self._joint, self._backend = joint._replace(graph=halves.first), backend
@@ -130,6 +133,11 @@ class Program:
         """Whether the product can be one program: the map draws nothing, changes nothing, and no rule is missing."""
         needs_first = self.draws or self._joint.changed or self._joint.has_exception
         return "lone" in self._replays and not needs_first
+
+    def sources(self, surroundings: Surroundings) -> Sources:
+        """What products are by: positions in the point, and captured tensors."""
+        captured = [tensor for names in self._followed if (tensor := surroundings.the_one(names)) is not None]
+        return Sources(self._variables, captured)
 
     def changed_inputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Those of the inputs that the function changes in place."""

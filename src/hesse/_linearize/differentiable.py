@@ -1,0 +1,124 @@
+"""Programs whose outputs autograd follows: their backward is one more program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hesse._autograd.evaluation import untraced
+from hesse._base.errors import CaptureError, warn_caller
+from hesse._linearize import tape
+from hesse._linearize.compiled import PROGRAMS, Compiled, generator_states
+from hesse._linearize.compiled_linearization import CompiledLinearization
+from hesse._linearize.options import Verify
+from hesse._linearize.program.surroundings import Surroundings
+from hesse._linearize.protocol import Leaves, Linearization, Map, Selection
+
+
+class Differentiable(Compiled):
+    """Evaluates maps of one function by programs, whose outputs are differentiable once.
+
+    They are so by the leaves of the point and the captured tensors that require gradients.
+
+    Args:
+        func: the user's function, which reaches all that a map reads beside its arguments.
+        name: what errors call the entry that the function was given to.
+        verify: as for :class:`Compiled`.
+    """
+
+    def __init__(self, func: Any, name: str, *, verify: Verify) -> None:
+        super().__init__(func, ("rmatvec",), verify=verify)
+        self._follows, self._name, self._warned = True, name, False
+
+    def evaluate(self, map: Map, point: Leaves, arguments: Any) -> tuple[list[Tensor], Any] | None:
+        """The outputs of ``map`` at ``point`` and its auxiliary output; None where there are programs enough already.
+
+        Raises:
+            CaptureError: there is no program for the function.
+        """
+        evaluated: tuple[list[Tensor], Any] | None = untraced(self._evaluate)(map, point, arguments)
+        return evaluated
+
+    def _evaluate(self, map: Map, point: Leaves, arguments: Any) -> tuple[list[Tensor], Any] | None:
+        surroundings = Surroundings(self.func, arguments, point)
+        serving = self._serving(point, surroundings)
+        if serving is None and len(self.programs) == PROGRAMS:
+            if not self._warned:
+                self._warned = True
+                warn_caller(
+                    f"The function given to {self._name} has been compiled for {PROGRAMS} layouts of its arguments, so"
+                    " others are evaluated without a program. Pad the arguments to a few shapes."
+                )
+            return None
+        try:
+            program, inputs = serving or self._new_program(map, point, surroundings, None)
+            sources = program.sources(surroundings)
+            followed = [*[point[i] for i in sources.variables], *sources.captured]
+            ours: Linearization | None
+            reference: Linearization | None = None
+            if self._is_due(program, "halves"):
+                before = program.with_copies(inputs)
+                states = generator_states(inputs) if program.draws else {}
+                reference = tape.linearize(map, point, name=self._name, sources=sources)
+                expected = self._expected(reference, followed)
+                ours = self._checked(program, before, states, reference, expected, followed)
+            else:
+                ours = self._trusted(program, inputs)
+                program.points["halves"] += ours is not None
+        except CaptureError as error:
+            raise CaptureError(
+                f'{self._name} with engine="compiled" cannot take this function: {error}. Use engine="tape".'
+            ) from error
+        if ours is None:
+            ours = self._exception(reference or tape.linearize(map, point, name=self._name, sources=sources))
+        kept = ours.shared_with(inputs) if isinstance(ours, CompiledLinearization) else []
+        outputs = _Evaluation.apply(  # type: ignore[no-untyped-call]  # PyTorch's has no types
+            ours, self._name, followed, *followed, *kept
+        )
+        return list(outputs), ours.aux
+
+
+class _Evaluation(torch.autograd.Function):
+    """The outputs of a linearization, connected to what it is pulled back to."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, linearization: Linearization, name: str, followed: Sequence[Tensor], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.linearization, ctx.name, ctx.num_tensors = linearization, name, len(tensors)
+        ctx.set_materialize_grads(False)
+        # All of them, so that autograd notices where one has changed before the backward.
+        ctx.num_followed = len(followed)
+        ctx.save_for_backward(*tensors)
+        return tuple(linearization.outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        followed = ctx.saved_tensors[: ctx.num_followed]
+        given = {i: cotangent for i, cotangent in enumerate(cotangents) if cotangent is not None}
+        selection = Selection(tuple(given), tuple(range(len(followed))))
+        products = ctx.linearization.rmatvec(list(given.values()), selection)
+        if torch.is_grad_enabled():
+            products = _Once.apply(  # type: ignore[no-untyped-call]  # PyTorch's has no types
+                ctx.name, len(products), *products, *followed, *given.values()
+            )
+        return (None, None, None, *products, *[None] * (ctx.num_tensors - len(followed)))
+
+
+class _Once(torch.autograd.Function):
+    """The first tensors as they are, connected to all; they have no derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.name = name
+        return tuple([tensor.detach() for tensor in tensors[:count]])
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[None, ...]:
+        raise RuntimeError(
+            f'What {ctx.name} with engine="compiled" returns can be differentiated once. Use engine="tape" for higher'
+            " derivatives."
+        )
