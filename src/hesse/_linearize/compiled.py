@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ from hesse._base.fixed_draws import random_like
 from hesse._linearize import tape
 from hesse._linearize.choice import EngineName
 from hesse._linearize.compiled_linearization import CompiledLinearization
+from hesse._linearize.draws import States, drawing_from, generator_states
 from hesse._linearize.lone_product import LoneProduct
 from hesse._linearize.options import Verify
 from hesse._linearize.program.explained import described, refused
@@ -28,9 +28,6 @@ from hesse._linearize.protocol import Direction, Leaves, Linearization, Map, Sel
 if TYPE_CHECKING:
     from hesse._linearize.program.backends import Backend
     from hesse._linearize.program.program import Form, Program
-
-States = dict[torch.Generator, Tensor]
-"""Of random generators, at some time."""
 
 EXCEPTION = "the function takes a norm, deviation or distance that is zero, whose second derivative no program has"
 
@@ -290,7 +287,7 @@ class Compiled:
         number = program.points[form] + 1
         ours: CompiledLinearization | LoneProduct
         try:
-            with refused(described("running its program")), _drawing_from(states):
+            with refused(described("running its program")), drawing_from(states):
                 if linearize is None:
                     start = program.start(inputs)
                     if start.is_exception:
@@ -381,23 +378,3 @@ def _compare(
 def _tensors(tree: Any) -> list[Tensor]:
     """The tensors of an auxiliary output that can be compared as numbers."""
     return [leaf for leaf in trees.flatten(tree)[0] if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-
-
-def generator_states(tensors: Sequence[Tensor]) -> States:
-    """The states of the generators that a function of these tensors may draw from."""
-    generators = [torch.default_generator]
-    generators += [torch.cuda.default_generators[index] for index in {t.device.index for t in tensors if t.is_cuda}]
-    return {generator: generator.get_state() for generator in generators}
-
-
-@contextlib.contextmanager
-def _drawing_from(states: States) -> Iterator[None]:
-    """Draw again from these states, and leave the generators as they are found."""
-    found = {generator: generator.get_state() for generator in states}
-    for generator, state in states.items():
-        generator.set_state(state)
-    try:
-        yield
-    finally:
-        for generator, state in found.items():
-            generator.set_state(state)

@@ -11,8 +11,9 @@ from torch import Tensor
 from hesse._autograd.evaluation import untraced
 from hesse._base.errors import CaptureError, warn_caller
 from hesse._linearize import tape
-from hesse._linearize.compiled import PROGRAMS, Compiled, generator_states
+from hesse._linearize.compiled import PROGRAMS, Compiled
 from hesse._linearize.compiled_linearization import CompiledLinearization
+from hesse._linearize.draws import generator_states
 from hesse._linearize.options import Verify
 from hesse._linearize.program.surroundings import Surroundings
 from hesse._linearize.protocol import Leaves, Linearization, Map, Selection

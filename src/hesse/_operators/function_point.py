@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hesse._base.space import Space
 from hesse._linearize.choice import EngineName
-from hesse._linearize.compiled import generator_states
+from hesse._linearize.draws import generator_states
 from hesse._linearize.engines import Engines, Kind, Linearize
 from hesse._linearize.guard import Guard
 from hesse._linearize.lone_product import LoneProduct

@@ -13,7 +13,7 @@ from hesse._autograd.evaluation import differentiate, inside_transform
 from hesse._autograd.gradients import MissingDerivative
 from hesse._autograd.refusal import no_derivative
 from hesse._base.trees import Spec
-from hesse._linearize.compiled import generator_states
+from hesse._linearize.draws import generator_states
 from hesse.functional import _compiling as compiling
 from hesse.functional import _rows as rows
 
