@@ -50,3 +50,15 @@ def test_a_training_gradient_is_timed_each_way_and_trains_alike() -> None:
     lines = table.render(measured, "forces").splitlines()
     assert lines[2].startswith("| PyTorch | ")
     assert "1.00x" in lines[2]
+
+
+def test_the_table_of_points_that_move_sets_hesse_beside_jax_and_says_what_is_missing() -> None:
+    ours = {"seconds": 0.5, "speedup": 4.0, "with_checks": 3.0}
+    known = {"torch": {"seconds": 0.002}, "hesse": ours, "JAX": {"seconds": 1.0, "speedup": 2.0}}
+    refused = {"torch": {"seconds": 0.002}, "hesse": {"problem": "CaptureError: no program"}, "JAX": {}}
+    rows = [{"title": "known", "contestants": known}, {"title": "refused", "contestants": refused}]
+    text = table.render({"rows": [*rows, {"title": "ended", "problem": "It ended."}], "note": "A note."}, "moving")
+    assert "| known | 2 ms | 4.00x | 3.00x | 2.00x | 2.00 |" in text
+    assert "| refused | 2 ms | – | – | – | – |" in text
+    assert "| ended | – | – | – | – | – |" in text
+    assert text.endswith("A note.")

@@ -33,11 +33,13 @@ class Undecided(Protocol):
 
     variables: Space
     engines: Engines
-    chunks: tuple[Chunks, ...]
     whole: Part
 
     @property
     def engine(self) -> EngineName: ...
+
+    @property
+    def chunks(self) -> tuple[Chunks, ...]: ...
 
     def multiply(self, entries: list[Tensor], part: Part, transposed: bool = False) -> list[Tensor]: ...
 

@@ -38,7 +38,6 @@ class Point(abc.ABC):
         variables: the space of what is differentiated by.
         guard: notices when the point has changed since.
         engines: what linearizes, at this point and those that ``at()`` moves to.
-        chunks: how many vectors go at once: for products, and for products with the transpose.
         divisor: d, known once all terms have been gone over.
         asked: products asked for here, and readings of what a function returned.
     """
@@ -49,9 +48,8 @@ class Point(abc.ABC):
 
     def __init__(self, variables: Space, engines: Engines, *, strict: bool) -> None:
         self.variables, self.engines = variables, engines
-        options, precision = engines.options, coarsest(variables.leaves)
-        self.chunks = tuple([Chunks(options, variables.device, precision, strict=strict) for _ in range(2)])
-        self.create_graph = options.create_graph
+        self._strict = strict
+        self.create_graph = engines.options.create_graph
         everything = tuple(range(len(variables.leaves)))
         # All leaves of a vector, and of a product.
         self.whole = Part(everything, everything)
@@ -60,6 +58,12 @@ class Point(abc.ABC):
         self._compared: set[Hashable] = set()
         # Of a point that keeps all its terms.
         self._fixed: list[Weighted] | None = None
+
+    @functools.cached_property
+    def chunks(self) -> tuple[Chunks, ...]:
+        """How many vectors go at once, in products and in those with the transpose; a point that moves inherits it."""
+        options, precision = self.engines.options, coarsest(self.variables.leaves)
+        return tuple([Chunks(options, self.variables.device, precision, strict=self._strict) for _ in range(2)])
 
     def terms(self) -> Iterable[Weighted]:
         """All terms in turn; whoever goes over them lets go of each before the next, which may be made anew."""
