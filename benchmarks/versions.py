@@ -3,7 +3,7 @@
     python -m benchmarks.versions tests.xml ...     reads what pytest wrote by --junitxml
 
 The interpreter is that of the environment the tests ran in: it names the releases of Python and PyTorch. Several files
-are parts of one run.
+are parts of one run; of a test that is in two of them, the later file counts.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from benchmarks import results_file
 
 def count(files: Sequence[Path]) -> dict[str, Any]:
     """How many tests passed, failed, were skipped, or failed as expected; in how many modules; and the last day."""
-    found: Counter[str] = Counter()
-    modules, days = set(), []
+    outcome: dict[tuple[str, str], str] = {}
+    days = []
     for file in files:
         root = ElementTree.parse(file).getroot()
         days += [suite.attrib["timestamp"][:10] for suite in root.iter("testsuite")]
         for case in root.iter("testcase"):
-            modules.add(case.attrib["classname"])
-            found[_outcome(case)] += 1
+            outcome[case.attrib["classname"], case.attrib["name"]] = _outcome(case)
+    found = Counter(outcome.values())
     outcomes = {name: found[name] for name in ("passed", "failed", "skipped", "expected")}
-    return {"date": max(days), "modules": len(modules), **outcomes}
+    return {"date": max(days), "modules": len({module for module, _ in outcome}), **outcomes}
 
 
 def _outcome(case: ElementTree.Element) -> str:

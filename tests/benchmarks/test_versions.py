@@ -10,6 +10,7 @@ from benchmarks import results_file
 
 FIRST = """<testsuites><testsuite timestamp="2026-01-02T03:04:05+00:00">
 <testcase classname="tests.a" name="passes"/>
+<testcase classname="tests.a" name="is mended"><failure message="no"/></testcase>
 <testcase classname="tests.a" name="fails"><failure message="no"/></testcase>
 <testcase classname="tests.b" name="breaks"><error message="no"/></testcase>
 </testsuite></testsuites>"""
@@ -17,6 +18,7 @@ SECOND = """<testsuites><testsuite timestamp="2026-01-03T03:04:05+00:00">
 <testcase classname="tests.c" name="is skipped"><skipped type="pytest.skip" message="no"/></testcase>
 <testcase classname="tests.c" name="fails as expected"><skipped type="pytest.xfail" message="no"/></testcase>
 <testcase classname="tests.c" name="passes"/>
+<testcase classname="tests.a" name="is mended"/>
 </testsuite></testsuites>"""
 RELEASE = torch.__version__.partition("+")[0]
 
@@ -44,11 +46,11 @@ def test_parts_of_a_run_are_counted_together_beside_other_releases(tmp_path):
         "python": platform.python_version(),
         "date": "2026-01-03",
         "modules": 3,
-        "passed": 2,
+        "passed": 3,
         "failed": 2,
         "skipped": 1,
         "expected": 1,
     }
     lines = render(results, "versions").splitlines()[2:]
     assert lines[0] == "| 1.9.0 | 3.9.0 | 1 | 1,234 | 0 | 0 | 0 | 2020-01-01 |"
-    assert lines[1] == f"| {RELEASE} | {platform.python_version()} | 3 | 2 | 2 | 1 | 1 | 2026-01-03 |"
+    assert lines[1] == f"| {RELEASE} | {platform.python_version()} | 3 | 3 | 2 | 1 | 1 | 2026-01-03 |"

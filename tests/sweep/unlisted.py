@@ -227,6 +227,7 @@ SAMPLES: dict[str, Case] = {
     "t_": _sample(lambda x: x.sin().t_() @ x, draw(2, 3)),
     "threshold_": _sample(lambda x: F.threshold(x.sin(), 0.1, 0.4, inplace=True), draw(4)),
     "unsafe_split_with_sizes": _sample(lambda x: torch.unsafe_split_with_sizes(x.sin(), [1, 3]), draw(4)),
+    "unsqueeze_": _sample(lambda x: x.sin().unsqueeze_(1) * x, draw(3)),
     "upsample_nearest3d": _sample(lambda x: F.interpolate(x.sin(), (2, 4, 2), mode="nearest"), VOLUME),
     "xlogy.Scalar_Other": _sample(lambda x: torch.xlogy(x.sin(), 1.5), draw(3)),
     "xlogy.Scalar_Self": _sample(lambda x: torch.xlogy(1.5, x.exp()), draw(3)),

@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch._C import _functorch
 
+from hesse._base import handed_on
 from hesse._rules import scope
 
 P = ParamSpec("P")
@@ -32,7 +33,7 @@ def inside() -> int:
 
 def put_inside(count: int) -> None:
     """Say how many products this thread is inside of."""
-    torch._C._stash_obj_in_tls(_INSIDE, count)
+    handed_on.put(_INSIDE, count)
 
 
 class _Guards(threading.local):

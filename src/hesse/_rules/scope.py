@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from hesse._base import handed_on
+
 # PyTorch keeps no dispatch key for other libraries. This one is reserved, used by nothing that is shipped, and the
 # highest but for those of tracers: above the transforms of torch.func, so that a rule meets an operator before they
 # do, as a torch.autograd.Function that is called by the user would. A second library that took it would raise here.
@@ -83,7 +85,7 @@ def once_more(here: bool) -> bool:
     are not needed while a gradient is computed for its products alone.
     """
     before = differentiated_once_more()
-    torch._C._stash_obj_in_tls(_ONCE_MORE, here)
+    handed_on.put(_ONCE_MORE, here)
     return before
 
 

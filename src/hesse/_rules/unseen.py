@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hesse._base import handed_on
+
 _CONDITIONS = "hesse.unseen"
 """Key of the conditions, in the storage PyTorch hands on to a backward's threads."""
 
@@ -36,11 +38,11 @@ class Conditions:
 def watched() -> Iterator[Conditions]:
     """Conditions that are added to meanwhile."""
     conditions = Conditions()
-    torch._C._stash_obj_in_tls(_CONDITIONS, conditions)
+    handed_on.put(_CONDITIONS, conditions)
     try:
         yield conditions
     finally:
-        torch._C._stash_obj_in_tls(_CONDITIONS, None)
+        handed_on.put(_CONDITIONS, None)
 
 
 def is_watching() -> bool:
