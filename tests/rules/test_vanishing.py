@@ -376,6 +376,78 @@ def test_kinks_are_no_zeros_that_a_program_needs_to_see() -> None:
     assert_values(H @ torch.ones(12, dtype=DOUBLE), 6 * with_a_zero_row().reshape(-1))
 
 
+FIXED = torch.cat((MANY[:3], draw(30, 2, seed=7)))
+
+# Functions of batches of vmap, the same in squares.
+BATCHED: dict[str, tuple[Function, Function]] = {
+    "norms": (lambda x: torch.vmap(lambda r: (r.norm() ** 2).sin())(x).sum(), lambda x: x.square().sum(1).sin().sum()),
+    "norms along another dimension": (
+        lambda x: torch.vmap(lambda r: (torch.linalg.norm(r) ** 2).sin(), in_dims=1)(x.mT).sum(),
+        lambda x: x.square().sum(1).sin().sum(),
+    ),
+    "moduli, twice": (
+        lambda x: torch.vmap(torch.vmap(lambda r: (r.abs() ** 2).sin()))(x).sum(),
+        lambda x: x.square().sin().sum(),
+    ),
+    "deviations": (lambda x: torch.vmap(lambda r: (r.std() ** 2).sin())(x).sum(), lambda x: x.var(1).sin().sum()),
+    "hypotenuses": (
+        lambda x: torch.vmap(lambda r: torch.hypot(r[0], r[1]) ** 2)(x).sin().sum(),
+        lambda x: x[:, :2].square().sum(1).sin().sum(),
+    ),
+    "a kernel": (
+        lambda x: torch.vmap(lambda r: torch.vmap(lambda y: torch.exp(-((r[:2] - y).norm() ** 2)))(FIXED))(x).sum(),
+        lambda x: torch.exp(-squares(x[:, :2], FIXED)).sum(),
+    ),
+    "cdist": (
+        lambda x: torch.vmap(lambda r: torch.exp(-(torch.cdist(r[None, :2], FIXED[:5]) ** 2)).sum())(x).sum(),
+        lambda x: torch.exp(-squares(x[:, :2], FIXED[:5])).sum(),
+    ),
+    "cdist of many points": (
+        lambda x: torch.vmap(lambda r: torch.exp(-(torch.cdist(r.expand(30, 3)[:, :2], FIXED) ** 2)).mean(0).sum())(
+            x
+        ).sum(),
+        lambda x: torch.exp(-squares(x[:, :2], FIXED)).sum(),
+    ),
+    "pdist": (
+        lambda x: torch.vmap(lambda r: F.pdist(torch.stack([r, 2 * r])) ** 2)(x).sin().sum(),
+        lambda x: x.square().sum(1).sin().sum(),
+    ),
+    "rectified norms": (
+        lambda x: torch.vmap(lambda r: (F.relu(r.norm()) ** 2).sin())(x).sum(),
+        lambda x: x.square().sum(1).sin().sum(),
+    ),
+}
+
+
+def with_zero_and_even_rows() -> Tensor:
+    x = with_a_zero_row()
+    x[0, :2] = FIXED[0]
+    x[2] = 0.7
+    return x
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("name", BATCHED)
+def test_batches_of_vmap_inside_of_the_function_are_seen(name: str) -> None:
+    func, same = BATCHED[name]
+    x = with_zero_and_even_rows()
+    (v,) = vectors_like((x,))
+    expected = torch.autograd.functional.vhp(same, x, v)[1]
+    for product in (hesse.vhp(func, x, v)[1], hesse.hvp(func, x, v)[1], hesse.func.hvp(func)(x, v)):
+        assert_values(product, expected)
+    rows = hesse.Hessian(func, x, batching="vmap") @ torch.stack([v.reshape(-1)] * 20, 1)
+    assert_values(rows[:, 7].reshape(x.shape), expected)
+
+
+def test_programs_of_batches_leave_zeros_to_the_tape() -> None:
+    func, same = BATCHED["norms"]
+    x = with_a_zero_row()
+    (v,) = vectors_like((x,))
+    H = hesse.Hessian(func, draw(4, 3, seed=3), engine="compiled", verify=False)
+    with pytest.warns(UserWarning, match="The tape serves"):
+        assert_values(H.at(x) @ v, torch.autograd.functional.vhp(same, x, v)[1])
+
+
 def test_a_batch_of_points_is_pytorchs() -> None:
     """Its zeros cannot be seen: this is in docs/limits.md."""
     func, _, x = CASES["moduli"]
@@ -394,15 +466,15 @@ def test_pytorchs_own_are_zero_or_no_number() -> None:
             assert not torch.allclose(theirs, hesse.vhp(func, x, v)[1]), name
 
 
-@pytest.mark.parametrize("name", ["two moduli", "a batch"])
+@pytest.mark.parametrize("name", ["two moduli", "an inner gradient"])
 def test_what_is_not_seen_is_found_by_check(name: str) -> None:
     def two(x: Tensor) -> Tensor:
         return (x.abs() + F.softplus(-2 * x.abs())).sum()
 
-    def batch(x: Tensor) -> Tensor:
-        return torch.vmap(lambda x: x.abs().square())(x).sum()
+    def inner(x: Tensor) -> Tensor:
+        return torch.vmap(torch.func.grad(lambda row: row.abs().square().sum().sin()))(x).square().sum()
 
-    (finding,) = hesse.check({"two moduli": two, "a batch": batch}[name], with_a_zero_row(), rng=0).findings
+    (finding,) = hesse.check({"two moduli": two, "an inner gradient": inner}[name], with_a_zero_row(), rng=0).findings
     assert finding.kind == "wrong"
     assert finding.operator in ("Abs", "torch.abs")
     assert "x**2 for abs(x)**2" in finding.remedy

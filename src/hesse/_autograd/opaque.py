@@ -100,6 +100,8 @@ class _Watch:
             yield self.handle()
 
     def _look_before(self, cotangents: Sequence[Tensor | None]) -> None:
+        if not torch.is_grad_enabled():
+            return  # an inner gradient that is not differentiated
         if self._probing:
             if any(map(_is_opaque, cotangents)):
                 _refuse_hook()
@@ -107,7 +109,7 @@ class _Watch:
             self._again(range(len(self._node.next_functions)), cotangents)
 
     def _look(self, results: Sequence[Tensor | None], cotangents: Sequence[Tensor | None]) -> None:
-        if self._probing or not any(map(_is_cut, results)):
+        if self._probing or not torch.is_grad_enabled() or not any(map(_is_cut, results)):
             return
         cut = [i for i, result in enumerate(results) if _is_cut(result)]
         if _python_function(self._node) is not None and _name(self._node) == _OF_MODULE_HOOKS:

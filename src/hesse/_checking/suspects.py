@@ -25,6 +25,7 @@ from hesse._checking.calls import tensors
 from hesse._checking.differences import differences, scaled
 from hesse._checking.doubling import double_leaves
 from hesse._checking.subject import Subject, norm
+from hesse._rules.batches import has_values
 
 
 class Suspect(NamedTuple):
@@ -141,12 +142,10 @@ class _Examined(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         changes = name.startswith("__") or name.endswith("_") or "out" in kwargs or kwargs.get("inplace")
-        if (
-            not changes
-            and torch.is_grad_enabled()
-            and any([tensor.requires_grad for tensor in tensors((args, kwargs))])
-            and not in_custom_forward()
-        ):
+        followed = [tensor for tensor in tensors((args, kwargs)) if tensor.requires_grad]
+        # What a call makes of a batch of vmap cannot be looked at.
+        seen = bool(followed) and all([has_values(tensor) for tensor in followed])
+        if not changes and torch.is_grad_enabled() and seen and not in_custom_forward():
             self._examine(_Called(f"torch.{name}", calling_frame(), func, args, kwargs))
         return func(*args, **kwargs)
 

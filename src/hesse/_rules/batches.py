@@ -64,6 +64,18 @@ def has_values(tensor: Tensor) -> bool:
     return not isinstance(tensor, FakeTensor)
 
 
+def samples(tensor: Tensor) -> Tensor:
+    """All samples of the batches of ``vmap`` that a tensor stands for; itself, where there is none."""
+    while torch._C._functorch.is_batchedtensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def have_values(*tensors: Tensor) -> bool:
+    """Whether Python may decide by the values of some tensors, or of all samples of the batches that they stand for."""
+    return all([has_values(samples(entry)) for entry in tensors])
+
+
 def _depth() -> int:
     depth = torch._C._vmapmode_increment_nesting() - 1
     torch._C._vmapmode_decrement_nesting()

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hesse._rules.batches import has_values
+from hesse._rules.batches import has_values, have_values
 from hesse._rules.rule import rule
 from hesse._rules.scope import inside_transform, intercept
 from hesse._rules.unseen import is_watching
@@ -65,7 +65,8 @@ def _by_differences(arguments: Sequence[Any]) -> Tensor | None:
     if not is_differentiated(x, y):
         return None
     if not (has_values(x) and has_values(y)):
-        return _cdist_forward(x, y, 2.0, _BY_DIFFERENCES) if is_watching() and not inside_transform() else None
+        is_seen = have_values(x, y) if inside_transform() else is_watching()
+        return _cdist_forward(x, y, 2.0, _BY_DIFFERENCES) if is_seen else None
     if x is not y:
         first = torch.cat((x.detach()[..., :1].flatten(), y.detach()[..., :1].flatten())).sort().values
         if not bool((first[1:] == first[:-1]).any()):
@@ -92,6 +93,9 @@ def _cdist_forward(x: Tensor, y: Tensor, p: float, compute_mode: int | None) -> 
         return zero & ~torch.eye(zero.shape[-1], dtype=torch.bool, device=zero.device) if x is y else zero
 
     def replacement() -> Tensor:
+        if inside_transform():
+            apart = x.unsqueeze(-2) - y.unsqueeze(-3)
+            return torch.where(coincide(), norm_of(apart, (-1,)).squeeze(-1), distance)
         *batch, i, j = places = coincide().nonzero(as_tuple=True)
         many = distance.shape[:-2]
         apart = x.expand(*many, *x.shape[-2:])[(*batch, i)] - y.expand(*many, *y.shape[-2:])[(*batch, j)]
@@ -104,6 +108,9 @@ def _pdist_forward(x: Tensor, p: float = 2) -> Tensor:
     distance: Tensor = torch.ops.aten._pdist_forward.default(x, p)
 
     def replacement() -> Tensor:
+        if inside_transform():
+            first, second = torch.triu_indices(len(x), len(x), 1, device=x.device)
+            return norm_of(x[first] - x[second], (-1,)).squeeze(-1)
         (places,) = (distance.detach() == 0).nonzero(as_tuple=True)
         first, second = torch.triu_indices(len(x), len(x), 1, device=x.device)[:, places]
         return distance.index_put((places,), norm_of(x[first] - x[second], (-1,)).squeeze(-1))

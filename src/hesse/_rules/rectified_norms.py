@@ -10,18 +10,20 @@ Source: elementary.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hesse._rules.batches import samples
 from hesse._rules.rule import operator_of
 from hesse._rules.scope import intercept
 
 _VIEWS = ("Clone", "View", "ReshapeAlias", "UnsafeView", "Squeeze", "Unsqueeze", "Select", "Slice", "Expand", "Alias")
 # PyTorch's own nodes have numbers behind their names; inside of transforms nodes of functions are generated.
-_NORMS = [f"{name}{kind}Backward" for name in ("LinalgVectorNorm", "Abs") for kind in ("", "Generated")]
+_NORMS = re.compile(r"(Vmapped)*(LinalgVectorNorm|Abs)(Generated)?Backward")
 _ENOUGH = 8
 
 
@@ -38,7 +40,7 @@ def _kernel(operator: Any, name: str) -> Callable[..., Tensor]:
     in_place = name.endswith("_")
 
     def rectify(x: Tensor, *bounds: Any, **others: Any) -> Tensor:
-        if torch.is_grad_enabled() and x.requires_grad and _is_norm(x):
+        if torch.is_grad_enabled() and _is_norm(samples(x)):
             if not name.startswith("hardtanh"):
                 return x if in_place else x.clone()
             if bounds[:1] == (0,):
@@ -50,13 +52,13 @@ def _kernel(operator: Any, name: str) -> Callable[..., Tensor]:
 
 
 def _is_norm(x: Tensor) -> bool:
-    """Whether these are the norms of a rule, or a view of them."""
+    """Whether these are the norms of a rule that are followed, or a view of them."""
     node: Any = x.grad_fn
     for _ in range(_ENOUGH):
         if node is None:
             return False
         name = node.name()
-        if name in _NORMS:
+        if _NORMS.fullmatch(name):
             return True
         if not name.startswith(_VIEWS):
             return False

@@ -7,8 +7,8 @@ which autograd knows where the gradient is to be differentiated: g has a history
 
 Where g is not zero, or changes with another norm that is zero, the function has a kink, and derivatives are PyTorch's:
 zero, or no number. Fourth derivatives by x at zero are wrong: g / r has a third of the curvature of q there. Where
-zeros cannot be seen, in batches of ``vmap``, and inside of ``torch.func.grad``, which frees the history of g,
-derivatives are PyTorch's too. Programs have PyTorch's derivatives, and look for zeros at each point (``unseen.py``).
+zeros cannot be seen, and inside of ``torch.func.grad``, which frees the history of g, derivatives are PyTorch's too.
+Programs have PyTorch's derivatives, and look for zeros at each point (``unseen.py``).
 
 Source: elementary, by l'Hôpital's rule.
 """
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from hesse._rules import rectified_norms
-from hesse._rules.batches import has_values
+from hesse._rules.batches import have_values, samples
 from hesse._rules.rule import operator_of
 from hesse._rules.scope import differentiated_once_more, intercept, take_apart, within_transform
 from hesse._rules.unseen import watch_zeros
@@ -31,7 +31,11 @@ from hesse._rules.unseen import watch_zeros
 
 def is_differentiated(*arguments: Tensor) -> bool:
     """Whether a norm of these is differentiated."""
-    if not torch.is_grad_enabled() or within_transform() or not any([entry.requires_grad for entry in arguments]):
+    if (
+        not torch.is_grad_enabled()
+        or within_transform()
+        or not any([samples(entry).requires_grad for entry in arguments])
+    ):
         return False
     return all([entry.layout is torch.strided and not entry.is_nested for entry in arguments])
 
@@ -48,9 +52,10 @@ def followed(
     """
     if not is_differentiated(*arguments):
         return norm
-    if not all([has_values(entry) for entry in arguments]):
+    if not have_values(norm, *arguments):
         return watch_zeros(norm, zero)
-    return replacement() if int(torch.count_nonzero(norm)) < norm.numel() else norm
+    values = samples(norm)
+    return replacement() if int(torch.count_nonzero(values)) < values.numel() else norm
 
 
 def norm_of(x: Tensor, dims: Sequence[int], kink: float = 0.0) -> Tensor:
@@ -117,6 +122,12 @@ def _derivative(cotangent: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
     It is not where nothing connects them, or where a graph that is freed on the way did. Nor where a cotangent changes
     with another norm that is zero: products of norms have kinks where both vanish.
     """
+    if torch._C._functorch.is_batchedtensor(norm):
+        # Samples are independent: the derivative is that of all together.
+        level, dim = torch._C._functorch.maybe_get_level(norm), torch._C._functorch.maybe_get_bdim(norm)
+        inner = _derivative(*[torch._C._functorch.get_unwrapped(entry) for entry in (cotangent, norm)])
+        found = [torch._C._functorch._add_batch_dim(entry, dim, level) for entry in inner]
+        return found[0], found[1]
     unknown = torch.zeros_like(norm), torch.zeros_like(norm, dtype=torch.bool)
     if not cotangent.requires_grad:
         return unknown
