@@ -59,7 +59,8 @@ def require_expected(training: Training, name: str, said: str | None) -> None:
 def interrupted(training: Training, name: str, lines: Lines, count: int) -> None:
     """The same use a few times again, each with an exception at a line drawn at random."""
     rng = random.Random(zlib.crc32(name.encode()) + len(lines.counts))
-    for _ in range(count):
+    # Some operators take pairs only.
+    for _ in range(count if lines.counts else 0):
         error = rng.choice([Interruption, KeyboardInterrupt])
         (file, line), occurrence = lines.choose(rng, error)
         what = f"{name}, {error.__name__} at {'/'.join(file.split('/')[-3:])}:{line}, the {occurrence}th time"
