@@ -152,6 +152,11 @@ class Guarded(nn.Module):
         self.linear, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
         self.settings = {"power": 2.0}
 
+    def __setstate__(self, state: Any) -> None:
+        attributes, slots = state
+        super().__setstate__(attributes)
+        self.gain = slots["gain"]
+
     @property
     def weight(self) -> Tensor:
         """The weight as it is used."""
