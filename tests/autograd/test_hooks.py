@@ -204,4 +204,5 @@ def test_hooks_that_were_registered_elsewhere_say_nothing() -> None:
         return (y**2).sum()
 
     assert_values(hesse.Hessian(recorded, X) @ V, PRODUCT)
-    assert_values(seen[0], 2 * X**2)
+    # Hooks may be called once more, with other numbers, to see whether they are followed.
+    assert any(torch.allclose(gradient, 2 * X**2) for gradient in seen)

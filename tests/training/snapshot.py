@@ -72,8 +72,6 @@ def _facts(value: Any) -> dict[str, Any]:
             return {"length": len(value)}
         case set() | frozenset():
             return {"entries": sorted(map(repr, value))}
-    if callable(getattr(value, "cache_info", None)):
-        return {"uses": repr(value.cache_info())}
     return {}
 
 

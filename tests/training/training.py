@@ -26,6 +26,7 @@ class Training:
         after: what the loop does after each step.
         draws: whether an evaluation draws random numbers, which hesse then does as one more evaluation would.
         remembers: whether an evaluation leaves something else in the model than there was.
+        little: memory in which batches do not stay linearized.
         refused: by kinds of use, a part of the sentence by which hesse refuses this model there.
         beside: what belongs to the training beside model and optimizer.
     """
@@ -40,6 +41,7 @@ class Training:
     after: Callable[[], object] = lambda: None
     draws: bool = False
     remembers: bool = False
+    little: str = "40KB"
     refused: dict[str, str] = field(default_factory=dict)
     beside: Any = None
 

@@ -16,11 +16,11 @@ from .training import Training, floating
 Use = Callable[[Training], object]
 
 
-def _operator(kind: type, engine: str, **options: Any) -> Use:
+def _operator(kind: type, engine: str, *, recomputed: bool = False) -> Use:
     """An operator over data: all that it gives."""
 
     def use(training: Training) -> object:
-        chosen = {**training.options, **options}
+        chosen = {**training.options, **({"memory": training.little} if recomputed else {})}
         if not training.has_pairs and kind is not hesse.LossHessian:
             return None
         H = kind(training.model, training.loss, training.batches, engine=engine, **chosen)
@@ -114,8 +114,8 @@ USES: dict[str, Use] = {
         for kind in (hesse.LossHessian, hesse.GaussNewton, hesse.Fisher, hesse.EmpiricalFisher)
         for engine in ("tape", "compiled")
     },
-    "LossHessian, recomputed": _operator(hesse.LossHessian, "tape", memory="40KB"),
-    "GaussNewton, recomputed": _operator(hesse.GaussNewton, "tape", memory="40KB"),
+    "LossHessian, recomputed": _operator(hesse.LossHessian, "tape", recomputed=True),
+    "GaussNewton, recomputed": _operator(hesse.GaussNewton, "tape", recomputed=True),
     "Hessian by parameters, tape": _hessian(_by_parameters, "tape"),
     "Hessian by parameters, compiled": _hessian(_by_parameters, "compiled"),
     "Hessian by inputs, tape": _hessian(_by_inputs, "tape"),

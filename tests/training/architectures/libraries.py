@@ -7,10 +7,11 @@ import transformers
 
 from ..training import Training
 
+_LITTLE = "150KB"
 _SMALL = {"num_hidden_layers": 1, "hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2, "vocab_size": 20}
 
 
-def _batches(causal: bool = True) -> list[dict[str, torch.Tensor]]:
+def _batches() -> list[dict[str, torch.Tensor]]:
     made = []
     for rows in (3, 2):
         ids = torch.randint(3, 20, (rows, 6))
@@ -24,12 +25,12 @@ def gpt2_with_dropout() -> Training:
     config = transformers.GPT2Config(
         n_layer=1, n_embd=8, n_head=2, vocab_size=20, n_positions=8, bos_token_id=1, eos_token_id=2
     )
-    return Training(transformers.GPT2LMHeadModel(config).train(), _batches(), None, draws=True)
+    return Training(transformers.GPT2LMHeadModel(config).train(), _batches(), None, draws=True, little=_LITTLE)
 
 
 def llama() -> Training:
     config = transformers.LlamaConfig(**_SMALL, num_key_value_heads=1, max_position_embeddings=8)
-    return Training(transformers.LlamaForCausalLM(config).train(), _batches(), None)
+    return Training(transformers.LlamaForCausalLM(config).train(), _batches(), None, little=_LITTLE)
 
 
 def bert_checkpointed() -> Training:
@@ -38,10 +39,10 @@ def bert_checkpointed() -> Training:
     )
     model = transformers.BertForMaskedLM(config)
     model.activation_checkpointing_enable()
-    return Training(model.train(), _batches(), None)
+    return Training(model.train(), _batches(), None, little=_LITTLE)
 
 
 def mamba() -> Training:
     config = transformers.MambaConfig(vocab_size=20, hidden_size=8, state_size=4, num_hidden_layers=1)
     batches = [{key: batch[key] for key in ("input_ids", "labels")} for batch in _batches()]
-    return Training(transformers.MambaForCausalLM(config).train(), batches, None)
+    return Training(transformers.MambaForCausalLM(config).train(), batches, None, little=_LITTLE)

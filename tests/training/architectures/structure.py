@@ -152,6 +152,13 @@ class Guarded(nn.Module):
         self.linear, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
         self.settings = {"power": 2.0}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "gain": self.gain}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({key: value for key, value in state.items() if key != "gain"})
+        self.gain = state["gain"]
+
     @property
     def weight(self) -> Tensor:
         """The weight as it is used."""
