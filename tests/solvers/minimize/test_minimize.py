@@ -240,6 +240,22 @@ def test_it_ends_where_products_run_out_or_the_callback_says_so(method):
     assert "gradient" in seen[0].status
 
 
+@pytest.mark.inductor
+@pytest.mark.parametrize("method", ["newton", "levenberg-marquardt"])
+def test_one_compiled_program_serves_all_points(method, monkeypatch):
+    operators = []
+    kind = hesse.Hessian if method == "newton" else hesse.Jacobian
+    move = kind._move
+    monkeypatch.setattr(kind, "_move", lambda H, *where: (move(H, *where), operators.append(H))[0])
+    x0 = torch.zeros(10, dtype=DOUBLE)
+    func = rosenbrock if method == "newton" else rosenbrock_residuals
+    found = hesse.minimize(func, x0, method=method, engine="compiled")
+    torch.testing.assert_close(found.x, torch.ones(10, dtype=DOUBLE), rtol=0, atol=1e-3)
+    assert len(operators) == found.nfev
+    explanation = operators[-1].explain()
+    assert (explanation.engine, explanation.programs) == ("compiled", 1)
+
+
 def test_a_start_without_a_value_or_gradient_is_refused():
     with pytest.raises(ValueError, match=r"^func given to minimize should be finite at x0 but its value is nan"):
         hesse.minimize(lambda x: x.log().sum(), torch.tensor([-1.0]))
