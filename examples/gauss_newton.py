@@ -94,9 +94,9 @@ def picture(curves, path):
 
 
 if __name__ == "__main__":
-    found = {"Gauss-Newton": curve(gauss_newton_steps, steps=60, rows=256)}
-    found["Adam"] = curve(adam_steps, steps=5000, rows=256, seconds=found["Gauss-Newton"][-1][0])
+    found = {"Gauss-Newton": curve(gauss_newton_steps, steps=60, rows=64)}
+    found["Adam"] = curve(adam_steps, steps=5000, rows=64, seconds=found["Gauss-Newton"][-1][0])
     for name, points in found.items():
-        print(f"{name}: {len(points) - 1} steps, {points[-1][0]:.0f} s, loss {points[0][1]:.3f} -> {points[-1][1]:.3f}")
-        print(f"  after 20 steps {points[min(20, len(points) - 1)][1]:.3f}")
+        few = ", ".join(f"{points[step][1]:.3f} after {step}" for step in (0, 10, 50) if step < len(points))
+        print(f"{name}: loss {few}, {points[-1][1]:.3f} after {len(points) - 1} steps and {points[-1][0]:.0f} s")
     picture(found, sys.argv[1] if len(sys.argv) > 1 else "gauss_newton.png")
