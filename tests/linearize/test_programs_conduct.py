@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 import hesse
 from hesse._linearize.options import Verify
+from hesse._linearize.program import backends
+from hesse._linearize.program.backends import EAGER, Run
+from hesse._linearize.program.graph import Graph
 from tests.functional.test_compiled_functions import HAS_COMPILER
 
 from . import programs
@@ -251,3 +254,18 @@ def test_a_program_that_goes_wrong_is_refused_at_the_next_compared_point_by_its_
     hidden[0] = 2.0
     with pytest.raises(hesse.CaptureError, match=rf"differs from the tape's .* at point {caught} of the program"):
         H.at(ONES)
+
+
+def test_every_graph_that_is_compiled_names_its_nodes_apart() -> None:
+    def lint(graph: Graph) -> Run:
+        graph.graph.lint()
+        return EAGER.compile(graph)
+
+    def func(x: Tensor) -> Tensor:
+        return 0.5 * torch.cat([10 * (x[1::2] - x[::2] ** 2), 1 - x[::2]]).square().sum()
+
+    x, v = torch.randn(20, dtype=torch.float64), torch.ones(20, dtype=torch.float64)
+    # The partition of Inductor's halves keeps what the function concatenates, and the product concatenates anew.
+    backend = backends.INDUCTOR._replace(compile=lint)
+    found = programs.hessian(func, x, backend=backend) @ v
+    torch.testing.assert_close(found, torch.func.hessian(func)(x) @ v)

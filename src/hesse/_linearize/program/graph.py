@@ -54,9 +54,13 @@ def set_results(graph: Graph, results: Sequence[fx.Node]) -> None:
 
 
 def name_inputs(graph: Graph, names: Sequence[str]) -> None:
-    """Rename a graph's inputs."""
-    for node, name in zip(inputs_of(graph), names, strict=True):
-        node.name = node.target = name
+    """Rename a graph's inputs: their targets, and where no other node is called so, the nodes."""
+    inputs = inputs_of(graph)
+    taken = {node.name for node in graph.graph.nodes}.difference(node.name for node in inputs)
+    for node, name in zip(inputs, names, strict=True):
+        node.target = name
+        if name not in taken:
+            node.name = name
     graph.recompile()
 
 
