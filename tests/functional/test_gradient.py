@@ -139,6 +139,18 @@ def test_the_backward_notices_what_has_changed_since() -> None:
         loss.backward()
 
 
+def test_what_is_kept_is_freed_by_the_backward_unless_the_graph_is_retained() -> None:
+    net = potential()
+    x = positions(1000)
+    compute = hesse.func.grad(lambda x: net(x).sum(), engine="compiled", verify=False)
+    compute(x)
+    loss = (compute(x) ** 2).sum()
+    first = torch.autograd.grad(loss, net[0].weight, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(loss, net[0].weight), first)
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        loss.backward()
+
+
 def test_a_third_derivative_is_that_of_the_tape_or_one_sentence() -> None:
     x = torch.tensor([1.0, 2.0], dtype=DOUBLE, requires_grad=True)
     third = {}

@@ -61,6 +61,15 @@ class CompiledLinearization(Linearization):
         products = untraced(self._program.replay)(direction, self._kept, by_position, count)
         return [products[i] for i in wanted]
 
+    def release(self) -> list[Tensor]:
+        """Give what is kept to the caller; products need it back, see :meth:`regain`."""
+        kept, self._kept = self._kept or [], None
+        return kept
+
+    def regain(self, kept: list[Tensor]) -> None:
+        """Take back what was released."""
+        self._kept = kept
+
     def shared_with(self, tensors: Leaves) -> list[Tensor]:
         """Those of the tensors whose memory is kept for replays: products are right while these do not change."""
         kept = {memory_of(tensor) for tensor in self._kept or ()}

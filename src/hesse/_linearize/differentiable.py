@@ -75,9 +75,9 @@ class Differentiable(Compiled):
             ) from error
         if ours is None:
             ours = self._exception(reference or tape.linearize(map, point, name=self._name, sources=sources))
-        kept = ours.shared_with(inputs) if isinstance(ours, CompiledLinearization) else []
+        shared = ours.shared_with(inputs) if isinstance(ours, CompiledLinearization) else []
         outputs = _Evaluation.apply(  # type: ignore[no-untyped-call]  # PyTorch's has no types
-            ours, self._name, followed, *followed, *kept
+            ours, self._name, followed, *followed, *shared
         )
         return list(outputs), ours.aux
 
@@ -91,17 +91,24 @@ class _Evaluation(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.linearization, ctx.name, ctx.num_tensors = linearization, name, len(tensors)
         ctx.set_materialize_grads(False)
-        # All of them, so that autograd notices where one has changed before the backward.
         ctx.num_followed = len(followed)
-        ctx.save_for_backward(*tensors)
+        # Autograd notices where one of these has changed before the backward, and frees what is kept after it.
+        kept = linearization.release() if isinstance(linearization, CompiledLinearization) else []
+        ctx.save_for_backward(*tensors, *kept)
         return tuple(linearization.outputs)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        followed = ctx.saved_tensors[: ctx.num_followed]
+        saved = ctx.saved_tensors
+        followed = saved[: ctx.num_followed]
         given = {i: cotangent for i, cotangent in enumerate(cotangents) if cotangent is not None}
         selection = Selection(tuple(given), tuple(range(len(followed))))
-        products = ctx.linearization.rmatvec(list(given.values()), selection)
+        linearization = ctx.linearization
+        if isinstance(linearization, CompiledLinearization):
+            linearization.regain(list(saved[ctx.num_tensors :]))
+        products = linearization.rmatvec(list(given.values()), selection)
+        if isinstance(linearization, CompiledLinearization):
+            linearization.release()
         if torch.is_grad_enabled():
             products = _Once.apply(  # type: ignore[no-untyped-call]  # PyTorch's has no types
                 ctx.name, len(products), *products, *followed, *given.values()
