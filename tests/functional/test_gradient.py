@@ -243,3 +243,24 @@ def test_without_gradients_nothing_is_followed() -> None:
     for engine in ENGINES:
         with torch.no_grad():
             assert not hesse.func.grad(lambda x: net(x).sum(), engine=engine)(positions()).requires_grad
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_gradient_can_be_changed_in_place(engine: Any) -> None:
+    net = potential()
+    compute = hesse.func.grad(lambda x: net(x).sum(), engine=engine)
+    forces = compute(positions()).neg_()
+    x = positions().requires_grad_()
+    (slope,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+    found, right = [torch.autograd.grad((entry**3).sum(), net[0].weight) for entry in (forces, -slope)]
+    torch.testing.assert_close(found, right)
+
+
+def test_a_hessian_of_what_a_compiled_gradient_is_part_of_is_refused_in_one_sentence() -> None:
+    def loss(scale: Tensor) -> Tensor:
+        slope = hesse.func.grad(lambda x: torch.sin(x * scale).sum(), engine="compiled")(positions())
+        return (slope**2).sum()
+
+    H = hesse.Hessian(loss, torch.tensor(0.7, dtype=DOUBLE))
+    with pytest.raises(RuntimeError, match="can be differentiated once"):
+        H @ torch.ones(1, dtype=DOUBLE)

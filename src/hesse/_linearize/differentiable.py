@@ -95,7 +95,8 @@ class _Evaluation(torch.autograd.Function):
         # Autograd notices where one of these has changed before the backward, and frees what is kept after it.
         kept = linearization.release() if isinstance(linearization, CompiledLinearization) else []
         ctx.save_for_backward(*tensors, *kept)
-        return tuple(linearization.outputs)
+        # A view could not be changed in place.
+        return tuple([output.clone() if output._is_view() else output for output in linearization.outputs])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
