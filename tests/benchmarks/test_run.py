@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -18,6 +20,7 @@ def test_the_package_is_a_command():
     assert run("--workload", "nothing").returncode == 2
 
 
+@pytest.mark.exhaustive
 def test_a_trial_of_one_workload_prints_its_table():
     done = run("--quick", "--no-memory", "--workload", "rosenbrock", "--contestant", "hesse")
     assert done.returncode == 0, done.stderr

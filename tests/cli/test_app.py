@@ -51,6 +51,7 @@ def test_ctrl_c_is_exit_code_130_and_leaves_nothing(write_problem):
     assert [entry.name for entry in Path().iterdir()] == ["problem.py"]
 
 
+@pytest.mark.exhaustive
 def test_the_examples_of_the_help_work(write_problem, hesse_command):
     overview = hesse_command("--help")
     assert overview.exit_code == 0

@@ -100,6 +100,7 @@ def test_certified_residuals_are_those_of_true_products(write_problem, hesse_com
     assert "true residual" not in plain.stdout
 
 
+@pytest.mark.exhaustive
 def test_the_same_seed_gives_the_same_numbers(write_problem, hesse_command):
     path = write_problem(SOURCE)
     for name in ("one", "two"):
@@ -252,6 +253,7 @@ def _interrupted(path, times: int) -> tuple[subprocess.Popen[str], str, str]:
     return process, stdout, stderr
 
 
+@pytest.mark.exhaustive
 def test_ctrl_c_gives_what_is_known_marked_as_unconverged(write_problem):
     process, stdout, stderr = _interrupted(write_problem(SLOW), times=1)
     assert process.returncode == 130, stderr

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SOURCE = """
     import os, signal
     import hesse, torch
@@ -74,6 +76,7 @@ def test_a_killed_command_goes_on_with_the_same_digits(write_problem):
     assert digits("resumed") == digits("whole")
 
 
+@pytest.mark.exhaustive
 def test_the_state_of_another_problem_is_refused_and_left(write_problem):
     assert run(write_problem(SOURCE), "first", "--resume", "state").returncode == 0
     kept = {file.name: file.read_bytes() for file in Path("state").iterdir()}

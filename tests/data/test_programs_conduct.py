@@ -246,6 +246,7 @@ def test_a_stale_point_is_refused_and_the_mode_too() -> None:
         H @ ONES
 
 
+@pytest.mark.exhaustive
 def test_a_language_model_of_hugging_face_with_labels_in_the_batch() -> None:
     model, data = gpt2(), batches(masked=True)[:1] * 2
     H = hesse.LossHessian(model, None, data, engine="compiled")

@@ -78,6 +78,7 @@ print((H @ torch.ones(3)).tolist(), counters["inductor"]["fxgraph_cache_hit"], H
 """
 
 
+@pytest.mark.exhaustive
 def test_a_second_process_finds_the_compiled_code_on_disk(tmp_path: Path) -> None:
     assert run(CACHED, TORCHINDUCTOR_CACHE_DIR=str(tmp_path)).strip() == "[6.0, 6.0, 6.0] 0 True"
     assert run(CACHED, TORCHINDUCTOR_CACHE_DIR=str(tmp_path)).strip() == "[6.0, 6.0, 6.0] 2 True"

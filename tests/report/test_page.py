@@ -86,8 +86,8 @@ def _show(browser, path: Path, width: int, appearance: str) -> None:
 
 
 @pytest.mark.parametrize("appearance", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 800, 1400])
-@pytest.mark.parametrize("products", [16, 300])
+@pytest.mark.parametrize("width", [360, pytest.param(800, marks=pytest.mark.exhaustive), 1400])
+@pytest.mark.parametrize("products", [pytest.param(16, marks=pytest.mark.exhaustive), 300])
 def test_a_browser_shows_it(browser, tmp_path, width, appearance, products):
     path = tmp_path / "index.html"
     path.write_text(page.render(spectrum(max_products=products, name="a/rather/long/path/to/the/problem_file.py")))

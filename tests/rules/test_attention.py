@@ -154,6 +154,7 @@ def test_values_and_gradients_are_those_of_the_fused_kernel_bit_for_bit() -> Non
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.exhaustive
 def test_no_square_of_the_length_is_ever_allocated() -> None:
     """The largest tensor that any operation makes grows with the length as the inputs do."""
 

@@ -49,7 +49,7 @@ def one_of(step: int) -> pytest.MarkDecorator:
     )
 
 
-@one_of(2)
+@one_of(4)
 def test_a_hessian_by_a_program_is_right_or_refused_by_name(scenario: Scenario) -> None:
     case = scenario.build()
     if scenario.name in UNCAPTURED:
@@ -70,7 +70,7 @@ def test_a_hessian_by_a_graph_run_operator_by_operator_is_right(name: str) -> No
     _require_products(scenario, programs.hessian(case.func, case.inputs, backend=OPERATORS))
 
 
-@one_of(4)
+@one_of(8)
 def test_a_jacobian_by_a_program_is_right_or_refused_by_name(scenario: Scenario) -> None:
     case = scenario.build()
     if scenario.name in UNCAPTURED:
