@@ -85,7 +85,8 @@ def value_and_grad(
 
     Example:
         >>> import torch, hesse
-        >>> hesse.func.value_and_grad(lambda x: (x**3).sum())(torch.tensor([1.0, 2.0]))
+        >>> with torch.no_grad():
+        ...     hesse.func.value_and_grad(lambda x: (x**3).sum())(torch.tensor([1.0, 2.0]))
         (tensor(9.), tensor([ 3., 12.]))
     """
     both = Gradient("value_and_grad", func, argnums, has_aux=has_aux, has_value=True, engine=engine, verify=verify)

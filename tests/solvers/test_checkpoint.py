@@ -59,7 +59,9 @@ def kill_again_and_again(question, path, kills, most, draw):
         killed += 1
 
 
-@pytest.mark.parametrize("question", ["minres", "eigsh", "newton"])
+@pytest.mark.parametrize(
+    "question", ["eigsh", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("minres", "newton"))]
+)
 def test_a_question_killed_at_random_products_ends_with_the_same_digits(question, tmp_path):
     wanted = run(question, "none", "never").stdout
     found, killed = kill_again_and_again(question, tmp_path / "state", 2, 40, random.Random(question))

@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hesse._autograd import graph, hooks
 from hesse._autograd.missing import MissingDerivative
+from hesse._base.several_ranks import is_dtensor
 from hesse._rules.engine import wanted
 from hesse._rules.scope import inside_transform
 
@@ -93,11 +94,10 @@ class _Watch:
 
     def handles(self) -> Iterator[RemovableHandle]:
         """Watch the hooks of the node as well."""
-        if graph.is_accumulation(self._node):
+        if graph.is_accumulation(self._node) or _is_looked_at_elsewhere(self._node):
             return
         yield self._node.register_prehook(self._look_before)
-        if not _is_looked_at_elsewhere(self._node):
-            yield self.handle()
+        yield self.handle()
 
     def _look_before(self, cotangents: Sequence[Tensor | None]) -> None:
         if not torch.is_grad_enabled():
@@ -136,6 +136,8 @@ class _Watch:
         if not followed:
             return []
         given = [(i, cotangent) for i, cotangent in enumerate(cotangents) if cotangent is not None]
+        if any(is_dtensor(cotangent) for _, cotangent in given):
+            return []  # those are looked at where DTensors are made: see ``cut_history``
         self._probing = True
         try:
             found = torch.autograd.grad(

@@ -31,9 +31,7 @@ class Private(NamedTuple):
 class _Kept(RuntimeError):
     """Outputs depend on a tensor that was made of a parameter, and kept."""
 
-    def __init__(self, sentence: str, outputs: Sequence[Tensor]) -> None:
-        super().__init__(sentence)
-        self.outputs = [output.detach() for output in outputs]
+    outputs: Sequence[Tensor] = ()
 
 
 class Model:
@@ -184,13 +182,14 @@ class Model:
             # Whatever variable stands for a parameter, in whichever evaluation, has its memory.
             key = None if id(leaf) in given else self._by_address.get(address(leaf))
             if key is not None:
-                raise _Kept(
+                kept = _Kept(
                     f"The parameter {key!r} is used in a way that {self._operator} cannot follow: a second reference"
                     " to it, or a tensor made of it, is kept beside its module, and stays when parameters are replaced."
                     " Reach it through the model that is given to the loss, and empty what the model keeps (in many,"
-                    " model.train() does).",
-                    outputs,
+                    " model.train() does)."
                 )
+                kept.outputs = [output.detach() for output in outputs]
+                raise kept
         if (
             self._expected is not None
             and disagreement(

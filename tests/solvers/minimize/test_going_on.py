@@ -44,6 +44,9 @@ def test_it_goes_on_with_the_same_digits_wherever_it_was_stopped(method, tmp_pat
     for stop in range(1, whole.num_products, max(1, whole.num_products // 7)):
         path = hesse.Checkpoint(tmp_path / f"state{stop}", seconds=0)
         first, _ = ask(method, path, stop)
+        if first.converged:  # the step that the callback would have stopped was the last
+            assert first.num_products == whole.num_products
+            continue
         assert first.message == "The callback stopped the search."
         again, made = ask(method, path)
         assert all(torch.equal(*pair) for pair in zip(again.x, whole.x, strict=True))

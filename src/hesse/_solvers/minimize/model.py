@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-import scipy.optimize
+import scipy  # its parts load when they are first used
 import torch
 from torch import Tensor
 
