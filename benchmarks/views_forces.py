@@ -18,5 +18,12 @@ def forces(results: dict[str, Any]) -> str:
         for row in results["rows"]
     ]
     return markdown(
-        [results["title"], "a training gradient", "against PyTorch", "the first one", "losses differ by at most"], rows
+        [
+            results["title"],
+            "a training gradient",
+            "against PyTorch",
+            "the first one",
+            "losses in float64 differ by at most",
+        ],
+        rows,
     )
