@@ -57,7 +57,10 @@ def _refusal(name: str, is_sum: bool) -> Callable[[Any, Any], None]:
     def refuse(gradients: tuple[Tensor | None, ...], cotangents: tuple[Tensor | None, ...]) -> None:
         if not any(cotangent is not None and cotangent.requires_grad for cotangent in cotangents):
             return
-        if is_sum or any(gradient is not None and not gradient.requires_grad for gradient in gradients):
+        # Up to PyTorch 2.11 a gradient says that it requires gradients, and is a leaf.
+        own = {id(cotangent) for cotangent in cotangents}
+        cut = [gradient for gradient in gradients if gradient is not None and gradient.grad_fn is None]
+        if is_sum or any(not gradient.requires_grad or id(gradient) not in own for gradient in cut):
             raise NoDerivativeError(
                 f"The function cannot be differentiated once more: the backward of torch.distributed's {name}, which a"
                 " DTensor passed, has a wrong derivative itself. Give a model without tensor parallel; of a function of"
