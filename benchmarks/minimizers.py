@@ -135,7 +135,7 @@ def by_optimistix(task: Task) -> Answer:
     if task.jax_residuals is not None:
         solver: Any = optimistix.LevenbergMarquardt(rtol=0.0, atol=0.0)
         func = task.jax_residuals
-        value = lambda y: 0.5 * (func(y) ** 2).sum()  # noqa: E731
+        value = lambda y: 0.5 * (func(y) ** 2).sum()  # noqa: E731  # a function in one line
     else:
         assert task.jax_func is not None
         solver, func = optimistix.LBFGS(rtol=0.0, atol=0.0), task.jax_func

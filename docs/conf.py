@@ -13,7 +13,7 @@ VERSION = (HERE.parent / "src/hesse/_base/version.py").read_text()
 project = "hesse"
 author = "The hesse developers"
 project_copyright = author
-release = re.search(r'__version__ = "(.*)"', VERSION)[1]  # type: ignore[index]
+release = re.search(r'__version__ = "(.*)"', VERSION)[1]  # type: ignore[index]  # it matches
 
 extensions = [
     "myst_parser",

@@ -131,7 +131,7 @@ def count_matmuls(model: nn.Module, features: Tensor) -> float:
 
     def count(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal lone, replay
-        weight: Tensor = layer.weight  # type: ignore[assignment]
+        weight: Tensor = layer.weight  # type: ignore[assignment]  # a layer's attribute has any type
         multiplications = weight.numel() // weight.shape[0] * output.numel()
         inner = args[0].requires_grad
         lone += (9 if inner else 4) * multiplications

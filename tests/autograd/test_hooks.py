@@ -129,7 +129,7 @@ class Net(nn.Module):
 
 def products(square: Any) -> dict[str, Callable[[], Tensor]]:
     """Products with the Hessian of the sum of x⁴, by all that makes them."""
-    scalar = lambda x: (square(x) ** 2).sum()  # noqa: E731
+    scalar = lambda x: (square(x) ** 2).sum()  # noqa: E731  # a function in one line
     data = (torch.ones(1, 3, dtype=DOUBLE), torch.zeros(1, 3, dtype=DOUBLE))
     loss = nn.MSELoss(reduction="sum")
     return {

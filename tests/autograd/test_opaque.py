@@ -42,8 +42,8 @@ class Net(nn.Module):
 
 def products(function: Any) -> dict[str, Callable[[], object]]:
     """All that differentiates a backward of the function."""
-    scalar = lambda x: function(x).sum()  # noqa: E731
-    model = lambda: Net(function)  # noqa: E731
+    scalar = lambda x: function(x).sum()  # noqa: E731  # a function in one line
+    model = lambda: Net(function)  # noqa: E731  # a function in one line
     mse = nn.MSELoss()
     data = (X, V)
     n = torch.ones(6, dtype=DOUBLE)
@@ -89,7 +89,7 @@ def test_every_operator_and_engine_refuses_it(function: Any, name: str) -> None:
 
 @pytest.mark.parametrize("function", [custom.WithoutGraph, custom.Detached, custom.Marked])
 def test_transforms_refuse_it(function: Any) -> None:
-    scalar = lambda x: (function.apply(x) ** 2).sum()  # noqa: E731
+    scalar = lambda x: (function.apply(x) ** 2).sum()  # noqa: E731  # a function in one line
     for product in (
         lambda: hesse.func.hvp(scalar)(X, V),
         lambda: torch.vmap(lambda v: hesse.vhp(scalar, X, v)[1])(V[None]),
@@ -112,7 +112,7 @@ def test_the_gradient_by_a_constant_may_have_no_history() -> None:
 
 
 def test_a_second_derivative_without_a_graph_of_its_own_is_refused_where_it_is_differentiated() -> None:
-    scalar = lambda x: custom.Opaque2.apply(x).sum()  # noqa: E731
+    scalar = lambda x: custom.Opaque2.apply(x).sum()  # noqa: E731  # a function in one line
     assert_values(hesse.vhp(scalar, X, V)[1], 6 * X * V)
     with pytest.raises(hesse.NoDerivativeError, match="Function _Slope "):
         hesse.hvp(scalar, X, V)

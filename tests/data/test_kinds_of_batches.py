@@ -72,7 +72,7 @@ def weighted(net: nn.Module, batch: list[Tensor]) -> Tensor:
     return ((net(x) - y).square().mean(1) * weights).mean()
 
 
-MSE = lambda p: F.mse_loss(p, Y)  # noqa: E731
+MSE = lambda p: F.mse_loss(p, Y)  # noqa: E731  # a function in one line
 RIGHT: dict[str, tuple[Loss, Any, dict[str, Any], Callable[[Tensor], Tensor]]] = {
     "a pair": (nn.MSELoss(), (X, Y), {}, MSE),
     "a list of a pair that looks alike": (nn.MSELoss(), [X, Y], {}, MSE),

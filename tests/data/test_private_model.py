@@ -147,7 +147,7 @@ def in_closure() -> Plain:
             kept.append(model.first.weight * 2)
         return kept[0]
 
-    model.doubled = doubled  # type: ignore[method-assign]
+    model.doubled = doubled  # type: ignore[method-assign]  # as users patch a method
     return model
 
 

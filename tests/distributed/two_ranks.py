@@ -161,7 +161,7 @@ def loaders() -> None:
         if drop_last:
             assert hesse.LossHessian(network(), LOSS, loader).value.isfinite()
         else:
-            refused(ValueError, "repeats 1 of 13 rows", lambda: hesse.LossHessian(network(), LOSS, loader))  # noqa: B023
+            refused(ValueError, "repeats 1 of 13 rows", lambda: hesse.LossHessian(network(), LOSS, loader))  # noqa: B023  # called at once
 
 
 def plain_dtensors() -> None:

@@ -229,7 +229,7 @@ def test_batch_norm_in_training_is_exact_and_counts_one_evaluation() -> None:
     def func(x: Tensor) -> Tensor:
         return (layer(x).sin() * torch.arange(1.0, 13, dtype=DOUBLE).reshape(4, 3)).sum()
 
-    same = lambda x: (  # noqa: E731
+    same = lambda x: (  # noqa: E731  # a function in one line
         ((x - x.mean(0)) / (x.var(0, correction=0) + layer.eps).sqrt()).sin()
         * torch.arange(1.0, 13, dtype=DOUBLE).reshape(4, 3)
     ).sum()
@@ -299,7 +299,7 @@ def test_recurrent_layers_in_float32_are_those_in_float64(
 def test_dropout_between_recurrent_layers_stays_that_of_the_kernel(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recurrent, "by_cudnn", lambda entry: True)
     layer, x = RECURRENT[kind](3, 4, num_layers=2, dropout=0.5, dtype=DOUBLE), draw(5, 2, 3)
-    func = lambda x: (layer(x)[0] ** 2).sum()  # noqa: E731
+    func = lambda x: (layer(x)[0] ** 2).sum()  # noqa: E731  # a function in one line
     torch.manual_seed(1)
     expected = func(x)
     torch.manual_seed(1)
@@ -312,7 +312,7 @@ def test_dropout_between_recurrent_layers_stays_that_of_the_kernel(kind: str, mo
 def test_channels_last_is_exact_and_keeps_its_layout() -> None:
     weight = draw(3, 2, 2, 2, seed=3)
     x = draw(1, 2, 3, 3).to(memory_format=torch.channels_last)
-    func = lambda x: (F.conv2d(x, weight).sin() ** 2).sum()  # noqa: E731
+    func = lambda x: (F.conv2d(x, weight).sin() ** 2).sum()  # noqa: E731  # a function in one line
     assert_products_are(func, lambda x: func(x.contiguous()), x)
 
 
@@ -326,7 +326,7 @@ def test_inputs_that_are_views_are_exact(view: str) -> None:
         "transposed": base[:6].reshape(2, 3).T,
     }[view]
     weights = torch.arange(1.0, x.numel() + 1, dtype=DOUBLE).reshape(x.shape)
-    func = lambda x: ((x * weights).sin() * x.prod()).sum()  # noqa: E731
+    func = lambda x: ((x * weights).sin() * x.prod()).sum()  # noqa: E731  # a function in one line
     assert_products_are(func, func, x)
 
 

@@ -194,13 +194,15 @@ def test_a_wrong_program_is_found() -> None:
     ("options", "sentence"),
     [
         ({"engine": "auto"}, 'engine given to grad should be "tape" or "compiled"'),
-        ({"verify": 3}, "verify"),
+        ({"verify": 3}, 'verify given to grad should be True, False or "always" but is 3'),
+        ({"func": None}, "func given to grad should be callable"),
+        ({"func": nn.MSELoss}, "func given to grad should be a function"),
         ({"argnums": 2}, "argnums given to grad names argument 2"),
     ],
 )
 def test_bad_options_are_one_sentence(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises((ValueError, TypeError), match=sentence):
-        hesse.func.grad(lambda x: (x**3).sum(), **options)(positions())
+        hesse.func.grad(**{"func": lambda x: (x**3).sum(), **options})(positions())
 
 
 def test_a_function_of_other_things_is_told() -> None:

@@ -85,7 +85,7 @@ def test_a_shared_matrix_is_multiplied_once() -> None:
         products_seen[:] = [name for name in calls if "mm" in name]
         return lambda given: graph(*given)
 
-    func = lambda x: (x @ MATRIX).tanh().square().sum()  # noqa: E731
+    func = lambda x: (x @ MATRIX).tanh().square().sum()  # noqa: E731  # a function in one line
     x, V = draw(4, 6), draw(COUNT, 4, 6, seed=3)
     found = products(func, x, V, programs.compiling(compile))
     assert products_seen == ["aten.mm.default"] * 2

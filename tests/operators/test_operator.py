@@ -97,8 +97,8 @@ REFUSED: dict[str, tuple[Callable[[hesse.Operator], Any], str]] = {
     "a number of NumPy's": (lambda H: H - np.array(2.0), r"use H\.shift\(-2\.0\)"),
     "asarray": (np.asarray, r"use to_dense\(\)|Use to_dense\(\)"),
     "eigh": (np.linalg.eigh, r"Use to_dense\(\)"),
-    "a shift by a word": (lambda H: H.shift("1"), "should be a real number but is '1'"),  # type: ignore[arg-type]
-    "a shift with history": (lambda H: H.shift(torch.ones((), requires_grad=True)), "no derivative goes through it"),  # type: ignore[arg-type]
+    "a shift by a word": (lambda H: H.shift("1"), "should be a real number but is '1'"),  # type: ignore[arg-type]  # the wrong type is the point
+    "a shift with history": (lambda H: H.shift(torch.ones((), requires_grad=True)), "no derivative goes through it"),  # type: ignore[arg-type]  # the wrong type is the point
     "a factor with history": (lambda H: torch.ones((), requires_grad=True) * H, "no derivative goes through it"),
     "an imaginary factor": (lambda H: 1j * H, "unsupported operand"),
     "deepcopy": (copy.deepcopy, "A Hessian can be neither pickled nor copied deeply"),

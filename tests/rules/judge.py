@@ -59,7 +59,7 @@ def assert_right(
     expected = dense_product(func, inputs, v)
     for product in (hesse.vhp, hesse.hvp):
         assert_values(product(func, inputs, v)[1], expected, **close)
-    recomputed = lambda *x: checkpoint(func, *x, use_reentrant=False)  # noqa: E731
+    recomputed = lambda *x: checkpoint(func, *x, use_reentrant=False)  # noqa: E731  # a function in one line
     assert_values(hesse.vhp(recomputed, inputs, v)[1], expected, **close)
 
     H = hesse.Hessian(func, inputs)

@@ -97,7 +97,7 @@ def test_blocks_of_an_odd_problem_agree_with_it_as_a_whole() -> None:
     inputs = tuple([torch.randn(2, 3, n, 16, dtype=torch.float64) for n in (517, 389, 389)])
     v = vectors_like(inputs)
     for is_causal in (False, True):
-        func = lambda *x, is_causal=is_causal: (  # noqa: E731
+        func = lambda *x, is_causal=is_causal: (  # noqa: E731  # a function in one line
             F.scaled_dot_product_attention(*x, is_causal=is_causal) ** 2
         ).sum()
         product = hesse.vhp(func, inputs, v)[1]
@@ -113,9 +113,9 @@ def test_in_lower_precision_products_are_as_right_as_their_dtype(
     torch.manual_seed(0)
     inputs = tuple([torch.randn(2, 4, 40, 8, dtype=dtype) for _ in range(3)])
     v = vectors_like(inputs)
-    func = lambda *x: (F.scaled_dot_product_attention(*x, is_causal=is_causal).float() ** 2).sum()  # noqa: E731
+    func = lambda *x: (F.scaled_dot_product_attention(*x, is_causal=is_causal).float() ** 2).sum()  # noqa: E731  # a function in one line
     product = hesse.vhp(func, inputs, v)[1]
-    double = lambda *x: (attention(*x, is_causal=is_causal) ** 2).sum()  # noqa: E731
+    double = lambda *x: (attention(*x, is_causal=is_causal) ** 2).sum()  # noqa: E731  # a function in one line
     exact = torch.autograd.functional.vhp(
         double, tuple([leaf.double() for leaf in inputs]), tuple([entry.double() for entry in v])
     )[1]
@@ -128,7 +128,7 @@ def test_dropout_is_one_mask_at_a_point() -> None:
     torch.manual_seed(0)
     inputs = (draw(1, 2, 5, 3), draw(1, 2, 5, 3), draw(1, 2, 5, 3))
     v = vectors_like(inputs)
-    func = lambda *x: (F.scaled_dot_product_attention(*x, dropout_p=0.4) ** 2).sum()  # noqa: E731
+    func = lambda *x: (F.scaled_dot_product_attention(*x, dropout_p=0.4) ** 2).sum()  # noqa: E731  # a function in one line
 
     def gradient_at(shift: float) -> tuple[Tensor, ...]:
         torch.manual_seed(7)

@@ -144,7 +144,7 @@ def test_a_constant_mask_of_cudnn_is_added() -> None:
     torch.manual_seed(0)
     x, mask = (draw(1, 2, 3, 3), draw(1, 2, 4, 3), draw(1, 2, 4, 3)), torch.randn(1, 2, 3, 4, dtype=torch.float64)
     v = vectors_like(x)
-    fused = lambda *x: Fused.apply(kernels.CUDNN, *x, mask, False, None, 0.0)  # noqa: E731
+    fused = lambda *x: Fused.apply(kernels.CUDNN, *x, mask, False, None, 0.0)  # noqa: E731  # a function in one line
     expected = torch.autograd.functional.vhp(scalar(lambda *x: attention(*x, mask)), x, v)[1]
     assert_values(hesse.vhp(scalar(fused), x, v)[1], expected, **CLOSE)
 
@@ -152,7 +152,7 @@ def test_a_constant_mask_of_cudnn_is_added() -> None:
 @pytest.mark.parametrize("name", [kernels.FLASH, kernels.CUDNN, kernels.EFFICIENT])
 def test_dropout_is_refused_since_its_mask_cannot_be_known(name: str) -> None:
     x = (draw(1, 2, 3, 3), draw(1, 2, 3, 3), draw(1, 2, 3, 3))
-    fused = lambda *x: Fused.apply(name, *x, None, False, None, 0.3)  # noqa: E731
+    fused = lambda *x: Fused.apply(name, *x, None, False, None, 0.3)  # noqa: E731  # a function in one line
     with pytest.raises(NotImplementedError, match=f"{name} cannot be differentiated with dropout.*MATH"):
         hesse.vhp(scalar(fused), x, x)
 
@@ -160,7 +160,7 @@ def test_dropout_is_refused_since_its_mask_cannot_be_known(name: str) -> None:
 @pytest.mark.parametrize("name", [kernels.FLASH, kernels.CUDNN])
 def test_causal_attention_over_another_number_of_keys_is_refused(name: str) -> None:
     x = (draw(1, 2, 3, 3), draw(1, 2, 4, 3), draw(1, 2, 4, 3))
-    fused = lambda *x: Fused.apply(name, *x, None, True, None, 0.0)  # noqa: E731
+    fused = lambda *x: Fused.apply(name, *x, None, True, None, 0.0)  # noqa: E731  # a function in one line
     with pytest.raises(NotImplementedError, match=f"{name} cannot be differentiated for causal attention"):
         hesse.vhp(scalar(fused), x, x)
 

@@ -52,7 +52,7 @@ def test_long_sequences_agree_with_attention_in_plain_operations_in_double_preci
         return (F.scaled_dot_product_attention(*x, is_causal=is_causal, enable_gqa=True) ** 2).sum()
 
     double = [tuple([entry.double() for entry in entries]) for entries in (x, v)]
-    plain = lambda *x: (attention(*x, is_causal=is_causal) ** 2).sum()  # noqa: E731
+    plain = lambda *x: (attention(*x, is_causal=is_causal) ** 2).sum()  # noqa: E731  # a function in one line
     expected = torch.autograd.functional.vhp(plain, *double)[1]
     for product in (hesse.vhp, hesse.hvp):
         for entry, right in zip(product(fused, x, v)[1], expected, strict=True):
@@ -70,9 +70,9 @@ def test_gradients_in_blocks_are_those_of_attention_in_double_precision(
     mask = torch.rand(1, 1, 1100, 1100) > 0.3 if kind == "masked" else None
     is_causal = kind == "causal"
     cotangent = torch.randn(2, 4, 1100, 8)
-    fused = lambda *x: F.scaled_dot_product_attention(*x, mask, is_causal=is_causal, enable_gqa=True)  # noqa: E731
+    fused = lambda *x: F.scaled_dot_product_attention(*x, mask, is_causal=is_causal, enable_gqa=True)  # noqa: E731  # a function in one line
     found = hesse.functional.vjp(fused, x, cotangent)[1]
-    plain = lambda *x: attention(*x, mask, is_causal=is_causal)  # noqa: E731
+    plain = lambda *x: attention(*x, mask, is_causal=is_causal)  # noqa: E731  # a function in one line
     expected = torch.autograd.functional.vjp(plain, tuple([entry.double() for entry in x]), cotangent.double())[1]
     for entry, right in zip(found, expected, strict=True):
         assert (entry.double() - right).norm() <= 1e-5 * right.norm()

@@ -75,7 +75,7 @@ def test_products_agree_with_differences_of_the_gradient(reduction: str, form: s
 def test_blank_and_zero_infinity_are_taken_in(options: dict[str, Any]) -> None:
     if "blank" in options:
         targets = torch.tensor([[1, 2, 2], [0, 1, 0]])
-        loss = lambda x: F.ctc_loss(x.log_softmax(2), targets, INPUTS, LENGTHS, **options)  # noqa: E731
+        loss = lambda x: F.ctc_loss(x.log_softmax(2), targets, INPUTS, LENGTHS, **options)  # noqa: E731  # a function in one line
         assert_right(lambda x: loss(x).sin(), (draw(STEPS, 2, CLASSES),))
     else:
         assert_right(through_the_loss(**options), (draw(STEPS, 2, CLASSES),))
@@ -94,7 +94,7 @@ def test_third_derivatives_agree_with_differences_of_products() -> None:
 def test_the_product_is_that_of_the_sum_over_all_alignments(target: list[int]) -> None:
     x, v = draw(4, 3), draw(4, 3, seed=1)
     expected = torch.autograd.functional.vhp(lambda x: by_enumeration(x.log_softmax(1), target), x, v)[1]
-    loss = lambda x: F.ctc_loss(x.log_softmax(1), torch.tensor(target), (4,), (len(target),), reduction="sum")  # noqa: E731
+    loss = lambda x: F.ctc_loss(x.log_softmax(1), torch.tensor(target), (4,), (len(target),), reduction="sum")  # noqa: E731  # a function in one line
     assert_values(hesse.vhp(loss, x, v)[1], expected)
 
 
@@ -106,13 +106,13 @@ def test_a_target_without_an_alignment_counts_for_nothing_where_infinity_is_zero
 
     x, v = draw(4, 2, 3), draw(4, 2, 3, seed=1)
     product = hesse.vhp(loss, x, v)[1]
-    alone = lambda x: by_enumeration(x.log_softmax(1), [1, 2])  # noqa: E731
+    alone = lambda x: by_enumeration(x.log_softmax(1), [1, 2])  # noqa: E731  # a function in one line
     assert_values(product[:, 0], torch.autograd.functional.vhp(alone, x[:, 0], v[:, 0])[1])
     assert not product[:, 1].any()
 
 
 def test_without_that_the_product_is_not_taken_for_a_number() -> None:
-    loss = lambda x: F.ctc_loss(x.log_softmax(2), torch.tensor([[2, 2]]), [2], [2], reduction="sum")  # noqa: E731
+    loss = lambda x: F.ctc_loss(x.log_softmax(2), torch.tensor([[2, 2]]), [2], [2], reduction="sum")  # noqa: E731  # a function in one line
     assert hesse.vhp(loss, draw(2, 1, 3), draw(2, 1, 3))[1].isnan().any()
 
 
@@ -120,8 +120,8 @@ def test_cudnns_rule_is_the_loss() -> None:
     """There is no such device here: that PyTorch calls this operator on one cannot be seen, only what the rule is."""
     x = draw(STEPS, 2, CLASSES).log_softmax(2)
     v = vectors_like((x,))[0]
-    losses = lambda x: cudnn_ctc_loss(x.log_softmax(2), FORMS["one line"][0], INPUTS, LENGTHS, 0, True, False)[0]  # noqa: E731
+    losses = lambda x: cudnn_ctc_loss(x.log_softmax(2), FORMS["one line"][0], INPUTS, LENGTHS, 0, True, False)[0]  # noqa: E731  # a function in one line
     assert_values(losses(x), F.ctc_loss(x, *FORMS["one line"], reduction="none"))
     expected = hesse.vhp(through_the_loss(reduction="none"), x, v)[1]
-    weighted = lambda x: (losses(x).sin() * torch.tensor([1.0, 2.0])).sum()  # noqa: E731
+    weighted = lambda x: (losses(x).sin() * torch.tensor([1.0, 2.0])).sum()  # noqa: E731  # a function in one line
     assert_values(torch.autograd.functional.vhp(weighted, x, v)[1], expected)

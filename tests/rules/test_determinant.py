@@ -92,8 +92,8 @@ def test_third_and_fourth_derivatives_agree_with_differences() -> None:
 def test_complex_matrices_follow_pytorchs_convention() -> None:
     z = torch.complex(draw(4, 4), draw(4, 4, seed=1))
     singular = torch.complex(of_rank(4, 3), torch.zeros(4, 4, dtype=DOUBLE))
-    func = lambda z: (torch.linalg.det(z).abs() ** 2 + torch.linalg.det(z).real).sum()  # noqa: E731
-    expected = lambda z: (by_permutations(z).abs() ** 2 + by_permutations(z).real).sum()  # noqa: E731
+    func = lambda z: (torch.linalg.det(z).abs() ** 2 + torch.linalg.det(z).real).sum()  # noqa: E731  # a function in one line
+    expected = lambda z: (by_permutations(z).abs() ** 2 + by_permutations(z).real).sum()  # noqa: E731  # a function in one line
     for matrix in (z, singular):
         found, reference = hesse.vhp(func, matrix, z)[1], torch.autograd.functional.vhp(expected, matrix, z)[1]
         assert_values(found, reference, rtol=1e-9, atol=1e-9)

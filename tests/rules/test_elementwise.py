@@ -36,7 +36,7 @@ def second(func: Callable[[mpmath.mpf], mpmath.mpf], x: float) -> float:
 
 def products(func: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
     """The diagonal of the Hessian of an elementwise function's sum, made in every way."""
-    total = lambda x: func(x).sum()  # noqa: E731
+    total = lambda x: func(x).sum()  # noqa: E731  # a function in one line
     v = torch.ones_like(x)
     return [
         hesse.vhp(total, x, v)[1],

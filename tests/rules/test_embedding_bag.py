@@ -42,7 +42,7 @@ def through_bags(table: Tensor, samples: Tensor | None = None, **options: Any) -
 def test_pytorch_has_no_second_derivatives() -> None:
     table, samples = draw(5, 2), draw(7, seed=1)
     assert "_embedding_bag_backward" in refusal(through_bags, (table,))
-    by_samples = lambda samples: through_bags(table, samples, mode="sum")  # noqa: E731
+    by_samples = lambda samples: through_bags(table, samples, mode="sum")  # noqa: E731  # a function in one line
     assert "_embedding_bag_per_sample_weights_backward" in refusal(by_samples, (samples,))
 
 
@@ -69,7 +69,7 @@ def test_third_derivatives_agree_with_differences_of_products() -> None:
 def test_scaled_by_frequency_the_product_is_the_derivative_of_the_scaled_gradient(mode: str) -> None:
     table = draw(5, 2)
     v = vectors_like((table,))
-    func = lambda table: through_bags(table, mode=mode, scale_grad_by_freq=True)  # noqa: E731
+    func = lambda table: through_bags(table, mode=mode, scale_grad_by_freq=True)  # noqa: E731  # a function in one line
     assert_values(hesse.vhp(func, (table,), v)[1], dense_product(func, (table,), v), rtol=1e-6, atol=1e-8)
 
 

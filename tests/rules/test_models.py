@@ -137,7 +137,7 @@ def test_programs_of_transformers_are_right(name: str, training: bool) -> None:
     torch.manual_seed(0)
     model, data = TRANSFORMERS[name]()
     model = model.double().train(training)
-    func = lambda parameters: torch.func.functional_call(model, parameters, (), data).loss  # noqa: E731
+    func = lambda parameters: torch.func.functional_call(model, parameters, (), data).loss  # noqa: E731  # a function in one line
     parameters = parameters_of(model)
     v = {name: torch.randn_like(leaf) for name, leaf in parameters.items()}
     torch.manual_seed(2)
@@ -217,7 +217,7 @@ def test_a_layer_that_is_recomputed_has_products(dropout: float) -> None:
     x = sequences()
 
     def func(parameters: dict[str, Tensor]) -> Tensor:
-        layer = lambda x: torch.func.functional_call(model, parameters, (x,))  # noqa: E731
+        layer = lambda x: torch.func.functional_call(model, parameters, (x,))  # noqa: E731  # a function in one line
         return checkpoint(layer, x, use_reentrant=False).sin().mean()
 
     assert_product_is_right(func, parameters_of(model))

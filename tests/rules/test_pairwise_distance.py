@@ -102,7 +102,7 @@ def test_two_points_on_a_line_have_the_closed_form() -> None:
 def test_points_close_together_and_far_from_the_origin_keep_their_digits() -> None:
     near = points(3, 2)
     v = vectors_like((near,))[0]
-    func = lambda x: torch.cdist(x, x.flip(0)).exp().sum()  # noqa: E731
+    func = lambda x: torch.cdist(x, x.flip(0)).exp().sum()  # noqa: E731  # a function in one line
     product = hesse.vhp(func, near, v)[1]
     # 2¹⁶ is added without rounding to numbers that have few digits.
     shifted = (near * 256).round().float() / 256

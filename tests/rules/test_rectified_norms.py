@@ -32,7 +32,7 @@ def same(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", RECTIFIERS)
 def test_products_are_those_of_squares(name: str) -> None:
-    func = lambda x: RECTIFIERS[name](x.norm(dim=1)).square().sin().sum()  # noqa: E731
+    func = lambda x: RECTIFIERS[name](x.norm(dim=1)).square().sin().sum()  # noqa: E731  # a function in one line
     v = torch.linspace(-1, 1, 9, dtype=DOUBLE).reshape(3, 3)
     expected = torch.autograd.functional.vhp(same, X, v)[1]
     for product in (hesse.vhp(func, X, v)[1], hesse.hvp(func, X, v)[1], hesse.Hessian(func, X) @ v):
@@ -41,7 +41,7 @@ def test_products_are_those_of_squares(name: str) -> None:
 
 
 def test_programs_leave_them_to_the_tape() -> None:
-    func = lambda x: F.relu(x.norm(dim=1)).square().sin().sum()  # noqa: E731
+    func = lambda x: F.relu(x.norm(dim=1)).square().sin().sum()  # noqa: E731  # a function in one line
     v = torch.ones_like(X)
     H = programs.hessian(func, X + 0.1, verify=False)
     with pytest.warns(UserWarning, match="The tape serves"):

@@ -207,6 +207,6 @@ def test_a_model_that_frees_its_own_graph_is_told_how_not_to() -> None:
             call()
     potential.train()
     weight, bias = [parameter.detach() for parameter in potential.parameters()]
-    same = lambda x: torch.tanh(x @ weight[0] + bias).sum()  # noqa: E731
+    same = lambda x: torch.tanh(x @ weight[0] + bias).sum()  # noqa: E731  # a function in one line
     expected = torch.autograd.functional.vhp(same, x, x)[1]
     torch.testing.assert_close(hesse.vhp(lambda x: potential(x)[0], x, x)[1], expected)

@@ -76,6 +76,6 @@ def test_an_even_function_has_its_curvature_at_zero_itself() -> None:
 def test_complex_arguments_are_differentiated_too() -> None:
     z = torch.tensor([0.2 + 0.1j, -0.05j, 0.4 - 0.3j], dtype=torch.complex128)
     v = torch.tensor([1 + 2j, -1j, 0.5 + 0j], dtype=torch.complex128)
-    by_hand = lambda z: (torch.sin(torch.pi * z) / (torch.pi * z)).abs().square().sum()  # noqa: E731
+    by_hand = lambda z: (torch.sin(torch.pi * z) / (torch.pi * z)).abs().square().sum()  # noqa: E731  # a function in one line
     product = hesse.vhp(lambda z: torch.sinc(z).abs().square().sum(), z, v)[1]
     assert_values(product, torch.autograd.functional.vhp(by_hand, z, v)[1], rtol=1e-10, atol=1e-10)

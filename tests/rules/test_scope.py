@@ -262,6 +262,6 @@ def test_forward_mode_goes_through_operators_with_rules(function: Callable[[Tens
     x = point()
     forward = functional.jacobian(function, x, strategy="forward-mode", vectorize=True)
     assert_values(forward, functional.jacobian(function, x), rtol=1e-7, atol=1e-8)
-    scalar = lambda x: (function(x) ** 3 * x).sum()  # noqa: E731
+    scalar = lambda x: (function(x) ** 3 * x).sum()  # noqa: E731  # a function in one line
     forward = functional.hessian(scalar, x, vectorize=True, outer_jacobian_strategy="forward-mode")
     assert_values(forward, functional.hessian(scalar, x), rtol=1e-7, atol=1e-8)

@@ -71,9 +71,9 @@ def test_pytorchs_second_derivative_by_the_values_is_zero_or_raises() -> None:
     assert not torch.autograd.functional.vhp(lambda values: cubed(coo(values)), values, values)[1].any()
     assert not torch.autograd.functional.vhp(lambda values: (csr(values).values() ** 3).sum(), values, values)[1].any()
     assert "is_coalesced expected sparse coordinate" in refusal(lambda values: cubed(csr(values)), (values,))
-    sampled = lambda left: cubed(torch.sparse.sampled_addmm(csr(values), left, left.mT))  # noqa: E731
+    sampled = lambda left: cubed(torch.sparse.sampled_addmm(csr(values), left, left.mT))  # noqa: E731  # a function in one line
     assert "is_coalesced expected sparse coordinate" in refusal(sampled, (draw(3, 2),))
-    reduced = lambda weight: (torch.sparse.mm(csr(values), weight, "amax") ** 3).sum()  # noqa: E731
+    reduced = lambda weight: (torch.sparse.mm(csr(values), weight, "amax") ** 3).sum()  # noqa: E731  # a function in one line
     assert "_sparse_mm_reduce_impl_backward" in refusal(reduced, (WEIGHT,))
 
 
@@ -83,7 +83,7 @@ def test_products_by_the_values_are_those_of_the_dense_matrix(make: Make, use: s
     sparsely, densely = USES[use]
     values, v = draw(4), draw(4, seed=1)
     expected = torch.autograd.functional.hessian(lambda values: densely(dense(values)).sum(), values) @ v
-    func = lambda values: sparsely(make(values)).sum()  # noqa: E731
+    func = lambda values: sparsely(make(values)).sum()  # noqa: E731  # a function in one line
     assert_values(hesse.vhp(func, values, v)[1], expected)
     assert_values(hesse.hvp(func, values, v)[1], expected)
     assert_values(hesse.Hessian(func, values) @ v, expected)
@@ -112,7 +112,7 @@ def test_values_at_one_place_count_together() -> None:
 
 def test_values_that_are_rows_are_right() -> None:
     values, v = draw(2, 3), draw(2, 3, seed=1)
-    func = lambda values: cubed(torch.sparse_coo_tensor(torch.tensor([[0, 4]]), values, (5, 3)))  # noqa: E731
+    func = lambda values: cubed(torch.sparse_coo_tensor(torch.tensor([[0, 4]]), values, (5, 3)))  # noqa: E731  # a function in one line
     assert_values(hesse.vhp(func, values, v)[1], 6 * values * v)
 
 
@@ -132,7 +132,7 @@ def test_products_through_sampled_addmm_are_those_of_dense_matrices(variable: st
         by_pair = torch.autograd.functional.vhp(lambda *pair: by_hand(values, *pair), (left, right), v[1:])[1]
         assert_values(hesse.vhp(lambda *pair: sampled(csr(values), *pair), (left, right), v[1:])[1], by_pair)
     elif variable == "values":
-        func = lambda values, *pair: sampled(csr(values), *pair)  # noqa: E731
+        func = lambda values, *pair: sampled(csr(values), *pair)  # noqa: E731  # a function in one line
         assert_values(hesse.vhp(func, (values, left, right), v)[1], expected)
     else:
         product = hesse.vhp(sampled, (csr(values), left, right), (csr(v[0]), *v[1:]))[1]

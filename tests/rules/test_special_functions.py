@@ -42,7 +42,7 @@ def refused() -> str:
 @pytest.mark.parametrize("name", special_functions.NAMES)
 def test_it_is_refused_by_name_or_right(name: str) -> None:
     called = function(name)
-    func = lambda x: called(x).square().sum()  # noqa: E731
+    func = lambda x: called(x).square().sum()  # noqa: E731  # a function in one line
     operator = f"aten::special_{name}"
     for product in (
         lambda: hesse.vhp(func, X, V),
@@ -67,7 +67,7 @@ def test_forward_mode_refuses_it_too(refused: str) -> None:
 def test_constants_of_it_do_no_harm() -> None:
     captured = X.clone().requires_grad_()
     for argument in (lambda x: x.detach(), lambda x: captured, lambda x: X):
-        func = lambda x, argument=argument: (torch.special.bessel_j0(argument(x)) * x**2).sum()  # noqa: E731
+        func = lambda x, argument=argument: (torch.special.bessel_j0(argument(x)) * x**2).sum()  # noqa: E731  # a function in one line
         for product in (
             hesse.vhp(func, X, V)[1],
             hesse.Hessian(func, X) @ V,

@@ -271,7 +271,7 @@ def test_at_kinks_derivatives_are_as_ever(name: str) -> None:
     func, x, is_zero = KINKS[name]
     product = hesse.vhp(func, x, torch.ones_like(x))[1]
     if name == "distances":
-        others = lambda x: squares(x, Y[1:]).sqrt().exp().sum()  # noqa: E731
+        others = lambda x: squares(x, Y[1:]).sqrt().exp().sum()  # noqa: E731  # a function in one line
         assert_values(product, torch.autograd.functional.vhp(others, x, torch.ones_like(x))[1])
     else:
         assert not product.any() if is_zero else product.isnan().all()

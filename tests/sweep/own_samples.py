@@ -68,7 +68,7 @@ def scattered(_: Case) -> tuple[Case, Case]:
     def by_index(x: Tensor, source: Tensor) -> Tensor:
         return wavy(x.flatten().index_put((places,), source.flatten()))
 
-    func = lambda x, source: wavy(torch.as_strided_scatter(x, source, (2, 2), (1, 3), 1).flatten())  # noqa: E731
+    func = lambda x, source: wavy(torch.as_strided_scatter(x, source, (2, 2), (1, 3), 1).flatten())  # noqa: E731  # a function in one line
     return Case(func, inputs), Case(by_index, inputs)
 
 

@@ -158,7 +158,7 @@ def settings() -> Snapshot:
         "warnings": (list(warnings.filters), warnings.showwarning),
         "excepthook": sys.excepthook,
         "draws of PyTorch": torch.get_rng_state().numpy().tobytes(),
-        "draws of NumPy": str(np.random.get_state()),  # noqa: NPY002
+        "draws of NumPy": str(np.random.get_state()),  # noqa: NPY002  # users' code draws from it
         "draws of Python": hash(random.getstate()),
     }
     for name in ("apply", "__call__", "forward", "register_parameter", "__getattr__", "__setattr__"):

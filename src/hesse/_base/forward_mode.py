@@ -23,4 +23,4 @@ def _load_decompositions() -> None:
     """PyTorch compiles them at its first product with the deprecated ``torch.jit.script``, and would warn the user."""
     with warnings.catch_warnings(), contextlib.suppress(AttributeError):
         warnings.filterwarnings("ignore", "`torch.jit.script` is")
-        torch.autograd.forward_ad._maybe_load_decompositions()  # type: ignore[no-untyped-call]
+        torch.autograd.forward_ad._maybe_load_decompositions()  # type: ignore[no-untyped-call]  # PyTorch's has no types

@@ -59,7 +59,7 @@ def _problem_function(path: Path) -> Callable[..., Any]:
     make = getattr(module, "problem", None)
     if not callable(make):
         raise CommandError(f"{path} has no function problem().")
-    return make  # type: ignore[no-any-return]
+    return make  # type: ignore[no-any-return]  # a user's file has any type
 
 
 def _import(path: Path) -> types.ModuleType:

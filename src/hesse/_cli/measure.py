@@ -106,9 +106,9 @@ def _pytorch(problem: Problem, vector: Any) -> Any:
     """torch.autograd.functional.vhp's product; it takes tuples of tensors, so the function is given its leaves."""
     point = check_point("vhp", problem.func, problem.inputs)
     entries, spec = trees.flatten(vector)
-    call: Callable[..., Any] = lambda *leaves: point.call(leaves)  # noqa: E731
+    call: Callable[..., Any] = lambda *leaves: point.call(leaves)  # noqa: E731  # a function in one line
     try:
-        _, product = torch.autograd.functional.vhp(  # type: ignore[no-untyped-call]
+        _, product = torch.autograd.functional.vhp(  # type: ignore[no-untyped-call]  # PyTorch's has no types
             call, tuple(point.leaves), tuple(entries)
         )
     except UserError:

@@ -69,7 +69,7 @@ class LoneProduct(Linearization):
         return self._made
 
     @functools.cached_property
-    def outputs(self) -> list[Tensor]:  # type: ignore[override]
+    def outputs(self) -> list[Tensor]:  # type: ignore[override]  # computed when they are read
         """Those of the two halves."""
         return self.linearized().outputs
 

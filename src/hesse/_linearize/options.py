@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -16,6 +16,12 @@ Name = Literal["tape", "compiled", "auto"]
 Mode = Literal["auto", "loop", "vmap"]
 Verify = bool | Literal["always"]
 """Where a program is compared with the tape: at its points 1, 2, 4, 8, … (True), at all, or at the first (False)."""
+
+
+def check_verify(entry: str, verify: Any) -> None:
+    """Raise where ``verify`` is none of its values."""
+    if not (isinstance(verify, bool) or verify == "always"):
+        raise TypeError(f'verify given to {entry} should be True, False or "always" but is {verify!r}.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +48,7 @@ class Options:
         if self.expect is not None and self.expect < 0:
             raise ValueError(f"expect should be a number of products but is {self.expect!r}.")
         checks.flags("an operator", create_graph=self.create_graph)
-        if self.verify != "always":
-            checks.flags("an operator", verify=self.verify)
+        check_verify("an operator", self.verify)
         if self.create_graph and self.engine_name == "compiled":
             raise ValueError('create_graph=True needs engine="tape": the products of a program are not differentiable.')
         if self.memory is not None:

@@ -178,7 +178,7 @@ class _Operator(torch.autograd.Function):
     def jvp(ctx: Any, _rule: None, _lengths: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
         rewrite, lengths = ctx.rule.rewrite, ctx.lengths
         along = {place: tangent for place, tangent in enumerate(tangents) if tangent is not None}
-        function = lambda *leaves: rewrite(*nested(leaves, lengths))  # noqa: E731
+        function = lambda *leaves: rewrite(*nested(leaves, lengths))  # noqa: E731  # a function in one line
         return tuple(pushforward(function, saved(ctx), list(along), list(along.values())))
 
 

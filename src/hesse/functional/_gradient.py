@@ -15,7 +15,7 @@ from hesse._autograd.gradients import MissingDerivative, gradient_to_multiply, u
 from hesse._autograd.refusal import no_derivative
 from hesse._base import checks
 from hesse._linearize.differentiable import Differentiable
-from hesse._linearize.options import Verify
+from hesse._linearize.options import Verify, check_verify
 
 Engine = Literal["tape", "compiled"]
 
@@ -41,7 +41,9 @@ class Gradient:
     ) -> None:
         if engine not in get_args(Engine):
             raise ValueError(f'engine given to {name} should be "tape" or "compiled" but is {engine!r}.')
-        checks.flags(name, has_aux=has_aux, **({} if verify == "always" else {"verify": verify}))
+        checks.functions(name, func=func)
+        checks.flags(name, has_aux=has_aux)
+        check_verify(name, verify)
         self._name, self._func, self._argnums = name, func, argnums
         self._has_aux, self._has_value = has_aux, has_value
         self._programs = Differentiable(func, name, verify=verify) if engine == "compiled" else None

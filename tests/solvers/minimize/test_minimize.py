@@ -288,3 +288,12 @@ def test_it_prints_as_labelled_lines():
     assert list(lines) == ["value", "gradient", "steps", "products", "converged", "message"]
     assert lines["products"] == str(found.num_products)
     assert lines["steps"] == f"{found.nit} by newton, {found.nfev} evaluations"
+
+
+def test_a_start_of_another_kind_is_told_by_the_name_of_what_was_called():
+    with pytest.raises(TypeError, match="The inputs given to minimize must be"):
+        hesse.minimize(lambda x: (x**2).sum(), [1, 2])
+    with pytest.raises(TypeError, match="func given to minimize should be callable"):
+        hesse.minimize(None, torch.ones(2))
+    with pytest.raises(TypeError, match="The inputs given to scipy_functions must be"):
+        hesse.scipy_functions(lambda x: (x**2).sum(), "a")

@@ -32,7 +32,7 @@ def test_the_function_is_evaluated_once_a_point(method, start):
 
     functions = hesse.scipy_functions(func, torch.tensor(start, dtype=DOUBLE))
     fun, jac, hessp, x0 = functions
-    note = lambda f: lambda x, *p: (asked.append(tuple((x + 0.0).tolist())), f(x, *p))[1]  # noqa: E731
+    note = lambda f: lambda x, *p: (asked.append(tuple((x + 0.0).tolist())), f(x, *p))[1]  # noqa: E731  # a function in one line
     words = {"hessp": note(hessp)} if method in SECOND_ORDER else {}
     found = scipy.optimize.minimize(note(fun), x0, jac=note(jac), method=method, **words)
     np.testing.assert_allclose(found.x, 1, atol=1e-2)

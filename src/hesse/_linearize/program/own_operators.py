@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-_library: Any = torch.library.Library("hesse", "FRAGMENT")  # type: ignore[no-untyped-call]
+_library: Any = torch.library.Library("hesse", "FRAGMENT")  # type: ignore[no-untyped-call]  # PyTorch's has no types
 
 
 def define(

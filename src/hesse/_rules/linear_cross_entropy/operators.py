@@ -110,7 +110,7 @@ class _Gradient(torch.autograd.Function):
         grad_enabled = torch.is_grad_enabled()
 
         def by_plain(cotangent: Tensor, target: Tensor, *tensors: Tensor | None) -> list[Tensor | None]:
-            plain = lambda *tensors: _plain(ctx.options, target, *tensors)  # noqa: E731
+            plain = lambda *tensors: _plain(ctx.options, target, *tensors)  # noqa: E731  # a function in one line
             found = dict.fromkeys(range(3))
             followed = [place for place, is_wanted in enumerate(ctx.wanted) if is_wanted]
             found.update(zip(followed, pullback(plain, tensors, followed, [cotangent]), strict=True))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from hesse._autograd.arguments import check_point
 from hesse._base import checks
 from hesse._linearize.choice import Choice
 from hesse._linearize.options import Name
@@ -80,7 +81,7 @@ def minimize(
         >>> hesse.minimize(residuals, torch.zeros(5, dtype=torch.float64), method="levenberg-marquardt").converged
         True
     """
-    checks.functions("minimize", func=func)
+    check_point("minimize", func, x0)
     checks.functions("minimize", optional=True, callback=callback)
     checks.choices("minimize", list(METHODS), method=method)
     checks.numbers("minimize", tol=tol, atol=atol)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hesse._base import checks
+from hesse._autograd.arguments import check_point
 from hesse._linearize.choice import Choice
 from hesse._linearize.options import Name
 from hesse._operators import conversions
@@ -72,7 +72,7 @@ def scipy_functions(
         >>> functions.unflatten(found.x)["a"].round(decimals=3)
         tensor([1., 1.], dtype=torch.float64)
     """
-    checks.functions("scipy_functions", func=func)
+    check_point("scipy_functions", func, x0)
     points = _Points(Hessian(func, x0, engine=engine, verify=verify))
     return ScipyFunctions(points.fun, points.jac, points.hessp, points.first, points.unflatten)
 
