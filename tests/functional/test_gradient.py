@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+import weakref
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 import hesse
 from hesse._linearize import tape
 from hesse._linearize.compiled import PROGRAMS
+from hesse._linearize.compiled_linearization import CompiledLinearization
 from hesse._linearize.program.backends import EAGER
 from tests.linearize import programs
 
@@ -144,9 +146,22 @@ def test_what_is_kept_is_freed_by_the_backward_unless_the_graph_is_retained() ->
     x = positions(1000)
     compute = hesse.func.grad(lambda x: net(x).sum(), engine="compiled", verify=False)
     compute(x)
-    loss = (compute(x) ** 2).sum()
+    given = {entry.data_ptr() for entry in (x, *net.parameters())}
+    released = CompiledLinearization.release
+    held: list[weakref.ref[Tensor]] = []
+
+    def release(linearization: CompiledLinearization) -> list[Tensor]:
+        kept = released(linearization)
+        held.extend(weakref.ref(tensor) for tensor in kept if tensor.data_ptr() not in given)
+        return kept
+
+    with mock.patch.object(CompiledLinearization, "release", release):
+        loss = (compute(x) ** 2).sum()
+    assert held
     first = torch.autograd.grad(loss, net[0].weight, retain_graph=True)
+    assert any(entry() is not None for entry in held)
     torch.testing.assert_close(torch.autograd.grad(loss, net[0].weight), first)
+    assert all(entry() is None for entry in held)
     with pytest.raises(RuntimeError, match="backward through the graph a second time"):
         loss.backward()
 
