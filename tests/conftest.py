@@ -1,5 +1,25 @@
-"""One thread for all tests: two workers share two cores, and sums come out the same on every machine."""
+"""One thread for all tests, and which rows of a long table run each time.
 
+Two workers share two cores, and sums come out the same on every machine.
+"""
+
+from collections import Counter
+
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a test marked ``one_in(k)`` each k-th row runs every time, and the others among the exhaustive tests."""
+    rows = Counter()
+    for item in items:
+        mark = item.get_closest_marker("one_in")
+        if mark is not None:
+            (step,) = mark.args
+            name = item.nodeid.partition("[")[0]
+            if rows[name] % step:
+                item.add_marker(pytest.mark.exhaustive)
+            rows[name] += 1

@@ -42,6 +42,7 @@ def kill(process: subprocess.Popen) -> None:
 
 
 @pytest.mark.parametrize("name", ["state", "lock", "[a]*?.x"])
+@pytest.mark.one_in(3)
 def test_what_a_killed_writer_leaves_goes_at_the_next_start(name, tmp_path):
     path = tmp_path / name
     path.write_bytes(b"the old one")

@@ -24,6 +24,7 @@ def test_a_workload_has_times_and_bytes_for_each_number_of_vectors() -> None:
     assert lines[3].startswith("| gpt, compiled | The process was stopped")
 
 
+@pytest.mark.exhaustive
 def test_a_workload_says_what_auto_decides_for_and_what_that_takes() -> None:
     row = engines.measure("digits", 0.1, quick=True)
     lines = table.render({"rows": [row]}, "engines").splitlines()
@@ -42,6 +43,7 @@ def test_less_is_kept_the_less_is_allowed() -> None:
     assert found["title"] in table.render({"workloads": [found]}, "recomputation")
 
 
+@pytest.mark.exhaustive
 def test_a_training_gradient_is_timed_each_way_and_trains_alike() -> None:
     with programs.running(EAGER):
         measured = forces.measure(quick=True)

@@ -243,6 +243,7 @@ def test_a_failed_rename_leaves_the_old_results_and_no_debris(tmp_path, monkeypa
     assert [file.name for file in tmp_path.iterdir()] == ["cpu.json"]
 
 
+@pytest.mark.exhaustive
 def test_a_fresh_process_measures_memory():
     peak = run_fresh("memory_one", "rosenbrock", BASELINE, "--quick", timeout=120)
     assert peak["problem"] is None

@@ -13,6 +13,7 @@ def run(*words):
     return subprocess.run([sys.executable, "-m", "benchmarks", *words], cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.exhaustive
 def test_the_package_is_a_command():
     done = run("--help")
     assert done.returncode == 0, done.stderr

@@ -78,6 +78,7 @@ def _examples(text: str) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "place", "offered"), [("hesse s", 1, "spectrum"), ("hesse spectrum p.py --bot", 3, "--bottom")]
 )
+@pytest.mark.one_in(2)
 def test_a_shell_completes_commands_and_options(words, place, offered):
     environment = {**os.environ, "_HESSE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(place)}
     finished = subprocess.run([sys.executable, "-m", "hesse"], capture_output=True, text=True, env=environment)

@@ -127,6 +127,7 @@ def test_what_has_not_converged_is_said(write_problem, hesse_command):
     assert found["unconverged"][0] in Path("report/index.html").read_text()
 
 
+@pytest.mark.exhaustive
 def test_eigenvalues_that_may_miss_others_are_not_called_converged(write_problem, hesse_command):
     # Residuals are small after twenty products; that nothing is missing would take some more.
     path = write_problem()
@@ -150,6 +151,7 @@ def test_eigenvalues_that_may_miss_others_are_not_called_converged(write_problem
     assert sentence in Path("report/index.html").read_text()
 
 
+@pytest.mark.exhaustive
 def test_more_eigenvalues_than_there_are_is_all_of_them(write_problem, hesse_command):
     assert hesse_command("spectrum", write_problem(), "--out", "report").exit_code == 0
     found = json.loads(Path("report/result.json").read_text())["eigenvalues"]
@@ -166,6 +168,7 @@ def test_nothing_but_the_trace(write_problem, hesse_command):
     assert sorted(entry.name for entry in Path("report").iterdir()) == FILES
 
 
+@pytest.mark.exhaustive
 def test_complex_inputs_have_a_spectrum_of_twice_the_size(write_problem, hesse_command):
     path = write_problem(
         """

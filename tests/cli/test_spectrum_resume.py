@@ -65,10 +65,11 @@ def digits(out: str) -> dict:
     return {name: value for name, value in found.items() if name not in ("command", "seconds", "peak_memory_bytes")}
 
 
-def test_a_killed_command_goes_on_with_the_same_digits(write_problem):
+@pytest.mark.parametrize("deaths", [(30,), pytest.param((60, 30, 15), marks=pytest.mark.exhaustive)], ids=str)
+def test_a_killed_command_goes_on_with_the_same_digits(write_problem, deaths):
     path = write_problem(SOURCE)
     assert run(path, "whole", "--resume", "another").returncode == 0
-    killed = [run(path, "resumed", "--resume", "state", dies_at=at).returncode for at in (60, 30, 15)]
+    killed = [run(path, "resumed", "--resume", "state", dies_at=at).returncode for at in deaths]
     assert killed[0] == -signal.SIGKILL
     assert not Path("resumed", "result.json").exists()
     done = run(path, "resumed", "--resume", "state")
@@ -93,6 +94,7 @@ def test_a_place_that_is_no_folder_is_refused(write_problem, hesse_command):
     assert "--resume state cannot be made" in result.output
 
 
+@pytest.mark.exhaustive
 def test_a_disk_that_fills_is_told_and_the_answers_are_printed(write_problem):
     path = write_problem(SOURCE)
     # The results in --out are larger than the state of the first question, so nothing is written there.

@@ -64,6 +64,7 @@ def test_a_few_products_stay_with_the_tape_and_look_at_no_clock(operator: type, 
 @pytest.mark.usefixtures("roomy")
 @pytest.mark.parametrize("memory", [None, TIGHT], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("operator", MATRICES)
+@pytest.mark.one_in(5)
 def test_many_products_change_to_programs_and_stay_right(operator: type, memory: str | None) -> None:
     model = mlp()
     H = operator(model, F.cross_entropy, loader(X, CLASSES), memory=memory, expect=MANY)
@@ -154,6 +155,7 @@ def test_where_memory_is_short_nothing_is_tried_and_that_is_said() -> None:
     assert "a program may take 512" in str(H.explain())
 
 
+@pytest.mark.exhaustive
 def test_a_checkpoint_hands_the_engine_on(tmp_path: Path, clock: OwnClock) -> None:
     model = mlp()
     path = hesse.Checkpoint(tmp_path / "eigsh.safetensors", seconds=0)
@@ -275,6 +277,7 @@ def test_a_warning_that_is_an_error_leaves_the_tape() -> None:
 
 @pytest.mark.usefixtures("roomy")
 @pytest.mark.parametrize("memory", [None, TIGHT], ids=["kept", "recomputed"])
+@pytest.mark.one_in(2)
 def test_an_older_point_stays_with_what_it_has(memory: str | None) -> None:
     model = mlp()
     older = hessian(model, memory=memory)

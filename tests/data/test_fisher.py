@@ -48,6 +48,7 @@ CATEGORICAL = {
 @pytest.mark.parametrize("memory", [None, "2KB"], ids=["kept", "little memory"])
 @pytest.mark.parametrize("name", CATEGORICAL)
 @pytest.mark.parametrize("loss", [F.cross_entropy, F.nll_loss], ids=["cross_entropy", "nll"])
+@pytest.mark.one_in(3)
 def test_classes_are_enumerated(loss: Callable[..., Tensor], name: str, memory: str | None) -> None:
     options = CATEGORICAL[name]
     if loss is F.nll_loss and name == "smoothed":
@@ -139,6 +140,7 @@ def test_sequences_have_their_classes_in_the_second_dimension() -> None:
     ("make", "target"),
     [(nn.CrossEntropyLoss, CLASSES), (nn.MSELoss, REAL), (nn.BCEWithLogitsLoss, BITS), (nn.L1Loss, REAL)],
 )
+@pytest.mark.one_in(3)
 def test_drawn_targets_come_near_the_expectation(make: type[nn.Module], target: Tensor) -> None:
     model = mlp()
     exact = hesse.Fisher(model, make(), loader(X, target)).to_dense()

@@ -50,6 +50,7 @@ print(status("VmHWM") - before, explained.kept, explained.pieces, explained.byte
 @pytest.mark.parametrize("operator", ["LossHessian", "GaussNewton"])
 @pytest.mark.parametrize("budget", [30 * MIB, pytest.param(60 * MIB, marks=pytest.mark.exhaustive), 120 * MIB])
 @pytest.mark.parametrize("columns", [pytest.param(1, marks=pytest.mark.exhaustive), 2])
+@pytest.mark.one_in(3)
 def test_the_peak_stays_within_the_budget(operator: str, budget: int, columns: int) -> None:
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM, operator, str(budget), str(columns)],

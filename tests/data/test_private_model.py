@@ -169,6 +169,7 @@ def expected() -> Tensor:
 
 @ENGINES
 @pytest.mark.parametrize("kind", INSIDE)
+@pytest.mark.one_in(5)
 def test_what_a_model_keeps_in_itself_is_made_anew_in_each_evaluation(kind: type[Plain], engine: Any) -> None:
     model = seeded(kind)
     before = held(model)
@@ -228,6 +229,7 @@ class Shared(Plain):
 @ENGINES
 @pytest.mark.parametrize("whole_first", [True, False])
 @pytest.mark.parametrize("as_buffers", [True, False])
+@pytest.mark.one_in(3)
 def test_copies_of_tensors_that_share_memory_share_theirs(as_buffers: bool, whole_first: bool, engine: Any) -> None:
     model = seeded(Shared, as_buffers, whole_first)
     H = hesse.LossHessian(model, F.cross_entropy, loader(X, CLASSES), engine=engine)

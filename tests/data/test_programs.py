@@ -80,6 +80,7 @@ TOO_TIGHT = {
 
 @pytest.mark.parametrize("room", ["kept", "recomputed", "cut"])
 @pytest.mark.parametrize("operator", MATRICES)
+@pytest.mark.one_in(5)
 def test_every_operator_is_that_of_one_large_batch_now_and_at_later_points(operator: type, room: str) -> None:
     memory = {"kept": None, "recomputed": TIGHT, "cut": TOO_TIGHT[operator]}[room]
     model = mlp()
@@ -130,6 +131,7 @@ def test_without_verification_only_new_programs_are_compared() -> None:
 
 
 @pytest.mark.parametrize("operator", MATRICES)
+@pytest.mark.one_in(4)
 def test_batches_that_do_not_stay_are_made_anew_by_the_program_alone(operator: type) -> None:
     model = Counting(mlp())
     H = operator(
@@ -157,6 +159,7 @@ class Convolutional(nn.Module):
 
 
 @pytest.mark.parametrize("operator", [hesse.LossHessian, hesse.GaussNewton])
+@pytest.mark.one_in(2)
 def test_a_convolutional_network_with_batch_norm_in_evaluation(operator: type) -> None:
     model = seeded(Convolutional)
     x, labels = inputs(10, 1, 5, 5), CLASSES
@@ -208,12 +211,14 @@ def test_dictionaries_with_masks_and_tied_weights() -> None:
 
 
 @pytest.mark.parametrize("operator", [hesse.GaussNewton, hesse.Fisher])
+@pytest.mark.one_in(2)
 def test_a_target_that_output_makes_is_that_of_each_batch(operator: type) -> None:
     model, (x, y) = seeded(Tied), joined()
     G = operator(model, F.cross_entropy, BATCHES, output=predicted, engine="compiled")
     assert_equal(G, jtlj(model, lambda call: call(x).flatten(0, 1), lambda f: F.cross_entropy(f, y)))
 
 
+@pytest.mark.exhaustive
 def test_what_is_not_chosen_of_the_model_is_read_anew_at_each_point() -> None:
     model = mlp()
     H = hesse.LossHessian(model, F.cross_entropy, loader(X, CLASSES), params="2", engine="compiled", verify=False)
@@ -239,6 +244,7 @@ def test_frozen_and_unused_parameters_have_zeros() -> None:
 
 @pytest.mark.parametrize("memory", [None, TIGHT], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("operator", [hesse.LossHessian, hesse.GaussNewton])
+@pytest.mark.one_in(4)
 def test_sixteen_vectors_go_through_a_program_at_once(operator: type, memory: str | None) -> None:
     model = mlp()
     H = operator(model, F.cross_entropy, loader(X, CLASSES), engine="compiled", batching="vmap", memory=memory)
@@ -276,6 +282,7 @@ def test_plain_functions() -> None:
 
 @pytest.mark.skipif(not HAS_COMPILER, reason="programs are compiled by a C++ compiler")
 @pytest.mark.parametrize("operator", [hesse.LossHessian, hesse.GaussNewton])
+@pytest.mark.one_in(2)
 def test_compiled_for_real(operator: type, monkeypatch: pytest.MonkeyPatch) -> None:
     # As the module itself made it, before the fixture took it away.
     monkeypatch.undo()
@@ -304,6 +311,7 @@ def test_many_points_need_no_more_programs() -> None:
 
 
 @pytest.mark.parametrize("operator", MATRICES)
+@pytest.mark.one_in(4)
 def test_one_batch_a_step_needs_one_program_a_layout(operator: type) -> None:
     model = Counting(mlp())
     batches = [(X[a:b], CLASSES[a:b]) for a, b in [(0, 4), (4, 8), (8, 10), (1, 5), (3, 7), (0, 4), (2, 4)]]

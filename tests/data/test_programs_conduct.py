@@ -35,6 +35,7 @@ def assert_equal(H: hesse.Operator, expected: Tensor) -> None:
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("operator", [hesse.LossHessian, hesse.GaussNewton])
+@pytest.mark.one_in(5)
 def test_products_leave_everything_of_the_model_as_it_was(operator: type, checkpointed: bool, verify: bool) -> None:
     model = seeded(Stateful, checkpointed)
     model.dropout.p = 0.0
@@ -57,6 +58,7 @@ def test_products_leave_everything_of_the_model_as_it_was(operator: type, checkp
 
 
 @pytest.mark.parametrize("memory", [None, LITTLE], ids=["kept", "recomputed"])
+@pytest.mark.one_in(2)
 def test_dropout_draws_the_numbers_of_the_tape(memory: str | None) -> None:
     model = nn.Sequential(nn.Linear(4, 6).double(), nn.Dropout(0.4), nn.Tanh(), nn.Linear(6, 3).double())
     v = inputs(51)
@@ -131,6 +133,7 @@ def test_a_loss_that_no_program_can_hold_is_taped_with_all_else() -> None:
     assert G.explain().engine == "tape"
 
 
+@pytest.mark.exhaustive
 def test_a_batch_with_a_number_of_its_own_each_time_is_refused_by_name() -> None:
     def loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
         return F.mse_loss(model(batch["x"]), batch["y"]) + 0.0 * batch["step"]
@@ -181,6 +184,7 @@ def wrong(after: int) -> backends.Backend:
 
 
 @pytest.mark.parametrize(("after", "what"), [(0, "value or gradient"), (1, "product with a random vector")])
+@pytest.mark.one_in(3)
 def test_a_program_that_differs_from_the_tape_is_refused(
     after: int, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +223,7 @@ def test_an_engine_that_is_none_is_refused() -> None:
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.one_in(4)
 def test_what_is_kept_is_freed_without_the_collector(operator: type) -> None:
     gc.collect()
     gc.disable()

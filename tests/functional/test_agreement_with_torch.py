@@ -144,6 +144,7 @@ def test_products_with_the_hessian_agree(name: str, function: str, kind: str) ->
 @pytest.mark.parametrize("kind", VECTORS)
 @pytest.mark.parametrize("function", {**MAPS, "pair": SCALARS["pair"], "linear": SCALARS["linear"]})
 @pytest.mark.parametrize("name", ["vjp", "jvp"])
+@pytest.mark.one_in(3)
 def test_products_with_the_jacobian_agree(name: str, function: str, kind: str) -> None:
     case = {**SCALARS, **MAPS}[function]
     for create_graph, strict, requires_grad in FLAGS:

@@ -114,6 +114,7 @@ def test_a_parameter_that_nothing_uses_has_no_gradient(engine: Any) -> None:
     assert net[0].weight.grad is not None
 
 
+@pytest.mark.exhaustive
 def test_many_layouts_have_a_program_each_and_later_ones_run_without() -> None:
     net = potential()
     compute = hesse.func.grad(lambda x: net(x).sum(), engine="compiled")

@@ -28,6 +28,7 @@ def _whole(func: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @each_product
+@pytest.mark.one_in(2)
 def test_product_in_a_whole_compiled_graph_is_right(name: str) -> None:
     x, y, v, w = (torch.rand(n, dtype=DOUBLE) for n in (3, 4, 3, 4))
     compiled = _whole(lambda x, y, v, w: PRODUCTS[name](pair_sum, (x, y), (v, w)))
@@ -37,18 +38,21 @@ def test_product_in_a_whole_compiled_graph_is_right(name: str) -> None:
 
 
 @each_product
+@pytest.mark.one_in(2)
 def test_product_of_a_single_element_without_v_in_a_whole_compiled_graph(name: str) -> None:
     x = torch.rand(1, dtype=DOUBLE)
     assert_values(_whole(lambda x: PRODUCTS[name](lambda x: (x**3).sum(), x)[1])(x), 6 * x)
 
 
 @each_product
+@pytest.mark.one_in(2)
 def test_zeros_of_a_linear_function_in_a_whole_compiled_graph(name: str) -> None:
     x = torch.rand(3, dtype=DOUBLE)
     assert_values(_whole(lambda x: PRODUCTS[name](lambda x: (3 * x).sum(), x, x)[1])(x), torch.zeros_like(x))
 
 
 @each_product
+@pytest.mark.one_in(2)
 def test_aux_and_structures_in_a_whole_compiled_graph(name: str) -> None:
     x, v = torch.rand(3, dtype=DOUBLE), torch.rand(3, dtype=DOUBLE)
 
@@ -97,6 +101,7 @@ def _breaks(x: Tensor) -> Tensor:
 # After a break Dynamo looks at tensors of its own in a way that PyTorch warns of.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @each_product
+@pytest.mark.one_in(2)
 def test_a_graph_break_inside_the_function_is_harmless(name: str) -> None:
     """PyTorch's own product raises, or returns zeros, from a graph that is broken inside its double backward."""
     x, v = torch.rand(3, dtype=DOUBLE), torch.rand(3, dtype=DOUBLE)
@@ -122,6 +127,7 @@ def test_a_graph_break_is_harmless_in_first_derivatives_and_the_curried_product_
 
 
 @each_product
+@pytest.mark.one_in(2)
 def test_a_graph_break_around_the_call_is_harmless(name: str) -> None:
     x, v = torch.rand(3, dtype=DOUBLE), torch.rand(3, dtype=DOUBLE)
 
@@ -145,6 +151,7 @@ def test_without_fullgraph_jacobian_and_hessian_are_right() -> None:
 
 
 @each_product
+@pytest.mark.one_in(2)
 def test_the_result_of_a_compiled_call_is_differentiable_with_create_graph(name: str) -> None:
     x, v = (torch.rand(3, dtype=DOUBLE, requires_grad=True) for _ in range(2))
     compiled = _whole(lambda x, v: PRODUCTS[name](lambda x: (x**4).sum(), x, v, create_graph=True)[1])
@@ -156,6 +163,7 @@ def test_the_result_of_a_compiled_call_is_differentiable_with_create_graph(name:
 
 @each_product
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "in_parts"])
+@pytest.mark.one_in(3)
 def test_product_of_attention_in_a_compiled_region_is_right(name: str, whole: bool) -> None:
     """Where PyTorch's fused kernel has no second derivative, and rules do not reach: plain operations serve."""
     x, v = (tuple([torch.rand(1, 2, 4, 3, dtype=DOUBLE) for _ in range(3)]) for _ in range(2))

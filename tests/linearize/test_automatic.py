@@ -150,6 +150,7 @@ WAYS: dict[str, Callable[[Any, int], Any]] = {
 
 
 @pytest.mark.parametrize("multiply", WAYS.values(), ids=WAYS.keys())
+@pytest.mark.one_in(4)
 def test_many_products_decide_once_however_and_wherever_they_are_made(
     multiply: Callable[[Any, int], Any], clock: OwnClock
 ) -> None:
@@ -252,6 +253,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("backend", "why"), BROKEN.values(), ids=BROKEN.keys())
+@pytest.mark.one_in(3)
 def test_a_program_that_fails_in_its_trial_leaves_the_tape_aloud(backend: Backend, why: str) -> None:
     H = hesse.Hessian(quartic, X, expect=PAYS)
     with programs.running(backend), pytest.warns(UserWarning, match=f"goes on with the tape: .*{why}"):

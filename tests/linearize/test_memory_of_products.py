@@ -44,6 +44,7 @@ def failing_above(most: int, error: BaseException) -> Callable[[Tensor], Tensor]
 
 
 @pytest.mark.parametrize("error", [OF_CUDA, OF_CPU, OF_PYTHON])
+@pytest.mark.one_in(3)
 def test_out_of_memory_halves_the_chunk_with_one_warning_and_goes_on(error: BaseException) -> None:
     chunked = Chunked("vmap")
     multiply = failing_above(5, error)
@@ -122,6 +123,7 @@ def test_the_peak_of_a_call_stays_within_the_budget_and_makes_use_of_it(memory: 
 
 
 @pytest.mark.parametrize("batching", ["loop", "vmap"])
+@pytest.mark.one_in(2)
 def test_the_gauss_newton_matrix_of_a_function_stays_within_its_budget(batching: Any) -> None:
     memory = 200 * MIB
     G = hesse.GaussNewton(lambda x: x.repeat(256, 1).sin(), POINT, memory=memory, batching=batching)
@@ -223,7 +225,8 @@ SETUP = """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is read from /proc")
-@pytest.mark.parametrize("memory", [100 * MIB, pytest.param(400 * MIB, marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("memory", [100 * MIB, 400 * MIB])
 def test_the_peak_of_a_fresh_process_stays_within_the_budget(memory: int) -> None:
     printed = run(
         f"""{SETUP}
@@ -263,6 +266,7 @@ def test_under_a_hard_limit_of_the_address_space_chunks_are_halved_until_they_fi
     assert "not enough memory for 16 vectors at once" in message
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on the address space is Linux's")
 def test_under_a_hard_limit_the_default_budget_needs_no_second_attempt() -> None:
     printed = run(

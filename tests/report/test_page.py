@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import re
@@ -18,8 +19,17 @@ from hesse._report import page
 from .spectra import spectrum
 
 
+LONG_NAME = "a/rather/long/path/to/the/problem_file.py"
+
+
+@functools.cache
+def rendered(**words) -> str:
+    """The page of a spectrum: four pictures, which take a second or two."""
+    return page.render(spectrum(**words))
+
+
 def test_the_page_needs_nothing_else():
-    text = page.render(spectrum())
+    text = rendered()
     links = re.findall(r'(?:src|srcset|href)="([^"]*)"', text)
     assert len(links) == 5
     assert all(link.startswith("data:") for link in links)
@@ -27,20 +37,18 @@ def test_the_page_needs_nothing_else():
     assert text.count("<script") == text.count("<script>") == 1
 
 
-def test_names_are_escaped():
-    assert "<b>" not in page.render(spectrum(name="<b>bold</b>.py"))
-
-
 def test_what_has_not_converged_is_marked():
-    text = page.render(spectrum(max_products=16))
+    text = rendered(max_products=16, name=LONG_NAME)
     assert "eigenvalues have converged within 16 products" in text
     assert 'class="open"' in text
     assert "or less: not converged" in text
-    assert 'class="open"' not in page.render(spectrum())
+    assert 'class="open"' not in rendered()
 
 
-def test_its_foot_says_how_it_was_made():
-    foot = page.render(spectrum(command="hesse spectrum 'a <b>.py' --seed 7", seed=7)).partition("<footer>")[2]
+def test_names_are_escaped_and_its_foot_says_how_it_was_made():
+    text = rendered(name="<b>bold</b>.py", command="hesse spectrum 'a <b>.py' --seed 7", seed=7)
+    assert "<b>" not in text
+    foot = text.partition("<footer>")[2]
     assert "<code>hesse spectrum &#39;a &lt;b&gt;.py&#39; --seed 7</code>" in foot
     versions = (f"hesse {hesse.__version__}", f"torch {torch.__version__}", f"python {platform.python_version()}")
     assert all(word in foot for word in (*versions, "seed 7"))
@@ -90,7 +98,7 @@ def _show(browser, path: Path, width: int, appearance: str) -> None:
 @pytest.mark.parametrize("products", [pytest.param(16, marks=pytest.mark.exhaustive), 300])
 def test_a_browser_shows_it(browser, tmp_path, width, appearance, products):
     path = tmp_path / "index.html"
-    path.write_text(page.render(spectrum(max_products=products, name="a/rather/long/path/to/the/problem_file.py")))
+    path.write_text(rendered(max_products=products, name=LONG_NAME))
     _show(browser, path, width, appearance)
     assert browser.get_log("browser") == []
     (picture,) = browser.find_elements("css selector", "img")
@@ -135,7 +143,7 @@ def test_numbers_are_sorted_by_a_click_on_their_head(browser, tmp_path):
 
 def test_paper_is_light_on_a_dark_screen_too(browser, tmp_path):
     path = tmp_path / "index.html"
-    path.write_text(page.render(spectrum()))
+    path.write_text(rendered())
     _show(browser, path, 800, "dark")
     dark = [{"name": "prefers-color-scheme", "value": "dark"}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": dark})
@@ -150,7 +158,7 @@ def test_paper_is_light_on_a_dark_screen_too(browser, tmp_path):
 
 def test_a_missing_picture_would_be_noticed(browser, tmp_path):
     path = tmp_path / "index.html"
-    path.write_text(re.sub(r'src(set)?="data:[^"]*"', r'src\1="missing.svg"', page.render(spectrum())))
+    path.write_text(re.sub(r'src(set)?="data:[^"]*"', r'src\1="missing.svg"', rendered()))
     _show(browser, path, 800, "light")
     (picture,) = browser.find_elements("css selector", "img")
     assert browser.execute_script("return arguments[0].naturalWidth", picture) == 0

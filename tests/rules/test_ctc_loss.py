@@ -67,11 +67,13 @@ def test_pytorch_has_no_second_derivative() -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.one_in(5)
 def test_products_agree_with_differences_of_the_gradient(reduction: str, form: str) -> None:
     assert_right(through_the_loss(form, reduction=reduction), (draw(STEPS, 2, CLASSES),))
 
 
 @pytest.mark.parametrize("options", [{"blank": 3}, {"zero_infinity": True}], ids=str)
+@pytest.mark.one_in(2)
 def test_blank_and_zero_infinity_are_taken_in(options: dict[str, Any]) -> None:
     if "blank" in options:
         targets = torch.tensor([[1, 2, 2], [0, 1, 0]])

@@ -136,6 +136,7 @@ POWERS = {
 
 
 @pytest.mark.parametrize("point", POWERS)
+@pytest.mark.one_in(5)
 def test_powers_have_symmetric_second_derivatives(point: tuple[float, float]) -> None:
     x = numbers(*point)
     by_base, by_both, by_exponent = POWERS[point]

@@ -124,14 +124,9 @@ def test_transformers_with_their_default_attention_have_products(name: str, trai
     )
 
 
-@pytest.mark.parametrize(
-    "training",
-    [pytest.param(False, marks=pytest.mark.exhaustive), True],
-    ids=["evaluation", "training"],
-)
-@pytest.mark.parametrize(
-    "name", [name if name == "bert" else pytest.param(name, marks=pytest.mark.exhaustive) for name in TRANSFORMERS]
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("name", TRANSFORMERS)
 def test_programs_of_transformers_are_right(name: str, training: bool) -> None:
     """Captured and made functional, without a compiler; with dropout they draw what the tape draws."""
     torch.manual_seed(0)

@@ -16,7 +16,7 @@ from ..linearize import programs
 from .comparison import assert_close, assert_product, assert_structured_like, random_vectors
 from .flat import flat, unflat
 from .scenario import Scenario
-from .table import SCENARIOS, names
+from .table import EVERY_SCENARIO, SCENARIOS, names
 from .test_operators_on_scenarios import FOLLOWED, counted, differenced_gradient
 from .trick import NOT_A_NUMBER
 from .uncaptured import UNCAPTURED
@@ -33,23 +33,9 @@ COMPILED = [
 ]
 """Compiled in every run of the tests: a gather, a drawing function, changes in place, convolutions."""
 
-# Six hundred steps: captured in twenty seconds.
-_SLOW = "graph_deeper_than_the_recursion_limit"
 
-
-def one_of(step: int) -> pytest.MarkDecorator:
-    """Decorator of a test with an argument ``scenario``: one scenario of so many, and all of them if exhaustive."""
-    return pytest.mark.parametrize(
-        "scenario",
-        [
-            scenario if i % step == 0 and name != _SLOW else pytest.param(scenario, marks=pytest.mark.exhaustive)
-            for i, (name, scenario) in enumerate(SCENARIOS.items())
-        ],
-        ids=SCENARIOS.keys(),
-    )
-
-
-@one_of(4)
+@EVERY_SCENARIO
+@pytest.mark.one_in(12)
 def test_a_hessian_by_a_program_is_right_or_refused_by_name(scenario: Scenario) -> None:
     case = scenario.build()
     if scenario.name in UNCAPTURED:
@@ -70,7 +56,8 @@ def test_a_hessian_by_a_graph_run_operator_by_operator_is_right(name: str) -> No
     _require_products(scenario, programs.hessian(case.func, case.inputs, backend=OPERATORS))
 
 
-@one_of(8)
+@EVERY_SCENARIO
+@pytest.mark.one_in(20)
 def test_a_jacobian_by_a_program_is_right_or_refused_by_name(scenario: Scenario) -> None:
     case = scenario.build()
     if scenario.name in UNCAPTURED:

@@ -110,6 +110,7 @@ def ask(path, limit: int = 0) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.exhaustive
 def test_a_disk_that_fills_costs_no_digit_and_what_was_written_before_is_gone_on_from(tmp_path):
     wanted = ask("none")
     assert wanted.returncode == 0, wanted.stderr

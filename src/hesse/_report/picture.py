@@ -59,8 +59,9 @@ def draw(spectrum: Spectrum, colors: Colors = LIGHT, *, narrow: bool = False) ->
         first, second = figure.subplots(2, 1) if narrow else figure.subplots(1, 2)
         _density(first, spectrum, colors)
         _magnitudes(second, spectrum, colors)
-        # Text is laid out while these settings hold.
+        # Text is laid out while these settings hold, and once: a layout takes a third of a second.
         figure.draw_without_rendering()
+        figure.set_layout_engine("none")
     return figure
 
 

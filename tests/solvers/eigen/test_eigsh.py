@@ -69,6 +69,7 @@ def test_each_end_of_a_known_spectrum(which, k, expected, dtype):
     ],
     ids=str,
 )
+@pytest.mark.one_in(3)
 def test_copies_that_the_starting_vector_cannot_see_are_found(outer, k, dtype):
     # A Krylov space of one vector holds one copy; SciPy's eigsh answers 10, 10, 9, 8, 7 to the second of these.
     values = np.concatenate([outer, np.linspace(-1, 6, 700)])

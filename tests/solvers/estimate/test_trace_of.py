@@ -76,6 +76,7 @@ def test_the_logarithm_of_the_determinant_of_a_multiple_of_the_identity_is_found
     assert found.num_products <= 100
 
 
+@pytest.mark.exhaustive
 def test_the_bar_includes_the_error_of_a_quadrature_cut_short():
     # Sampling alone would say ± 3 or so; the tenth step has not seen the small eigenvalues, and is off by hundreds.
     matrix = with_eigenvalues(10.0 ** np.linspace(-6, 0, 400))
@@ -94,6 +95,7 @@ def test_the_bar_includes_the_error_of_a_quadrature_cut_short():
     [(torch.exp, np.exp), (torch.tanh, np.tanh), (lambda t: t**3, lambda t: t**3), (torch.abs, np.abs)],
     ids=["exp", "tanh", "cube", "abs"],
 )
+@pytest.mark.one_in(2)
 def test_the_trace_of_a_function_of_an_indefinite_operator(f, reference):
     eigenvalues = np.linspace(-1, 2, 2500)
     rng = np.random.default_rng(0)
