@@ -50,8 +50,13 @@ SOURCE = """
 
 
 def run(path: Path, out: str, *words: str, dies_at: int | None = None, before: str = "") -> subprocess.CompletedProcess:
+    """The command in a process of its own; it writes its state at every step and times no batch.
+
+    A batch that was timed may round otherwise, and each run that starts anew times its own.
+    """
     program = (
-        "import hesse._solvers.checkpoint as c; c.Checkpoint.__init__.__defaults__ = (0.0,);"
+        "import hesse, hesse._solvers.checkpoint as c; c.Checkpoint.__init__.__defaults__ = (0.0,);"
+        "hesse.Hessian.__init__.__kwdefaults__.update(batching='loop');"
         f"{before}from hesse._cli.app import app; app()"
     )
     command = [sys.executable, "-c", program, "spectrum", str(path), "--top", "3", "--bottom", "2", "--probes", "2"]
