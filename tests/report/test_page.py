@@ -18,7 +18,6 @@ from hesse._report import page
 
 from .spectra import spectrum
 
-
 LONG_NAME = "a/rather/long/path/to/the/problem_file.py"
 
 

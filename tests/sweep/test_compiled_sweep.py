@@ -1,8 +1,8 @@
 """A product by a program through every operator of PyTorch's database: right, or refused by name.
 
-Captured, made functional and parted, and run without a compiler: every twenty-fourth operator, and all of them among the
-exhaustive tests. There every eighth goes through Inductor, and all of them do by a command of its own
-(see ``compiled.py``).
+Captured, made functional and parted, and run without a compiler: every twenty-fourth operator, and all of them among
+the exhaustive tests. There every eighth goes through Inductor, and all of them do by a command of its own (see
+``compiled.py``).
 """
 
 from __future__ import annotations
