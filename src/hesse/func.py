@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from hesse._autograd.arguments import Flags
-from hesse._linearize.options import Verify
+from hesse._linearize.options import Verify, check_verify
 from hesse.functional import _compiling as compiling
+from hesse.functional._compiled_product import CompiledProduct
 from hesse.functional._gradient import Engine, Gradient
 from hesse.functional._hessian_product import hessian_product
 from hesse.functional._vhp import multiply
@@ -98,16 +99,27 @@ def value_and_grad(
     return compute
 
 
-def hvp(func: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable[..., Any]:
+def hvp(
+    func: Callable[..., Any],
+    argnums: int | tuple[int, ...] = 0,
+    has_aux: bool = False,
+    *,
+    engine: Engine = "tape",
+    verify: Verify = True,
+) -> Callable[..., Any]:
     r"""The function that multiplies the Hessian of ``func`` with a vector: :math:`(x, v) \mapsto \nabla^2 f(x)\, v`.
 
-    Composes with torch.func's transforms and with autograd: the product is differentiable by whatever
-    requires gradients, as the results of torch.func are.
+    With ``engine="tape"`` it composes with torch.func's transforms and with autograd: the product is differentiable by
+    whatever requires gradients, as the results of torch.func are.
 
     Args:
         func: takes any arguments, returns a real tensor with a single element.
         argnums: which argument to differentiate by, or a tuple of them; the first when left out.
         has_aux: ``func`` returns ``(output, aux)``, and ``(product, aux)`` is returned.
+        engine: ``"compiled"`` makes one program of the whole product for each layout of the arguments, eight at most,
+            and runs it at every point. Its results have no derivative, and a backward says so.
+        verify: where a program is compared with the tape: True at calls 1, 2, 4, 8 and so on, ``"always"`` at every
+            one, False at the first.
 
     Returns:
         A function of the arguments of ``func`` followed by the vector, which is structured like the argument
@@ -116,6 +128,7 @@ def hvp(func: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: b
     Raises:
         TypeError: the vector is missing, or something to differentiate by is no tensor.
         RuntimeError: the vector does not fit, or ``func`` returns no single element.
+        CaptureError: ``engine="compiled"`` cannot take ``func``, or there were eight layouts already.
 
     Example:
         >>> import torch, hesse
@@ -126,15 +139,56 @@ def hvp(func: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: b
         tensor([[ 6.,  0.],
                 [ 0., 12.]])
     """
+    return _curried("hvp", func, argnums, has_aux, engine, verify)
+
+
+def vhp(
+    func: Callable[..., Any],
+    argnums: int | tuple[int, ...] = 0,
+    has_aux: bool = False,
+    *,
+    engine: Engine = "tape",
+    verify: Verify = True,
+) -> Callable[..., Any]:
+    r"""The function that multiplies a vector with the Hessian of ``func``, :math:`(x, v) \mapsto v^\top \nabla^2 f(x)`.
+
+    The Hessian is symmetric: this is :func:`hesse.func.hvp`, with the same arguments, under the contract's name.
+
+    Returns, Raises:
+        As :func:`hesse.func.hvp`.
+
+    Example:
+        >>> import torch, hesse
+        >>> hesse.func.vhp(lambda x: (x**3).sum())(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 10.0]))
+        tensor([  6., 120.])
+    """
+    return _curried("vhp", func, argnums, has_aux, engine, verify)
+
+
+def _curried(
+    name: str,
+    func: Callable[..., Any],
+    argnums: int | tuple[int, ...],
+    has_aux: bool,
+    engine: Engine,
+    verify: Verify,
+) -> Callable[..., Any]:
+    if engine not in get_args(Engine):
+        raise ValueError(f'engine given to {name} should be "tape" or "compiled" but is {engine!r}.')
+    check_verify(name, verify)
+    compiled = CompiledProduct(name, func, argnums, has_aux=has_aux, verify=verify) if engine == "compiled" else None
 
     def product(*arguments_and_v: Any) -> Any:
         if len(arguments_and_v) < 2:
             raise TypeError(
-                "A function made by hesse.func.hvp takes the arguments of the original function followed by the"
+                f"A function made by hesse.func.{name} takes the arguments of the original function followed by the"
                 f" vector but got {len(arguments_and_v)} arguments."
             )
         *arguments, v = arguments_and_v
         inputs = tuple(arguments)
+        if compiled is not None:
+            found, aux = compiled(inputs, v)
+            return (found, aux) if has_aux else found
         flags = Flags(create_graph=torch.compiler.is_compiling(), strict=False, has_aux=has_aux, argnums=argnums)
         try:
             traced = torch.compiler.is_compiling()
@@ -142,7 +196,7 @@ def hvp(func: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: b
         except compiling.Broken:
             results = None
         if results is None:
-            results = hessian_product("hvp", multiply, func, inputs, v, flags, as_transform=True)
+            results = hessian_product(name, multiply, func, inputs, v, flags, as_transform=True)
         return results[1:] if has_aux else results[1]
 
     return product

@@ -111,23 +111,30 @@ class _Evaluation(torch.autograd.Function):
         if isinstance(linearization, CompiledLinearization):
             linearization.release()
         if torch.is_grad_enabled():
-            products = _Once.apply(  # type: ignore[no-untyped-call]  # PyTorch's has no types
-                ctx.name, len(products), *products, *followed, *given.values()
+            products = without_derivative(
+                f'What {ctx.name} with engine="compiled" returns can be differentiated once. Use engine="tape" for'
+                " higher derivatives.",
+                products,
+                [*followed, *given.values()],
             )
         return (None, None, None, *products, *[None] * (ctx.num_tensors - len(followed)))
 
 
-class _Once(torch.autograd.Function):
-    """The first tensors as they are, connected to all; they have no derivative."""
+def without_derivative(sentence: str, tensors: Sequence[Tensor], followed: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors as they are, connected to those that they depend on; their backward raises the sentence."""
+    return list(
+        _Refusing.apply(sentence, len(tensors), *tensors, *followed)  # type: ignore[no-untyped-call]  # torch's own
+    )
+
+
+class _Refusing(torch.autograd.Function):
+    """The first tensors, connected to all; they have no derivative."""
 
     @staticmethod
-    def forward(ctx: Any, name: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.name = name
+    def forward(ctx: Any, sentence: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.sentence = sentence
         return tuple([tensor.detach() for tensor in tensors[:count]])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[None, ...]:
-        raise RuntimeError(
-            f'What {ctx.name} with engine="compiled" returns can be differentiated once. Use engine="tape" for higher'
-            " derivatives."
-        )
+        raise RuntimeError(ctx.sentence)
