@@ -154,8 +154,12 @@ def vhp(
 
     The Hessian is symmetric: this is :func:`hesse.func.hvp`, with the same arguments, under the contract's name.
 
-    Returns, Raises:
-        As :func:`hesse.func.hvp`.
+    Returns:
+        A function of the arguments of ``func`` followed by the vector, which is structured like the argument
+        (or like a tuple of the arguments) that ``argnums`` names.
+
+    Raises:
+        TypeError, RuntimeError, CaptureError: as :func:`hesse.func.hvp`.
 
     Example:
         >>> import torch, hesse
