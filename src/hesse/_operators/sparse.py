@@ -1,0 +1,83 @@
+"""The sparse matrix of an operator: a few products, from which its entries are read, and a comparison by random ones."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from hesse._autograd.agreement import FACTOR
+from hesse._base.fixed_draws import random_like
+from hesse._operators.linear_map import LinearMap
+from hesse._sparse.given import given_pattern
+from hesse._sparse.plan import SparsePlan, plan
+from hesse._sparse.verification import Difference, difference
+
+# So many vectors are multiplied at a time; batches of an operator are as wide.
+_WIDTH = 16
+# The random products that compare.
+_COMPARED = 2
+
+
+class Planned(Protocol):
+    """An operator that keeps the plan of its sparse matrix."""
+
+    _sparse_plan: SparsePlan | None
+
+
+def to_sparse(A: Any, pattern: Any) -> Tensor:
+    """The matrix in compressed rows; see ``Operator.to_sparse``. The operator keeps the plan."""
+    if A.differentiable and A.domain is not None:
+        raise ValueError(
+            f"to_sparse() of this {type(A).__name__} would cut off the derivatives of its products. Make the operator"
+            " without create_graph=True."
+        )
+    old = A._sparse_plan
+    if old is None or old.given is not pattern:
+        A._sparse_plan, old = _plan(A, pattern), None
+    matrix, wrong = _compared(A, A._sparse_plan)
+    if wrong is not None and old is not None and pattern is None:
+        # What the pattern followed has moved with the point, as indices of neighbors do.
+        A._sparse_plan = _plan(A, None)
+        matrix, wrong = _compared(A, A._sparse_plan)
+    if wrong is not None:
+        whose = "found for" if pattern is None else "given to"
+        raise ValueError(
+            f"The pattern {whose} to_sparse() lacks an entry in row {wrong.row}: the product with a random vector is"
+            f" {wrong.expected:.9g} there and {wrong.found:.9g} by the sparse matrix. Give a pattern= that holds every"
+            " entry which is not zero here."
+        )
+    return matrix
+
+
+def _plan(A: LinearMap, pattern: Any) -> SparsePlan:
+    places = A._find_pattern() if pattern is None else given_pattern(pattern, A.shape, symmetric=A.symmetric)
+    return plan(places, pattern, symmetric=A.symmetric, dtype=A.dtype, device=A.device, room=A._room())
+
+
+def _compared(A: LinearMap, plan: SparsePlan) -> tuple[Tensor, Difference | None]:
+    """The matrix, and where it differs from the operator."""
+    A.expect(plan.num_colors + _COMPARED)
+    matrix = _read(A, plan)
+    like = torch.empty(_COMPARED, A.shape[1], dtype=A.dtype, device=A.device)
+    wrong = difference(
+        lambda rows: A.matmat(rows.mT).mT,
+        lambda: _read(A, plan, FACTOR),
+        matrix,
+        random_like(like),
+        A._precision(),
+    )
+    return matrix, wrong
+
+
+def _read(A: LinearMap, plan: SparsePlan, factor: float = 1.0) -> Tensor:
+    """The matrix from products with the seeds times ``factor``, as many at a time as stay within the memory."""
+    product = A.rmatmat if plan.transposed else A.matmat
+    values = torch.empty(len(plan.entries), dtype=A.dtype, device=A.device)
+    room, each = A._room(), max(1, sum(A.shape) * A.dtype.itemsize)
+    width = _WIDTH if room is None else max(1, min(_WIDTH, room // (4 * each)))
+    for start in range(0, plan.num_colors, width):
+        seeds = plan.seeds(start, min(start + width, plan.num_colors), A.dtype)
+        plan.read(product((factor * seeds if factor != 1 else seeds).mT).mT, start, values)
+    return plan.matrix(values)
