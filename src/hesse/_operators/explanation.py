@@ -35,7 +35,7 @@ class Explanation:
         kept: how many of them stay linearized between products; the others are evaluated anew in each.
         rows: over data, the most rows of a batch that are linearized at once; None for whole batches.
         rows_reason: why.
-        colors: products that ``to_sparse()`` takes here and at the points that ``at()`` moves to; None before the first.
+        colors: products that ``to_sparse()`` takes, also at points that ``at()`` moves to; None before the first.
         entries: stored entries of the sparse matrix.
     """
 

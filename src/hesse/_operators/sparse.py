@@ -1,8 +1,8 @@
-"""The sparse matrix of an operator: a few products, from which its entries are read, and a comparison by random ones."""
+"""The sparse matrix of an operator: entries read from a few products, and a comparison by random ones."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,12 +20,6 @@ _WIDTH = 16
 _COMPARED = 2
 
 
-class Planned(Protocol):
-    """An operator that keeps the plan of its sparse matrix."""
-
-    _sparse_plan: SparsePlan | None
-
-
 def to_sparse(A: Any, pattern: Any) -> Tensor:
     """The matrix in compressed rows; see ``Operator.to_sparse``. The operator keeps the plan."""
     if A.differentiable and A.domain is not None:
@@ -33,16 +27,16 @@ def to_sparse(A: Any, pattern: Any) -> Tensor:
             f"to_sparse() of this {type(A).__name__} would cut off the derivatives of its products. Make the operator"
             " without create_graph=True."
         )
-    old = A._sparse_plan
-    if old is None or old.given is not pattern:
-        A._sparse_plan, old = _plan(A, pattern), None
+    earlier: SparsePlan | None = A._sparse_plan
+    if earlier is None or (pattern is not None and pattern is not earlier.given):
+        A._sparse_plan, earlier = _plan(A, pattern), None
     matrix, wrong = _compared(A, A._sparse_plan)
-    if wrong is not None and old is not None and pattern is None:
+    if wrong is not None and earlier is not None and earlier.given is None:
         # What the pattern followed has moved with the point, as indices of neighbors do.
         A._sparse_plan = _plan(A, None)
         matrix, wrong = _compared(A, A._sparse_plan)
     if wrong is not None:
-        whose = "found for" if pattern is None else "given to"
+        whose = "found for" if A._sparse_plan.given is None else "given to"
         raise ValueError(
             f"The pattern {whose} to_sparse() lacks an entry in row {wrong.row}: the product with a random vector is"
             f" {wrong.expected:.9g} there and {wrong.found:.9g} by the sparse matrix. Give a pattern= that holds every"
@@ -52,7 +46,7 @@ def to_sparse(A: Any, pattern: Any) -> Tensor:
 
 
 def _plan(A: LinearMap, pattern: Any) -> SparsePlan:
-    places = A._find_pattern() if pattern is None else given_pattern(pattern, A.shape, symmetric=A.symmetric)
+    places = given_pattern(A._find_pattern() if pattern is None else pattern, A.shape, symmetric=A.symmetric)
     return plan(places, pattern, symmetric=A.symmetric, dtype=A.dtype, device=A.device, room=A._room())
 
 

@@ -43,7 +43,8 @@ def symmetric_coloring(pattern: Pattern) -> Coloring:
         smallest_last = compiled(kernels.smallest_last)(starts, columns)
         orders = [*_orders(starts), smallest_last]
         colors = _fewest(lambda order: star_colors(starts, columns, order), orders, 0)
-    return Coloring(colors, *compiled(kernels.star_sources)(starts, columns, colors), False)
+    source_rows, source_colors = compiled(kernels.star_sources)(starts, columns, colors)
+    return Coloring(colors, source_rows, source_colors, False)
 
 
 def column_coloring(pattern: Pattern) -> Coloring:

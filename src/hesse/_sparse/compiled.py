@@ -19,7 +19,8 @@ def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
         numba = importlib.import_module("numba")
     except ImportError as error:
         raise ImportError(
-            'A sparse matrix is colored by loops that numba compiles, and numba is not installed. Install "hesse[sparse]".'
+            "A sparse matrix is colored by loops that numba compiles, and numba is not installed. Install"
+            ' "hesse[sparse]".'
         ) from error
     try:
         found: Callable[..., Any] = numba.njit(cache=True)(loop)

@@ -12,6 +12,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
+Array = np.ndarray[Any, Any]
+
 Pattern: TypeAlias = "csr_array[Any, tuple[int, int]]"
 """Truth values in compressed rows with ascending columns; each stored entry belongs to the pattern."""
 
@@ -44,12 +46,19 @@ def given_pattern(pattern: Any, shape: tuple[int, int], *, symmetric: bool) -> P
     return found
 
 
+def entries_of(matrix: Tensor) -> tuple[Array, Array, Array]:
+    """Values, columns and starts of rows of a sparse tensor in compressed rows, as NumPy's arrays."""
+    parts = [part.detach().cpu().numpy() for part in (matrix.values(), matrix.col_indices(), matrix.crow_indices())]
+    return parts[0], parts[1], parts[2]
+
+
 def _stored(pattern: Any, shape: tuple[int, int], symmetric: bool) -> Any:
     """The stored entries as a SciPy matrix."""
     if scipy.sparse.issparse(pattern):
-        if pattern.ndim != 2:
-            raise ValueError(f"The pattern given to to_sparse should have shape {shape} but has {pattern.shape}.")
-        return pattern
+        matrix: Any = pattern
+        if matrix.ndim != 2:
+            raise ValueError(f"The pattern given to to_sparse should have shape {shape} but has {matrix.shape}.")
+        return matrix
     if isinstance(pattern, Tensor) and pattern.layout != torch.strided:
         return _from_sparse_tensor(pattern.detach(), shape)
     if isinstance(pattern, Tensor):
@@ -66,17 +75,17 @@ def _stored(pattern: Any, shape: tuple[int, int], symmetric: bool) -> Any:
 def _from_sparse_tensor(pattern: Tensor, shape: tuple[int, int]) -> Any:
     if pattern.dim() != 2 or (pattern.layout == torch.sparse_coo and pattern.sparse_dim() != 2):
         raise ValueError(f"The pattern given to to_sparse should have shape {shape} but has {tuple(pattern.shape)}.")
+    size = (pattern.shape[0], pattern.shape[1])
     if pattern.layout == torch.sparse_csr:
-        starts, columns = pattern.crow_indices().cpu().numpy(), pattern.col_indices().cpu().numpy()
-        return scipy.sparse.csr_array((np.ones(len(columns), bool), columns, starts), shape=tuple(pattern.shape))
-    rows, columns = pattern.to_sparse_coo()._indices().cpu().numpy()
-    return scipy.sparse.coo_array((np.ones(len(rows), bool), (rows, columns)), shape=tuple(pattern.shape))
+        return scipy.sparse.csr_array(entries_of(pattern), shape=size)
+    rows, columns = pattern.to_sparse(layout=torch.sparse_coo)._indices().cpu().numpy()
+    return scipy.sparse.coo_array((np.ones(len(rows), bool), (rows, columns)), shape=size)
 
 
-def _from_entries(entries: np.ndarray[Any, Any], shape: tuple[int, int], symmetric: bool) -> Any:
+def _from_entries(entries: Array, shape: tuple[int, int], symmetric: bool) -> Any:
     rows, columns = entries.astype(np.int64)
     for name, indices, size in (("rows", rows, shape[0]), ("columns", columns, shape[1])):
-        if len(indices) and not (0 <= indices.min() and indices.max() < size):
+        if len(indices) and not (indices.min() >= 0 and indices.max() < size):
             raise ValueError(
                 f"The {name} of the pattern given to to_sparse should be from 0 to {size - 1} but go from"
                 f" {indices.min()} to {indices.max()}."

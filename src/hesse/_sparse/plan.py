@@ -107,6 +107,6 @@ def _require_room(pattern: Pattern, dtype: torch.dtype, room: int | None) -> Non
     needed = pattern.nnz * (dtype.itemsize + 8 + 2 * index) + pattern.shape[0] * 8 + pattern.shape[1] * 4
     if room is not None and needed > room:
         raise MemoryBudgetError(
-            f"The sparse matrix of {pattern.nnz} entries takes {readable(needed)} with its plan but {readable(room)} may"
-            " be taken. Give more memory=."
+            f"The sparse matrix of {pattern.nnz} entries takes {readable(needed)} with its plan but {readable(room)}"
+            " may be taken. Give more memory=."
         )
