@@ -1,8 +1,7 @@
 """Sparse Hessians: pattern, colors and values, by hesse and by asdex on JAX.
 
 ``python -m benchmarks.sparse`` writes benchmarks/results/sparse.json. The contestants take turns, each in a fresh
-process a turn; a ratio is the median over turns of asdex's figure by hesse's. asdex is no part of requirements.txt: it needs a
-newer JAX than the other benchmarks were measured with.
+process a turn; a ratio is the median over turns of asdex's figure by hesse's. asdex 0.5.1 is installed by hand.
 """
 
 from __future__ import annotations

@@ -8,16 +8,13 @@ import torch
 from torch import Tensor
 
 from hesse._autograd.agreement import FACTOR
-from hesse._base.fixed_draws import random_like
 from hesse._operators.linear_map import LinearMap
 from hesse._sparse.given import given_pattern
 from hesse._sparse.plan import SparsePlan, plan
 from hesse._sparse.verification import Difference, difference
 
-# So many vectors are multiplied at a time; batches of an operator are as wide.
+# So many vectors are multiplied at a time where there are as many; an operator decides about batches by that number.
 _WIDTH = 16
-# The random products that compare.
-_COMPARED = 2
 
 
 def to_sparse(A: Any, pattern: Any) -> Tensor:
@@ -52,14 +49,13 @@ def _plan(A: LinearMap, pattern: Any) -> SparsePlan:
 
 def _compared(A: LinearMap, plan: SparsePlan) -> tuple[Tensor, Difference | None]:
     """The matrix, and where it differs from the operator."""
-    A.expect(plan.num_colors + _COMPARED)
+    A.expect(plan.num_colors + len(plan.vectors))
     matrix = _read(A, plan)
-    like = torch.empty(_COMPARED, A.shape[1], dtype=A.dtype, device=A.device)
     wrong = difference(
-        lambda rows: A.matmat(rows.mT).mT,
+        A._matvec,
         lambda: _read(A, plan, FACTOR),
         matrix,
-        random_like(like),
+        plan.vectors,
         A._precision(),
     )
     return matrix, wrong
@@ -70,7 +66,7 @@ def _read(A: LinearMap, plan: SparsePlan, factor: float = 1.0) -> Tensor:
     product = A.rmatmat if plan.transposed else A.matmat
     values = torch.empty(len(plan.entries), dtype=A.dtype, device=A.device)
     room, each = A._room(), max(1, sum(A.shape) * A.dtype.itemsize)
-    width = _WIDTH if room is None else max(1, min(_WIDTH, room // (4 * each)))
+    width = _WIDTH if plan.num_colors >= _WIDTH and (room is None or 4 * _WIDTH * each <= room) else 1
     for start in range(0, plan.num_colors, width):
         seeds = plan.seeds(start, min(start + width, plan.num_colors), A.dtype)
         plan.read(product((factor * seeds if factor != 1 else seeds).mT).mT, start, values)

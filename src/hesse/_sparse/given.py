@@ -78,7 +78,7 @@ def _from_sparse_tensor(pattern: Tensor, shape: tuple[int, int]) -> Any:
     size = (pattern.shape[0], pattern.shape[1])
     if pattern.layout == torch.sparse_csr:
         return scipy.sparse.csr_array(entries_of(pattern), shape=size)
-    rows, columns = pattern.to_sparse(layout=torch.sparse_coo)._indices().cpu().numpy()
+    rows, columns = pattern.to_sparse(layout=torch.sparse_coo).coalesce().indices().cpu().numpy()
     return scipy.sparse.coo_array((np.ones(len(rows), bool), (rows, columns)), shape=size)
 
 

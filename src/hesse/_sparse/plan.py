@@ -11,11 +11,15 @@ import torch
 from torch import Tensor
 
 from hesse._base.errors import MemoryBudgetError
+from hesse._base.fixed_draws import fixed_generator
 from hesse._base.memory import readable
 from hesse._sparse import kernels
 from hesse._sparse.coloring import column_coloring, symmetric_coloring
 from hesse._sparse.compiled import compiled
 from hesse._sparse.given import Pattern
+
+# So many random products compare a matrix with its operator.
+_COMPARED = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,7 @@ class SparsePlan:
         begins: where the entries of each product begin in ``entries``.
         entries: numbers of the stored entries, product after product.
         places: where each of these entries lies in its product.
+        vectors: random ones, one a row, by which a matrix is compared with the operator.
     """
 
     given: Any
@@ -42,6 +47,7 @@ class SparsePlan:
     begins: list[int]
     entries: Tensor
     places: Tensor
+    vectors: Tensor
 
     @property
     def num_colors(self) -> int:
@@ -57,7 +63,7 @@ class SparsePlan:
         """Write the entries that lie in some products, one a row from number ``start`` on, into ``values``."""
         for number, product in enumerate(products, start):
             span = slice(self.begins[number], self.begins[number + 1])
-            values.index_copy_(0, self.entries[span].long(), product.index_select(0, self.places[span].long()))
+            values.index_copy_(0, self.entries[span], product.index_select(0, self.places[span]))
 
     def matrix(self, values: Tensor) -> Tensor:
         """The sparse matrix of the stored entries' values."""
@@ -86,25 +92,32 @@ def plan(
     needed = np.diff(begins) > 0
     numbers = np.where(needed, np.cumsum(needed) - 1, -1).astype(np.int32)
 
+    size = int(pattern.shape[1])
+
     def tensor(array: np.ndarray[Any, Any]) -> Tensor:
         return torch.from_numpy(array).to(device)
 
     return SparsePlan(
         given=given,
-        shape=(int(pattern.shape[0]), int(pattern.shape[1])),
+        shape=(int(pattern.shape[0]), size),
         transposed=coloring.transposed,
         colors=tensor(numbers[coloring.colors]),
         starts=tensor(pattern.indptr.astype(np.int64)),
         columns=tensor(pattern.indices.astype(np.int64)),
         begins=[0, *begins[1:][needed].tolist()],
-        entries=tensor(entries),
+        # Indices to write to are of 64 bits; those to read from need not be.
+        entries=tensor(entries.astype(np.int64)),
         places=tensor(places),
+        # No entry is near zero, and the draws advance no generator of the user's.
+        vectors=0.5 + torch.rand(_COMPARED, size, dtype=dtype, device=device, generator=fixed_generator(device)),
     )
 
 
 def _require_room(pattern: Pattern, dtype: torch.dtype, room: int | None) -> None:
     index = pattern.indices.dtype.itemsize
-    needed = pattern.nnz * (dtype.itemsize + 8 + 2 * index) + pattern.shape[0] * 8 + pattern.shape[1] * 4
+    # Values, columns and entries; starts; colors and random vectors.
+    needed = pattern.nnz * (dtype.itemsize + 16 + index) + pattern.shape[0] * 8
+    needed += pattern.shape[1] * (4 + _COMPARED * dtype.itemsize)
     if room is not None and needed > room:
         raise MemoryBudgetError(
             f"The sparse matrix of {pattern.nnz} entries takes {readable(needed)} with its plan but {readable(room)}"
