@@ -27,7 +27,6 @@ from hesse._operators.data_point import Place
 from hesse._operators.function_point import FunctionPoint
 from hesse._operators.point import PointOperator
 from hesse._operators.terms import OuterTerm
-from hesse._sparse.given import Pattern
 
 
 class GaussNewton(DataOperator):
@@ -133,30 +132,15 @@ class GaussNewton(DataOperator):
             jacobian = linearize("prediction", lambda x: _prediction(at.call(x)), at.leaves, inputs)
             jacobian.outputs = [output.contiguous() for output in jacobian.outputs]
             predicted: Prediction = jacobian.aux._replace(leaves=jacobian.outputs)
-            self._predicted = predicted
             return OuterTerm(jacobian, at.leaves, LossCurvature.of(loss_of, linearize, predicted))
 
         def tensors() -> Iterator[tuple[str, Tensor]]:
             yield from tensors_of(func, inputs, at)
             yield from captured(loss) if loss is not None else ()
 
-        def pattern() -> Pattern:
-            from hesse._sparse.detection import hessian_pattern, jacobian_pattern
-
-            rows: Pattern = jacobian_pattern(lambda *x: tuple(_prediction(at.call(x))[0]), tuple(at.leaves))
-            if loss is None:
-                return (rows.T @ rows).tocsr()
-            predicted = self._predicted
-            between: Pattern = hessian_pattern(lambda *x: loss_of(predicted, x), tuple(predicted.leaves))
-            return (rows.T @ between @ rows).tocsr()
-
-        self._pattern_of_function = pattern
         variables = Space(at.leaves, at.spec, "GaussNewton")
         point = FunctionPoint(variables, engines, term, tensors, "at()")
         PointOperator.__init__(self, point, point.whole, variables, variables, symmetric=True)
-
-    def _find_pattern(self) -> Pattern:
-        return super()._find_pattern() if self._func is None else self._pattern_of_function()
 
 
 def _prediction(output: Any) -> tuple[list[Tensor], Prediction]:

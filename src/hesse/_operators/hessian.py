@@ -25,7 +25,6 @@ from hesse._operators.block import Block
 from hesse._operators.function_point import FunctionPoint
 from hesse._operators.point import PointOperator
 from hesse._operators.terms import HessianTerm, Part
-from hesse._sparse.given import Pattern
 
 
 class Hessian(PointOperator):
@@ -117,7 +116,7 @@ class Hessian(PointOperator):
     def _move(self, inputs: Any, engines: Engines, earlier: Any) -> None:
         """Take the point: evaluate the function, once."""
         func = self._func
-        at = self._at = check_point("Hessian", func, inputs, self._argnums)
+        at = check_point("Hessian", func, inputs, self._argnums)
         followed = followed_function("Hessian", func, inputs, at, self._has_aux)
         gradient_at = gradient_map(
             "Hessian", at, self._has_aux, engines.options.create_graph, self._batch_dim, followed
@@ -172,17 +171,6 @@ class Hessian(PointOperator):
             raise ValueError("dense_blocks() needs a Hessian of independent problems. Make it with batch_dim=0.")
         self._point.begin(self.domain.size)
         return independent.dense_blocks(self._point, self.domain, self.dtype, self._point.left_with_results())
-
-    def _find_pattern(self) -> Pattern:
-        from hesse._sparse.detection import hessian_pattern
-
-        def value(*x: Tensor) -> Tensor:
-            if self._batch_dim is not None:
-                return independent.evaluate_each("Hessian", self._at, x, self._has_aux)[0].sum()
-            return evaluate_scalar("Hessian", self._at, x, False, self._has_aux)[0]
-
-        found: Pattern = hessian_pattern(value, tuple(self._at.leaves))
-        return found
 
     def block(self, rows: Key | tuple[Key, ...], columns: Key | tuple[Key, ...] | None = None) -> Block:
         """The block of second derivatives by two parts of the inputs.

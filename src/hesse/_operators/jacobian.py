@@ -21,7 +21,6 @@ from hesse._linearize.protocol import Leaves, Linearization, Selection
 from hesse._operators.function_point import FunctionPoint
 from hesse._operators.point import PointOperator
 from hesse._operators.terms import Part
-from hesse._sparse.given import Pattern
 
 
 class Jacobian(PointOperator):
@@ -82,7 +81,7 @@ class Jacobian(PointOperator):
     def _move(self, inputs: Any, engines: Engines, earlier: Any) -> None:
         """Take the point: evaluate the function, once."""
         func, has_aux = self._func, self._has_aux
-        at = self._at = check_point("Jacobian", func, inputs, self._argnums)
+        at = check_point("Jacobian", func, inputs, self._argnums)
         followed = followed_function("Jacobian", func, inputs, at, has_aux)
 
         def outputs_at(x: tuple[Tensor, ...]) -> tuple[list[Tensor], Any]:
@@ -107,15 +106,6 @@ class Jacobian(PointOperator):
         point.whole = Part(point.whole.sources, tuple(range(len(linearization.outputs))))
         range_ = Space(linearization.outputs, spec, "Jacobian")
         super().__init__(point, point.whole, variables, range_, symmetric=False)
-
-    def _find_pattern(self) -> Pattern:
-        from hesse._sparse.detection import jacobian_pattern
-
-        def outputs(*x: Tensor) -> tuple[Tensor, ...]:
-            return tuple(evaluate("Jacobian", self._at, x, False, self._has_aux)[0])
-
-        found: Pattern = jacobian_pattern(outputs, tuple(self._at.leaves))
-        return found
 
     def at(self, inputs: Any) -> Jacobian:
         """The Jacobian of the same function at other inputs, or at the same ones as they are now."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 
 from hesse._sparse import kernels
 from hesse._sparse.compiled import compiled
@@ -40,8 +41,10 @@ def symmetric_coloring(pattern: Pattern) -> Coloring:
         colors = np.arange(pattern.shape[0], dtype=np.int32)
     else:
         star_colors = compiled(kernels.star_colors)
-        smallest_last = compiled(kernels.smallest_last)(starts, columns)
-        orders = [*_orders(starts), smallest_last]
+        orders = [*_orders(starts), compiled(kernels.smallest_last)(starts, columns)]
+        if columns.dtype == np.int32:
+            # Breadth first, which SciPy has for this width: square grids of some sizes take one color less.
+            orders.append(scipy.sparse.csgraph.reverse_cuthill_mckee(pattern, symmetric_mode=True))
         colors = _fewest(lambda order: star_colors(starts, columns, order), orders, 0)
     source_rows, source_colors = compiled(kernels.star_sources)(starts, columns, colors)
     return Coloring(colors, source_rows, source_colors, False)

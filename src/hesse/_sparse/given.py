@@ -99,7 +99,10 @@ def _from_entries(entries: Array, shape: tuple[int, int], symmetric: bool) -> An
 def _rows(stored: Any) -> Pattern:
     """The entries in compressed rows, sorted and each once; the given matrix stays as it is."""
     rows = scipy.sparse.csr_array(stored)
-    found: Pattern = scipy.sparse.csr_array((np.ones(rows.nnz, bool), rows.indices, rows.indptr), shape=rows.shape)
+    # One width of indices for all loops, and the narrow one where it is wide enough.
+    width = np.int32 if max(*rows.shape, rows.nnz) < 2**31 else np.int64
+    columns, starts = rows.indices.astype(width, copy=False), rows.indptr.astype(width, copy=False)
+    found: Pattern = scipy.sparse.csr_array((np.ones(rows.nnz, bool), columns, starts), shape=rows.shape)
     if not found.has_canonical_format:
         found = found.copy()
         found.sum_duplicates()
