@@ -25,6 +25,7 @@ from hesse._operators import (
     LossHessian,
     Operator,
     as_operator,
+    sparse_hessian,
 )
 from hesse._operators.problem import Problem
 from hesse._report.plot import plot
@@ -43,9 +44,19 @@ from hesse._solvers.estimate import (
     trace,
     trace_of,
 )
-from hesse._solvers.linear import ShiftedSolutions, Solution, jacobi, nystrom, solve, solve_shifted
+from hesse._solvers.linear import (
+    Factorization,
+    ShiftedSolutions,
+    Solution,
+    factorize,
+    jacobi,
+    nystrom,
+    solve,
+    solve_shifted,
+)
 from hesse._solvers.minimize import Minimum, ScipyFunctions, minimize, scipy_functions
 from hesse._solvers.run import Progress
+from hesse._sparse.to_scipy import to_scipy
 from hesse.functional import hvp, vhp
 
 __all__ = [
@@ -60,6 +71,7 @@ __all__ = [
     "DiagonalEstimate",
     "Eigenpairs",
     "EmpiricalFisher",
+    "Factorization",
     "Finding",
     "Fisher",
     "GaussNewton",
@@ -86,6 +98,7 @@ __all__ = [
     "check",
     "diagonal",
     "eigsh",
+    "factorize",
     "frobenius_norm",
     "func",
     "functional",
@@ -98,7 +111,9 @@ __all__ = [
     "scipy_functions",
     "solve",
     "solve_shifted",
+    "sparse_hessian",
     "spectral_density",
+    "to_scipy",
     "trace",
     "trace_of",
     "vhp",

@@ -8,6 +8,7 @@ from hesse._operators.hessian import Hessian
 from hesse._operators.jacobian import Jacobian
 from hesse._operators.loss_hessian import LossHessian
 from hesse._operators.operator import Identity, Operator
+from hesse._operators.sparse_hessian import sparse_hessian
 
 __all__ = [
     "EmpiricalFisher",
@@ -19,4 +20,5 @@ __all__ = [
     "LossHessian",
     "Operator",
     "as_operator",
+    "sparse_hessian",
 ]

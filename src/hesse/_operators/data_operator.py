@@ -18,9 +18,10 @@ from hesse._data.options import DataKeywords, DataOptions
 from hesse._data.parameters import matching
 from hesse._linearize.engines import Engines
 from hesse._linearize.guard import Guard
+from hesse._operators.block import Block
 from hesse._operators.data_point import DataPoint, MakeTerm
 from hesse._operators.function_point import FunctionPoint
-from hesse._operators.point import Block, PointOperator
+from hesse._operators.point import PointOperator
 from hesse._operators.terms import Part
 
 Names = str | Sequence[str]

@@ -11,6 +11,8 @@ from torch import Tensor
 from hesse._linearize.guard import Guard
 from hesse._operators.operator import Operator
 from hesse._operators.scipy import Scipy, is_matrix
+from hesse._operators.sparse_matrix import SparseMatrix
+from hesse._sparse.to_scipy import to_scipy
 
 
 class Dense(Operator):
@@ -55,11 +57,12 @@ class Dense(Operator):
 
 
 def as_operator(A: Any, *, symmetric: bool = False) -> Operator:
-    """``A`` as an operator: an operator, a dense tensor, a NumPy array, or anything SciPy takes for a linear operator.
+    """``A`` as an operator: an operator, a tensor, a NumPy array, or anything SciPy takes for a linear operator.
 
     Args:
-        A: an operator of hesse, a real tensor (m, n), a NumPy array (m, n), a SciPy sparse matrix or a SciPy
-            ``LinearOperator``. It counts as symmetric where its entries are, or where it has ``symmetric = True``.
+        A: an operator of hesse, a real tensor (m, n), also a sparse one, a NumPy array (m, n), a SciPy sparse matrix or
+            a SciPy ``LinearOperator``. It counts as symmetric where its entries are, or where it says so by
+            ``symmetric = True``.
         symmetric: True where you know that A is symmetric and A does not say so, as a ``LinearOperator`` or a matrix
             that is symmetric but for rounding. Only the entries of a matrix are compared.
 
@@ -79,7 +82,10 @@ def as_operator(A: Any, *, symmetric: bool = False) -> Operator:
         >>> hesse.eigsh(hesse.as_operator(theirs, symmetric=True), k=1, rng=0).values.round(decimals=6)
         tensor([3.], dtype=torch.float64)
     """
-    operator = A if isinstance(A, Operator) else Dense(A) if isinstance(A, Tensor) else Scipy(A)
+    if isinstance(A, Tensor):
+        operator: Operator = Dense(A) if A.layout == torch.strided else SparseMatrix(A)
+    else:
+        operator = A if isinstance(A, Operator) else Scipy(A)
     return _symmetric(operator, A) if symmetric and not operator.symmetric else operator
 
 
@@ -88,6 +94,8 @@ def _symmetric(operator: Operator, A: Any) -> Operator:
     m, n = operator.shape
     if m != n:
         raise ValueError(f"as_operator(symmetric=True) needs a square operator but got one of shape {operator.shape}.")
+    if isinstance(A, Tensor) and A.layout != torch.strided:
+        A = to_scipy(A)
     if isinstance(A, Tensor) or is_matrix(A):
         gap, largest = float(abs(1.0 * A - 1.0 * A.T).max()), float(abs(A).max())
         if gap > torch.finfo(operator.dtype).eps ** 0.5 * largest:

@@ -9,6 +9,7 @@ from hesse._base.memory import readable
 from hesse._linearize.choice import Choice, EngineName
 from hesse._linearize.chunks import Chunks
 from hesse._linearize.engines import Engines
+from hesse._sparse.plan import SparsePlan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Explanation:
         kept: how many of them stay linearized between products; the others are evaluated anew in each.
         rows: over data, the most rows of a batch that are linearized at once; None for whole batches.
         rows_reason: why.
+        colors: products that ``to_sparse()`` takes, also at points that ``at()`` moves to; None before the first.
+        entries: stored entries of the sparse matrix.
     """
 
     engine: EngineName
@@ -53,6 +56,8 @@ class Explanation:
     kept: int = 0
     rows: int | None = None
     rows_reason: str = ""
+    colors: int | None = None
+    entries: int = 0
 
     @staticmethod
     def of(
@@ -77,6 +82,12 @@ class Explanation:
     def over_data(self, **figures: Any) -> Explanation:
         """The same, with what a sum over data adds."""
         return dataclasses.replace(self, **figures)
+
+    def with_plan(self, plan: SparsePlan | None) -> Explanation:
+        """The same, with what the sparse matrix takes, where one was made."""
+        if plan is None:
+            return self
+        return dataclasses.replace(self, colors=plan.num_colors, entries=len(plan.entries))
 
     @property
     def choice(self) -> Choice:
@@ -103,4 +114,6 @@ class Explanation:
         lines["many vectors"] = f"{self.batching} in chunks of {self.chunk} ({self.batching_reason})"
         each = f"{readable(self.bytes_each)} a vector at the peak" if self.bytes_each else "a vector not measured yet"
         lines["memory"] = f"{readable(self.budget)} allowed; {each}"
+        if self.colors is not None:
+            lines["to_sparse()"] = f"{self.entries} entries from {self.colors} products (colors)"
         return "\n".join(f"{label + ':':<14}{text}" for label, text in lines.items())

@@ -21,8 +21,9 @@ from hesse._linearize.engines import Engines, Linearize
 from hesse._linearize.options import Mode, Name, Options, Verify
 from hesse._linearize.protocol import Linearization, Map
 from hesse._operators import independent
+from hesse._operators.block import Block
 from hesse._operators.function_point import FunctionPoint
-from hesse._operators.point import Block, PointOperator
+from hesse._operators.point import PointOperator
 from hesse._operators.terms import HessianTerm, Part
 
 

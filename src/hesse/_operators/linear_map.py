@@ -12,6 +12,7 @@ from torch import Tensor
 from hesse._base.space import Space
 from hesse._operators import probes
 from hesse._operators.inner_products import inner_products
+from hesse._sparse.given import Pattern
 
 Decisions = dict[str, Any]
 """How products are made, as JSON: empty for a matrix, and nested for an operator made of others."""
@@ -119,6 +120,20 @@ class LinearMap(abc.ABC):
         """
         del earlier
         return {}
+
+    def _room(self) -> int | None:
+        """Bytes that a call may add, its results included; None where nothing bounds them."""
+        return None
+
+    def _precision(self) -> torch.dtype:
+        """The real dtype that rounds most on the way."""
+        return self.dtype
+
+    def _find_pattern(self) -> Pattern:
+        """Where entries may be, found from the function."""
+        raise TypeError(
+            f"to_sparse() finds no pattern of a {type(self).__name__}. Give pattern=, the places of its entries."
+        )
 
     def __repr__(self) -> str:
         engine = self._engine_name()

@@ -9,9 +9,10 @@ import numpy as np
 from torch import Tensor
 
 from hesse._base import trees
-from hesse._operators import algebra, conversions
+from hesse._operators import algebra, conversions, sparse
 from hesse._operators.conversions import Array, Indices
 from hesse._operators.linear_map import LinearMap
+from hesse._sparse.plan import SparsePlan
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator as ScipyOperator
@@ -32,6 +33,7 @@ class Operator(LinearMap):
     """
 
     ndim = 2
+    _sparse_plan: SparsePlan | None = None
     # NumPy leaves array @ operator and array * operator to the operator.
     __array_ufunc__ = None
 
@@ -146,6 +148,38 @@ class Operator(LinearMap):
     def to_dense(self) -> Tensor:
         """The matrix (m, n), one product for each column (each row, where there are fewer)."""
         return conversions.to_dense(self)
+
+    def to_sparse(self, pattern: Any = None) -> Tensor:
+        """The matrix (m, n) as a sparse tensor in compressed rows, from one product for each color of its pattern.
+
+        Columns of one color share no row, or none that matters by symmetry. Two random products compare the matrix with
+        the operator. ``at()`` carries pattern and colors on, and ``explain()`` has their number.
+
+        Args:
+            pattern: where entries may be: a SciPy sparse matrix; a sparse tensor; a dense matrix of truth values; or
+                rows and columns of entries as whole numbers (2, k), which are completed for a symmetric matrix by their
+                mirror image and the diagonal. Stored zeros count as entries. Found from the function when left out.
+
+        Raises:
+            TypeError: ``pattern`` is none of these, or the operator cannot find its own.
+            ValueError: ``pattern`` has another shape, is not symmetric though the matrix is, or lacks an entry.
+            MemoryBudgetError: the sparse matrix does not stay within ``memory``.
+            ImportError: numba, of ``hesse[sparse]``, is not installed.
+
+        Source: Gebremedhin, Manne and Pothen, "What color is your Jacobian?", SIAM Review 47 (2005).
+
+        Example:
+            >>> import torch, hesse
+            >>> H = hesse.Hessian(lambda x: (x[1:] * x[:-1]).sum(), torch.ones(1000))
+            >>> chain = torch.stack([torch.arange(999), torch.arange(1, 1000)])
+            >>> H.to_sparse(chain).to_dense()[:3, :3]
+            tensor([[0., 1., 0.],
+                    [1., 0., 1.],
+                    [0., 1., 0.]])
+            >>> H.explain().colors
+            3
+        """
+        return sparse.to_sparse(self, pattern)
 
     def rows(self, indices: Indices) -> Tensor:
         """Some rows of the matrix, (k, n), one product each.

@@ -328,6 +328,12 @@ class PointOperator(Operator):
         )
         return rows if transposed else rows.mT
 
+    def _room(self) -> int | None:
+        return self._point.left_with_results()
+
+    def _precision(self) -> torch.dtype:
+        return coarsest([*self.domain.leaves, *self.range.leaves])
+
     def expect(self, products: int) -> None:
         """So many products are about to be asked for: ``engine="auto"`` decides by that."""
         self._point.guard.check()
@@ -368,7 +374,7 @@ class PointOperator(Operator):
         point = self._point
         kept = sum(one.kept_bytes() for term in point.kept_terms() for one in term.linearizations)
         explanation = Explanation.of(point.engine, point.engines, point.chunks[0], kept, point.left(), point.is_lone)
-        return point.explain(explanation)
+        return point.explain(explanation).with_plan(self._sparse_plan)
 
     def flatten(self, tree: Any) -> Tensor:
         """A vector structured like the inputs as a flat one (n,)."""
@@ -387,13 +393,3 @@ class PointOperator(Operator):
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-class Block(PointOperator):
-    """A block of an operator at a point, by parts of its variables; it shares the point, and is stale with it."""
-
-    def __init__(self, point: Point, part: Part, domain: Space, range_: Space) -> None:
-        super().__init__(point, part, domain, range_, symmetric=part.sources == part.targets)
-
-    def close(self) -> None:
-        """Nothing of its own to free: the whole operator owns the point."""

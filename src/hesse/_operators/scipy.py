@@ -32,7 +32,7 @@ class Scipy(Operator):
         if numpy_dtype.kind != "f":
             raise TypeError(f"An operator should be real but this one has dtype {self._operator.dtype}.")
         self.dtype = torch.float32 if numpy_dtype == np.float32 else torch.float64
-        self.symmetric = _is_symmetric(A)
+        self.symmetric = is_symmetric(A)
 
     def matmat(self, V: Tensor) -> Tensor:
         """A·V."""
@@ -48,7 +48,8 @@ class Scipy(Operator):
         return torch.from_numpy(np.ascontiguousarray(product, dtype=numpy_dtype))
 
 
-def _is_symmetric(A: Any) -> bool:
+def is_symmetric(A: Any) -> bool:
+    """Whether the entries are those of the transpose, or A says that it is symmetric."""
     if is_matrix(A):
         return A.shape[0] == A.shape[1] and bool((A != A.T).sum() == 0)
     return bool(getattr(A, "symmetric", False))

@@ -1,0 +1,66 @@
+"""Sparse Hessians: pattern, colors and values, by hesse and by asdex on JAX.
+
+``python -m benchmarks.sparse`` writes benchmarks/results/sparse.json. The contestants take turns, each in a fresh
+process a turn; a ratio is the median over turns of asdex's figure by hesse's. asdex 0.5.1 is installed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from benchmarks import environment, results_file
+from benchmarks.processes import run_fresh
+from benchmarks.sparse_problems import PROBLEMS
+from benchmarks.views_sparse import sparse as view
+
+CONTESTANTS = ("hesse", "asdex")
+FIGURES = ("first_seconds", "again_seconds", "peak_mib")
+TURNS, TIMEOUT = 3, 1800
+# Relative, between the products of the two matrices in float64.
+AGREEMENT = 1e-8
+
+
+def measure(problem: str, turns: int, quick: bool) -> dict[str, Any]:
+    """The medians of each contestant's figures, and the ratios turn by turn."""
+    flags = ("--quick",) if quick else ()
+    rounds = [
+        {one: run_fresh("sparse_one", problem, one, *flags, timeout=TIMEOUT) for one in CONTESTANTS}
+        for _ in range(turns)
+    ]
+    failed = {one: turn[one]["problem"] for turn in rounds for one in CONTESTANTS if turn[one]["problem"]}
+    found: dict[str, Any] = {"name": problem, "problems": failed}
+    for one in CONTESTANTS:
+        if one not in failed:
+            found[one] = rounds[-1][one] | {key: median(turn[one][key] for turn in rounds) for key in FIGURES}
+    if not failed:
+        found["ratios"] = {
+            key: median(turn["asdex"][key] / max(turn["hesse"][key], 1e-9) for turn in rounds) for key in FIGURES
+        }
+        ours, theirs = found["hesse"], found["asdex"]
+        found["agree"] = all(
+            abs(ours[key] - theirs[key]) <= AGREEMENT * theirs["norm"] for key in ("norm", "component")
+        )
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="sparse", description="Sparse Hessians beside asdex.")
+    parser.add_argument("--problem", choices=PROBLEMS, action="append", help="only this one")
+    parser.add_argument("--turns", type=int, default=TURNS)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes; printed only")
+    options = parser.parse_args(arguments)
+    chosen = options.problem or list(PROBLEMS)
+    rows = [measure(problem, options.turns, options.quick) for problem in chosen]
+    results = {"environment": environment.describe(), "turns": options.turns, "rows": rows}
+    if not options.quick and not options.problem:
+        results_file.write(results_file.FOLDER / "sparse.json", results)
+    print(view(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

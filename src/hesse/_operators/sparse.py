@@ -1,0 +1,73 @@
+"""The sparse matrix of an operator: entries read from a few products, and a comparison by random ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hesse._autograd.agreement import FACTOR
+from hesse._operators.linear_map import LinearMap
+from hesse._sparse.given import given_pattern
+from hesse._sparse.plan import SparsePlan, plan
+from hesse._sparse.verification import Difference, difference
+
+# So many vectors are multiplied at a time where there are as many; an operator decides about batches by that number.
+_WIDTH = 16
+
+
+def to_sparse(A: Any, pattern: Any) -> Tensor:
+    """The matrix in compressed rows; see ``Operator.to_sparse``. The operator keeps the plan."""
+    if A.differentiable and A.domain is not None:
+        raise ValueError(
+            f"to_sparse() of this {type(A).__name__} would cut off the derivatives of its products. Make the operator"
+            " without create_graph=True."
+        )
+    earlier: SparsePlan | None = A._sparse_plan
+    if earlier is None or (pattern is not None and pattern is not earlier.given):
+        A._sparse_plan, earlier = _plan(A, pattern), None
+    matrix, wrong = _compared(A, A._sparse_plan)
+    if wrong is not None and earlier is not None and earlier.given is None:
+        # What the pattern followed has moved with the point, as indices of neighbors do.
+        A._sparse_plan = _plan(A, None)
+        matrix, wrong = _compared(A, A._sparse_plan)
+    if wrong is not None:
+        whose = "found for" if A._sparse_plan.given is None else "given to"
+        raise ValueError(
+            f"The pattern {whose} to_sparse() lacks an entry in row {wrong.row}: the product with a random vector is"
+            f" {wrong.expected:.9g} there and {wrong.found:.9g} by the sparse matrix. Give a pattern= that holds every"
+            " entry which is not zero here."
+        )
+    return matrix
+
+
+def _plan(A: LinearMap, pattern: Any) -> SparsePlan:
+    places = given_pattern(A._find_pattern() if pattern is None else pattern, A.shape, symmetric=A.symmetric)
+    return plan(places, pattern, symmetric=A.symmetric, dtype=A.dtype, device=A.device, room=A._room())
+
+
+def _compared(A: LinearMap, plan: SparsePlan) -> tuple[Tensor, Difference | None]:
+    """The matrix, and where it differs from the operator."""
+    A.expect(plan.num_colors + len(plan.vectors))
+    matrix = _read(A, plan)
+    wrong = difference(
+        A._matvec,
+        lambda: _read(A, plan, FACTOR),
+        matrix,
+        plan.vectors,
+        A._precision(),
+    )
+    return matrix, wrong
+
+
+def _read(A: LinearMap, plan: SparsePlan, factor: float = 1.0) -> Tensor:
+    """The matrix from products with the seeds times ``factor``, as many at a time as stay within the memory."""
+    product = A.rmatmat if plan.transposed else A.matmat
+    values = torch.empty(len(plan.entries), dtype=A.dtype, device=A.device)
+    room, each = A._room(), max(1, sum(A.shape) * A.dtype.itemsize)
+    width = _WIDTH if plan.num_colors >= _WIDTH and (room is None or 4 * _WIDTH * each <= room) else 1
+    for start in range(0, plan.num_colors, width):
+        seeds = plan.seeds(start, min(start + width, plan.num_colors), A.dtype)
+        plan.read(product((factor * seeds if factor != 1 else seeds).mT).mT, start, values)
+    return plan.matrix(values)

@@ -1,0 +1,125 @@
+"""``SparsePlan``: the vectors whose products hold a sparse matrix, and where each entry lies in the products."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hesse._base.errors import MemoryBudgetError
+from hesse._base.fixed_draws import fixed_generator
+from hesse._base.memory import readable
+from hesse._sparse import kernels
+from hesse._sparse.coloring import column_coloring, symmetric_coloring
+from hesse._sparse.compiled import compiled
+from hesse._sparse.given import Pattern
+
+# So many random products compare a matrix with its operator.
+_COMPARED = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class SparsePlan:
+    """How a sparse matrix is read from products, at one point and all those with its pattern.
+
+    Attributes:
+        given: what the user gave as a pattern; None for one that was found.
+        shape: (m, n) of the matrix.
+        transposed: whether the products are with the transpose.
+        colors: the number of each column's product (of each row's, where ``transposed``), or -1 where none is needed.
+        starts, columns: the matrix in compressed rows.
+        begins: where the entries of each product begin in ``entries``.
+        entries: numbers of the stored entries, product after product.
+        places: where each of these entries lies in its product.
+        vectors: random ones, one a row, by which a matrix is compared with the operator.
+    """
+
+    given: Any
+    shape: tuple[int, int]
+    transposed: bool
+    colors: Tensor
+    starts: Tensor
+    columns: Tensor
+    begins: list[int]
+    entries: Tensor
+    places: Tensor
+    vectors: Tensor
+
+    @property
+    def num_colors(self) -> int:
+        """How many products the matrix takes."""
+        return len(self.begins) - 1
+
+    def seeds(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        """The vectors to multiply, one a row: each the sum of the unit vectors of its color."""
+        numbers = torch.arange(start, stop, dtype=self.colors.dtype, device=self.colors.device)
+        return (self.colors == numbers.unsqueeze(1)).to(dtype)
+
+    def read(self, products: Tensor, start: int, values: Tensor) -> None:
+        """Write the entries that lie in some products, one a row from number ``start`` on, into ``values``."""
+        for number, product in enumerate(products, start):
+            span = slice(self.begins[number], self.begins[number + 1])
+            values.index_copy_(0, self.entries[span], product.index_select(0, self.places[span]))
+
+    def matrix(self, values: Tensor) -> Tensor:
+        """The sparse matrix of the stored entries' values."""
+        with warnings.catch_warnings():
+            # PyTorch says once in a process that this layout is new to it.
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+            return torch.sparse_csr_tensor(
+                self.starts, self.columns, values, self.shape, dtype=values.dtype, check_invariants=False
+            )
+
+
+def plan(
+    pattern: Pattern, given: Any, *, symmetric: bool, dtype: torch.dtype, device: torch.device, room: int | None
+) -> SparsePlan:
+    """Color a pattern, and note where each entry lies.
+
+    Raises:
+        MemoryBudgetError: the sparse matrix would take more than ``room``.
+        ImportError: numba is not installed.
+    """
+    _require_room(pattern, dtype, room)
+    coloring = (symmetric_coloring if symmetric else column_coloring)(pattern)
+    count = int(coloring.colors.max(initial=-1)) + 1
+    begins, entries, places = compiled(kernels.sorted_by_color)(coloring.source_rows, coloring.source_colors, count)
+    # No product is needed of a color that holds no entry.
+    needed = np.diff(begins) > 0
+    numbers = np.where(needed, np.cumsum(needed) - 1, -1).astype(np.int32)
+
+    size = int(pattern.shape[1])
+
+    def tensor(array: np.ndarray[Any, Any]) -> Tensor:
+        return torch.from_numpy(array).to(device)
+
+    return SparsePlan(
+        given=given,
+        shape=(int(pattern.shape[0]), size),
+        transposed=coloring.transposed,
+        colors=tensor(numbers[coloring.colors]),
+        starts=tensor(pattern.indptr.astype(np.int64)),
+        columns=tensor(pattern.indices.astype(np.int64)),
+        begins=[0, *begins[1:][needed].tolist()],
+        # Indices to write to are of 64 bits; those to read from need not be.
+        entries=tensor(entries.astype(np.int64)),
+        places=tensor(places),
+        # No entry is near zero, and the draws advance no generator of the user's.
+        vectors=0.5 + torch.rand(_COMPARED, size, dtype=dtype, device=device, generator=fixed_generator(device)),
+    )
+
+
+def _require_room(pattern: Pattern, dtype: torch.dtype, room: int | None) -> None:
+    index = pattern.indices.dtype.itemsize
+    # Values, columns and entries; starts; colors and random vectors.
+    needed = pattern.nnz * (dtype.itemsize + 16 + index) + pattern.shape[0] * 8
+    needed += pattern.shape[1] * (4 + _COMPARED * dtype.itemsize)
+    if room is not None and needed > room:
+        raise MemoryBudgetError(
+            f"The sparse matrix of {pattern.nnz} entries takes {readable(needed)} with its plan but {readable(room)}"
+            " may be taken. Give more memory=."
+        )

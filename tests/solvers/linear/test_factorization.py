@@ -1,0 +1,110 @@
+"""Factors of sparse matrices, against dense solutions and determinants, and as preconditioners."""
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+
+import hesse
+
+
+def laplacian(side: int) -> scipy.sparse.csr_array:
+    line = scipy.sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(side, side), dtype=float)
+    same = scipy.sparse.eye_array(side)
+    return scipy.sparse.csr_array(scipy.sparse.kron(line, same) + scipy.sparse.kron(same, line))
+
+
+def indefinite(n: int) -> np.ndarray:
+    A = np.random.default_rng(0).normal(size=(n, n)) * (np.random.default_rng(1).random((n, n)) < 0.3)
+    return A + A.T
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("matrix", [laplacian(5).toarray(), indefinite(20), np.array([[0.0, 1.0], [1.0, 0.0]])])
+def test_products_are_those_of_the_inverse(matrix, dtype):
+    F = hesse.factorize(torch.from_numpy(matrix).to(dtype).to_sparse())
+    assert F.dtype == dtype
+    expected = torch.from_numpy(np.linalg.inv(matrix)).to(dtype)
+    torch.testing.assert_close(F.to_dense(), expected, rtol=1e3 * torch.finfo(dtype).eps, atol=1e-4)
+    assert F.positive_semidefinite == bool(np.linalg.eigvalsh(matrix).min() > 0)
+
+
+def test_scipy_matrices_are_factorized_too():
+    A = laplacian(6)
+    b = torch.linspace(0, 1, 36, dtype=torch.float64)
+    torch.testing.assert_close(hesse.factorize(A) @ b, torch.linalg.solve(torch.from_numpy(A.toarray()), b))
+
+
+def test_the_log_determinant_of_a_grid_is_that_of_its_known_eigenvalues():
+    waves = 2 - 2 * np.cos(np.pi * np.arange(1, 21) / 21)
+    expected = np.log(waves[:, None] + waves[None, :]).sum()
+    assert hesse.factorize(laplacian(20)).logdet == pytest.approx(expected, rel=1e-13)
+
+
+def test_a_hessian_preconditions_its_own_solve_and_those_nearby():
+    def energy(u: torch.Tensor) -> torch.Tensor:
+        return ((u[1:] - u[:-1]) ** 2).sum() + 1e-4 * (u**2).sum() + (u**4).sum() / 4
+
+    chain = torch.stack([torch.arange(199), torch.arange(1, 200)])
+    H = hesse.Hessian(energy, torch.zeros(200, dtype=torch.float64))
+    F = hesse.factorize(H.to_sparse(chain))
+    b = torch.ones(200, dtype=torch.float64)
+    solved = hesse.solve(H, b, preconditioner=F, tol=1e-10)
+    assert solved.converged
+    assert int(solved.num_iterations) <= 2
+    near = H.at(0.01 * torch.ones(200, dtype=torch.float64))
+    solved = hesse.solve(near, b, preconditioner=F, tol=1e-10)
+    assert solved.converged
+    torch.testing.assert_close(solved.solution, torch.linalg.solve(near.to_dense(), b), rtol=1e-6, atol=0.0)
+
+
+def test_the_log_determinant_of_an_indefinite_matrix_is_refused():
+    with pytest.raises(ValueError, match="positive definite matrix but this one is not"):
+        _ = hesse.factorize(scipy.sparse.diags_array([1.0, -1.0])).logdet
+
+
+@pytest.mark.parametrize(
+    ("matrix", "error", "sentence"),
+    [
+        (torch.eye(2), TypeError, "sparse tensor or a SciPy sparse matrix"),
+        (scipy.sparse.csr_array(np.ones((2, 3))), ValueError, r"shape \(2, 3\)"),
+        (scipy.sparse.csr_array(np.triu(np.ones((2, 2)))), ValueError, "symmetric, but this one"),
+        (scipy.sparse.csr_array(np.full((2, 2), np.nan)), ValueError, "finite and symmetric"),
+        (scipy.sparse.csr_array(np.ones((2, 2))), ValueError, "singular. Add a shift"),
+        (scipy.sparse.csr_array((2, 2)), ValueError, "singular. Add a shift"),
+        (scipy.sparse.csr_array(1j * np.eye(2)), ValueError, "real"),
+    ],
+)
+def test_what_cannot_be_factorized_is_refused(matrix, error, sentence):
+    with pytest.raises(error, match=sentence):
+        hesse.factorize(matrix)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CS. tensor support is in beta")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
+def test_sparse_tensors_are_operators(layout):
+    dense = torch.tensor([[2.0, 1.0, 0.0], [1.0, 3.0, 0.0], [0.0, 0.0, 4.0]])
+    A = hesse.as_operator(dense.to_sparse(layout=layout))
+    assert A.symmetric
+    torch.testing.assert_close(A @ torch.eye(3), dense)
+    torch.testing.assert_close(A.to_dense(), dense)
+    tall = torch.tensor([[2.0, 1.0], [0.0, 3.0], [0.0, 5.0]])
+    B = hesse.as_operator(tall.to_sparse(layout=layout))
+    assert not B.symmetric
+    torch.testing.assert_close(B @ torch.eye(2), tall)
+    torch.testing.assert_close(B.T @ torch.eye(3), tall.T)
+    assert hesse.eigsh(A, k=1, rng=0).values.item() == pytest.approx(4.0, rel=1e-5)
+
+
+def test_a_sparse_tensor_that_nothing_can_be_multiplied_by_is_refused():
+    with pytest.raises(ValueError, match="real floating-point tensor of two dimensions"):
+        hesse.as_operator(torch.eye(3, dtype=torch.int64).to_sparse())
+    with pytest.raises(ValueError, match="requires_grad is True"):
+        hesse.as_operator(torch.eye(3).to_sparse().requires_grad_())
+
+
+def test_scipy_gets_sparse_tensors_of_any_layout():
+    dense = torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.0, 0.0]])
+    np.testing.assert_array_equal(hesse.to_scipy(dense.to_sparse()).toarray(), dense.numpy())
+    with pytest.raises(TypeError, match="sparse tensor of two dimensions"):
+        hesse.to_scipy(dense)
