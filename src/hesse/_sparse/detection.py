@@ -1,0 +1,129 @@
+"""Find the sparsity pattern of a Hessian or Jacobian: which of its entries can differ from zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from hesse._autograd.arguments import Point, check_point, evaluate, evaluate_scalar
+from hesse._autograd.captured import captured
+from hesse._autograd.gradients import gradient_to_multiply, zeros_where_none
+from hesse._autograd.thread_state import interruptible
+from hesse._base import memory as budgets
+from hesse._base import trees
+from hesse._base.errors import warn_caller
+from hesse._linearize.program.stand_ins import has_stand_in
+from hesse._linearize.protocol import Leaves, Map, Selection
+from hesse._linearize.tape import linearize
+from hesse._sparse.following import Following
+from hesse._sparse.sets import Dependence, Sets
+
+_USELESS = 0.5
+"""The part of a matrix that its pattern fills from which on it is of no use."""
+
+
+def hessian_pattern(func: Callable[..., Any], inputs: Any, memory: int | str | None = None) -> Any:
+    """Where the Hessian of a function can differ from zero, as a symmetric boolean ``csr_array`` of shape (n, n).
+
+    The pattern holds at every point where the function makes the same choices by values: branches of Python, orders of
+    sorting, indices, entries that a mask selects.
+
+    Args:
+        func: takes the inputs, returns a real tensor with a single element.
+        inputs: as for :class:`hesse.Hessian`; rows and columns are in the order of its flat vectors.
+        memory: the most that finding the pattern may take, as for :class:`hesse.Hessian`.
+
+    Raises:
+        MemoryBudgetError: the pattern takes more than ``memory``.
+        NotImplementedError: the pattern cannot be followed, or a derivative is missing.
+    """
+    point = check_point("hessian_pattern", func, inputs)
+
+    def gradient_at(x: tuple[Tensor, ...]) -> tuple[Leaves, Any]:
+        output, _ = evaluate_scalar("hessian_pattern", point, x, False, False)
+        return zeros_where_none(gradient_to_multiply(output, x, False), x), None
+
+    found = jacobian_pattern_of_map("hessian_pattern", gradient_at, point, captured(func), memory)
+    # The formulas of both sides of the diagonal are not always known equally well.
+    symmetric = csr_array(found + found.T)
+    symmetric.sort_indices()
+    return symmetric
+
+
+def jacobian_pattern(func: Callable[..., Any], inputs: Any, memory: int | str | None = None) -> Any:
+    """Where the Jacobian of a function can differ from zero, as a boolean ``csr_array`` of shape (m, n).
+
+    The arguments, the order of rows and columns, and what is raised are those of :func:`hessian_pattern`; the function
+    returns a tensor or a structure of tensors, as for :class:`hesse.Jacobian`.
+    """
+    point = check_point("jacobian_pattern", func, inputs)
+
+    def outputs_at(x: tuple[Tensor, ...]) -> tuple[Leaves, Any]:
+        return evaluate("jacobian_pattern", point, x, False, False)[0], None
+
+    return jacobian_pattern_of_map("jacobian_pattern", outputs_at, point, captured(func), memory)
+
+
+def jacobian_pattern_of_map(
+    name: str, map: Map, point: Point, captured: Iterable[tuple[str, Tensor]], memory: int | str | None
+) -> Any:
+    """Where the Jacobian of a map of leaves can differ from zero: one product cotangentsᵀ · J, followed."""
+    for path, leaf in zip(point.spec.paths, point.leaves, strict=True):
+        if not has_stand_in(leaf):
+            raise TypeError(
+                f"The inputs given to {name} must be dense tensors but the value at {trees.path_name(path) or 'the top'}"
+                f" has type {type(leaf).__name__} and layout {leaf.layout}. Give the pattern."
+            )
+    inputs = {leaf.untyped_storage() for leaf in point.leaves}
+    constants = [t for _, t in captured if t.layout == torch.strided and t.untyped_storage() not in inputs]
+    sets = Sets(budgets.budget(memory, torch.device("cpu")))
+    following = Following(sets, constants)
+    sizes, products = _followed(name, map, point.leaves, following, sets)
+    size = sum(sizes)
+    blocks = []
+    for leaf, product in zip(point.leaves, products, strict=True):
+        part = following.found(product)
+        part = part if part is not None else Dependence(torch.zeros(leaf.shape, dtype=torch.int32), sets.identity(size))
+        blocks.append(Dependence(_numbers(part.rows, leaf), part.table))
+    rows, table = sets.join(blocks)
+    transposed = sets.matrix(Dependence(torch.cat([part.cpu() for part in rows]), table))
+    pattern = csr_array(transposed.T.tocsr())
+    if following.unknown and pattern.nnz > _USELESS * np.prod(pattern.shape, dtype=float):
+        warn_caller(
+            f"The sparsity pattern fills more than half of the matrix. {name} knows nothing about"
+            f" {', '.join(following.unknown)}, so each result was taken to depend on each argument. Give the pattern, or"
+            " write the function with other operators."
+        )
+    return pattern
+
+
+@interruptible
+def _followed(
+    name: str, map: Map, leaves: Leaves, following: Following, sets: Sets
+) -> tuple[list[int], Sequence[Tensor]]:
+    """The lengths of the outputs in flat order, and one product with the sets of its entries."""
+    with following, following.reads:
+        tape = linearize(map, leaves, name=name)
+    lengths = [output.numel() * (2 if output.is_complex() else 1) for output in tape.outputs]
+    table = sets.identity(sum(lengths))
+    cotangents, first = [], 1
+    for output, length in zip(tape.outputs, lengths, strict=True):
+        cotangent = torch.ones_like(output)
+        real = torch.view_as_real(cotangent) if output.is_complex() else cotangent
+        rows = torch.arange(first, first + length, dtype=torch.int32, device=output.device)
+        following.start(real, Dependence(rows.reshape(real.shape), table))
+        cotangents.append(cotangent)
+        first += length
+    every = Selection(tuple(range(len(lengths))), tuple(range(len(leaves))))
+    with following, following.reads:
+        return lengths, tape.rmatvec(cotangents, every, last=True)
+
+
+def _numbers(rows: Tensor, leaf: Tensor) -> Tensor:
+    """Rows in flat order: a complex entry is two numbers."""
+    return rows.reshape(-1).repeat_interleave(2) if leaf.is_complex() else rows.reshape(-1)
