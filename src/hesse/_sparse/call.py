@@ -23,6 +23,10 @@ class Call:
         args: every argument by its name in the operator's schema, defaults included.
         results: the tensors that it returned, None where one is missing.
         sets: makes unions.
+        read: the sets of a tensor, None if all are empty.
+        is_constant: whether a tensor is the same at every point.
+        connections: which entries of a function's result depend on which of its argument of a shape, as a matrix of
+            coordinates; None where the function is not known.
     """
 
     def __init__(
@@ -34,12 +38,12 @@ class Call:
         sets: Sets,
         read: Callable[[Tensor], Dependence | None],
         is_constant: Callable[[Tensor], bool],
+        connections: Callable[[Callable[[Tensor], Tensor], Sequence[int]], Any],
     ) -> None:
         self.func, self.name, self.results, self.sets = func, plain_name(func), results, sets
-        self.read = read
+        self.read, self.is_constant, self.connections = read, is_constant, connections
         self.written = written_arguments(func)
         self.args = _by_name(func, args, kwargs)
-        self.is_constant = is_constant
 
     @property
     def out(self) -> Tensor:
@@ -60,17 +64,26 @@ class Call:
         return [part for part in found if part is not None]
 
     def nonzero(self, name: str) -> Tensor | None:
-        """Which entries of an argument are not zero, if some are and will be at every point."""
+        """Which entries of an argument are not zero, if some are, and will be at every point."""
         value = self.args.get(name)
         # Written in place: no longer the value that was multiplied with.
-        if not isinstance(value, Tensor) or name in self.written:
-            return None
-        if value.layout != torch.strided:
-            return value.detach().to_dense() != 0
-        if not self.is_constant(value):
+        if not isinstance(value, Tensor) or name in self.written or not self.is_constant(value):
             return None
         is_nonzero = value.detach() != 0
         return None if bool(is_nonzero.all()) else is_nonzero
+
+    def places(self, name: str) -> Any:
+        """The coordinates of these entries, (dimensions, entries); of a sparse matrix those of all its entries."""
+        value = self.args.get(name)
+        if isinstance(value, Tensor) and value.layout != torch.strided:
+            return value.detach().to_sparse(layout=torch.sparse_coo).coalesce().indices().cpu().numpy()
+        is_nonzero = self.nonzero(name)
+        return None if is_nonzero is None else is_nonzero.nonzero().T.cpu().numpy()
+
+
+def names(text: str) -> frozenset[str]:
+    """The names of operators in a text."""
+    return frozenset(text.split())
 
 
 def tensors_in(value: Any) -> list[Tensor]:

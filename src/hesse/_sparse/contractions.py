@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from hesse._sparse.call import Call
 from hesse._sparse.sets import Dependence
@@ -22,11 +22,13 @@ def _product(left: str, right: str) -> Callable[[Call], Sequence[Dependence | No
         a, b = call.args[left], call.args[right]
         parts = []
         if (part := call.of(left)) is not None:
-            parts.append(_times(call, part, b.shape, call.nonzero(right)))
+            parts.append(_times(call, part, b.shape, call.places(right)))
         if (part := call.of(right)) is not None:
             # The transposed product: (A B)ᵀ = Bᵀ Aᵀ.
-            mask = call.nonzero(left)
-            mirrored = _times(call, _turned(part), _turned_shape(a.shape), None if mask is None else _turn(mask))
+            places = call.places(left)
+            if places is not None and len(places) > 1:
+                places = np.concatenate((places[:-2], places[:-3:-1]))
+            mirrored = _times(call, _turned(part), (*a.shape[:-2], *a.shape[:-3:-1]), places)
             parts.append(_turned(mirrored) if a.dim() > 1 and b.dim() > 1 else mirrored)
         if "self" not in (left, right) and (added := call.of("self")) is not None:
             parts.append(added)
@@ -35,44 +37,25 @@ def _product(left: str, right: str) -> Callable[[Call], Sequence[Dependence | No
     return rule
 
 
-def _times(call: Call, part: Dependence, other: Sequence[int], mask: Tensor | None) -> Dependence:
-    """The sets of ``X @ B``: those of X in a row, united along it where the columns of B are not zero."""
-    rows = part.rows
-    rank = rows.dim()
-    columns = other[-1] if len(other) > 1 else None
-    batch = tuple(rows.shape[:-2]) if rank > 1 else ()
-    lines = tuple(rows.shape[-2:-1]) if rank > 1 else ()
-    length = rows.shape[-1]
-    shape = (*batch, *lines, *([] if columns is None else [columns]))
-    if mask is None or int(mask.sum()) * rows.numel() // max(length, 1) > _MOST_PAIRS:
-        united = call.sets.reduce(part, (rank - 1,))
-        return united.expand(shape) if columns is not None else united.reshape(*shape)
-    filled = mask.reshape(*mask.shape[:-1], -1) if columns is not None else mask.unsqueeze(-1)
-    width = 1 if columns is None else columns
-    count = int(np.prod(lines))
-    if len(batch) and filled.dim() > 2:
-        group, inner, column = filled.nonzero().cpu().numpy().T
-        groups = 1
-    else:
-        inner, column = filled.nonzero().cpu().numpy().T
-        group, groups = np.zeros_like(inner), int(np.prod(batch))
-    # One line of X for each pair of entries of B and lines of its batch.
-    line = (group[:, None] + np.arange(groups)[None, :])[:, :, None] * count + np.arange(count)
-    targets = (line * width + column[:, None, None]).reshape(-1)
-    sources = (line * length + inner[:, None, None]).reshape(-1)
-    return call.sets.collect(part, targets, sources, shape)
-
-
-def _turn(tensor: Tensor) -> Tensor:
-    return tensor.mT if tensor.dim() > 1 else tensor
+def _times(call: Call, part: Dependence, other: Sequence[int], places: Any) -> Dependence:
+    """The sets of ``X @ B``: those in a row of X, united over the places of a column of B that are not zero."""
+    *batch, length = part.rows.shape
+    columns = other[-1:] if len(other) > 1 else ()
+    shape = (*batch, *columns)
+    lines = batch[-1] if batch else 1
+    if places is None or len(places[0]) * math.prod(batch) > _MOST_PAIRS:
+        united = call.sets.reduce(part, (len(batch),))
+        return united.expand(shape) if columns else united.reshape(*shape)
+    inner, column = (places[-2], places[-1]) if columns else (places[-1], np.zeros_like(places[-1]))
+    # The lines of X that an entry of B is multiplied with: those of its own matrix in a batch.
+    line = np.arange(lines)[:, None] + (places[0] * lines if len(places) > 2 else 0)
+    targets = line * math.prod(columns) + column
+    sources = line * length + inner
+    return call.sets.collect(part, targets.reshape(-1), sources.reshape(-1), shape)
 
 
 def _turned(part: Dependence) -> Dependence:
-    return Dependence(_turn(part.rows), part.table)
-
-
-def _turned_shape(shape: Sequence[int]) -> torch.Size:
-    return torch.Size((*shape[:-2], *reversed(shape[-2:])))
+    return Dependence(part.rows.mT, part.table) if part.rows.dim() > 1 else part
 
 
 def _summed_product(call: Call) -> Sequence[Dependence | None]:

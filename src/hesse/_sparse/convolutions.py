@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from hesse._sparse.call import Call
@@ -17,57 +17,56 @@ _MOST_PAIRS = 2**27
 """Pairs of an entry and one that depends on it which are listed for kernels with zeros."""
 
 
-def _windows(call: Call, small: Sequence[int], large: Sequence[int], offset: Sequence[int]) -> tuple[Any, Any]:
-    """Flat places in the shorter and the longer signal that one entry of the kernel connects."""
-    inside = np.ones(tuple(small), bool)
-    place = np.zeros(tuple(small), np.int64)
-    for d, (size, length) in enumerate(zip(small, large, strict=True)):
-        step, padding, dilation = [_entry(call.args[name], d) for name in ("stride", "padding", "dilation")]
-        along = (np.arange(size) * step - padding + offset[d] * dilation).reshape([-1 if i == d else 1 for i in range(len(small))])
-        inside &= (along >= 0) & (along < length)
-        place = place * length + along
-    return np.flatnonzero(inside), place[inside]
-
-
-def _entry(values: Sequence[int], place: int) -> int:
-    return int(values[place] if len(values) > 1 else values[0])
-
-
 def _spread(call: Call, part: Dependence, shape: Sequence[int], to_small: bool) -> Dependence:
     """The sets of a signal that is convolved, from the longer to the shorter signal or back, with the kernel."""
-    weight, groups = call.args["weight"], call.args["groups"]
-    mask = call.nonzero("weight")
-    here, there = tuple(part.rows.shape), tuple(shape)
-    kernel = tuple(weight.shape[2:])
-    pairs = int(np.prod(here[0:1] + there[2:])) * (0 if mask is None else int(mask.sum()))
-    if mask is None or pairs > _MOST_PAIRS:
-        # All channels of a group are connected: first they are united.
-        grouped = part.reshape(here[0], groups, here[1] // groups, *here[2:])
-        united = call.sets.reduce(grouped, (2,)).reshape(here[0], groups, *here[2:])
-        spread = _connected(call, united, (here[0], groups, *there[2:]), torch.ones((groups, 1, *kernel), dtype=torch.bool), to_small)
-        repeated = spread.reshape(here[0], groups, 1, *there[2:]).expand((here[0], groups, there[1] // groups, *there[2:]))
-        return repeated.reshape(*there)
-    return _connected(call, part, there, mask.cpu(), to_small)
-
-
-def _connected(call: Call, part: Dependence, shape: Sequence[int], mask: Tensor, to_small: bool) -> Dependence:
-    """One union for each entry: along the entries of the kernel that are not zero."""
-    groups = call.args["groups"]
+    groups, kernel = call.args["groups"], call.args["weight"].shape[2:]
     here, there = tuple(part.rows.shape), tuple(shape)
     small, large = (there, here) if to_small else (here, there)
-    numbers_small, numbers_large = int(np.prod(small[2:])), int(np.prod(large[2:]))
+    mask = call.nonzero("weight")
+    if mask is not None and math.prod(here[:1] + small[2:]) * int(mask.sum()) <= _MOST_PAIRS:
+        return _listed(call, part, there, mask.cpu(), to_small)
+    # All channels of a group, and all places of a window, are connected: one dimension after the other.
+    grouped = part.reshape(here[0], groups, here[1] // groups, *here[2:])
+    spread = call.sets.reduce(grouped, (2,))
+    for d, size in enumerate(kernel):
+        pairs = window(small[2 + d], large[2 + d], range(size), *_geometry(call, d))
+        spread = call.sets.along(spread, 3 + d, there[2 + d], *(pairs if to_small else pairs[::-1]))
+    return spread.expand((there[0], groups, there[1] // groups, *there[2:])).reshape(*there)
+
+
+def window(small: int, large: int, offsets: Sequence[int], step: int, padding: int, dilation: int) -> tuple[Any, Any]:
+    """Places in the shorter and the longer signal that entries of a kernel connect."""
+    here = np.repeat(np.arange(small), len(offsets))
+    there = here * step - padding + np.tile(np.asarray(offsets), small) * dilation
+    inside = (there >= 0) & (there < large)
+    return here[inside], there[inside]
+
+
+def _geometry(call: Call, dim: int) -> list[int]:
+    """Stride, padding and dilation along a dimension."""
+    values = [call.args[name] for name in ("stride", "padding", "dilation")]
+    return [int(entries[dim] if len(entries) > 1 else entries[0]) for entries in values]
+
+
+def _listed(call: Call, part: Dependence, shape: Sequence[int], mask: Tensor, to_small: bool) -> Dependence:
+    """The same, for the entries of the kernel that are not zero."""
+    here, there = tuple(part.rows.shape), tuple(shape)
+    small, large = (there, here) if to_small else (here, there)
     samples = np.arange(here[0])[:, None, None]
     of_small, of_large = [], []
     for offset in itertools.product(*[range(length) for length in mask.shape[2:]]):
-        first, second = mask[(slice(None), slice(None), *offset)].nonzero().numpy().T
-        at_small, at_large = _windows(call, small[2:], large[2:], offset)
+        first, second = mask.permute(*range(2, mask.dim()), 0, 1)[offset].nonzero().numpy().T
+        at_small, at_large = np.zeros(1, np.int64), np.zeros(1, np.int64)
+        for d, place in enumerate(offset):
+            lower, higher = window(small[2 + d], large[2 + d], [place], *_geometry(call, d))
+            at_small = (at_small[:, None] * small[2 + d] + lower).reshape(-1)
+            at_large = (at_large[:, None] * large[2 + d] + higher).reshape(-1)
         # Channels of the longer signal are numbered within their group.
-        second = second + first // (small[1] // groups) * (large[1] // groups)
-        of_small.append(((samples * small[1] + first[:, None]) * numbers_small + at_small).reshape(-1))
-        of_large.append(((samples * large[1] + second[:, None]) * numbers_large + at_large).reshape(-1))
+        second = second + first // (small[1] // call.args["groups"]) * mask.shape[1]
+        of_small.append(((samples * small[1] + first[:, None]) * math.prod(small[2:]) + at_small).reshape(-1))
+        of_large.append(((samples * large[1] + second[:, None]) * math.prod(large[2:]) + at_large).reshape(-1))
     both = np.concatenate(of_small), np.concatenate(of_large)
-    targets, sources = both if to_small else both[::-1]
-    return call.sets.collect(part, targets, sources, there)
+    return call.sets.collect(part, *(both if to_small else both[::-1]), there)
 
 
 def _of_channels(call: Call, part: Dependence, channels: int, first: bool) -> Dependence:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,16 @@ from torch import Tensor
 from hesse._autograd.arguments import Point, check_point, evaluate, evaluate_scalar
 from hesse._autograd.captured import captured
 from hesse._autograd.gradients import gradient_to_multiply, zeros_where_none
+from hesse._autograd.preserving import preserved
 from hesse._autograd.thread_state import interruptible
 from hesse._base import memory as budgets
 from hesse._base import trees
 from hesse._base.errors import warn_caller
-from hesse._linearize.program.stand_ins import has_stand_in
 from hesse._linearize.protocol import Leaves, Map, Selection
 from hesse._linearize.tape import linearize
 from hesse._sparse.following import Following
 from hesse._sparse.sets import Dependence, Sets
+from hesse._sparse.shadows import storage_of
 
 _USELESS = 0.5
 """The part of a matrix that its pattern fills from which on it is of no use."""
@@ -48,7 +49,7 @@ def hessian_pattern(func: Callable[..., Any], inputs: Any, memory: int | str | N
         output, _ = evaluate_scalar("hessian_pattern", point, x, False, False)
         return zeros_where_none(gradient_to_multiply(output, x, False), x), None
 
-    found = jacobian_pattern_of_map("hessian_pattern", gradient_at, point, captured(func), memory)
+    found = jacobian_pattern_of_map("hessian_pattern", gradient_at, point, func, inputs, memory)
     # The formulas of both sides of the diagonal are not always known equally well.
     symmetric = csr_array(found + found.T)
     symmetric.sort_indices()
@@ -66,28 +67,30 @@ def jacobian_pattern(func: Callable[..., Any], inputs: Any, memory: int | str | 
     def outputs_at(x: tuple[Tensor, ...]) -> tuple[Leaves, Any]:
         return evaluate("jacobian_pattern", point, x, False, False)[0], None
 
-    return jacobian_pattern_of_map("jacobian_pattern", outputs_at, point, captured(func), memory)
+    return jacobian_pattern_of_map("jacobian_pattern", outputs_at, point, func, inputs, memory)
 
 
 def jacobian_pattern_of_map(
-    name: str, map: Map, point: Point, captured: Iterable[tuple[str, Tensor]], memory: int | str | None
+    name: str, map: Map, point: Point, func: Callable[..., Any], inputs: Any, memory: int | str | None
 ) -> Any:
     """Where the Jacobian of a map of leaves can differ from zero: one product cotangentsᵀ · J, followed."""
     for path, leaf in zip(point.spec.paths, point.leaves, strict=True):
-        if not has_stand_in(leaf):
+        if storage_of(leaf) is None:
             raise TypeError(
-                f"The inputs given to {name} must be dense tensors but the value at {trees.path_name(path) or 'the top'}"
+                f"The inputs given to {name} must be dense tensors but {trees.path_name(path) or 'the Tensor'}"
                 f" has type {type(leaf).__name__} and layout {leaf.layout}. Give the pattern."
             )
-    inputs = {leaf.untyped_storage() for leaf in point.leaves}
-    constants = [t for _, t in captured if t.layout == torch.strided and t.untyped_storage() not in inputs]
+    variables = {storage_of(leaf) for leaf in point.leaves}
+    constants = [tensor for _, tensor in captured(func) if storage_of(tensor) not in variables]
     sets = Sets(budgets.budget(memory, torch.device("cpu")))
     following = Following(sets, constants)
-    sizes, products = _followed(name, map, point.leaves, following, sets)
+    with preserved(func, inputs):
+        sizes, products = _followed(name, map, point.leaves, following, sets)
     size = sum(sizes)
     blocks = []
     for leaf, product in zip(point.leaves, products, strict=True):
         part = following.found(product)
+        _require_followed(name, product, part)
         part = part if part is not None else Dependence(torch.zeros(leaf.shape, dtype=torch.int32), sets.identity(size))
         blocks.append(Dependence(_numbers(part.rows, leaf), part.table))
     rows, table = sets.join(blocks)
@@ -96,8 +99,8 @@ def jacobian_pattern_of_map(
     if following.unknown and pattern.nnz > _USELESS * np.prod(pattern.shape, dtype=float):
         warn_caller(
             f"The sparsity pattern fills more than half of the matrix. {name} knows nothing about"
-            f" {', '.join(following.unknown)}, so each result was taken to depend on each argument. Give the pattern, or"
-            " write the function with other operators."
+            f" {', '.join(following.unknown)}, so each of their results was taken to depend on each argument. Give the"
+            " pattern, or write the function with other operators."
         )
     return pattern
 
@@ -119,9 +122,24 @@ def _followed(
         following.start(real, Dependence(rows.reshape(real.shape), table))
         cotangents.append(cotangent)
         first += length
+    # PyTorch leaves function modes while it computes gradients.
+    for node in tape.nodes():
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            node.register_prehook(following.reads.enter)
+            node.register_hook(following.reads.leave)
     every = Selection(tuple(range(len(lengths))), tuple(range(len(leaves))))
     with following, following.reads:
         return lengths, tape.rmatvec(cotangents, every, last=True)
+
+
+def _require_followed(name: str, product: Tensor, part: Dependence | None) -> None:
+    """Refuse a product that is not zero where it depends on nothing: numbers have come from outside of PyTorch."""
+    lost = product.isfinite() & (product != 0)
+    if bool((lost if part is None else lost & (part.rows == 0)).any()):
+        raise NotImplementedError(
+            f"{name} cannot follow what a derivative depends on: it has numbers that no operator of PyTorch computed"
+            " from the vector. Give the pattern."
+        )
 
 
 def _numbers(rows: Tensor, leaf: Tensor) -> Tensor:

@@ -13,9 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, UntypedStorage
 
-# Private: PyTorch's operators written in other operators.
-from torch._decomp import decomposition_table
-
 # Private: the type of an operator.
 from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
@@ -23,11 +20,10 @@ from torch.overrides import TorchFunctionMode
 # Not documented but in public use: sees every operation below autograd.
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hesse._linearize.program.stand_ins import has_stand_in
 from hesse._sparse.call import Call, tensors_in, written_arguments
 from hesse._sparse.rules import UNIONS, rule_of
 from hesse._sparse.sets import Dependence, Sets
-from hesse._sparse.shadows import Shadows
+from hesse._sparse.shadows import Shadows, storage_of
 
 aten = torch.ops.aten
 
@@ -45,14 +41,17 @@ class Following(TorchDispatchMode):
     # Operators that take functions are treated as unknown ones, where PyTorch would refuse the mode.
     supports_higher_order_operators = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether to load the compiler to keep it out of here, which takes seconds: functions run eagerly anyway."""
+        return False
+
     def __init__(self, sets: Sets, constants: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # no types there
         self._sets = sets
         self._shadows = Shadows(sets)
         self._constants: weakref.WeakSet[UntypedStorage] = weakref.WeakSet()
-        for tensor in constants:
-            if tensor.layout == torch.strided:
-                self._constants.add(tensor.untyped_storage())
+        self._constants.update([storage for tensor in constants if (storage := storage_of(tensor)) is not None])
         self._has_read = False
         # In here, so that arrays made on the way are not taken for reads of the function's.
         self._is_busy = False
@@ -81,7 +80,8 @@ class Following(TorchDispatchMode):
         given = [tensor for value in (*args, *kwargs.values()) for tensor in tensors_in(value)]
         if func is aten._local_scalar_dense.default:
             self._note_read(given[0], str(func))
-        constant = not self._has_read and all(map(self._is_constant, given))
+        draws = isinstance(func, OpOverload) and torch.Tag.nondeterministic_seeded in func.tags
+        constant = not (self._has_read or draws) and all(map(self._is_constant, given))
         follows = any(self._shadows.read(tensor) is not None for tensor in given)
         result = func(*args, **kwargs)
         results = list(result) if isinstance(result, list | tuple) else [result]
@@ -89,12 +89,12 @@ class Following(TorchDispatchMode):
         if follows:
             self._follow(func, args, kwargs, results, changed, given)
         for tensor in [*tensors_in(results), *changed]:
-            if tensor.layout == torch.strided:
-                (self._constants.add if constant else self._constants.discard)(tensor.untyped_storage())
+            if (storage := storage_of(tensor)) is not None:
+                (self._constants.add if constant else self._constants.discard)(storage)
         return result
 
     def _is_constant(self, tensor: Tensor) -> bool:
-        return tensor.layout == torch.strided and tensor.untyped_storage() in self._constants
+        return storage_of(tensor) in self._constants
 
     def _note_read_outside(self, tensor: Tensor, what: str) -> None:
         if not self._is_busy:
@@ -117,16 +117,17 @@ class Following(TorchDispatchMode):
         changed: Sequence[Tensor],
         given: Sequence[Tensor],
     ) -> None:
-        memory = {tensor.untyped_storage() for tensor in given if tensor.layout == torch.strided}
+        memory = {storage_of(tensor) for tensor in given}
         made = [tensor if isinstance(tensor, Tensor) else None for tensor in results]
         for tensor in made:
-            if tensor is not None and not has_stand_in(tensor):
+            if tensor is not None and not tensor.is_meta and storage_of(tensor) is None:
                 raise NotImplementedError(
                     f"The sparsity pattern cannot be followed through {func}, which returns a tensor of type"
                     f" {type(tensor).__name__} and layout {tensor.layout}. Give the pattern."
                 )
-        if not changed and all(tensor is None or tensor.untyped_storage() in memory for tensor in made):
-            return  # views
+        is_view = not changed and all(tensor is None or storage_of(tensor) in memory for tensor in made)
+        if is_view or (isinstance(func, OpOverload) and torch.Tag.inplace_view in func.tags):
+            return
         found = self._sets_of(func, args, kwargs, made)
         if found is None:
             self.unknown[str(func)] = None
@@ -147,7 +148,8 @@ class Following(TorchDispatchMode):
         """The sets of each result, None for an operator that is not known."""
         if not isinstance(func, OpOverload):
             return None
-        call = Call(func, args, kwargs, results, self._sets, self._shadows.read, self._is_constant)
+        read = self._shadows.read
+        call = Call(func, args, kwargs, results, self._sets, read, self._is_constant, self._connections)
         rule = rule_of(call)
         if rule is not None:
             found = rule(call)
@@ -157,15 +159,30 @@ class Following(TorchDispatchMode):
             return [self._sets.union(call.parts(), () if r is None else r.shape) for r in results]
         return self._decomposed(func, args, kwargs)
 
+    def _connections(self, function: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Any:
+        """Which entries of a result depend on which entries of an argument of this shape."""
+        x = torch.zeros(tuple(shape), dtype=torch.float64)
+        following = Following(self._sets, ())
+        rows = torch.arange(1, x.numel() + 1, dtype=torch.int32).reshape(x.shape)
+        following.start(x, Dependence(rows, self._sets.identity(x.numel())))
+        with following:
+            part = following.found(function(x))
+        return None if part is None or following.unknown else self._sets.matrix(part).tocoo()
+
     def _decomposed(
         self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Sequence[Dependence | None] | None:
         """The sets of the same results made of other operators, where PyTorch has such a formula."""
-        if written_arguments(func):
-            return None
+        # Here, because loading them takes a second. Private: PyTorch's operators written in other operators.
+        from torch._decomp import decomposition_table
+
         with self:
-            result = func.decompose(*args, **kwargs)
-            if result is NotImplemented:
+            if written := written_arguments(func):
+                if not all(a.kwarg_only for a in func._schema.arguments if a.name in written):
+                    return None
+                # The same operator without ``out=``.
+                result = func.overloadpacket(*args, **{k: value for k, value in kwargs.items() if k not in written})
+            elif (result := func.decompose(*args, **kwargs)) is NotImplemented:
                 if func not in decomposition_table:
                     return None
                 result = decomposition_table[func](*args, **kwargs)
@@ -179,6 +196,14 @@ class _Reads(TorchFunctionMode):
     def __init__(self, note: Callable[[Tensor, str], None]) -> None:
         super().__init__()
         self._note = note
+
+    def enter(self, *gradients: Any) -> None:
+        """Enter the mode, as a hook of a node of the graph."""
+        self.__enter__()  # type: ignore[no-untyped-call]  # no types there
+
+    def leave(self, *gradients: Any) -> None:
+        """Leave the mode, as a hook of a node of the graph."""
+        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # no types there
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

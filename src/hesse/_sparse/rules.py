@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,43 +10,50 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hesse._sparse.call import Call, tensors_in
+from hesse._sparse.call import Call, names, tensors_in
 from hesse._sparse.contractions import PRODUCTS
 from hesse._sparse.convolutions import CONVOLUTIONS
+from hesse._sparse.resampling import RESAMPLING
 from hesse._sparse.sets import Dependence, numbers
 
 Rule = Callable[[Call], Sequence[Dependence | None] | None]
 """The sets of an operator's results; None where the rule does not know this call."""
 
-MOVES = frozenset(
-    """as_strided_copy as_strided_scatter cat channel_shuffle constant_pad_nd diag_embed diagonal_copy diagonal_scatter
-    expand_copy flip gather im2col index index_copy index_fill index_put index_select masked_scatter masked_select
-    permute_copy pixel_shuffle pixel_unshuffle put reflection_pad1d reflection_pad2d reflection_pad3d repeat
-    replication_pad1d replication_pad2d replication_pad3d roll scatter select_backward select_copy select_scatter
-    slice_backward slice_copy slice_scatter split_copy split_with_sizes_copy squeeze_copy t_copy take transpose_copy
-    tril triu unbind_copy unfold_copy unsafe_split unsafe_split_with_sizes unsqueeze_copy upsample_nearest1d
-    upsample_nearest2d upsample_nearest3d view_copy _reshape_copy _unsafe_index _unsafe_index_put _index_put_impl
-    _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d max_unpool2d max_unpool3d
-    resolve_conj stack _stack _chunk_cat""".split()
+MOVES = names(
+    """
+    as_strided_scatter cat channel_shuffle constant_pad_nd diag_embed diagonal_scatter flip gather im2col index
+    index_copy index_fill index_put index_select masked_scatter masked_scatter_backward masked_select max_unpool2d
+    max_unpool3d pixel_shuffle pixel_unshuffle put reflection_pad1d reflection_pad2d reflection_pad3d repeat
+    replication_pad1d replication_pad2d replication_pad3d roll scatter select_backward select_scatter slice_backward
+    slice_scatter stack take tril triu unsafe_split unsafe_split_with_sizes upsample_nearest1d upsample_nearest2d
+    upsample_nearest3d _index_put_impl _unsafe_index _unsafe_index_put _upsample_nearest_exact1d
+    _upsample_nearest_exact2d _upsample_nearest_exact3d
+    """
 )
 """Operators that move entries: run on the numbers of rows, they give the rows of their results."""
 
 # Their kernels take floating-point numbers only, which are exact for rows.
-_FLOATING = frozenset(
-    """im2col reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
-    upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d
-    _upsample_nearest_exact3d""".split()
+_FLOATING = names(
+    """
+    im2col max_unpool2d max_unpool3d reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
+    replication_pad2d replication_pad3d upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
+    """
 )
 
-UNIONS = frozenset(
-    "clone _to_copy copy contiguous lift_fresh_copy complex polar lerp addcmul addcdiv conj_physical native_dropout"
-    " native_dropout_backward where".split()
+UNIONS = names(
+    """
+    clone complex hardshrink_backward lift_fresh_copy masked_fill native_dropout_backward polar softshrink_backward
+    where _conj_physical _to_copy
+    """
 )
 """Operators from entry to entry, beside those that PyTorch marks as such."""
 
-_EMPTY = frozenset(
-    """zeros_like ones_like full_like empty_like rand_like randn_like randint_like new_zeros new_ones new_full new_empty
-    new_empty_strided zero fill normal uniform bernoulli sym_size sym_stride""".split()
+_EMPTY = names(
+    """
+    empty_like full_like new_empty new_empty_strided new_full new_ones new_zeros ones_like rand_like randint_like
+    randn_like zero zeros_like
+    """
 )
 """Operators that read at most the shapes of their arguments."""
 
@@ -54,10 +62,12 @@ def rule_of(call: Call) -> Rule | None:
     """The rule of an operator, if it has one."""
     if call.name in MOVES:
         return _accumulate if call.args.get("accumulate") is True else _move
-    return _RULES.get(call.name)
+    return RULES.get(call.name)
 
 
 def _move(call: Call) -> Sequence[Dependence | None] | None:
+    if call.args.get("reduce") is not None:
+        return None
     given = [tensor for value in call.args.values() for tensor in tensors_in(value)]
     found = [(tensor, sets) for tensor in given if (sets := call.read(tensor)) is not None]
     if any(not (tensor.is_floating_point() or tensor.is_complex()) for tensor, _ in found):
@@ -91,7 +101,7 @@ def _empty(call: Call) -> list[Dependence | None]:
 
 
 def _places(shape: Sequence[int], device: torch.device) -> Tensor:
-    return torch.arange(int(np.prod(shape, dtype=np.int64)), device=device).reshape(tuple(shape))
+    return torch.arange(math.prod(shape), device=device).reshape(tuple(shape))
 
 
 def _added_at(call: Call, name: str, places: Callable[[Tensor], Tensor]) -> list[Dependence | None]:
@@ -99,14 +109,14 @@ def _added_at(call: Call, name: str, places: Callable[[Tensor], Tensor]) -> list
     parts = [part for part in [call.of("self")] if part is not None]
     if (added := call.of(name)) is not None:
         targets = places(_places(call.out.shape, call.out.device))
-        added = added.expand(targets.shape) if added.rows.shape != targets.shape else added
+        added = added.expand(targets.shape) if added.rows.numel() != targets.numel() else added
         parts.append(call.sets.collect(added, numbers(targets), None, call.out.shape))
     return [call.sets.union(parts, call.out.shape)]
 
 
 def _index_add(call: Call) -> list[Dependence | None]:
     if call.out.dim() == 0:
-        return _added_at(call, "source", lambda places: places.reshape(1).expand(call.args["source"].shape))
+        return _added_at(call, "source", lambda places: places.expand(call.args["source"].numel()))
     return _added_at(call, "source", lambda places: places.index_select(call.args["dim"], call.args["index"].long()))
 
 
@@ -157,11 +167,8 @@ def _cumsum(call: Call) -> list[Dependence | None]:
         return [part]
     (dim,) = _dims(call)
     length = part.rows.shape[dim]
-    later, earlier = np.tril_indices(length)
-    places = numbers(_places(part.rows.shape, part.rows.device).movedim(dim, 0)).reshape(length, -1)
-    return [
-        call.sets.collect(part, places[later].reshape(-1), places[earlier].reshape(-1), part.rows.shape),
-    ]
+    call.sets.require(length * part.rows.numel() // 2)
+    return [call.sets.along(part, dim, length, *np.tril_indices(length))]
 
 
 def _mul(call: Call) -> list[Dependence | None]:
@@ -176,6 +183,16 @@ def _mul(call: Call) -> list[Dependence | None]:
             part = Dependence(part.rows * is_nonzero, part.table)
         found.append(part)
     return [call.sets.union(found, shape)]
+
+
+def _overwrite(name: str) -> Rule:
+    """Every entry is replaced by one of an argument."""
+
+    def rule(call: Call) -> list[Dependence | None]:
+        part = call.of(name)
+        return [None if part is None else part.expand(call.out.shape)]
+
+    return rule
 
 
 def _where(call: Call) -> list[Dependence | None] | None:
@@ -203,34 +220,32 @@ def _matrices(call: Call) -> list[Dependence | None] | None:
     if any(part.rows.dim() < 2 for part in parts) or any(r is None or r.dim() < 2 for r in call.results):
         return None
     whole = [call.sets.reduce(part, (part.rows.dim() - 2, part.rows.dim() - 1)) for part in parts]
-    return [
-        None if result is None else call.sets.union(whole, (*result.shape[:-2], 1, 1)) for result in call.results
-    ]
+    return [None if result is None else call.sets.union(whole, (*result.shape[:-2], 1, 1)) for result in call.results]
 
 
-_RULES: dict[str, Rule] = {
+RULES: dict[str, Rule] = {
     **dict.fromkeys(_EMPTY, _empty),
     **dict.fromkeys(("sum", "mean", "nansum"), _sum),
     **dict.fromkeys(("_fft_r2c", "_fft_c2c", "_fft_c2r"), _along),
-    **dict.fromkeys(("cumsum", "logcumsumexp"), _cumsum),
-    **dict.fromkeys(("mul", "multiply"), _mul),
+    "cumsum": _cumsum,
+    "mul": _mul,
     **dict.fromkeys(
-        (
-            "linalg_solve_triangular",
-            "_linalg_solve_ex",
-            "linalg_lu_solve",
-            "triangular_solve",
-            "cholesky_solve",
-            "linalg_inv_ex",
-            "cholesky_inverse",
-            "linalg_matrix_exp",
+        names(
+            """
+            cholesky_inverse cholesky_solve linalg_inv_ex linalg_lu_solve linalg_matrix_exp linalg_solve_triangular
+            triangular_solve _linalg_solve_ex
+            """
         ),
         _matrices,
     ),
+    "copy": _overwrite("src"),
+    "fill": _overwrite("value"),
     "index_add": _index_add,
     "scatter_add": _scatter_add,
     "where": _where,
     "masked_fill": _masked_fill,
     **PRODUCTS,
     **CONVOLUTIONS,
+    **RESAMPLING,
 }
+"""The rules of operators that do more than move entries, by name."""

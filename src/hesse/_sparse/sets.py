@@ -6,6 +6,7 @@ each of its entries. So moving entries moves numbers, and entries that depend on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ class Dependence(NamedTuple):
         return Dependence(self.rows.reshape(shape), self.table)
 
     def expand(self, shape: Sequence[int]) -> Dependence:
-        return Dependence(self.rows.expand(*shape), self.table)
+        return Dependence(self.rows.expand(tuple(shape)), self.table)
 
 
 class Sets:
@@ -69,7 +70,7 @@ class Sets:
         if pairs.size > first.table.shape[0] + second.table.shape[0]:
             pairs, inverse = np.unique(pairs, return_inverse=True)
         a, b = np.divmod(pairs, second.table.shape[0])
-        self._require(int(_lengths(first.table)[a].sum() + _lengths(second.table)[b].sum()))
+        self.require(int(_lengths(first.table)[a].sum() + _lengths(second.table)[b].sum()))
         left, right = first.table[a], second.table[b]
         both = left + right
         for part, own in ((first, left), (second, right)):
@@ -84,12 +85,14 @@ class Sets:
 
         ``sources=None`` stands for each entry in turn.
         """
+        if sources is not None:
+            self.require(len(sources))
         rows = numbers(part.rows)
         rows = rows if sources is None else rows[sources]
         is_some = rows != 0
         if not is_some.all():
             rows, targets = rows[is_some], targets[is_some]
-        size = int(np.prod(shape, dtype=np.int64))
+        size = math.prod(shape)
         incidence = csr_array((np.ones(rows.size, bool), (targets, rows)), shape=(size, part.table.shape[0]))
         incidence.sum_duplicates()
         counts = _lengths(incidence)
@@ -97,7 +100,7 @@ class Sets:
             single = np.zeros(size, np.int64)
             single[counts == 1] = incidence.indices
             return Dependence(_tensor(single, shape, part.rows.device), part.table)
-        self._require(int(_lengths(part.table)[incidence.indices].sum()))
+        self.require(int(_lengths(part.table)[incidence.indices].sum()))
         united = incidence @ part.table
         united.sort_indices()
         numbered = np.where(counts, np.arange(1, size + 1), 0)
@@ -107,8 +110,18 @@ class Sets:
         """The union along dimensions, which stay with length 1."""
         shape = tuple(part.rows.shape)
         kept = [1 if d in dims else length for d, length in enumerate(shape)]
-        targets = np.broadcast_to(np.arange(int(np.prod(kept))).reshape(kept), shape).reshape(-1)
+        targets = np.broadcast_to(np.arange(math.prod(kept)).reshape(kept), shape).reshape(-1)
         return self.collect(part, targets, None, kept)
+
+    def along(self, part: Dependence, dim: int, length: int, targets: Any, sources: Any) -> Dependence:
+        """Along one dimension, which gets this length, entry ``targets[k]`` depends on what ``sources[k]`` does."""
+        shape = list(part.rows.shape)
+        before, after = math.prod(shape[:dim]), math.prod(shape[dim + 1 :])
+        outer, inner = np.arange(before)[:, None, None], np.arange(after)
+        to = (outer * length + np.asarray(targets)[:, None]) * after + inner
+        of = (outer * shape[dim] + np.asarray(sources)[:, None]) * after + inner
+        shape[dim] = length
+        return self.collect(part, to.reshape(-1), of.reshape(-1), shape)
 
     def whole(self, parts: Sequence[Dependence]) -> Dependence | None:
         """The union over all entries of all tensors, as one entry."""
@@ -120,7 +133,7 @@ class Sets:
         first = parts[0].table
         if all(part.table is first for part in parts):
             return [part.rows for part in parts], first
-        self._require(sum(part.table.nnz for part in parts))
+        self.require(sum(part.table.nnz for part in parts))
         table = vstack([part.table for part in parts], format="csr")
         table.has_canonical_format = True
         offsets = np.cumsum([0, *[part.table.shape[0] for part in parts[:-1]]])
@@ -132,15 +145,16 @@ class Sets:
     def matrix(self, part: Dependence) -> Any:
         """The sets of all entries in C order, as the rows of a matrix."""
         rows = numbers(part.rows)
-        self._require(int(_lengths(part.table)[rows].sum()))
+        self.require(int(_lengths(part.table)[rows].sum()))
         return part.table[rows]
 
-    def _require(self, entries: int) -> None:
+    def require(self, entries: int) -> None:
+        """Refuse a table, or a list of what an operator connects, that takes more than the budget."""
         if entries * _BYTES_PER_ENTRY > self._budget:
             raise MemoryBudgetError(
                 f"The sparsity pattern has up to {entries:.3g} entries on the way, which take"
-                f" {memory.readable(entries * _BYTES_PER_ENTRY)} of {memory.readable(self._budget)} that memory= allows."
-                " Products with the operator need no pattern."
+                f" {memory.readable(entries * _BYTES_PER_ENTRY)} of the {memory.readable(self._budget)} that memory="
+                " allows. Products with the operator need no pattern."
             )
 
 

@@ -31,9 +31,8 @@ class Shadows:
 
     def read(self, tensor: Tensor) -> Dependence | None:
         """The sets of a tensor's entries, of a complex entry those of both parts; None if all are empty."""
-        if tensor.layout != torch.strided:
-            return None
-        shadow = self._shadows.get(tensor.untyped_storage())
+        storage = storage_of(tensor)
+        shadow = None if storage is None else self._shadows.get(storage)
         if shadow is None:
             return None
         rows = _entries(shadow, tensor)
@@ -44,7 +43,8 @@ class Shadows:
 
     def write(self, tensor: Tensor, sets: Dependence | None) -> None:
         """Give a tensor's entries these sets, or none."""
-        storage = tensor.untyped_storage()
+        if (storage := storage_of(tensor)) is None:
+            return
         width = tensor.dtype.to_real().itemsize if tensor.is_complex() else tensor.itemsize
         shadow = self._shadows.get(storage)
         if sets is None or not sets.rows.any():
@@ -67,13 +67,21 @@ class Shadows:
         self._shadows[storage] = made
 
 
+def storage_of(tensor: Tensor) -> UntypedStorage | None:
+    """The memory that holds a tensor's entries; None for another kind of tensor."""
+    kinds = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
+    if type(tensor) not in kinds or tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
+        return None
+    return tensor.untyped_storage()
+
+
 def _entries(shadow: _Shadow, tensor: Tensor) -> Tensor:
     size, stride, offset = tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset())
     real = tensor.dtype.to_real() if tensor.is_complex() else tensor.dtype
     if real.itemsize != shadow.width:
         raise NotImplementedError(
-            f"The sparsity pattern cannot be followed through memory that is read as {tensor.dtype} and was written with"
-            f" numbers of {shadow.width} bytes. Give the pattern."
+            f"The sparsity pattern cannot be followed through memory that is read as {tensor.dtype} and was written"
+            f" with numbers of {shadow.width} bytes. Give the pattern."
         )
     if tensor.is_complex():
         return shadow.rows.as_strided((*size, 2), (*[2 * step for step in stride], 1), 2 * offset)
