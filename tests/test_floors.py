@@ -14,6 +14,7 @@ FLOORS = [
     {"_autograd"},
     {"_linearize"},
     {"_data"},
+    {"_sparse"},
     {"_operators"},
     {"functional", "func"},
     {"_solvers"},

@@ -1,4 +1,4 @@
-"""Every operator that detection knows spreads entries as its numeric Jacobian does; then PyTorch's whole database."""
+"""Every operator that detection knows spreads entries as its numeric Jacobian does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hesse._sparse.following import Following
-from hesse._sparse.rules import MOVES, RULES, UNIONS
+from hesse._sparse.rules import ATTENTION, MOVES, RULES, UNIONS
 from hesse._sparse.sets import Dependence, Sets
 
 aten = torch.ops.aten
@@ -22,6 +22,9 @@ PLACES = torch.tensor([2, 0, 3])
 MATRIX = torch.tensor([[2.0, 0, 1], [0, 3, 0], [0, 0, 4]], dtype=torch.float64)
 SQUARE = torch.tensor([[4.0, 1, 2], [1, 5, 1], [2, 1, 6]], dtype=torch.float64)
 VECTOR = torch.tensor([0.0, 2.0, 3.0], dtype=torch.float64)
+KERNEL = torch.tensor([[[1.0, 0, 2]], [[0, 3, 0]]], dtype=torch.float64)
+STENCIL = torch.tensor([[0.0, 1, 0], [1, -4, 1]], dtype=torch.float64)[None, None]
+GRID = torch.linspace(-0.8, 0.7, 24, dtype=torch.float64).reshape(2, 2, 2, 3)
 MASK = torch.tensor([[True, False, True], [False, True, True]])
 ROWS = torch.tensor([[0, 2, 1], [1, 0, 0]])
 
@@ -100,7 +103,7 @@ def planes(rank: int) -> dict[str, list[Sample]]:
 
 
 def convolutions() -> dict[str, list[Sample]]:
-    kernel, sparse = ones(4, 2, 3), torch.tensor([[[1.0, 0, 2]], [[0, 3, 0]]], dtype=torch.float64)
+    kernel, sparse = ones(4, 2, 3), KERNEL
     geometry = ([2], [1], [2])
 
     def back(x: Tensor | None, signal: Tensor | None, weight: Tensor | None, transposed: bool, groups: int) -> Any:
@@ -119,7 +122,6 @@ def convolutions() -> dict[str, list[Sample]]:
             (lambda x: aten.convolution(x, kernel, None, *geometry, True, [1], 2), (2, 4, 3)),
             (lambda x: aten.convolution(x, sparse, None, *geometry, True, [1], 1), (1, 2, 3)),
             (lambda x: aten.convolution(ones(2, 4, 7), x, None, [1], [0], [1], False, [0], 2), (4, 2, 3)),
-            (lambda x: aten.convolution(ones(2, 4, 7), x, None, [1], [0], [1], True, [0], 2), (4, 2, 3)),
             (lambda x: aten.convolution(ones(2, 4, 7), kernel, x, *geometry, False, [0], 2), (4,)),
             (lambda x: aten.convolution(x, STENCIL, None, [1, 2], [1, 0], [1, 1], False, [0, 0], 1), (1, 1, 4, 5)),
             (lambda x: aten.convolution(x, ones(2, 3, 2, 2), None, [1], [0], [1], False, [0], 1), (1, 3, 3, 4)),
@@ -134,6 +136,7 @@ def convolutions() -> dict[str, list[Sample]]:
 
 # Their rules go by channels only.
 COARSE: dict[str, list[Sample]] = {
+    "convolution": [(lambda x: aten.convolution(ones(2, 4, 7), x, None, [1], [0], [1], True, [0], 2), (4, 2, 3))],
     "convolution_backward": [
         (
             lambda x: aten.convolution_backward(
@@ -160,6 +163,24 @@ COARSE: dict[str, list[Sample]] = {
             (1, 4, 5),
         ),
     ],
+    "grid_sampler_2d_backward": [
+        (
+            lambda x, i=i: aten.grid_sampler_2d_backward(x, ones(2, 2, 3, 3), GRID[..., :2], 0, 0, False, [True, True])[
+                i
+            ],
+            (2, 2, 2, 2),
+        )
+        for i in range(2)
+    ],
+    "grid_sampler_3d": [(lambda x: aten.grid_sampler_3d(x, GRID[:, None], 0, 0, False), (2, 1, 3, 3, 3))],
+    "grid_sampler_3d_backward": [
+        (
+            lambda x: aten.grid_sampler_3d_backward(x, ones(2, 1, 3, 3, 3), GRID[:, None], 0, 0, False, [True, True])[
+                0
+            ],
+            (2, 1, 1, 2, 2),
+        )
+    ],
     "linalg_solve_triangular": [
         (lambda x: aten.linalg_solve_triangular(MATRIX, x, upper=True), (2, 3, 2)),
     ],
@@ -174,7 +195,6 @@ COARSE: dict[str, list[Sample]] = {
     "_linalg_solve_ex of a vector": [(lambda x: aten._linalg_solve_ex(SQUARE, x)[0], (3,))],
 }
 
-STENCIL = torch.tensor([[0.0, 1, 0], [1, -4, 1]], dtype=torch.float64)[None, None]
 
 SAMPLES: dict[str, list[Sample]] = {
     "as_strided_scatter": [
@@ -310,7 +330,7 @@ def found_and_numeric(sample: Sample) -> tuple[Any, Any, Following]:
     """Which entries of a result depend on which of the argument: as detection says, and by differences."""
     func, shape = sample
     size = int(np.prod(shape))
-    constants = [MATRIX, SQUARE, VECTOR, MASK, STENCIL]
+    constants = [MATRIX, SQUARE, VECTOR, MASK, STENCIL, KERNEL]
     sets = Sets(2**30)
     following = Following(sets, constants)
     x = torch.linspace(0.6, 1.7, size, dtype=torch.float64).sin().reshape(shape).clone()
@@ -329,8 +349,8 @@ def found_and_numeric(sample: Sample) -> tuple[Any, Any, Following]:
 
 
 def test_every_operator_of_the_lists_has_a_sample() -> None:
-    missing = (MOVES | UNIONS | RULES.keys()) - SAMPLES.keys() - COARSE.keys()
-    assert not missing
+    # Attention has a test of its own in ``test_detection.py``.
+    assert not (MOVES | UNIONS | RULES.keys()) - SAMPLES.keys() - COARSE.keys() - ATTENTION
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLES))

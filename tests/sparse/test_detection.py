@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from typing import Any
 
@@ -15,6 +17,8 @@ from torch import Tensor
 import hesse
 from hesse._sparse.detection import hessian_pattern, jacobian_pattern
 
+from ..scenarios.scenario import Scenario
+from ..scenarios.table import EVERY_SCENARIO
 from .patterns import Function, numeric_jacobian_pattern, numeric_pattern
 
 
@@ -188,6 +192,29 @@ def test_the_pattern_of_a_known_kind_of_program_is_exact(name: str) -> None:
     np.testing.assert_array_equal(found.toarray(), numeric_pattern(func, inputs))
 
 
+@pytest.mark.parametrize("heads", [1, 2])
+def test_samples_and_heads_of_attention_stay_apart(heads: int) -> None:
+    def func(x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x, x, x.sin()).pow(3).sum()
+
+    x = draw(3, heads, 2, 2)
+    expected = np.kron(np.eye(3 * heads), np.ones((4, 4))) != 0
+    np.testing.assert_array_equal(hessian_pattern(func, x).toarray(), expected)
+    np.testing.assert_array_equal(hesse.Hessian(func, x).to_dense().numpy() != 0, expected)
+
+
+@EVERY_SCENARIO
+def test_the_pattern_of_every_scenario_holds_its_second_derivatives(scenario: Scenario) -> None:
+    case, reference = scenario.build(), scenario.reference
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # patterns that are useless
+        found = hessian_pattern(case.func, case.inputs).toarray()
+    largest = float(reference.hessian.abs().max()) if reference.n else 0.0
+    # Finite differences are not zero where they should be.
+    there = (reference.hessian.abs() > 100 * reference.tolerance * max(largest, 1e-3)).numpy()
+    assert not (there & ~found).any()
+
+
 JACOBIANS = {
     "differences": (lambda x: x[1:] - x[:-1] ** 2, draw(6)),
     "pairs": (lambda x: ((x[PAIRS[0]] - x[PAIRS[1]]) ** 2).sum(1), draw(7, 2)),
@@ -273,14 +300,14 @@ def test_a_derivative_computed_outside_of_pytorch_is_refused() -> None:
 
 
 def test_an_operator_without_a_rule_is_named_where_the_pattern_is_useless() -> None:
-    def sampled(x: Tensor) -> Tensor:
-        return F.grid_sample(x[None, None], draw(1, 2, 2, 2, seed=3), align_corners=False).pow(3).sum()
+    def bilinear(x: Tensor) -> Tensor:
+        return F.bilinear(x, x.sin(), draw(1, 3, 3, seed=3)).pow(3).sum()
 
     with pytest.warns(
-        UserWarning, match=r"fills more than half .* hessian_pattern knows nothing about aten\.grid_sampler"
+        UserWarning, match=r"fills more than half .* hessian_pattern knows nothing about aten\._trilinear"
     ):
-        found = hessian_pattern(lambda x: sampled(x), draw(4, 4))
-    assert not (numeric_pattern(lambda x: sampled(x), (draw(4, 4),)) & ~found.toarray()).any()
+        found = hessian_pattern(bilinear, draw(2, 3))
+    assert not (numeric_pattern(bilinear, (draw(2, 3),)) & ~found.toarray()).any()
 
 
 def test_a_dense_pattern_of_known_operators_is_no_reason_to_warn() -> None:
@@ -316,3 +343,14 @@ def test_a_large_chain_has_three_entries_a_row() -> None:
     found = hessian_pattern(rosenbrock, torch.zeros(100_000))
     expected = scipy.sparse.diags_array([np.ones(99_999), np.ones(100_000), np.ones(99_999)], offsets=[-1, 0, 1])
     assert (found != (expected.tocsr() != 0)).nnz == 0
+
+
+def test_finding_a_pattern_does_not_load_the_compiler() -> None:
+    script = (
+        "import sys, torch\nfrom hesse._sparse.detection import hessian_pattern\n"
+        "assert hessian_pattern(lambda x: (x**3).sum(), torch.ones(3)).nnz == 3\n"
+        "assert hessian_pattern(lambda x: (x.softmax(1) ** 3).sum(), torch.ones(2, 3)).nnz == 18\n"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -58,6 +58,16 @@ _EMPTY = names(
 """Operators that read at most the shapes of their arguments."""
 
 
+ATTENTION = names(
+    """
+    attention_gradients attention_tangents _scaled_dot_product_cudnn_attention_backward
+    _scaled_dot_product_efficient_attention_backward _scaled_dot_product_flash_attention_backward
+    _scaled_dot_product_flash_attention_for_cpu_backward
+    """
+)
+"""Derivatives of attention, PyTorch's and hesse's own: samples and heads stay apart."""
+
+
 def rule_of(call: Call) -> Rule | None:
     """The rule of an operator, if it has one."""
     if call.name in MOVES:
@@ -223,6 +233,27 @@ def _matrices(call: Call) -> list[Dependence | None] | None:
     return [None if result is None else call.sets.union(whole, (*result.shape[:-2], 1, 1)) for result in call.results]
 
 
+def _samples(most: int) -> Rule:
+    """Samples of a batch stay apart: leading dimensions, at most so many, that all arguments and results share."""
+
+    def rule(call: Call) -> list[Dependence | None] | None:
+        parts = call.parts()
+        shapes = [part.rows.shape for part in parts] + [result.shape for result in call.results if result is not None]
+        shared = [len(set(lengths)) == 1 for lengths in zip(*shapes, strict=False)][:most]
+        kept = (*shared, False).index(False)
+        if kept == 0 or call.written:
+            return None
+        each = [call.sets.reduce(part, range(kept, part.rows.dim())).reshape(*part.rows.shape[:kept]) for part in parts]
+        united = call.sets.union(each, shapes[0][:kept])
+        assert united is not None
+        return [
+            None if result is None else united.reshape(*result.shape[:kept], *[1] * (result.dim() - kept))
+            for result in call.results
+        ]
+
+    return rule
+
+
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_EMPTY, _empty),
     **dict.fromkeys(("sum", "mean", "nansum"), _sum),
@@ -238,6 +269,8 @@ RULES: dict[str, Rule] = {
         ),
         _matrices,
     ),
+    **dict.fromkeys(("grid_sampler_2d_backward", "grid_sampler_3d", "grid_sampler_3d_backward"), _samples(1)),
+    **dict.fromkeys(ATTENTION, _samples(2)),
     "copy": _overwrite("src"),
     "fill": _overwrite("value"),
     "index_add": _index_add,
