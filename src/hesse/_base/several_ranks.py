@@ -1,4 +1,4 @@
-"""Refuse models, data and products that several ranks share: nothing here reduces over ranks yet.
+"""Refuse models, data and products that several ranks share where nothing reduces over ranks.
 
 Models and samplers are recognized by the names of their classes and attributes, so that nothing of torch.distributed
 is imported that a plain program does not load. This file imports nothing of hesse, so that every floor can ask it.
@@ -100,10 +100,18 @@ def _refuse_module(module: nn.Module, name: str) -> None:
         ranks = _ranks(getattr(module, "process_group", None))
         if ranks > 1:
             raise NotImplementedError(
-                f"{name} does not reduce over ranks, but got a {type(module).__name__} of {ranks} ranks, of which each"
-                " would have the product of its own data. Give the model in it, model.module, and sum products over"
-                " ranks, each weighted by its share of the data."
+                f"{name} does not reduce over ranks what a {type(module).__name__} of {ranks} ranks computes here, so"
+                " that each rank would have its own product. Give the model in it, model.module; hesse.LossHessian(model"
+                ", loss, data) and hesse.Hessian(func, inputs, group=) make one product of all ranks."
             )
+
+
+def replicated(model: nn.Module) -> tuple[nn.Module, Any]:
+    """The model within ``DistributedDataParallel`` of several ranks, and their group; else the model, and None."""
+    if "DistributedDataParallel" in _names(model) and _ranks(model.process_group) > 1:
+        inner: nn.Module = model.module
+        return inner, model.process_group
+    return model, None
 
 
 def refuse_repeats(data: Any, name: str) -> None:

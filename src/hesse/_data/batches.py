@@ -36,9 +36,12 @@ class Batches:
         device: where batches in the memory of the CPU are copied to; None leaves them where they are.
         name: the operator that errors speak of.
         pairs: whether the loss takes pairs, so that a list of two tensors that look alike is one.
+        may_be_empty: whether other ranks may have all batches.
     """
 
-    def __init__(self, data: Any, device: torch.device | None, name: str, *, pairs: bool = False) -> None:
+    def __init__(
+        self, data: Any, device: torch.device | None, name: str, *, pairs: bool = False, may_be_empty: bool = False
+    ) -> None:
         _check(data, name)
         self._data = (data,) if is_one_batch(data, pairs=pairs) else data
         self._device = device
@@ -46,6 +49,12 @@ class Batches:
         self._state = State(device)
         self._checksums: list[int] = []
         self._complete = False
+        self._may_be_empty = may_be_empty
+
+    @property
+    def checksums(self) -> list[int]:
+        """Of the batches seen so far, in order."""
+        return list(self._checksums)
 
     def __iter__(self) -> Generator[Any]:
         number = -1
@@ -53,7 +62,7 @@ class Batches:
             self._compare(number, batch)
             yield self._placed(number, batch)
             self._tell(number + 1)
-        if number < 0:
+        if number < 0 and not self._may_be_empty:
             raise ValueError(f"The data given to {self._name} holds no batch.")
         if self._complete and number + 1 < len(self._checksums):
             raise self._changed(f"The data has {number + 1} batches but had {len(self._checksums)}")
@@ -89,10 +98,10 @@ class Batches:
         ]
 
     def first(self) -> tuple[Any, bool]:
-        """The first batch, and whether there are more."""
+        """The first batch, or None of data that may be empty, and whether there are more."""
         batches = iter(self)
         try:
-            first = next(batches)
+            first = next(batches, None)
             return first, self.may_be_several() and next(batches, self) is not self
         finally:
             batches.close()

@@ -20,8 +20,12 @@ from hesse._linearize.engines import Engines
 from hesse._linearize.guard import Guard
 from hesse._operators.data_point import DataPoint, MakeTerm
 from hesse._operators.function_point import FunctionPoint
-from hesse._operators.point import Block, PointOperator
+from hesse._operators.block import Block
+from hesse._operators.point import PointOperator
+from hesse._operators.shared_point import SharedPoint
+from hesse._operators.sharing import share_data
 from hesse._operators.terms import Part
+from hesse._ranks.group import Ranks
 
 Names = str | Sequence[str]
 """A name or glob of parameters, the name of a layer, or a list of these."""
@@ -34,7 +38,7 @@ class DataOperator(PointOperator):
     the data gives all three.
     """
 
-    _point: DataPoint | FunctionPoint
+    _point: DataPoint | FunctionPoint | SharedPoint
     __signature__: inspect.Signature
 
     def __init_subclass__(cls) -> None:
@@ -58,26 +62,44 @@ class DataOperator(PointOperator):
         data: Any,
         options: DataOptions,
         watched: Callable[[], Iterable[tuple[str, Tensor]]],
+        ranks: Ranks | None = None,
     ) -> None:
         self._make_objective, self._make_term = make_objective, make_term
         self._data, self._options, self._watched = data, options, watched
+        self.ranks = ranks
         self._move(None, Engines(options), None)
 
-    def _move(self, where: Any, engines: Engines, earlier: DataPoint | None) -> None:
+    def _move(self, where: Any, engines: Engines, earlier: DataPoint | SharedPoint | None) -> None:
         """Take the point as it is now, over the data ``where`` unless that is None."""
         if where is not None:
             self._data = where
-        objective = self._make_objective()
-        point = DataPoint(
-            objective,
-            self._make_term,
-            Batches(self._data, objective.device, objective.name, pairs=objective.known is not None),
-            self._options,
-            engines,
-            Guard(objective.name, self._watched(), remedy="at()"),
-            None if earlier is None else earlier.plan,
-            is_other=where is not None,
-        )
+        is_part = self.ranks is not None
+
+        def make(objective: Objective, options: DataOptions, seed: int | None = None) -> DataPoint:
+            name = objective.name
+            before = earlier.local if isinstance(earlier, SharedPoint) else earlier
+            assert before is None or isinstance(before, DataPoint)
+            return DataPoint(
+                objective,
+                self._make_term,
+                Batches(
+                    self._data, objective.device, name, pairs=objective.known is not None, may_be_empty=is_part
+                ),
+                options,
+                engines,
+                Guard(name, self._watched(), remedy="at()"),
+                None if before is None else before.plan,
+                seed,
+                is_other=where is not None,
+                is_part=is_part,
+            )
+
+        point: DataPoint | SharedPoint
+        if self.ranks is None:
+            point = make(self._make_objective(), self._options)
+        else:
+            name = type(self).__name__
+            point = share_data(self.ranks, name, self._make_objective, make, self._options)
         super().__init__(point, point.whole, point.variables, point.variables, symmetric=True)
 
     def at(self, *, data: Any = None) -> Self:

@@ -15,6 +15,7 @@ from hesse._data.parameters import Params
 from hesse._operators.data_operator import DataOperator
 from hesse._operators.data_point import DataPoint
 from hesse._operators.mixed import MixedBlock
+from hesse._operators.sharing import ranks_of
 from hesse._operators.terms import HessianTerm
 
 
@@ -95,6 +96,7 @@ class LossHessian(DataOperator):
         **options: Unpack[DataKeywords],
     ) -> None:
         how = DataOptions.of("LossHessian", options, weighted=weight is not None)
+        model, ranks = ranks_of(model, how.group, "LossHessian")
 
         def objective() -> Objective:
             return model_objective("LossHessian", model, loss, params, call=call, output=output, weight=weight)
@@ -105,6 +107,7 @@ class LossHessian(DataOperator):
             data,
             how,
             lambda: watched(model, loss, call, output),
+            ranks,
         )
 
     def data_block(self, part: Hashable = 0) -> MixedBlock:
