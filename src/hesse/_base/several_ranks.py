@@ -101,16 +101,15 @@ def _refuse_module(module: nn.Module, name: str) -> None:
         if ranks > 1:
             raise NotImplementedError(
                 f"{name} does not reduce over ranks what a {type(module).__name__} of {ranks} ranks computes here, so"
-                " that each rank would have its own product. Give the model in it, model.module; hesse.LossHessian(model"
-                ", loss, data) and hesse.Hessian(func, inputs, group=) make one product of all ranks."
+                " that each rank would have its own product. Give the model in it, model.module; hesse.LossHessian(model,"
+                " loss, data) and hesse.Hessian(func, inputs, group=) make one product of all ranks."
             )
 
 
 def replicated(model: nn.Module) -> tuple[nn.Module, Any]:
     """The model within ``DistributedDataParallel`` of several ranks, and their group; else the model, and None."""
     if "DistributedDataParallel" in _names(model) and _ranks(model.process_group) > 1:
-        inner: nn.Module = model.module
-        return inner, model.process_group
+        return model.get_submodule("module"), model.process_group
     return model, None
 
 

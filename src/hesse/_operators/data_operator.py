@@ -18,9 +18,9 @@ from hesse._data.options import DataKeywords, DataOptions
 from hesse._data.parameters import matching
 from hesse._linearize.engines import Engines
 from hesse._linearize.guard import Guard
+from hesse._operators.block import Block
 from hesse._operators.data_point import DataPoint, MakeTerm
 from hesse._operators.function_point import FunctionPoint
-from hesse._operators.block import Block
 from hesse._operators.point import PointOperator
 from hesse._operators.shared_point import SharedPoint
 from hesse._operators.sharing import share_data
@@ -82,9 +82,7 @@ class DataOperator(PointOperator):
             return DataPoint(
                 objective,
                 self._make_term,
-                Batches(
-                    self._data, objective.device, name, pairs=objective.known is not None, may_be_empty=is_part
-                ),
+                Batches(self._data, objective.device, name, pairs=objective.known is not None, may_be_empty=is_part),
                 options,
                 engines,
                 Guard(name, self._watched(), remedy="at()"),

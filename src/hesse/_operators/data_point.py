@@ -104,7 +104,9 @@ class DataPoint(Point):
             self.plan = Plan("mean", True, None, "there is no batch")
             return
         options = self.options
-        plan = make_plan(self.objective, first, several or self._is_part, options, self._measure, self._kept.budget, self.seed)
+        plan = make_plan(
+            self.objective, first, several or self._is_part, options, self._measure, self._kept.budget, self.seed
+        )
         plan = plan._replace(number=rows.count(first) or 0)
         if not plan.number:
             plan = plan._replace(rowless=type(first).__name__)

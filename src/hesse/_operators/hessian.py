@@ -22,8 +22,8 @@ from hesse._linearize.engines import Engines, Linearize
 from hesse._linearize.options import Mode, Name, Options, Verify
 from hesse._linearize.protocol import Linearization, Map
 from hesse._operators import independent
-from hesse._operators.function_point import FunctionPoint
 from hesse._operators.block import Block
+from hesse._operators.function_point import FunctionPoint
 from hesse._operators.point import PointOperator
 from hesse._operators.shared_point import SharedPoint
 from hesse._operators.sharing import at_point

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -68,12 +68,21 @@ class SharedPoint(Point):
             return torch.cat(parts) * self.share
 
         like = torch.empty(space.size + value.numel(), dtype=space.dtype, device=space.device)
-        total = self._total("value and gradient", both, like, ())
+        total = self.total("value and gradient", both, like, ())
         return total[space.size :].reshape(value.shape).to(value.dtype), total[: space.size].clone()
 
-    def _total(self, what: str, compute: Callable[[], Tensor], like: Tensor, vector: Iterable[Tensor]) -> Tensor:
+    def total(
+        self, what: str, compute: Callable[[], Tensor], like: Tensor, vector: Sequence[Tensor], key: str = ""
+    ) -> Tensor:
+        """The sum over ranks of what each computes, a flat vector like an empty one."""
         assert self.ranks is not None
-        return self.ranks.total(f"{what} of {self._what}", compute, like, vector)
+        return self.ranks.total(f"{what} of {self._what}", compute, like, vector, key)
+
+    @property
+    def rank(self) -> int:
+        """Which of the ranks this is."""
+        assert self.ranks is not None
+        return self.ranks.rank
 
     def begin(self, count: int) -> None:
         """Products are asked for; each rank begins them where an error reaches the others."""
@@ -96,7 +105,7 @@ class SharedPoint(Point):
             return target.join(self.local.multiply(entries, part, transposed)) * self.share
 
         like = torch.empty(target.size, dtype=target.dtype, device=target.device)
-        total = self._total(f"product {_code(part, transposed)}", own, like, entries)
+        total = self.total("a product", own, like, entries, _code(part, transposed))
         parts = zip(total.split_with_sizes(target.lengths), target.leaves, strict=True)
         # Not rounded to the dtype of a leaf in half precision: a flat product has more digits.
         return [
@@ -130,13 +139,15 @@ class SharedPoint(Point):
             return products.reshape(-1).to(like.dtype) * self.share
 
         like = torch.empty(count * target.size, dtype=target.dtype, device=target.device)
-        what = f"{count} products {_code(part, transposed)}"
+        # Unit vectors that are made as they are needed are told apart by their places.
         vector: list[Tensor] = []
+        key = _code(part, transposed)
         if isinstance(rows, UnitVectors):
-            what += f" with unit vectors {rows.key()}"
+            key += f"{rows.key():08x} "
         else:
-            vector = [rows]
-        total = self._total(what, own, like, vector).reshape(count, target.size)
+            vector.append(rows)
+        total = self.total(f"{count} products", own, like, vector, key)
+        total = total.reshape(count, target.size)
         if into is None:
             return total
         into.add(0, total, 1.0, first=True)
@@ -144,7 +155,7 @@ class SharedPoint(Point):
 
     def expect(self, products: int) -> None:
         """So many products are about to be asked for, on all ranks."""
-        self._gather(f"{products} products", lambda: self.local.expect(products))
+        self.gather(f"{products} products", lambda: self.local.expect(products))
 
     def decided(self, operator: PointOperator, earlier: Decisions | None) -> Decisions:
         """How each rank makes its part; in a run that goes on there are as many ranks, and each follows its own."""
@@ -160,15 +171,16 @@ class SharedPoint(Point):
                 )
             return own.decide_alone(None if before is None else before[ranks.rank])
 
-        return {"ranks": self._gather("decision", decide)}
+        return {"ranks": self.gather("decision", decide)}
 
-    def _gather(self, what: str, compute: Callable[[], Any]) -> list[Any]:
+    def gather(self, what: str, compute: Callable[[], Any]) -> list[Any]:
+        """What each rank computes, or one error on all."""
         assert self.ranks is not None
         return self.ranks.gather(f"{what} of {self._what}", compute)
 
     def left_with_results(self) -> int | None:
         """The least of all ranks: matrices are cut up alike."""
-        found = self._gather("memory", self.local.left_with_results)
+        found = self.gather("memory", self.local.left_with_results)
         return min([size for size in found if size is not None], default=None)
 
     def inherit(self, earlier: Point) -> None:
@@ -237,4 +249,4 @@ class SharedPoint(Point):
 
 def _code(part: Part, transposed: bool) -> str:
     """A few letters that tell parts apart."""
-    return f"{zlib.crc32(repr(part).encode()):08x}{'T' * transposed}"
+    return f"{zlib.crc32(repr(part).encode()):08x}{'T' * transposed} "

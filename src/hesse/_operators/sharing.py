@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -28,7 +27,7 @@ from hesse._ranks.waiting import listed
 # Copies of one tensor have equal marks but for the rounding of a sum.
 _EQUAL = 1e-9
 _CPU = torch.device("cpu")
-_FREE = ("memory", "progress", "group")
+_FREE = ("progress", "group")
 """Options that may be other on each rank."""
 
 
@@ -92,21 +91,22 @@ def share_data(
     def facts() -> dict[str, Any]:
         made.append(objective())
         (own,) = made
-        device = own.device or own.leaves[0].device
         given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
         return {
             "hesse": __version__,
             "torch": torch.__version__,
             "parameters": _shapes(own.leaves),
             **{key: repr(value) for key, value in given.items() if key not in _FREE},
-            "mark": mark(own.tensors(), _CPU),
-            "memory": (options.memory is None, f"{platform.node()} {device}", options.allowed(device)),
+            "mark": mark(list(own.tensors()), _CPU),
             "seed": drawn_seed(),
         }
 
     found = ranks.gather(f"the making of a {name}", facts)
     _require_one(ranks, name, found, "parameters and buffers")
-    agreed = dataclasses.replace(options, memory=_least(found))
+    device = made[0].device or made[0].leaves[0].device
+    allowed, is_shared = options.allowed(device), options.memory is None
+    memory = ranks.least(f"the memory of a {name}", allowed, device, is_shared=is_shared)
+    agreed = dataclasses.replace(options, memory=memory)
     seed = _of_rank(found[0]["seed"], ranks.rank)
 
     def local() -> dict[str, Any]:
@@ -160,7 +160,7 @@ def _warn_of_repeats(name: str, parts: Sequence[dict[str, Any]]) -> None:
 
 def _require_one(ranks: Ranks, name: str, found: Sequence[dict[str, Any]], what: str) -> None:
     """Raise, on all ranks, unless they are at one point and were told the same."""
-    own = ("mark", "memory", "seed")
+    own = ("mark", "seed")
     ranks.require_alike(name, [{key: facts[key] for key in facts if key not in own} for facts in found])
     others = [rank for rank, facts in enumerate(found) if differs(facts["mark"], found[0]["mark"], _EQUAL)]
     if others:
@@ -168,15 +168,6 @@ def _require_one(ranks: Ranks, name: str, found: Sequence[dict[str, Any]], what:
             f"{name} needs the same {what} on all ranks, but {listed(others)} has others than rank 0. Copy them with"
             " torch.distributed.broadcast, from one rank to all."
         )
-
-
-def _least(found: Sequence[dict[str, Any]]) -> int:
-    """Bytes that each rank may take: what the poorest has, where ranks on one device share what there is."""
-    places = [place for _, place, _ in (facts["memory"] for facts in found)]
-    sizes = [
-        size // places.count(place) if shared else size for shared, place, size in (facts["memory"] for facts in found)
-    ]
-    return max(1, min(sizes))
 
 
 def _shapes(leaves: Iterable[Tensor]) -> str:

@@ -6,17 +6,18 @@ So ranks that do different things learn of it before sizes clash, where gloo end
 
 from __future__ import annotations
 
+import platform
 import weakref
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from hesse._ranks.exchange import packed, plain, unpacked
-from hesse._ranks.marks import differs, mark
+from hesse._ranks.marks import differs, mark, rounding
 from hesse._ranks.waiting import Notes, listed
 
 T = TypeVar("T")
@@ -65,7 +66,7 @@ class Ranks:
         self._numbers += 1
         return self._numbers
 
-    def gather(self, what: str, compute: Callable[[], T], vector: Iterable[Tensor] = ()) -> list[T]:
+    def gather(self, what: str, compute: Callable[[], T], vector: Sequence[Tensor] = ()) -> list[T]:
         """What each rank computes; where that raises on one, the same error on all.
 
         Args:
@@ -98,10 +99,12 @@ class Ranks:
         if found[0][1] is not None:
             self._shared = error or unpacked(found[0][1], 0)
             raise self._shared
-        received: T = value if self.is_first else found[0][0]
-        return received
+        received: Any = value if self.is_first else found[0][0]
+        return cast(T, received)
 
-    def total(self, what: str, compute: Callable[[], Tensor], like: Tensor, vector: Iterable[Tensor]) -> Tensor:
+    def total(
+        self, what: str, compute: Callable[[], Tensor], like: Tensor, vector: Sequence[Tensor], key: str = ""
+    ) -> Tensor:
         """The sum over ranks of what each computes, a flat vector, by one reduction.
 
         Args:
@@ -109,8 +112,9 @@ class Ranks:
             compute: this rank's part.
             like: an empty tensor of its length, dtype and device.
             vector: tensors that are the same on all ranks.
+            key: what else is the same on all ranks.
         """
-        agree = self._announce(f"{what}, {len(like)} numbers", vector, like.device)
+        agree = self._announce(what, vector, like.device, f"{key}{len(like)} numbers")
         part, error = _tried(compute)
         # Behind the sum a flag of each rank says whether it failed.
         flags = torch.zeros(self.size, dtype=like.dtype, device=like.device)
@@ -132,6 +136,12 @@ class Ranks:
         self._finish(dist.all_reduce(total, group=self.group, async_op=True), what, computing=False)
         return total
 
+    def least(self, what: str, size: int, device: torch.device, *, is_shared: bool) -> int:
+        """The bytes that the poorest rank may take; of one device's, its ranks have equal parts if ``is_shared``."""
+        found = self.gather(what, lambda: (f"{platform.node()} {device}", size))
+        places = [place for place, _ in found]
+        return max(1, min([size // (places.count(place) if is_shared else 1) for place, size in found]))
+
     def share(self, length: int) -> slice:
         """This rank's share of so many rows."""
         return slice(length * self.rank // self.size, length * (self.rank + 1) // self.size)
@@ -152,34 +162,34 @@ class Ranks:
         if error is not self._shared:
             self._notes.leave(self._count + 1, what, error)
 
-    def _announce(self, what: str, vector: Iterable[Tensor], device: torch.device) -> Callable[[], None]:
+    def _announce(self, what: str, vector: Sequence[Tensor], device: torch.device, key: str = "") -> Callable[[], None]:
         """Begin to tell what this rank is about to do; what is returned waits for the others, and compares."""
         self._count += 1
         said = torch.zeros(self.size, 3, dtype=torch.float64, device=device)
-        said[self.rank, 0] = 1 + zlib.crc32(f"{self._count} {what}".encode())
+        said[self.rank, 0] = 1 + zlib.crc32(f"{self._count} {what} {key}".encode())
         said[self.rank, 1:] = mark(vector, device)
         work = dist.all_reduce(said, group=self.group, async_op=True)
 
         def agree() -> None:
             self._finish(work, what, computing=False)
-            self._compare(what, said.cpu())
+            self._compare(what, key, said.cpu(), rounding(vector))
 
         return agree
 
-    def _compare(self, what: str, said: Tensor) -> None:
+    def _compare(self, what: str, key: str, said: Tensor, alike: float) -> None:
         if not bool((said[:, 0] == said[0, 0]).all()):
             found: list[Any] = [None] * self.size
-            dist.all_gather_object(found, what, group=self.group)
-            mine = "; ".join(f"{text} on rank {rank}" for rank, text in enumerate(found))
+            dist.all_gather_object(found, f"{what} ({key})" if key else what, group=self.group)
+            asked = " and ".join(f"{text} on rank {rank}" for rank, text in enumerate(found))
             self._shared = RuntimeError(
-                f"Ranks do different things at the same time: {mine}. Every rank of the group makes the same operators,"
-                " and asks them the same, in the same order."
+                f"Ranks do different things at the same time: {asked}. Every rank of the group makes the same"
+                " operators, and asks them the same, in the same order."
             )
             raise self._shared
-        others = [rank for rank in range(1, self.size) if differs(said[rank, 1:], said[0, 1:])]
+        others = [rank for rank in range(1, self.size) if differs(said[rank, 1:], said[0, 1:], alike)]
         if others:
             self._shared = ValueError(
-                f"{what} was given other numbers on {listed(others)} than on rank 0. Give the same on all ranks."
+                f"{what} was given another vector on {listed(others)} than on rank 0. Give the same on all ranks."
             )
             raise self._shared
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-# Ranks round a sum in another order, as where vectors lie otherwise in memory; other vectors are far off.
-_ALIKE = 1e-3
 
-
-def mark(leaves: Iterable[Tensor], device: torch.device) -> Tensor:
+def mark(leaves: Sequence[Tensor], device: torch.device) -> Tensor:
     """A weighted sum of all entries, and their norm: (2,), float64.
 
     The weight of an entry depends on its place, so that unit vectors are told apart.
     """
     found = torch.zeros(2, dtype=torch.float64, device=device)
     for leaf in leaves:
-        if leaf.layout == torch.strided and leaf.numel() and (leaf.dtype.is_floating_point or leaf.dtype.is_complex):
+        if leaf.layout == torch.strided and leaf.numel() and _is_inexact(leaf):
             found += _mark(leaf.detach()).to(device)
     return found
 
@@ -40,7 +37,16 @@ def _weights(length: int, like: Tensor) -> Tensor:
     return torch.arange(1, length + 1, dtype=like.dtype, device=like.device).sin()
 
 
-def differs(first: Tensor, second: Tensor, alike: float = _ALIKE) -> bool:
+def rounding(leaves: Sequence[Tensor]) -> float:
+    """How far, relatively, marks of one vector may differ: ranks may have rounded its entries otherwise."""
+    return math.sqrt(max([torch.finfo(leaf.dtype).eps for leaf in leaves if _is_inexact(leaf)], default=0.0))
+
+
+def _is_inexact(leaf: Tensor) -> bool:
+    return leaf.dtype.is_floating_point or leaf.dtype.is_complex
+
+
+def differs(first: Tensor, second: Tensor, alike: float) -> bool:
     """Whether two marks are of different vectors; of vectors that are not finite they say nothing."""
     scale = float(torch.maximum(first[1], second[1]))
     return bool(((first - second).abs() > alike * scale).any())

@@ -30,11 +30,13 @@ class Notes:
 
     def __init__(self, group: dist.ProcessGroup, rank: int, size: int) -> None:
         self._store, self._rank, self._size = group.get_group_store(), rank, size
+        self._left: tuple[int, str, str] | None = None
         self._limit = SHARE * _time_out(group).total_seconds()
 
     def leave(self, count: int, what: str, error: BaseException) -> None:
         """Say that this rank takes no part in what comes after ``count`` collectives."""
         text = f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
+        self._left = count, what, text
         self._write(count, what, text)
 
     def _write(self, count: int, what: str, left: str) -> None:
@@ -82,7 +84,8 @@ class Notes:
         missing = []
         for rank in range(self._size):
             note = None if rank == self._rank else self._read(rank, count)
-            if note is not None and note[1]:
+            # What this rank left for the same reason, all have left.
+            if note is not None and note[1] and self._left != (count, *note):
                 raise RuntimeError(f"{what} cannot go on, since rank {rank} left {note[0]} ({note[1]}).")
             if note is None and rank != self._rank:
                 missing.append(rank)
