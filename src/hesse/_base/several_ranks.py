@@ -101,8 +101,8 @@ def _refuse_module(module: nn.Module, name: str) -> None:
         if ranks > 1:
             raise NotImplementedError(
                 f"{name} does not reduce over ranks what a {type(module).__name__} of {ranks} ranks computes here, so"
-                " that each rank would have its own product. Give the model in it, model.module; hesse.LossHessian(model,"
-                " loss, data) and hesse.Hessian(func, inputs, group=) make one product of all ranks."
+                " that each rank would have its own product. Give the model in it, model.module; hesse.LossHessian and"
+                " hesse.Hessian with group= make one product of all ranks."
             )
 
 

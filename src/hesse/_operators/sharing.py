@@ -27,7 +27,7 @@ from hesse._ranks.waiting import listed
 # Copies of one tensor have equal marks but for the rounding of a sum.
 _EQUAL = 1e-9
 _CPU = torch.device("cpu")
-_FREE = ("progress", "group")
+_FREE = ("memory", "progress", "group")
 """Options that may be other on each rank."""
 
 
@@ -96,7 +96,7 @@ def share_data(
             "hesse": __version__,
             "torch": torch.__version__,
             "parameters": _shapes(own.leaves),
-            **{key: repr(value) for key, value in given.items() if key not in _FREE},
+            **{key: value for key, value in given.items() if key not in _FREE},
             "mark": mark(list(own.tensors()), _CPU),
             "seed": drawn_seed(),
         }

@@ -138,9 +138,9 @@ class Ranks:
 
     def least(self, what: str, size: int, device: torch.device, *, is_shared: bool) -> int:
         """The bytes that the poorest rank may take; of one device's, its ranks have equal parts if ``is_shared``."""
-        found = self.gather(what, lambda: (f"{platform.node()} {device}", size))
-        places = [place for place, _ in found]
-        return max(1, min([size // (places.count(place) if is_shared else 1) for place, size in found]))
+        found = self.gather(what, lambda: (f"{platform.node()} {device}", size, is_shared))
+        places = [place for place, *_ in found]
+        return max(1, min([size // (places.count(place) if shared else 1) for place, size, shared in found]))
 
     def share(self, length: int) -> slice:
         """This rank's share of so many rows."""
