@@ -44,34 +44,35 @@ def traces() -> None:
         found = hesse.trace(H, method=method, rng=None, tol=0.05)
         require_same_bits(torch.tensor(found.estimate))
         assert abs(found.estimate - float(DENSE.trace())) < 0.3 * float(DENSE.trace()), method
-    close(torch.tensor(hesse.trace(H, method="exact").estimate), DENSE.trace())
+    close(torch.tensor(hesse.trace(H, method="exact").estimate, dtype=torch.float64), DENSE.trace())
     norm = hesse.frobenius_norm(H, rng=0, tol=0.01)
     assert abs(norm.estimate - float(DENSE.norm())) < 0.05 * float(DENSE.norm())
     exact = hesse.diagonal(H, method="exact")
-    close(exact.values, DENSE.diagonal())
+    close(exact.estimate, DENSE.diagonal())
     estimated = hesse.diagonal(H, max_products=60)
-    require_same_bits(exact.values, estimated.values, torch.tensor(norm.estimate))
+    require_same_bits(exact.estimate, estimated.estimate, torch.tensor(norm.estimate))
     shifted = IDENTITY + DENSE
     logdet = hesse.logdet(H.shift(1.0), rng=0, tol=0.01)
     assert abs(logdet.estimate - float(torch.logdet(shifted))) < 0.05 * abs(float(torch.logdet(shifted)))
-    density = hesse.spectral_density(H, num_probes=2, num_steps=20)
+    density = hesse.spectral_density(H, num_probes=10, num_steps=20, rng=0)
     require_same_bits(density.nodes, density.weights, torch.tensor(logdet.estimate))
-    close((density.weights * density.nodes).sum(), DENSE.trace() / 76, 0.1)
+    close((density.weights * density.nodes).sum() / density.weights.sum(), DENSE.trace() / 76, 0.03)
 
 
 def solves() -> None:
     H = operator()
+    G = hesse.GaussNewton(DistributedDataParallel(network()), LOSS, mine(X, Y))
     A, expected = H.shift(1.0), torch.linalg.solve(IDENTITY + DENSE, B)
-    preconditioners = [None, hesse.jacobi(hesse.diagonal(A, method="exact").values), hesse.nystrom(H, 10, shift=1.0)]
+    preconditioners = [None, hesse.jacobi(hesse.diagonal(A, method="exact")), hesse.nystrom(G, 10, shift=1.0)]
     for M in preconditioners:
-        found = hesse.solve(A, B, M=M, tol=1e-11)
+        found = hesse.solve(A, B, preconditioner=M, tol=1e-11)
         close(found.solution, expected, 1e-9)
         require_same_bits(found.solution)
     indefinite = hesse.solve(H.shift(-0.05), B, method="minres", tol=1e-11)
     close(indefinite.solution, torch.linalg.solve(DENSE - 0.05 * IDENTITY, B), 1e-6)
-    several = hesse.solve_shifted(H, B, torch.tensor([1.0, 2.0]), tol=1e-11)
-    close(several.solutions[:, 1], torch.linalg.solve(DENSE + 2 * IDENTITY, B), 1e-9)
-    require_same_bits(indefinite.solution, several.solutions)
+    several = hesse.solve_shifted(H, B, [1.0, 2.0], tol=1e-11)
+    close(several.solutions[1], torch.linalg.solve(DENSE + 2 * IDENTITY, B), 1e-9)
+    require_same_bits(indefinite.solution, *several.solutions)
 
 
 def checkpoints() -> None:

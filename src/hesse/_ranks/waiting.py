@@ -74,6 +74,7 @@ class Notes:
         try:
             work.wait()
         except RuntimeError as error:
+            self._missing(count, what)
             raise RuntimeError(
                 f"{what} cannot go on, since the connection to another rank was lost ({first_line(error)}). Its own"
                 " output says why that rank ended."
@@ -81,6 +82,15 @@ class Notes:
 
     def _look(self, count: int, what: str, waited: float, *, computing: bool) -> None:
         self._write(count, what, "")
+        missing = self._missing(count, what)
+        if waited > self._limit and not computing:
+            raise RuntimeError(
+                f"{what} has waited {waited:.0f} s for {listed(missing)} of {self._size}. Every rank of the group makes"
+                " the same operators, and asks them the same, in the same order."
+            )
+
+    def _missing(self, count: int, what: str) -> list[int]:
+        """The ranks that do not wait as well; one that has left ends the wait."""
         missing = []
         for rank in range(self._size):
             note = None if rank == self._rank else self._read(rank, count)
@@ -89,11 +99,7 @@ class Notes:
                 raise RuntimeError(f"{what} cannot go on, since rank {rank} left {note[0]} ({note[1]}).")
             if note is None and rank != self._rank:
                 missing.append(rank)
-        if waited > self._limit and not computing:
-            raise RuntimeError(
-                f"{what} has waited {waited:.0f} s for {listed(missing)} of {self._size}. Every rank of the group makes"
-                " the same operators, and asks them the same, in the same order."
-            )
+        return missing
 
 
 def listed(ranks: list[int]) -> str:
