@@ -11,18 +11,18 @@ HERE = Path(__file__).parent
 
 
 def torchrun(
-    script: str, ranks: int, *arguments: str, restarts: int = 0, seconds: int = 300
+    script: Path, ranks: int, *arguments: str, restarts: int = 0, seconds: int = 300
 ) -> subprocess.CompletedProcess[str]:
-    """Run a script of this folder on so many ranks, which are killed after so many seconds."""
+    """Run a script on so many ranks, which are killed after so many seconds."""
     # With port 0 torchrun takes one that is free.
     command = [
         *[sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", f"--max-restarts={restarts}"],
         *["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--monitor-interval=0.1"],
-        *[str(HERE / script), *arguments],
+        *[str(script), *arguments],
     ]
     environment = {
         **os.environ,
-        "PYTHONPATH": str(Path(hesse.__file__).parents[1]),
+        "PYTHONPATH": os.pathsep.join([str(Path(hesse.__file__).parents[1]), str(HERE.parents[1])]),
         "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": "1",
     }
