@@ -100,8 +100,8 @@ def _refuse_module(module: nn.Module, name: str) -> None:
         ranks = _ranks(getattr(module, "process_group", None))
         if ranks > 1:
             raise NotImplementedError(
-                f"{name} does not reduce over ranks what a {type(module).__name__} of {ranks} ranks computes here, so"
-                " that each rank would have its own product. Give the model in it, model.module; hesse.LossHessian and"
+                f"{name} does not reduce over ranks, but got a {type(module).__name__} of {ranks} ranks, of which each"
+                " would have the product of its own data. Give the model in it, model.module; hesse.LossHessian and"
                 " hesse.Hessian with group= make one product of all ranks."
             )
 
