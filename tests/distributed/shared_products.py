@@ -345,8 +345,25 @@ def other_questions_on_one_rank() -> None:
 
 def loaders() -> None:
     data = TensorDataset(X, Y)
-    whole = DataLoader(data, batch_size=2, sampler=DistributedSampler(data))
-    refused(ValueError, "repeats", lambda: hesse.LossHessian(DistributedDataParallel(network()), LOSS, whole))
+    for size, shuffle in ((2, False), (3, True), (7, True), (1, False)):
+        sampler = DistributedSampler(data, shuffle=shuffle)
+        loader = DataLoader(data, batch_size=size, sampler=sampler)
+        # Without the rows that it repeats.
+        close(hesse.LossHessian(DistributedDataParallel(network()), LOSS, loader) @ VECTORS, dense() @ VECTORS)
+    few = TensorDataset(X[:1], Y[:1])
+    one = DataLoader(few, sampler=DistributedSampler(few))
+    assert hesse.LossHessian(network(), LOSS, one, group=dist.group.WORLD).value == LOSS(network()(X[:1]), Y[:1])
+
+    class Other(DistributedSampler):
+        pass
+
+    refused(
+        ValueError,
+        "repeats",
+        lambda: hesse.LossHessian(
+            network(), LOSS, DataLoader(data, batch_size=2, sampler=Other(data, num_replicas=5)), group=dist.group.WORLD
+        ),
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         H = hesse.LossHessian(network(), LOSS, [(X, Y)], group=dist.group.WORLD)

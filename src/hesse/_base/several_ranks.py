@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.utils.data import DataLoader, IterableDataset, Sampler
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Sampler
 
 _SHARDED = {"FSDPModule", "FullyShardedDataParallel"}
 """A class that ``fully_shard`` makes of a model's own, and the wrapper of the first FSDP."""
@@ -111,6 +111,21 @@ def replicated(model: nn.Module) -> tuple[nn.Module, Any]:
     if "DistributedDataParallel" in _names(model) and _ranks(model.process_group) > 1:
         return model.get_submodule("module"), model.process_group
     return model, None
+
+
+def own_rows(data: Any, ranks: int, rank: int) -> int | None:
+    """How many rows a loader with PyTorch's ``DistributedSampler`` gives a rank before it repeats others' rows.
+
+    The sampler deals rows out in turn, and fills up the last turn from the beginning. None where nothing is repeated,
+    or where the loader is not known to give rows in the sampler's order.
+    """
+    sampler = getattr(data, "sampler", None)
+    if type(data) is not DataLoader or type(sampler) is not DistributedSampler:
+        return None
+    rows = _length(sampler.dataset)
+    if (sampler.num_replicas, sampler.rank) != (ranks, rank) or rows is None or sampler.total_size <= rows:
+        return None
+    return max(0, rows - rank + ranks - 1) // ranks
 
 
 def refuse_repeats(data: Any, name: str) -> None:

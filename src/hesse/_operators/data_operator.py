@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 from torch import Tensor
 
 from hesse._base import trees
+from hesse._base.several_ranks import own_rows
 from hesse._base.space import Space
 from hesse._base.trees import Spec, dotted_name
 from hesse._data.batches import Batches
@@ -73,7 +74,7 @@ class DataOperator(PointOperator):
         """Take the point as it is now, over the data ``where`` unless that is None."""
         if where is not None:
             self._data = where
-        is_part = self.ranks is not None
+        ranks = self.ranks
 
         def make(objective: Objective, options: DataOptions, seed: int | None = None) -> DataPoint:
             name = objective.name
@@ -82,22 +83,29 @@ class DataOperator(PointOperator):
             return DataPoint(
                 objective,
                 self._make_term,
-                Batches(self._data, objective.device, name, pairs=objective.known is not None, may_be_empty=is_part),
+                Batches(
+                    self._data,
+                    objective.device,
+                    name,
+                    pairs=objective.known is not None,
+                    may_be_empty=ranks is not None,
+                    most=None if ranks is None else own_rows(self._data, ranks.size, ranks.rank),
+                ),
                 options,
                 engines,
                 Guard(name, self._watched(), remedy="at()"),
                 None if before is None else before.plan,
                 seed,
                 is_other=where is not None,
-                is_part=is_part,
+                is_part=ranks is not None,
             )
 
         point: DataPoint | SharedPoint
-        if self.ranks is None:
+        if ranks is None:
             point = make(self._make_objective(), self._options)
         else:
             name = type(self).__name__
-            point = share_data(self.ranks, name, self._make_objective, make, self._options)
+            point = share_data(ranks, name, self._make_objective, make, self._options)
         super().__init__(point, point.whole, point.variables, point.variables, symmetric=True)
 
     def at(self, *, data: Any = None) -> Self:

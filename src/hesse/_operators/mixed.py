@@ -89,7 +89,7 @@ class MixedBlock(Operator):
         share = self._shared.share
 
         def own() -> Tensor:
-            return multiply(V).reshape(-1) * share if share else torch.zeros_like(like, device=like.device)
+            return multiply(V).reshape(-1) * share if share else torch.zeros_like(like)
 
         return self._shared.total(f"{what} with a data block", own, like, [V]).reshape(size, V.shape[1])
 

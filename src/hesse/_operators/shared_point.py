@@ -101,7 +101,7 @@ class SharedPoint(Point):
 
         def own() -> Tensor:
             if not self._begun():
-                return torch.zeros_like(like, device=like.device)
+                return torch.zeros_like(like)
             return target.join(self.local.multiply(entries, part, transposed)) * self.share
 
         like = torch.empty(target.size, dtype=target.dtype, device=target.device)
@@ -134,7 +134,7 @@ class SharedPoint(Point):
 
         def own() -> Tensor:
             if not self._begun():
-                return torch.zeros_like(like, device=like.device)
+                return torch.zeros_like(like)
             products = self.local.multiply_rows(rows, part, source, target, transposed=transposed, left=left)
             return products.reshape(-1).to(like.dtype) * self.share
 

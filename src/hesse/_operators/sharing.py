@@ -106,7 +106,7 @@ def share_data(
     device = made[0].device or made[0].leaves[0].device
     allowed, is_shared = options.allowed(device), options.memory is None
     memory = ranks.least(f"the memory of a {name}", allowed, device, is_shared=is_shared)
-    agreed = dataclasses.replace(options, memory=memory)
+    agreed = dataclasses.replace(options, memory=memory, progress=options.progress and ranks.is_first)
     seed = _of_rank(found[0]["seed"], ranks.rank)
 
     def local() -> dict[str, Any]:

@@ -120,7 +120,7 @@ class Ranks:
         flags = torch.zeros(self.size, dtype=like.dtype, device=like.device)
         if error is not None:
             flags[self.rank] = 1
-        whole = torch.cat([torch.zeros_like(like, device=like.device) if part is None else part, flags])
+        whole = torch.cat([torch.zeros_like(like) if part is None else part, flags])
         del part
         agree()
         self._finish(dist.all_reduce(whole, group=self.group, async_op=True), what, computing=True)
