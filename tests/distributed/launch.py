@@ -11,14 +11,15 @@ HERE = Path(__file__).parent
 
 
 def torchrun(
-    script: Path, ranks: int, *arguments: str, restarts: int = 0, seconds: int = 300
+    script: Path | str, ranks: int, *arguments: str, restarts: int = 0, seconds: int = 300
 ) -> subprocess.CompletedProcess[str]:
-    """Run a script on so many ranks, which are killed after so many seconds."""
+    """Run a script, or a module by its name, on so many ranks, which are killed after so many seconds."""
     # With port 0 torchrun takes one that is free.
     command = [
         *[sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", f"--max-restarts={restarts}"],
         *["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--monitor-interval=0.1"],
-        *[str(script), *arguments],
+        *(["-m", script] if isinstance(script, str) else [str(script)]),
+        *arguments,
     ]
     environment = {
         **os.environ,
