@@ -53,7 +53,7 @@ def reference(v: Tensor) -> Tensor:
 
 
 def own_part() -> tuple[Tensor, Tensor]:
-    """This rank's images: the first rank has as many as all others together, so that no two parts are alike."""
+    """This rank's images; the first rank has more than all others together."""
     images, labels = digits()
     rank, ranks = dist.get_rank(), dist.get_world_size()
     ends = [0, *[len(images) * (ranks + place) // (2 * ranks) for place in range(ranks)], len(images)]

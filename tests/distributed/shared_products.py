@@ -216,6 +216,9 @@ def functions() -> None:
     by_hand = total.unsqueeze(1) * (4 * squares * v + 8 * pairs * (pairs * v).sum(1, keepdim=True))
     close(quartic @ VECTORS[:, 0], by_hand.reshape(-1))
     refused(
+        TypeError, "group should be a process group", lambda: hesse.Hessian(lambda z: z.sum(), POINT, group="world")
+    )
+    refused(
         ValueError,
         "create_graph=True is for one process",
         lambda: hesse.Hessian(lambda z: z.sum(), POINT, group=dist.group.WORLD, create_graph=True),

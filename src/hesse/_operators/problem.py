@@ -92,9 +92,8 @@ class Problem:
     def function(self) -> tuple[Callable[..., Any], Any]:
         """The function and its inputs; of a model, its loss on the first batch of the data by its parameters."""
         if self.model is not None:
-            return loss_of_first_batch(
-                replicated(self.model)[0], self.loss, self.data, self.params, self.options, "Problem"
-            )
+            model, _ = replicated(self.model)
+            return loss_of_first_batch(model, self.loss, self.data, self.params, self.options, "Problem")
         return self.func, self.inputs
 
 

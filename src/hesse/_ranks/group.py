@@ -46,7 +46,13 @@ class Ranks:
     @staticmethod
     def of(group: dist.ProcessGroup | None) -> Ranks | None:
         """Those of a group; None for a rank that is alone."""
-        if group is None or dist.get_world_size(group) == 1:
+        if group is None:
+            return None
+        if not isinstance(group, dist.ProcessGroup):
+            raise TypeError(
+                f"group should be a process group of torch.distributed that this rank is in but is {group!r}."
+            )
+        if dist.get_world_size(group) == 1:
             return None
         found = _known.get(group)
         if found is None:
