@@ -10,6 +10,7 @@ SOURCE = pathlib.Path(__file__).parents[1] / "src"
 
 FLOORS = [
     {"_base"},
+    {"_ranks"},
     {"_rules"},
     {"_autograd"},
     {"_linearize"},

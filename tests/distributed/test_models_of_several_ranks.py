@@ -101,8 +101,10 @@ def test_a_buffer_that_is_a_dtensor_is_refused(mesh: DeviceMesh, x: Tensor) -> N
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_an_operator_over_data_refuses_ddp_of_two_ranks(operator: Any, group_of_two: None, x: Tensor) -> None:
-    model = DistributedDataParallel(network())
+def test_an_operator_over_data_refuses_ddp_of_two_ranks_within_a_model(
+    operator: Any, group_of_two: None, x: Tensor
+) -> None:
+    model = nn.Sequential(DistributedDataParallel(network()))
     with pytest.raises(NotImplementedError, match=rf"^{operator.__name__} does not reduce.*2 ranks.*model.module"):
         operator(model, CROSS_ENTROPY, (x, LABELS))
 

@@ -122,7 +122,12 @@ def tensor_parallel() -> None:
 
 def data_parallel() -> None:
     model = DistributedDataParallel(network())
-    refused(NotImplementedError, "DistributedDataParallel of 2 ranks", lambda: hesse.LossHessian(model, LOSS, mine()))
+    refused(
+        NotImplementedError,
+        "DistributedDataParallel of 2 ranks",
+        lambda: hesse.LossHessian(nn.Sequential(model), LOSS, mine()),
+    )
+    close(hesse.LossHessian(model, LOSS, mine()) @ V, DENSE @ V)
     refused(
         NotImplementedError, "does not reduce over ranks", lambda: hesse.vhp(lambda x: model(x).square().sum(), X, X)
     )

@@ -1,4 +1,4 @@
-"""Refuse models, data and products that several ranks share: nothing here reduces over ranks yet.
+"""Refuse models, data and products that several ranks share where nothing reduces over ranks.
 
 Models and samplers are recognized by the names of their classes and attributes, so that nothing of torch.distributed
 is imported that a plain program does not load. This file imports nothing of hesse, so that every floor can ask it.
@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.utils.data import DataLoader, IterableDataset, Sampler
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Sampler
 
 _SHARDED = {"FSDPModule", "FullyShardedDataParallel"}
 """A class that ``fully_shard`` makes of a model's own, and the wrapper of the first FSDP."""
@@ -101,9 +101,31 @@ def _refuse_module(module: nn.Module, name: str) -> None:
         if ranks > 1:
             raise NotImplementedError(
                 f"{name} does not reduce over ranks, but got a {type(module).__name__} of {ranks} ranks, of which each"
-                " would have the product of its own data. Give the model in it, model.module, and sum products over"
-                " ranks, each weighted by its share of the data."
+                " would have the product of its own data. Give the model in it, model.module; hesse.LossHessian and"
+                " hesse.Hessian with group= make one product of all ranks."
             )
+
+
+def replicated(model: nn.Module) -> tuple[nn.Module, Any]:
+    """The model within ``DistributedDataParallel`` of several ranks, and their group; else the model, and None."""
+    if "DistributedDataParallel" in _names(model) and _ranks(model.process_group) > 1:
+        return model.get_submodule("module"), model.process_group
+    return model, None
+
+
+def own_rows(data: Any, ranks: int, rank: int) -> int | None:
+    """How many rows a loader with PyTorch's ``DistributedSampler`` gives a rank before it repeats others' rows.
+
+    The sampler deals rows out in turn, and fills up the last turn from the beginning. None where nothing is repeated,
+    or where the loader is not known to give rows in the sampler's order.
+    """
+    sampler = getattr(data, "sampler", None)
+    if type(data) is not DataLoader or type(sampler) is not DistributedSampler:
+        return None
+    rows = _length(sampler.dataset)
+    if (sampler.num_replicas, sampler.rank) != (ranks, rank) or rows is None or sampler.total_size <= rows:
+        return None
+    return max(0, rows - rank + ranks - 1) // ranks
 
 
 def refuse_repeats(data: Any, name: str) -> None:

@@ -9,6 +9,7 @@ import torch
 import typer
 
 from hesse._checking import check as examine
+from hesse._cli import output
 from hesse._cli.failures import attributed, reported
 from hesse._cli.load import load
 from hesse._cli.options import DeviceOption, DtypeOption, ProblemFile, to_device
@@ -39,9 +40,9 @@ def check(
         loaded = load(problem, wanted_device, None if dtype is None else dtype.torch)
         with attributed():
             report = examine(*loaded.function(), rng=seed)
-        if as_json:
+        if as_json and output.is_first():
             typer.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
-        else:
+        elif output.is_first():
             typer.echo("" if loaded.model is None else "The loss of the first batch of the data:\n", nl=False)
             typer.echo(report)
         if not report.ok:

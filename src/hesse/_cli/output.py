@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from torch import Tensor
 
 from hesse._base import files
 from hesse._cli.failures import CommandError
+
+
+def is_first() -> bool:
+    """Whether this process prints and writes: of those that torchrun started, the first."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK") == "0"
 
 
 def check(path: Path) -> None:

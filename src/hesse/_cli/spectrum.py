@@ -74,7 +74,8 @@ def spectrum(
     """See the spectrum of a problem's Hessian.
 
     Prints value, gradient norm, trace, the largest and smallest eigenvalues with their residuals, what it took, and
-    what has not converged. Ctrl-C stops with what is known by then.
+    what has not converged. Ctrl-C stops with what is known by then. With torchrun -m hesse, ranks that each load a
+    part of the data ask together, and the first prints and writes.
 
     Examples:
 
@@ -96,6 +97,8 @@ def spectrum(
                 f"--max-products should be at least {max(2, top + bottom)}, --top plus --bottom, but is {max_products}."
             )
         wanted_device = to_device(device)
+        is_first = output.is_first()
+        out = out if is_first else None
         with contextlib.nullcontext() if out is None else output.folder(out):
             torch.manual_seed(seed)
             loaded = load(problem, wanted_device, None if dtype is None else dtype.torch)
@@ -114,7 +117,8 @@ def spectrum(
             study.found.peak_memory = peak_memory(study.hessian.device)
             # What the questions before a failed one found is not lost.
             if failure is None or study.found.num_products:
-                _print(study.found)
+                if is_first:
+                    _print(study.found)
                 if out is not None:
                     _write(out, study)
             if failure is not None:
@@ -176,7 +180,7 @@ class _Study:
                     progress=True,
                 ),
             )
-            if sum(ends) and not interrupt.asked:
+            if sum(ends) and not self._is_asked(interrupt):
                 found.eigenpairs = self._timed(
                     "eigenvalues",
                     lambda: eigsh(
@@ -192,7 +196,7 @@ class _Study:
                         progress=True,
                     ),
                 )
-            if probes and not interrupt.asked:
+            if probes and not self._is_asked(interrupt):
                 found.density = self._timed(
                     "density",
                     lambda: spectral_density(
@@ -205,6 +209,13 @@ class _Study:
                         progress=True,
                     ),
                 )
+
+    def _is_asked(self, interrupt: Interrupt) -> bool:
+        """Whether the user has asked to stop, on any rank."""
+        ranks = self.hessian.ranks
+        if ranks is not None:
+            interrupt.asked = any(ranks.gather("the next question", lambda: interrupt.asked))
+        return interrupt.asked
 
     def tensors(self) -> dict[str, Tensor]:
         """What is found, with eigenvectors named like the inputs: (how many, *shape) each."""

@@ -69,6 +69,8 @@ def vhp(
         first = None if given is None or vector is None else entries.from_entries(given, loaded.inputs, vector)
         kind = engine.kind if engine else None
         measurement = measure(loaded, first, products, np.random.default_rng(seed), compare, kind)
+        if not output.is_first():
+            return
         console = Console()
         console.print(_results(measurement))
         if compare:

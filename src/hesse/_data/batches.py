@@ -36,28 +36,65 @@ class Batches:
         device: where batches in the memory of the CPU are copied to; None leaves them where they are.
         name: the operator that errors speak of.
         pairs: whether the loss takes pairs, so that a list of two tensors that look alike is one.
+        may_be_empty: whether other ranks may have all batches.
+        most: how many rows count; those that come later are repeated ones of other ranks. All when left out.
     """
 
-    def __init__(self, data: Any, device: torch.device | None, name: str, *, pairs: bool = False) -> None:
+    def __init__(
+        self,
+        data: Any,
+        device: torch.device | None,
+        name: str,
+        *,
+        pairs: bool = False,
+        may_be_empty: bool = False,
+        most: int | None = None,
+    ) -> None:
         _check(data, name)
+        if most is None:
+            refuse_repeats(data, name)
+        self._most = most
         self._data = (data,) if is_one_batch(data, pairs=pairs) else data
         self._device = device
         self._name = name
         self._state = State(device)
         self._checksums: list[int] = []
         self._complete = False
+        self._may_be_empty = may_be_empty
+
+    @property
+    def checksums(self) -> list[int]:
+        """Of the batches seen so far, in order."""
+        return list(self._checksums)
 
     def __iter__(self) -> Generator[Any]:
         number = -1
-        for number, batch in enumerate(self._drawn()):
+        for number, batch in enumerate(self._counting()):
             self._compare(number, batch)
             yield self._placed(number, batch)
             self._tell(number + 1)
-        if number < 0:
+        if number < 0 and not self._may_be_empty:
             raise ValueError(f"The data given to {self._name} holds no batch.")
         if self._complete and number + 1 < len(self._checksums):
             raise self._changed(f"The data has {number + 1} batches but had {len(self._checksums)}")
         self._complete = True
+
+    def _counting(self) -> Iterator[Any]:
+        """The batches, or parts of them, whose rows count."""
+        if self._most is None:
+            yield from self._drawn()
+            return
+        left = self._most
+        for batch in self._drawn():
+            number = rows.count(batch)
+            if number is None:
+                raise ValueError(
+                    f"The sampler of the data given to {self._name} repeats rows, which cannot be cut off a"
+                    f" {type(batch).__name__}. Give the DistributedSampler drop_last=True."
+                )
+            if left:
+                yield batch if number <= left else rows.part(batch, 0, left)
+            left = max(0, left - number)
 
     def _drawn(self) -> Iterator[Any]:
         """The batches as they come, drawn from the generators as they were, which are the user's between them."""
@@ -89,10 +126,10 @@ class Batches:
         ]
 
     def first(self) -> tuple[Any, bool]:
-        """The first batch, and whether there are more."""
+        """The first batch, or None of data that may be empty, and whether there are more."""
         batches = iter(self)
         try:
-            first = next(batches)
+            first = next(batches, None)
             return first, self.may_be_several() and next(batches, self) is not self
         finally:
             batches.close()
@@ -208,7 +245,6 @@ def _check(data: Any, name: str) -> None:
             f"The data given to {name} is a {type(data).__name__}, which can be read once, but every product goes over"
             " the data again. Give list(data), or an object whose __iter__ begins anew."
         )
-    refuse_repeats(data, name)
 
 
 def iter_is_itself(data: Any) -> bool:

@@ -106,6 +106,11 @@ class ModelObjective:
         """A layer that normalizes by statistics of the whole batch, if there is one."""
         return self.model.batch_statistics()
 
+    def tensors(self) -> Iterator[Tensor]:
+        """All parameters and buffers, chosen or not."""
+        yield from self.model.module.parameters()
+        yield from self.model.module.buffers()
+
     def require_same_mode(self) -> None:
         """Raise if the model is not the one that this was made of, in the same mode."""
         change = self.model.change()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -98,6 +98,10 @@ class Objective(Protocol):
 
     def batch_statistics(self) -> str | None:
         """A layer that makes the rows of a batch act on each other, if there is one."""
+        ...
+
+    def tensors(self) -> Iterable[Tensor]:
+        """All parameters and buffers, chosen or not."""
         ...
 
     def require_same_mode(self) -> None:

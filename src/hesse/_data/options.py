@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, TypedDict
 
+import torch.distributed as dist
+
 from hesse._base import checks
 from hesse._data.losses import Reduction
 from hesse._linearize.choice import Choice
@@ -26,6 +28,7 @@ class DataKeywords(TypedDict, total=False):
     randomness: Draws
     batch_norm: BatchNorm
     progress: bool
+    group: dist.ProcessGroup | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,7 @@ class DataOptions(Options):
     randomness: Draws = "fixed"
     batch_norm: BatchNorm = "refuse"
     progress: bool = False
+    group: dist.ProcessGroup | None = None
     weighted: bool = False
     needs_reduction: bool = False
 

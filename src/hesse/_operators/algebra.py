@@ -12,6 +12,7 @@ from torch import Tensor
 from hesse._base.space import Space
 from hesse._base.trees import dotted_name
 from hesse._operators.linear_map import Decisions, LinearMap
+from hesse._ranks.group import Ranks
 
 
 class Identity(LinearMap):
@@ -26,6 +27,7 @@ class Identity(LinearMap):
             raise ValueError(f"An identity needs a square operator but got one of shape {like.shape}.")
         self.shape, self.dtype, self.device = like.shape, like.dtype, like.device
         self.domain, self.range = like.domain, like.range
+        self.ranks = like.ranks
 
     def matmat(self, V: Tensor) -> Tensor:
         """V itself, copied."""
@@ -41,6 +43,7 @@ class _Composite(LinearMap):
         self.dtype = functools.reduce(torch.promote_types, [part.dtype for part in parts])
         self.differentiable = all([part.differentiable for part in parts])
         self.domain, self.range = domain, range
+        self.ranks = _ranks_of(parts)
 
     def expect(self, products: int) -> None:
         """Of each part."""
@@ -207,6 +210,14 @@ class Transpose(_Composite):
     def _formula(self) -> str:
         formula = self._operator._formula()
         return f"({formula}).T" if isinstance(self._operator, Sum) else f"{formula}.T"
+
+
+def _ranks_of(parts: Sequence[LinearMap]) -> Ranks | None:
+    """The ranks that make products of the parts together; None where each part belongs to one process."""
+    found = {id(part.ranks): part.ranks for part in parts if part.ranks is not None}
+    if len(found) > 1:
+        raise ValueError("Operators of one group of ranks are put together but got two groups. Make them with one.")
+    return next(iter(found.values()), None)
 
 
 def _are_transposes(first: LinearMap, second: LinearMap) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 from torch import Tensor
 
 from hesse._base import trees
+from hesse._base.several_ranks import own_rows
 from hesse._base.space import Space
 from hesse._base.trees import Spec, dotted_name
 from hesse._data.batches import Batches
@@ -22,7 +23,10 @@ from hesse._operators.block import Block
 from hesse._operators.data_point import DataPoint, MakeTerm
 from hesse._operators.function_point import FunctionPoint
 from hesse._operators.point import PointOperator
+from hesse._operators.shared_point import SharedPoint
+from hesse._operators.sharing import share_data
 from hesse._operators.terms import Part
+from hesse._ranks.group import Ranks
 
 Names = str | Sequence[str]
 """A name or glob of parameters, the name of a layer, or a list of these."""
@@ -35,7 +39,7 @@ class DataOperator(PointOperator):
     the data gives all three.
     """
 
-    _point: DataPoint | FunctionPoint
+    _point: DataPoint | FunctionPoint | SharedPoint
     __signature__: inspect.Signature
 
     def __init_subclass__(cls) -> None:
@@ -59,26 +63,49 @@ class DataOperator(PointOperator):
         data: Any,
         options: DataOptions,
         watched: Callable[[], Iterable[tuple[str, Tensor]]],
+        ranks: Ranks | None = None,
     ) -> None:
         self._make_objective, self._make_term = make_objective, make_term
         self._data, self._options, self._watched = data, options, watched
+        self.ranks = ranks
         self._move(None, Engines(options), None)
 
-    def _move(self, where: Any, engines: Engines, earlier: DataPoint | None) -> None:
+    def _move(self, where: Any, engines: Engines, earlier: DataPoint | SharedPoint | None) -> None:
         """Take the point as it is now, over the data ``where`` unless that is None."""
         if where is not None:
             self._data = where
-        objective = self._make_objective()
-        point = DataPoint(
-            objective,
-            self._make_term,
-            Batches(self._data, objective.device, objective.name, pairs=objective.known is not None),
-            self._options,
-            engines,
-            Guard(objective.name, self._watched(), remedy="at()"),
-            None if earlier is None else earlier.plan,
-            is_other=where is not None,
-        )
+        ranks = self.ranks
+
+        def make(objective: Objective, options: DataOptions, seed: int | None = None) -> DataPoint:
+            name = objective.name
+            before = earlier.local if isinstance(earlier, SharedPoint) else earlier
+            assert before is None or isinstance(before, DataPoint)
+            return DataPoint(
+                objective,
+                self._make_term,
+                Batches(
+                    self._data,
+                    objective.device,
+                    name,
+                    pairs=objective.known is not None,
+                    may_be_empty=ranks is not None,
+                    most=None if ranks is None else own_rows(self._data, ranks.size, ranks.rank),
+                ),
+                options,
+                engines,
+                Guard(name, self._watched(), remedy="at()"),
+                None if before is None else before.plan,
+                seed,
+                is_other=where is not None,
+                is_part=ranks is not None,
+            )
+
+        point: DataPoint | SharedPoint
+        if ranks is None:
+            point = make(self._make_objective(), self._options)
+        else:
+            name = type(self).__name__
+            point = share_data(ranks, name, self._make_objective, make, self._options)
         super().__init__(point, point.whole, point.variables, point.variables, symmetric=True)
 
     def at(self, *, data: Any = None) -> Self:

@@ -54,6 +54,10 @@ class DataPoint(Point):
         plan: of an earlier point, where there is one.
         seed: of the batches' random numbers; drawn when left out.
         is_other: whether the earlier point had other data.
+        is_part: whether other ranks have the rest of the data, of which this part may be empty.
+
+    Attributes:
+        weight: what the weights add up to, after a pass.
     """
 
     def __init__(
@@ -67,16 +71,15 @@ class DataPoint(Point):
         plan: Plan | None = None,
         seed: int | None = None,
         is_other: bool = False,
+        is_part: bool = False,
     ) -> None:
         super().__init__(Space(objective.leaves, objective.spec, objective.name), engines, strict=False)
         self.guard = guard
         self.objective, self.batches, self.options = objective, batches, options
-        self._make = make
+        self._make, self._is_part = make, is_part
+        self.weight = 0.0
         self._kept: Kept[Term] = Kept(budget(options.memory, self.variables.device))
-        # From a copy of the user's generator, which is advanced only if the loss draws, too.
-        generators = State(None)
-        with generators.net, generators:
-            self.seed = int(torch.randint(2**61, ())) if seed is None else seed
+        self.seed = drawn_seed() if seed is None else seed
         self._drew = False
         # Bytes that a term keeps: measured once for all batches laid out alike.
         self._sizes: dict[Any, int] = {}
@@ -97,8 +100,13 @@ class DataPoint(Point):
     def _make_plan(self) -> None:
         """Plan by the first batch; one too small to try a part of is linearized, so that what is wrong is said now."""
         first, several = self.batches.first()
+        if first is None and self._is_part:
+            self.plan = Plan("mean", True, None, "there is no batch")
+            return
         options = self.options
-        plan = make_plan(self.objective, first, several, options, self._measure, self._kept.budget, self.seed)
+        plan = make_plan(
+            self.objective, first, several or self._is_part, options, self._measure, self._kept.budget, self.seed
+        )
         plan = plan._replace(number=rows.count(first) or 0)
         if not plan.number:
             plan = plan._replace(rowless=type(first).__name__)
@@ -118,16 +126,17 @@ class DataPoint(Point):
     @property
     def value(self) -> Tensor:
         """The loss over all data."""
-        self._ensure()
+        self.complete()
         return self._value.clone()
 
     @property
     def gradient(self) -> Tensor:
         """Its gradient as a flat vector."""
-        self._ensure()
+        self.complete()
         return self._gradient.clone()
 
-    def _ensure(self) -> None:
+    def complete(self) -> None:
+        """Make the first pass, unless it was made."""
         if not self._complete:
             for _ in self.terms():
                 pass
@@ -160,11 +169,12 @@ class DataPoint(Point):
                 yield weight, term, place, last
             # The next one may be made anew, and two would not fit.
             del term
-        if total == 0:
+        if total == 0 and not self._is_part:
             raise ValueError(
                 f"The data given to {self.objective.name} holds nothing that counts: all weights are zero."
             )
-        self.divisor = total if self.plan.reduction == "mean" else 1.0
+        self.weight = total
+        self.divisor = total if self.plan.reduction == "mean" and total else 1.0
         if sums is not None:
             self._value, self._gradient = sums.divided(self.divisor)
             self._complete = True
@@ -313,6 +323,13 @@ class DataPoint(Point):
         """Free the kept terms."""
         super().close()
         self._kept.clear()
+
+
+def drawn_seed() -> int:
+    """A seed from a copy of the user's generator, which is advanced only if the loss draws, too."""
+    generators = State(None)
+    with generators.net, generators:
+        return int(torch.randint(2**61, ()))
 
 
 class _Sums:

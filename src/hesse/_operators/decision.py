@@ -23,6 +23,7 @@ from hesse._linearize.choice import Choice, EngineName
 from hesse._linearize.chunks import Chunks
 from hesse._linearize.engines import FEW, Engines
 from hesse._linearize.tape import Tape
+from hesse._operators.explanation import Explanation
 from hesse._operators.terms import Part, Term
 
 _lock = threading.RLock()
@@ -82,6 +83,20 @@ def follow(point: Undecided, choice: Choice) -> None:
             engines.engine = point.engine
     for chunks in point.chunks:
         chunks.follow(choice.batching, choice.chunk)
+
+
+def require_followed(name: str, now: Explanation, choice: Choice) -> None:
+    """Raise unless products are made as was chosen before."""
+    if now.engine != choice.engine:
+        raise ValueError(
+            f"The {name} multiplied by the {choice.engine} engine before and by the {now.engine} one now, so its digits"
+            f' would differ. Make the operator anew, with engine="{choice.engine}".'
+        )
+    if now.rows != choice.rows:
+        raise ValueError(
+            f"The {name} cut batches into pieces of {choice.rows} rows before and of {now.rows} now, so its digits"
+            " would differ. Give memory=, the same each time."
+        )
 
 
 def _sizes(point: Undecided) -> tuple[int, int]:

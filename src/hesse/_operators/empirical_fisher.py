@@ -15,6 +15,7 @@ from hesse._data.parameters import Params
 from hesse._linearize.engines import Linearize
 from hesse._operators.data_operator import DataOperator
 from hesse._operators.data_point import Place
+from hesse._operators.sharing import ranks_of
 from hesse._operators.terms import OuterTerm
 
 
@@ -68,6 +69,7 @@ class EmpiricalFisher(DataOperator):
         if sample not in ("row", "token"):
             raise ValueError(f"sample given to EmpiricalFisher should be 'row' or 'token' but is {sample!r}.")
         how = DataOptions.of("EmpiricalFisher", options, weighted=weight is not None, needs_reduction=True)
+        model, ranks = ranks_of(model, how.group, "EmpiricalFisher")
 
         def objective() -> Objective:
             return model_objective("EmpiricalFisher", model, loss, params, output=output, weight=weight, predicts=True)
@@ -89,5 +91,5 @@ class EmpiricalFisher(DataOperator):
 
             return OuterTerm.of(objective, linearize, batch, curved)
 
-        super().__init__(objective, term, data, how, lambda: watched(model, loss, output))
+        super().__init__(objective, term, data, how, lambda: watched(model, loss, output), ranks)
         self.positive_semidefinite = True

@@ -20,6 +20,7 @@ from hesse._linearize.engines import Linearize
 from hesse._operators.data_operator import DataOperator
 from hesse._operators.data_point import Place
 from hesse._operators.probes import Rng, generator
+from hesse._operators.sharing import ranks_of, seed_of
 from hesse._operators.terms import OuterTerm
 
 
@@ -76,7 +77,8 @@ class Fisher(DataOperator):
     ) -> None:
         checks.wholes("Fisher", 1, optional=True, samples=samples)
         how = DataOptions.of("Fisher", options, weighted=weight is not None, needs_reduction=True)
-        seed = int(generator("Fisher", rng).integers(2**62))
+        model, ranks = ranks_of(model, how.group, "Fisher")
+        seed = seed_of(ranks, "the draws of a Fisher", int(generator("Fisher", rng).integers(2**62)))
 
         def objective() -> Objective:
             made = model_objective("Fisher", model, loss, params, output=output, weight=weight, predicts=True)
@@ -106,7 +108,7 @@ class Fisher(DataOperator):
 
             return OuterTerm.of(objective, linearize, batch, curved)
 
-        super().__init__(objective, term, data, how, lambda: watched(model, loss, output))
+        super().__init__(objective, term, data, how, lambda: watched(model, loss, output), ranks)
         self.positive_semidefinite = True
 
 

@@ -26,7 +26,9 @@ from hesse._operators.data_operator import DataOperator
 from hesse._operators.data_point import Place
 from hesse._operators.function_point import FunctionPoint
 from hesse._operators.point import PointOperator
+from hesse._operators.sharing import at_point, ranks_of
 from hesse._operators.terms import OuterTerm
+from hesse._ranks.group import Ranks
 
 
 class GaussNewton(DataOperator):
@@ -91,14 +93,14 @@ class GaussNewton(DataOperator):
             loss = _either("loss", loss_or_inputs, loss)
             if loss is None or data is None or inputs is not None:
                 raise TypeError("GaussNewton of a model needs a loss and data: GaussNewton(model, loss, data).")
-            module = model
+            module, ranks = ranks_of(model, how.group, "GaussNewton")
             # The losses that are recognized are convex in the prediction.
             self.positive_semidefinite = recognize(loss) is not None
 
             def objective() -> Objective:
                 return model_objective("GaussNewton", module, loss, params, output=output, weight=weight, predicts=True)
 
-            super().__init__(objective, _term, data, how, lambda: watched(module, loss, output))
+            super().__init__(objective, _term, data, how, lambda: watched(module, loss, output), ranks)
             return
         inputs = _either("inputs", loss_or_inputs, inputs)
         if data is not None:
@@ -110,6 +112,7 @@ class GaussNewton(DataOperator):
             )
         checks.functions("GaussNewton", optional=True, loss=loss)
         self._func, self._inputs, self._loss = model, inputs, loss
+        self.ranks = Ranks.of(how.group)
         self.positive_semidefinite = loss is None
         untraced(self._move)(None, Engines(how, [model, loss]), None)
 
@@ -139,7 +142,7 @@ class GaussNewton(DataOperator):
             yield from captured(loss) if loss is not None else ()
 
         variables = Space(at.leaves, at.spec, "GaussNewton")
-        point = FunctionPoint(variables, engines, term, tensors, "at()")
+        point = at_point("GaussNewton", self.ranks, lambda: FunctionPoint(variables, engines, term, tensors, "at()"))
         PointOperator.__init__(self, point, point.whole, variables, variables, symmetric=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+import torch.distributed as dist
 from torch import Tensor
 
 from hesse._autograd.arguments import Argnums, check_point, evaluate_scalar, without_history
@@ -24,7 +25,10 @@ from hesse._operators import independent
 from hesse._operators.block import Block
 from hesse._operators.function_point import FunctionPoint
 from hesse._operators.point import PointOperator
+from hesse._operators.shared_point import SharedPoint
+from hesse._operators.sharing import at_point
 from hesse._operators.terms import HessianTerm, Part
+from hesse._ranks.group import Ranks
 
 
 class Hessian(PointOperator):
@@ -60,6 +64,8 @@ class Hessian(PointOperator):
         batch_dim: 0 for many independent problems: ``func`` returns their values, of shape (B,), and B is the first
             dimension of each input. The operator is the Hessian of the sum, block-diagonal, and ``dense_blocks()``
             returns its blocks. A random product checks that no value depends on another problem's inputs.
+        group: the process group of ranks whose functions are summed: f is the sum of what ``func`` returns on each of
+            them, at the same inputs. Making the operator and asking it is then a collective call.
 
     Attributes:
         value: ``func(inputs)``, in its own shape.
@@ -106,11 +112,15 @@ class Hessian(PointOperator):
         memory: int | str | None = None,
         expect: int | None = None,
         batch_dim: Literal[0] | None = None,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         if batch_dim is not None:
             engine = _engine_of_problems(batch_dim, engine)
         options = Options(engine, batching, verify, expect, memory, create_graph)
         self._func, self._has_aux, self._argnums, self._batch_dim = func, has_aux, argnums, batch_dim
+        self.ranks = Ranks.of(group)
+        if self.ranks is not None and create_graph:
+            raise ValueError("create_graph=True is for one process: autograd does not follow a sum over ranks.")
         untraced(self._move)(inputs, Engines(options, func), None)
 
     def _move(self, inputs: Any, engines: Engines, earlier: Any) -> None:
@@ -126,28 +136,35 @@ class Hessian(PointOperator):
             return HessianTerm(linearize("gradient", gradient_at, at.leaves, inputs), at.leaves)
 
         variables = Space(at.leaves, at.spec, "Hessian")
-        point = FunctionPoint(variables, engines, term, lambda: tensors_of(func, inputs, at))
+        point = at_point(
+            "Hessian", self.ranks, lambda: FunctionPoint(variables, engines, term, lambda: tensors_of(func, inputs, at))
+        )
         super().__init__(point, point.whole, point.variables, point.variables, symmetric=True)
 
     @property
     def value(self) -> Tensor:
         """``func(inputs)``, in its own shape."""
+        if isinstance(self._point, SharedPoint):
+            return self._point.value
         value: Tensor = self._evaluated().aux[0]
         return value
 
     @property
     def gradient(self) -> Any:
         """The gradient, structured like the inputs."""
+        if isinstance(self._point, SharedPoint):
+            return self.domain.unflatten(self._point.gradient)
         return self.domain.spec.rebuild(self._evaluated().outputs)
 
     @property
     def aux(self) -> Any:
-        """The auxiliary output, or None."""
+        """The auxiliary output, or None; of this rank's function."""
         return self._evaluated().aux[1]
 
     def _evaluated(self) -> Linearization:
-        assert isinstance(self._point, FunctionPoint)
-        return self._point.evaluated()
+        point = self._point.local if isinstance(self._point, SharedPoint) else self._point
+        assert isinstance(point, FunctionPoint)
+        return point.evaluated()
 
     @property
     def structure(self) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hesse._ranks.group import Ranks
+
 # So many entries are added up in float32 at a time. A product of matrices adds up all of them one after the other: of
 # a million entries the squared norm comes out wrong by 6e-5, of ten millions by 2e-3; in pieces by 1e-7, in less time.
 PIECE = 8192
@@ -27,3 +29,12 @@ def inner_products(U: Tensor, V: Tensor) -> Tensor:
     right = V[:whole].mT.reshape(V.shape[1], number, PIECE).permute(1, 2, 0)
     total = torch.bmm(left, right).sum(0, dtype=torch.float64)
     return (total + U[whole:].mT @ V[whole:]).to(U.dtype)
+
+
+def shared_inner_products(ranks: Ranks, U: Tensor, V: Tensor) -> Tensor:
+    """Uᵀ·V of columns that every rank holds: each adds up a share of the rows, so that all have the same digits.
+
+    What each computed alone could differ in the last bit, and ranks would decide differently.
+    """
+    rows = ranks.share(U.shape[0])
+    return ranks.sum(inner_products(U[rows], V[rows]).double(), "inner products").to(U.dtype)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from hesse._base.space import Space
 from hesse._operators import probes
-from hesse._operators.inner_products import inner_products
+from hesse._operators.inner_products import inner_products, shared_inner_products
+from hesse._ranks.group import Ranks
 from hesse._sparse.given import Pattern
 
 Decisions = dict[str, Any]
@@ -29,6 +30,8 @@ class LinearMap(abc.ABC):
     differentiable: bool = False
     domain: Space | None = None
     range: Space | None = None
+    # Those that make its products together, where they do: each holds whole vectors.
+    ranks: Ranks | None = None
 
     @abc.abstractmethod
     def matmat(self, V: Tensor) -> Tensor:
@@ -61,8 +64,8 @@ class LinearMap(abc.ABC):
         return self.domain.split(self._rmatvec(self.range.join(entries).to(self.dtype)))
 
     def gram(self, U: Tensor, V: Tensor) -> Tensor:
-        """Inner products Uᵀ·V of two blocks of columns, also of long ones right to rounding."""
-        return inner_products(U, V)
+        """Inner products Uᵀ·V of two blocks of columns, also of long ones right to rounding; the same on all ranks."""
+        return inner_products(U, V) if self.ranks is None else shared_inner_products(self.ranks, U, V)
 
     def randn(self, k: int, rng: probes.Rng = None) -> Tensor:
         """k standard normal probe vectors as columns (n, k), keyed by seed, column and element."""

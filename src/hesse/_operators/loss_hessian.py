@@ -15,6 +15,8 @@ from hesse._data.parameters import Params
 from hesse._operators.data_operator import DataOperator
 from hesse._operators.data_point import DataPoint
 from hesse._operators.mixed import MixedBlock
+from hesse._operators.shared_point import SharedPoint
+from hesse._operators.sharing import ranks_of
 from hesse._operators.terms import HessianTerm
 
 
@@ -54,6 +56,9 @@ class LossHessian(DataOperator):
         batch_norm: BatchNorm in training makes the loss over several batches no sum over samples: ``"refuse"`` raises,
             ``"per batch"`` takes the sum of the batches' own losses.
         progress: show a bar for each pass over the data, on a terminal.
+        group: the process group of ranks that each have a part of the data, and the same model; left out for a model in
+            ``DistributedDataParallel``, whose group it is. Making the operator and asking it is then a collective call,
+            and results are the same on all ranks.
 
     Attributes:
         value, gradient: the loss and its gradient, found in the same pass as the first product.
@@ -95,6 +100,7 @@ class LossHessian(DataOperator):
         **options: Unpack[DataKeywords],
     ) -> None:
         how = DataOptions.of("LossHessian", options, weighted=weight is not None)
+        model, ranks = ranks_of(model, how.group, "LossHessian")
 
         def objective() -> Objective:
             return model_objective("LossHessian", model, loss, params, call=call, output=output, weight=weight)
@@ -105,6 +111,7 @@ class LossHessian(DataOperator):
             data,
             how,
             lambda: watched(model, loss, call, output),
+            ranks,
         )
 
     def data_block(self, part: Hashable = 0) -> MixedBlock:
@@ -118,10 +125,10 @@ class LossHessian(DataOperator):
 
         Returns:
             An operator of shape (n, m), where m counts the elements of z over all data; a vector over the data is flat,
-            or a list with one tensor for each batch.
+            or a list with one tensor for each batch. Over ranks these are the batches of all, rank after rank.
 
         Raises:
             KeyError, TypeError: a batch has no such part, or it is no floating-point tensor.
         """
-        assert isinstance(self._point, DataPoint)
+        assert isinstance(self._point, DataPoint | SharedPoint)
         return MixedBlock(self._point, part)

@@ -145,7 +145,7 @@ class _Strip:
     ) -> None:
         self._multiply_rows = multiply_rows
         self._part = Part(tuple([part.sources[i] for i in given]), tuple([part.targets[i] for i in wanted]))
-        self._source, self._target = _restricted(source, given), _restricted(target, wanted)
+        self._source, self._target = restricted(source, given), restricted(target, wanted)
         spans = _spans(source.lengths, given)
         self._rows = slice(spans[0].start, spans[-1].stop)
         # All wanted leaves, those side by side as one.
@@ -215,7 +215,8 @@ def _in_order(lengths: Sequence[int]) -> list[tuple[int, ...]]:
     return sorted(_groups(lengths), key=lambda group: sum(lengths[i] for i in group))
 
 
-def _restricted(space: Space, positions: tuple[int, ...]) -> Space:
+def restricted(space: Space, positions: tuple[int, ...]) -> Space:
+    """The vectors of some leaves."""
     spec = Spec(list, tuple([space.spec.paths[position] for position in positions]), length=None)
     return Space([space.leaves[position] for position in positions], spec, space.name)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from hesse._base.space import Space
 from hesse._linearize.engines import Engines
 from hesse._operators.data_point import DataPoint
 from hesse._operators.operator import Operator
+from hesse._operators.shared_point import SharedPoint
 from hesse._operators.terms import HessianTerm, Part
 
 
@@ -26,21 +27,46 @@ class MixedBlock(Operator):
     domain: Space
     range: Space
 
-    def __init__(self, whole: DataPoint, part: Hashable) -> None:
-        self._whole, self.range = whole, whole.variables
-        # Batches are not cut up, since each has its own columns.
-        self._point = DataPoint(
-            whole.objective,
-            lambda objective, linearize, batch, reduction, place: HessianTerm.of(objective, linearize, batch, part),
-            # The same batches in the same order, also where a loader shuffles; and the same random numbers.
-            whole.batches,
-            whole.options,
-            Engines(whole.options),
-            whole.guard,
-            whole.plan._replace(rows=None, reason="each batch has columns of its own"),
-            whole.seed,
-        )
-        leaves = [_named(batch, part, number, self.range.name) for number, batch in enumerate(whole.batches)]
+    def __init__(self, point: DataPoint | SharedPoint, part: Hashable) -> None:
+        self._shared = point if isinstance(point, SharedPoint) else None
+        whole = point.local if isinstance(point, SharedPoint) else point
+        assert isinstance(whole, DataPoint)
+        self._whole, self.range, self.ranks = whole, whole.variables, point.ranks
+
+        def prepare() -> tuple[DataPoint, list[Tensor]]:
+            # Batches are not cut up, since each has its own columns.
+            own = DataPoint(
+                whole.objective,
+                lambda objective, linearize, batch, reduction, place: HessianTerm.of(objective, linearize, batch, part),
+                # The same batches in the same order, also where a loader shuffles; and the same random numbers.
+                whole.batches,
+                whole.options,
+                Engines(whole.options),
+                whole.guard,
+                whole.plan._replace(rows=None, reason="each batch has columns of its own"),
+                whole.seed,
+                is_part=self._shared is not None,
+            )
+            return own, [_named(batch, part, number, self.range.name) for number, batch in enumerate(whole.batches)]
+
+        leaves: list[Tensor] = []
+        # Which of the leaves, the batches of all ranks, are this rank's.
+        self._first = 0
+        if self._shared is None:
+            self._point, leaves = prepare()
+        else:
+            made: list[Any] = []
+
+            def shapes() -> list[tuple[torch.Size, torch.dtype]]:
+                made.extend(prepare())
+                return [(leaf.shape, leaf.dtype) for leaf in made[1]]
+
+            for rank, found in enumerate(self._shared.gather("a data block", shapes)):
+                if rank == self._shared.rank:
+                    self._first = len(leaves)
+                # Of other ranks' batches a vector has the shape, and nothing is held.
+                leaves += [torch.zeros((), dtype=dtype).to(self.range.device).expand(shape) for shape, dtype in found]
+            self._point = made[0]
         self.domain = Space(leaves, trees.flatten(leaves)[1], "data block")
         self.shape = (self.range.size, self.domain.size)
         self.dtype, self.device = torch.promote_types(self.range.dtype, self.domain.dtype), self.range.device
@@ -50,25 +76,42 @@ class MixedBlock(Operator):
 
     def matmat(self, V: Tensor) -> Tensor:
         """The block times columns over the data (n_data, k)."""
+        return self._over_ranks("a product", self._multiply, V, self.shape[0])
+
+    def rmatmat(self, U: Tensor) -> Tensor:
+        """Its transpose times columns over the parameters (n, k)."""
+        return self._over_ranks("a transposed product", self._multiply_transposed, U, self.shape[1])
+
+    def _over_ranks(self, what: str, multiply: Callable[[Tensor], Tensor], V: Tensor, size: int) -> Tensor:
+        if self._shared is None:
+            return multiply(V)
+        like = torch.empty(size * V.shape[1], dtype=self.dtype, device=self.device)
+        share = self._shared.share
+
+        def own() -> Tensor:
+            return multiply(V).reshape(-1) * share if share else torch.zeros_like(like)
+
+        return self._shared.total(f"{what} with a data block", own, like, [V]).reshape(size, V.shape[1])
+
+    def _multiply(self, V: Tensor) -> Tensor:
         self._whole.guard.check()
         parts = self.domain.split(V.mT)
         total = torch.zeros(self.shape[0], V.shape[1], dtype=self.dtype, device=self.device)
         for weight, term, key, _ in self._point.terms():
-            for column, vector in enumerate(parts[_batch_of(key)]):
+            for column, vector in enumerate(parts[self._first + _batch_of(key)]):
                 product = term.multiply([vector], self._by_data)
                 total[:, column].add_(self.range.join(product), alpha=weight)
             del term
         return total.div_(self._point.divisor)
 
-    def rmatmat(self, U: Tensor) -> Tensor:
-        """Its transpose times columns over the parameters (n, k)."""
+    def _multiply_transposed(self, U: Tensor) -> Tensor:
         self._whole.guard.check()
         rows = U.mT
         found = [
             torch.zeros(len(rows), *leaf.shape, dtype=leaf.dtype, device=leaf.device) for leaf in self.domain.leaves
         ]
         for weight, term, key, _ in self._point.terms():
-            for into, vector in zip(found[_batch_of(key)], rows, strict=True):
+            for into, vector in zip(found[self._first + _batch_of(key)], rows, strict=True):
                 (product,) = term.multiply(self.range.split(vector), self._by_parameters)
                 into.add_(product, alpha=weight)
             del term

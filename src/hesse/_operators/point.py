@@ -26,6 +26,7 @@ from hesse._operators.explanation import Explanation
 from hesse._operators.linear_map import Decisions
 from hesse._operators.operator import Operator
 from hesse._operators.terms import Part, Term
+from hesse._ranks.group import Ranks
 
 Weighted = tuple[float, Term, Hashable, bool]
 """A weight, its term, a key that tells the point's terms apart, and whether the term is thrown away after one use."""
@@ -43,6 +44,8 @@ class Point(abc.ABC):
     """
 
     divisor = 1.0
+    # Those that make the products together, where they do.
+    ranks: Ranks | None = None
 
     guard: Guard
 
@@ -214,6 +217,17 @@ class Point(abc.ABC):
             chunks.reopen()
         self._compared.clear()
 
+    def expect(self, products: int) -> None:
+        """So many products are about to be asked for."""
+        self.guard.check()
+        decision.decide_engine(self, products)
+        if products > 1:
+            self.keep()
+
+    def decided(self, operator: PointOperator, earlier: Decisions | None) -> Decisions:
+        """How products of an operator at this point are made from now on; see ``LinearMap.decide``."""
+        return operator.decide_alone(earlier)
+
     def close(self) -> None:
         """Free what is kept; products raise from then on."""
         self.guard = Closed()
@@ -233,6 +247,7 @@ class PointOperator(Operator):
         self.dtype, self.device = torch.promote_types(domain.dtype, range_.dtype), domain.device
         self.symmetric = symmetric
         self.differentiable = point.create_graph
+        self.ranks = point.ranks
 
     def _move(self, where: Any, engines: Engines, earlier: Any) -> None:
         """Take another point as it is now, by the engines of an earlier one."""
@@ -336,13 +351,14 @@ class PointOperator(Operator):
 
     def expect(self, products: int) -> None:
         """So many products are about to be asked for: ``engine="auto"`` decides by that."""
-        self._point.guard.check()
-        decision.decide_engine(self._point, products)
-        if products > 1:
-            self._point.keep()
+        self._point.expect(products)
 
     def decide(self, earlier: Decisions | None = None) -> Decisions:
         """Follow an earlier run; otherwise, where no trial was made, many vectors are a loop: no clock decides."""
+        return self._point.decided(self, earlier)
+
+    def decide_alone(self, earlier: Decisions | None) -> Decisions:
+        """The same of products that this process makes alone."""
         self._point.keep()
         if earlier:
             self._follow(Choice(**earlier))
@@ -353,18 +369,7 @@ class PointOperator(Operator):
 
     def _follow(self, choice: Choice) -> None:
         decision.follow(self._point, choice)
-        now = self.explain()
-        if now.engine != choice.engine:
-            raise ValueError(
-                f"The {self.domain.name} multiplied by the {choice.engine} engine before and by the {now.engine} one"
-                " now, so its digits would differ. Make the operator anew, with"
-                f' engine="{choice.engine}".'
-            )
-        if now.rows != choice.rows:
-            raise ValueError(
-                f"The {self.domain.name} cut batches into pieces of {choice.rows} rows before and of {now.rows} now, so"
-                " its digits would differ. Give memory=, the same each time."
-            )
+        decision.require_followed(self.domain.name, self.explain(), choice)
 
     def _engine_name(self) -> str:
         return self._point.engine

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hesse._autograd.arguments import check_point
+from hesse._base.several_ranks import replicated
 from hesse._data.first_batch import loss_of_first_batch
 from hesse._data.parameters import Params, select
 from hesse._linearize.options import Name
@@ -69,7 +70,7 @@ class Problem:
         if self.model is not None:
             if self.data is None or not (self.func is None or isinstance(self.func, _LossOverData)):
                 raise TypeError("A Problem is func= and inputs=, or model=, loss= and data=, but this is neither.")
-            chosen = select(self.model, self.params, "Problem")
+            chosen = select(replicated(self.model)[0], self.params, "Problem")
             object.__setattr__(self, "inputs", {name: parameter.detach() for name, parameter in chosen.items()})
             object.__setattr__(self, "func", _LossOverData(self))
             return
@@ -91,7 +92,8 @@ class Problem:
     def function(self) -> tuple[Callable[..., Any], Any]:
         """The function and its inputs; of a model, its loss on the first batch of the data by its parameters."""
         if self.model is not None:
-            return loss_of_first_batch(self.model, self.loss, self.data, self.params, self.options, "Problem")
+            model, _ = replicated(self.model)
+            return loss_of_first_batch(model, self.loss, self.data, self.params, self.options, "Problem")
         return self.func, self.inputs
 
 

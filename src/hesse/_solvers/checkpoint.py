@@ -19,6 +19,7 @@ from hesse._base.errors import CheckpointError, CheckpointWarning, warn_caller
 from hesse._operators.linear_map import Decisions
 from hesse._operators.operator import Operator
 from hesse._operators.probes import Rng
+from hesse._ranks.group import Ranks
 from hesse._solvers import checkpoint_file
 from hesse._solvers.checkpoint_file import State, digest
 
@@ -101,21 +102,25 @@ class Keeper:
         # Why the last writing failed, if it did.
         self._failure = ""
         self.saved: State | None = None
-        files.clean(self._path)
-        header, tensors = checkpoint_file.read(self._path) if self._path.exists() else self._begin()
+        self._ranks = operator.ranks
+        if self._ranks is None:
+            header, tensors = self._read()
+        else:
+            # All ranks go on from the file of the first, which alone writes one.
+            header, tensors = self._ranks.of_first(f"the checkpoint of {question}", self._read)
         try:
             if header is not None:
                 self.refuse_unless(header["question"] == question, f"is of {header['question']}, not of {question}")
                 torch.set_num_threads(header["threads"])
-            marks = json.loads(json.dumps(settings, default=_plain))
+            told = marks(settings)
             if header is not None:
-                for name, value in marks.items():
+                for name, value in told.items():
                     found = header["settings"].get(name)
                     self.refuse_unless(found == value, f"was written with {name} {found}, not {value}")
                 self.saved = checkpoint_file.saved(self._path, header, tensors, operator.device)
             self._header = {
                 "question": question,
-                "settings": marks,
+                "settings": told,
                 "threads": torch.get_num_threads(),
                 "decisions": self._decide(operator, None if header is None else header["decisions"]),
                 "operator": fingerprint(operator),
@@ -130,6 +135,11 @@ class Keeper:
         """Raise, and leave the file as it is, unless that is right."""
         if not right:
             checkpoint_file.refuse(self._path, why)
+
+    def _read(self) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+        """What the file holds, where there is one."""
+        files.clean(self._path)
+        return checkpoint_file.read(self._path) if self._path.exists() else self._begin()
 
     def _begin(self) -> tuple[None, dict[str, Tensor]]:
         """No file yet: see that there can be one."""
@@ -150,7 +160,8 @@ class Keeper:
 
     def keep(self, state: Callable[[], State]) -> None:
         """Write the state if it is time; where that fails, say so and let the question go on."""
-        if time.monotonic() - self._written < self._seconds:
+        is_other = self._ranks is not None and not self._ranks.is_first
+        if is_other or time.monotonic() - self._written < self._seconds:
             return
         try:
             checkpoint_file.write(self._path, self._header, state(), _plain)
@@ -179,6 +190,18 @@ class Keeper:
                 " give another path.",
                 CheckpointWarning,
             )
+
+
+def exists(checkpoint: Checkpoint, ranks: Ranks | None) -> bool:
+    """Whether there is a file to go on from; on ranks, that of the first."""
+    path = Path(checkpoint.path)
+    return path.exists() if ranks is None else ranks.of_first(f"the checkpoint {path}", path.exists)
+
+
+def marks(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON, in which tensors and operators are told apart to the bit."""
+    found: dict[str, Any] = json.loads(json.dumps(settings, default=_plain))
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +22,9 @@ from hesse._base.several_ranks import communications
 from hesse._operators.dense import as_operator
 from hesse._operators.operator import Operator
 from hesse._operators.probes import Rng, generator
+from hesse._ranks.group import Ranks
 from hesse._solvers import columns as blocks
-from hesse._solvers.checkpoint import Checkpoint, Keeper, State, origin
+from hesse._solvers.checkpoint import Checkpoint, Keeper, State, exists, marks, origin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,9 @@ class Products:
         self._beside: Callable[[], State] = dict
         self._generator: np.random.Generator | None = None
         self._origin: Any = None
-        self._bar = Bar(question, max_products) if progress else None
+        self._ranks = self.operator.ranks
+        self._is_first = self._ranks is None or self._ranks.is_first
+        self._bar = Bar(question, max_products) if progress and self._is_first else None
         if self.operator.shape[0] != self.operator.shape[1]:
             raise ValueError(f"{question} needs a square operator but got one of shape {self.operator.shape}.")
 
@@ -98,6 +102,8 @@ class Products:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._ranks is not None and error is not None:
+            self._ranks.leave(self.question, error)
         if self._bar is not None:
             self._bar.__exit__(kind, error, trace)
         if self._keeper is not None:
@@ -108,6 +114,10 @@ class Products:
         """Where the question's random numbers come from; its checkpoint keeps how far they have come."""
         self._generator = generator(self.question, rng)
         self._origin = origin(rng, self._generator)
+        if self._ranks is not None and rng is None:
+            # Ranks draw the same vectors.
+            seeds = self._ranks.gather(f"the draws of {self.question}", lambda: secrets.randbits(128))
+            self._generator = np.random.default_rng(seeds[0])
         return self._generator
 
     def expect(self, products: int) -> None:
@@ -125,16 +135,31 @@ class Products:
         if not isinstance(checkpoint, Checkpoint | None):
             checks.paths(self.question, checkpoint=checkpoint)
         kept = Checkpoint.of(checkpoint)
-        if kept is None or not Path(kept.path).exists():
+        settings |= {"max_products": self.max_products, "rng": self._origin}
+        if self._ranks is not None:
+            self._require_one_question(self._ranks, kept, settings)
+        if kept is None or not exists(kept, self._ranks):
             self.operator.expect(self._expected)
         if kept is None:
             return None
-        settings |= {"max_products": self.max_products, "rng": self._origin}
         self._keeper = Keeper(kept, self.question, self.operator, settings)
         saved = self._keeper.saved
         if saved is not None:
             self.go_on_from(saved)
         return saved
+
+    def _require_one_question(self, ranks: Ranks, kept: Checkpoint | None, settings: dict[str, Any]) -> None:
+        """Raise, on all ranks, unless all ask the same."""
+        tensors = [value for value in settings.values() if isinstance(value, Tensor)]
+        shaped = {name: tuple(value.shape) for name, value in settings.items() if hasattr(value, "shape")}
+        asked = {
+            "an operator of shape": tuple(self.operator.shape),
+            **marks({name: value for name, value in settings.items() if name not in shaped}),
+            **shaped,
+            "a callback": self._callback is not None,
+            "checkpoint": None if kept is None else str(kept.path),
+        }
+        ranks.require_alike(self.question, ranks.gather(f"the start of {self.question}", lambda: asked, tensors))
 
     def go_on_from(self, saved: State) -> None:
         """Take over how far the question had come."""
@@ -219,7 +244,7 @@ class Products:
         powers = blocks.exponents(self.norms(V)) if self.exponent else torch.zeros(V.shape[1], dtype=torch.int64)
         before = communications()
         image = self.operator.matmat(blocks.ldexp(V, -powers).to(self.operator.device)).detach()
-        if communications() != before:
+        if self._ranks is None and communications() != before:
             self._require_alike_on_ranks()
         if measure and not self._measured:
             self._measure(V.to(image.device), image)
@@ -260,6 +285,12 @@ class Products:
         if abs(exponent) > _near(self.operator.dtype):
             self.exponent = exponent
 
+    def least(self, size: int, device: torch.device, *, is_shared: bool) -> int:
+        """Bytes that may be taken on a device; of ranks, what the poorest may take, so that all do the same."""
+        if self._ranks is None:
+            return size
+        return self._ranks.least(f"the memory of {self.question}", size, device, is_shared=is_shared)
+
     def keep_units(self) -> None:
         """Numbers in these units are about to be kept: from now on they stay as they are."""
         self._measured = True
@@ -290,14 +321,19 @@ class Products:
         """Say how far the question has come; afterwards ``left`` is zero if the callback wants no more."""
         if self._bar is not None:
             self._bar.update(self.count, status)
-        if self._callback is not None and self._callback(
-            Progress(self.question, self.count, self.max_products, status)
-        ):
+        if self._callback is None:
+            return
+        callback, progress = self._callback, Progress(self.question, self.count, self.max_products, status)
+        if self._ranks is None:
+            found = [callback(progress)]
+        else:
+            found = self._ranks.gather(f"the callback of {self.question}", lambda: bool(callback(progress)))
+        if any(found):
             self.stopped = True
 
     def warn(self, what: str, remedy: str) -> None:
         """The one warning of a question that has not converged; none where its callback stopped it."""
-        if not self.stopped:
+        if not self.stopped and self._is_first:
             warn_caller(f"{self.question} has made its {self.count} products but {what}. {remedy}", ConvergenceWarning)
 
 

@@ -55,7 +55,7 @@ def capacity(
         wanted = max(nominal, 2 * count + 2 * block)
     # More than the products there may be can never come together.
     wanted, least = (min(number, n, products.max_products) for number in (wanted, least))
-    allowed = memory.budget(budget, device)
+    allowed = products.least(memory.budget(budget, device), device, is_shared=budget is None)
     beside = (count + PASSING + PASSING_OF_BLOCK * block) * vector
     small = 8 * MATRICES
     # The largest r for which 2·r vectors and matrices of r columns fit.

@@ -1,0 +1,176 @@
+"""Points that several ranks make together: what they agree on, and what is compared, before the first product."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from hesse._base.errors import warn_caller
+from hesse._base.several_ranks import replicated
+from hesse._base.version import __version__
+from hesse._data.objective import Objective
+from hesse._data.options import DataOptions
+from hesse._operators.data_point import DataPoint, drawn_seed
+from hesse._operators.function_point import FunctionPoint
+from hesse._operators.shared_point import SharedPoint
+from hesse._ranks.group import Ranks
+from hesse._ranks.marks import differs, mark
+from hesse._ranks.waiting import listed
+
+# Copies of one tensor have equal marks but for the rounding of a sum.
+_EQUAL = 1e-9
+_CPU = torch.device("cpu")
+_FREE = ("memory", "progress", "group")
+"""Options that may be other on each rank."""
+
+
+def ranks_of(model: nn.Module, group: dist.ProcessGroup | None, name: str) -> tuple[nn.Module, Ranks | None]:
+    """The model that each rank evaluates, and the ranks that have other data for it; None for a process alone."""
+    inner, own = replicated(model)
+    if group is not None and own is not None and group is not own:
+        raise ValueError(f"{name} was given group= and a model of another group. Leave group= out.")
+    return inner, Ranks.of(own if group is None else group)
+
+
+def seed_of(ranks: Ranks | None, what: str, seed: int) -> int:
+    """Another seed on each rank, all from that of the first."""
+    if ranks is None:
+        return seed
+    return _of_rank(ranks.gather(what, lambda: seed)[0], ranks.rank)
+
+
+def _of_rank(seed: int, rank: int) -> int:
+    return int(np.random.default_rng([seed, rank]).integers(2**61)) if rank else seed
+
+
+def at_point(name: str, ranks: Ranks | None, make: Callable[[], FunctionPoint]) -> FunctionPoint | SharedPoint:
+    """A function at a point, or the sum of the functions of all ranks there."""
+    if ranks is None:
+        return make()
+    made: list[FunctionPoint] = []
+
+    def local() -> dict[str, Any]:
+        made.append(make())
+        (point,) = made
+        return {
+            "inputs": _shapes(point.variables.leaves),
+            "an output of shape": tuple(point.value.shape),
+            "mark": mark(point.variables.leaves, _CPU),
+        }
+
+    found = ranks.gather(f"the making of a {name}", local)
+    _require_one(ranks, name, found, "inputs")
+    return SharedPoint(ranks, made[0], 1.0)
+
+
+def share_data(
+    ranks: Ranks,
+    name: str,
+    objective: Callable[[], Objective],
+    make: Callable[[Objective, DataOptions, int], DataPoint],
+    options: DataOptions,
+) -> SharedPoint:
+    """The weighted sum over the data of all ranks.
+
+    Args:
+        ranks: those that make it.
+        name: the operator's.
+        objective: makes this rank's objective.
+        make: makes this rank's point of an objective, options and a seed.
+        options: as the user gave them.
+    """
+    made: list[Any] = []
+
+    def facts() -> dict[str, Any]:
+        made.append(objective())
+        (own,) = made
+        given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+        return {
+            "hesse": __version__,
+            "torch": torch.__version__,
+            "parameters": _shapes(own.leaves),
+            **{key: value for key, value in given.items() if key not in _FREE},
+            "mark": mark(list(own.tensors()), _CPU),
+            "seed": drawn_seed(),
+        }
+
+    found = ranks.gather(f"the making of a {name}", facts)
+    _require_one(ranks, name, found, "parameters and buffers")
+    device = made[0].device or made[0].leaves[0].device
+    allowed, is_shared = options.allowed(device), options.memory is None
+    memory = ranks.least(f"the memory of a {name}", allowed, device, is_shared=is_shared)
+    agreed = dataclasses.replace(options, memory=memory, progress=options.progress and ranks.is_first)
+    seed = _of_rank(found[0]["seed"], ranks.rank)
+
+    def local() -> dict[str, Any]:
+        made.append(make(made[0], agreed, seed))
+        point: DataPoint = made[1]
+        point.complete()
+        return {
+            "reduction": point.plan.reduction,
+            "weight": point.weight,
+            "checksums": point.batches.checksums,
+        }
+
+    parts = ranks.gather(f"the first pass of a {name}", local)
+    return SharedPoint(ranks, made[1], _share(ranks, name, parts))
+
+
+def _share(ranks: Ranks, name: str, parts: Sequence[dict[str, Any]]) -> float:
+    """This rank's share of the sum over all data."""
+    having = [rank for rank, part in enumerate(parts) if part["checksums"]]
+    weight = sum(part["weight"] for part in parts)
+    if not weight:
+        what = "holds nothing that counts: all weights are zero" if having else "holds no batch"
+        raise ValueError(f"The data given to {name} {what}, on any rank.")
+    reductions = {parts[rank]["reduction"] for rank in having}
+    if len(reductions) > 1:
+        raise ValueError(
+            f"The loss given to {name} counts as a mean over rows on some ranks and as a sum on others. Give"
+            ' reduction="mean" or "sum".'
+        )
+    if ranks.is_first:
+        _warn_of_repeats(name, parts)
+    own = parts[ranks.rank]["weight"]
+    if reductions == {"sum"}:
+        return float(own > 0)
+    return float(own / weight)
+
+
+def _warn_of_repeats(name: str, parts: Sequence[dict[str, Any]]) -> None:
+    seen: dict[int, tuple[int, int]] = {}
+    for rank, part in enumerate(parts):
+        for number, checksum in enumerate(part["checksums"]):
+            other, place = seen.setdefault(checksum, (rank, number))
+            if other != rank:
+                warn_caller(
+                    f"Batch {number} of rank {rank} in the data given to {name} is batch {place} of rank {other}, so"
+                    " its rows count twice. Give each rank its own part, as by"
+                    " torch.utils.data.DistributedSampler(data, drop_last=True)."
+                )
+                return
+
+
+def _require_one(ranks: Ranks, name: str, found: Sequence[dict[str, Any]], what: str) -> None:
+    """Raise, on all ranks, unless they are at one point and were told the same."""
+    own = ("mark", "seed")
+    ranks.require_alike(name, [{key: facts[key] for key in facts if key not in own} for facts in found])
+    others = [rank for rank, facts in enumerate(found) if differs(facts["mark"], found[0]["mark"], _EQUAL)]
+    if others:
+        raise ValueError(
+            f"{name} needs the same {what} on all ranks, but {listed(others)} has others than rank 0. Copy them with"
+            " torch.distributed.broadcast, from one rank to all."
+        )
+
+
+def _shapes(leaves: Iterable[Tensor]) -> str:
+    shapes = [(leaf.dtype, tuple(leaf.shape)) for leaf in leaves]
+    size = sum(leaf.numel() for leaf in leaves)
+    return f"{len(shapes)} tensors of {size} elements ({zlib.crc32(repr(shapes).encode()):08x})"

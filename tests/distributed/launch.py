@@ -1,0 +1,36 @@
+"""Scripts that several ranks run, by torchrun and gloo."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import hesse
+
+HERE = Path(__file__).parent
+
+
+def torchrun(
+    script: Path | str, ranks: int, *arguments: str, restarts: int = 0, seconds: int = 300
+) -> subprocess.CompletedProcess[str]:
+    """Run a script, or a module by its name, on so many ranks, which are killed after so many seconds."""
+    # With port 0 torchrun takes one that is free.
+    command = [
+        *[sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", f"--max-restarts={restarts}"],
+        *["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--monitor-interval=0.1"],
+        *(["-m", script] if isinstance(script, str) else [str(script)]),
+        *arguments,
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(hesse.__file__).parents[1]), str(HERE.parents[1])]),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=seconds, check=False)
+
+
+def held(run: subprocess.CompletedProcess[str]) -> list[str]:
+    """What the ranks said, sorted; the output as an error where one failed."""
+    assert run.returncode == 0, run.stdout + run.stderr
+    return sorted(run.stdout.splitlines())

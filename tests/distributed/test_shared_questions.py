@@ -1,0 +1,43 @@
+"""Questions about operators of all ranks; ranks that leave, never come, or are killed."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.distributed.launch import HERE, held, torchrun
+from tests.distributed.shared_questions import CHECKS
+
+
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.exhaustive)])
+def test_questions_have_the_same_right_answers_on_all_ranks(ranks: int) -> None:
+    expected = [f"rank {rank}: {check.__name__} held" for rank in range(ranks) for check in CHECKS]
+    assert held(torchrun(HERE / "shared_questions.py", ranks)) == sorted(expected)
+
+
+@pytest.mark.parametrize("case", ["leaves", pytest.param("interrupted", marks=pytest.mark.exhaustive), "absent"])
+def test_a_rank_that_is_missing_is_named_on_the_others(case: str) -> None:
+    expected = [f"rank {rank}: {case} soon" for rank in (0, 1)]
+    assert held(torchrun(HERE / "missing_ranks.py", 2, case)) == expected
+
+
+# Which rank is killed at which product after its start, in each life.
+@pytest.mark.parametrize(
+    "kills",
+    [
+        ["1:9"],
+        pytest.param(["0:6", "1:4"], marks=pytest.mark.exhaustive),
+        *[pytest.param([f"{i % 2}:{3 + 2 * i}"], marks=pytest.mark.exhaustive) for i in range(8)],
+    ],
+)
+def test_killed_ranks_go_on_with_the_same_digits(kills: list[str], tmp_path: Path, undisturbed: str) -> None:
+    said = held(torchrun(HERE / "killed.py", 2, str(tmp_path), *kills, restarts=2 + len(kills)))
+    assert {line.split()[2] for line in said} == {undisturbed}
+    assert all(int(line.split()[-1]) >= len(kills) for line in said)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digits of ranks that are left alone."""
+    said = held(torchrun(HERE / "killed.py", 2, str(tmp_path_factory.mktemp("alone"))))
+    (digits,) = {line.split()[2] for line in said}
+    return digits
