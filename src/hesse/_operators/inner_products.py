@@ -5,13 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hesse._base.devices import widest
+
 # So many entries are added up in float32 at a time. A product of matrices adds up all of them one after the other: of
 # a million entries the squared norm comes out wrong by 6e-5, of ten millions by 2e-3; in pieces by 1e-7, in less time.
 PIECE = 8192
 
 
 def inner_products(U: Tensor, V: Tensor) -> Tensor:
-    """Uᵀ·V of columns (n, k) and (n, l), as (k, l): pieces of them in their dtype, and the sum of these in float64.
+    """Uᵀ·V of columns (n, k) and (n, l), as (k, l): pieces of them in their dtype, and the sum of these in float64
+    where the device has it.
 
     Example:
         >>> import torch
@@ -25,5 +28,5 @@ def inner_products(U: Tensor, V: Tensor) -> Tensor:
         return U.mT @ V
     left = U[:whole].mT.reshape(U.shape[1], number, PIECE).transpose(0, 1)
     right = V[:whole].mT.reshape(V.shape[1], number, PIECE).permute(1, 2, 0)
-    total = torch.bmm(left, right).sum(0, dtype=torch.float64)
+    total = torch.bmm(left, right).sum(0, dtype=widest(U.device))
     return (total + U[whole:].mT @ V[whole:]).to(U.dtype)

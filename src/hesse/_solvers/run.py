@@ -216,7 +216,11 @@ class Products:
             measure: whether they tell the norm of A, as no few columns of the identity do.
         """
         # Small vectors times a small operator would lose digits.
-        powers = blocks.exponents(self.norms(V)) if self.exponent else torch.zeros(V.shape[1], dtype=torch.int64)
+        powers = (
+            blocks.exponents(self.norms(V))
+            if self.exponent
+            else torch.zeros(V.shape[1], dtype=torch.int64, device="cpu")
+        )
         before = communications()
         image = self.operator.matmat(blocks.ldexp(V, -powers).to(self.operator.device)).detach()
         if communications() != before:
