@@ -18,6 +18,7 @@ from hesse._base import checks, memory
 from hesse._base.errors import ConvergenceWarning, NonFiniteProductError, warn_caller
 from hesse._base.progress import Bar
 from hesse._base.several_ranks import communications
+from hesse._linearize.guard import read_back, read_back_later
 from hesse._operators.dense import as_operator
 from hesse._operators.operator import Operator
 from hesse._operators.probes import Rng, generator
@@ -222,14 +223,17 @@ class Products:
             else torch.zeros(V.shape[1], dtype=torch.int64, device="cpu")
         )
         before = communications()
-        image = self.operator.matmat(blocks.ldexp(V, -powers).to(self.operator.device)).detach()
+        with read_back_later() as flags:
+            image = self.operator.matmat(blocks.ldexp(V, -powers).to(self.operator.device)).detach()
         if communications() != before:
             self._require_alike_on_ranks()
         if measure and not self._measured:
             self._measure(V.to(image.device), image)
-        product = blocks.ldexp(image, powers - self.exponent).to(V.device)
-        finite = torch.isfinite(product).all(dim=0)
-        if not bool(finite.all()):
+        product = blocks.ldexp(image, powers - self.exponent)
+        # A norm reads the product once. Where it overflows, entries may be finite still.
+        lengths = read_back(torch.linalg.vector_norm(product, dim=0), flags)
+        product = product.to(V.device)
+        if not bool(torch.isfinite(lengths).all()) and not bool((finite := torch.isfinite(product).all(dim=0)).all()):
             place = self.count + 1 + int((~finite).nonzero()[0])
             if bool(torch.isfinite(image).all()):
                 self._refuse_size(place)
