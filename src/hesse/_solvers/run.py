@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hesse._base import checks, memory
+from hesse._base import checks, memory, pages
 from hesse._base.errors import ConvergenceWarning, NonFiniteProductError, warn_caller
 from hesse._base.progress import Bar
 from hesse._base.several_ranks import communications
@@ -87,6 +87,7 @@ class Products:
         self._beside: Callable[[], State] = dict
         self._generator: np.random.Generator | None = None
         self._origin: Any = None
+        self._pages = contextlib.ExitStack()
         self._bar = Bar(question, max_products) if progress else None
         if self.operator.shape[0] != self.operator.shape[1]:
             raise ValueError(f"{question} needs a square operator but got one of shape {self.operator.shape}.")
@@ -94,11 +95,14 @@ class Products:
     def __enter__(self) -> Self:
         if self._bar is not None:
             self._bar.__enter__()
+        if self.operator.device.type == "cpu":
+            self._pages.enter_context(pages.keeping_if_large())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._pages.close()
         if self._bar is not None:
             self._bar.__exit__(kind, error, trace)
         if self._keeper is not None:
