@@ -13,7 +13,7 @@ from torch import Tensor
 from hesse._base import checks, tables
 from hesse._operators.operator import Operator
 from hesse._solvers import columns as blocks
-from hesse._solvers.checkpoint import Checkpoint, State, fingerprint
+from hesse._solvers.checkpoint import Checkpoint, State, fingerprint, is_same
 from hesse._solvers.linear import corrections
 from hesse._solvers.linear.conjugate_gradients import ConjugateGradients
 from hesse._solvers.linear.multishift import Multishift
@@ -225,7 +225,7 @@ class _Path:
         inverse = None if preconditioner is None else preconditioner(shift)
         if saved is not None:
             mark = None if inverse is None else fingerprint(inverse)
-            products.refuse_unless(saved["preconditioner"] == mark, "was written with another preconditioner")
+            products.refuse_unless(is_same(saved["preconditioner"], mark), "was written with another preconditioner")
         damped = products.operator.shift(shift)
         with products.multiplying_by(damped, beside=lambda: {**self.state(), "preconditioner": inverse}):
             if saved is not None:
