@@ -12,6 +12,7 @@ from hesse._base.errors import (
     NonFiniteProductError,
     StalePointError,
 )
+from hesse._base.pages import keep_memory
 from hesse._base.version import __version__ as __version__
 from hesse._checking import Check, Finding, check
 from hesse._linearize.choice import Choice
@@ -104,6 +105,7 @@ __all__ = [
     "functional",
     "hvp",
     "jacobi",
+    "keep_memory",
     "logdet",
     "minimize",
     "nystrom",

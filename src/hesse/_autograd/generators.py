@@ -11,12 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hesse._base.devices import default_generators
+
 KINDS: tuple[Any, ...] = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 
 
 def is_own(value: Any) -> bool:
-    """Whether a value is a generator with a state of its own; PyTorch's default one belongs to the process."""
-    return isinstance(value, KINDS) and value is not torch.default_generator and type(value) is not random.SystemRandom
+    """Whether a value is a generator with a state of its own; PyTorch's default ones belong to the process."""
+    return (
+        isinstance(value, KINDS)
+        and not any([value is own for own in default_generators()])
+        and type(value) is not random.SystemRandom
+    )
 
 
 def copied(generator: Any) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-_ACCUMULATION = type(torch.autograd.graph.get_gradient_edge(torch.ones(1, requires_grad=True)).node)
+_ACCUMULATION = type(torch.autograd.graph.get_gradient_edge(torch.ones(1, requires_grad=True, device="cpu")).node)
 
 
 def name_of(node: Any) -> str:

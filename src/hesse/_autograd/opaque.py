@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hesse._autograd import graph, hooks
 from hesse._autograd.missing import MissingDerivative
+from hesse._base.devices import widest
 from hesse._base.several_ranks import is_dtensor
 from hesse._rules.engine import wanted
 from hesse._rules.scope import inside_transform
@@ -166,7 +167,7 @@ def _is_opaque(result: Tensor | None) -> bool:
 def _variable_like(cotangent: Tensor, tracked: Tensor) -> Tensor:
     """Irregular numbers that autograd follows; not drawn, since a function that is batched may not draw."""
     shape, device = cotangent.shape, cotangent.device
-    angles = torch.arange(1, math.prod(shape) + 1, dtype=torch.float64, device=device).reshape(shape)
+    angles = torch.arange(1, math.prod(shape) + 1, dtype=widest(device), device=device).reshape(shape)
     values = angles.cos().to(cotangent.dtype)
     if not inside_transform():
         return values.requires_grad_()

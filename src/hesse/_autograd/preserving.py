@@ -18,6 +18,7 @@ from hesse._autograd.blueprint import Blueprint
 from hesse._autograd.captured import reached, same
 from hesse._autograd.generators import KINDS, is_own, put_back
 from hesse._base import trees
+from hesse._base.devices import default_generators
 
 
 @contextlib.contextmanager
@@ -64,9 +65,7 @@ class State:
 
 
 def _generators(func: Callable[..., Any]) -> Iterator[Callable[[], object]]:
-    yield functools.partial(torch.set_rng_state, torch.get_rng_state())
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # no types there
-        yield functools.partial(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
+    yield from map(put_back, default_generators())
     yield functools.partial(random.setstate, random.getstate())
     yield functools.partial(np.random.set_state, np.random.get_state())  # noqa: NPY002  # users' code may draw from it
     yield from (put_back(rng) for kind in KINDS for _, rng in reached(func, kind) if is_own(rng))

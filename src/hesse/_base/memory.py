@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from hesse._base import pages
 from hesse._base.errors import MemoryBudgetError
 
 DEFAULT_FRACTION = 0.5
@@ -124,7 +125,8 @@ def available(device: torch.device, root: Path = Path("/")) -> int:
         # What the allocator holds but nothing uses can be used again.
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     left = [*_left_on_machine(root), *_left_in_groups(root), *_left_of_address_space(root)]
-    return max(0, min(left)) if left else 2**62
+    # Pages that are kept can be used again.
+    return max(0, min(left) + pages.reusable()) if left else 2**62
 
 
 def _left_on_machine(root: Path) -> Iterator[int]:

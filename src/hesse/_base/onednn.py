@@ -50,7 +50,7 @@ def _gains(m: int, k: int, n: int) -> bool:
 @functools.cache
 def fast_here() -> bool:
     """Whether oneDNN is clearly faster than ``torch.mm`` on this processor, by one product of middle size a process."""
-    a = torch.ones(_PROBE, _PROBE)
+    a = torch.ones(_PROBE, _PROBE, device="cpu")
     seconds: dict[Callable[[Tensor, Tensor], Tensor], float] = dict.fromkeys((product, torch.mm), math.inf)
     for _ in range(_REPEATS):
         for multiply, fastest in seconds.items():

@@ -54,14 +54,14 @@ def differences(
     """The slope gᵀv against differences of the value, and the product Hv against differences of the gradient."""
     precision = max([tensor.dtype.to_real() for tensor in (*x, center.value)], key=lambda dtype: torch.finfo(dtype).eps)
     eps = torch.finfo(precision).eps
-    slope_at_center = torch.tensor(inner(center.gradient, direction), dtype=torch.float64)
+    slope_at_center = torch.tensor(inner(center.gradient, direction), dtype=torch.float64, device="cpu")
     first, second = _Comparison([slope_at_center], eps), _Comparison(product, eps)
     best = eps ** (1 / 3)
     for step in [best * factor for factor in (1, 0.1, 10, 0.01, 100)]:
         ahead, behind = [evaluate(_moved(x, direction, sign * step)) for sign in (1, -1)]
         if not (ahead.is_finite and behind.is_finite):
             continue
-        slope = (ahead.value.double() - behind.value.double()).reshape(()) / (2 * step)
+        slope = (ahead.value.cpu().double() - behind.value.cpu().double()).reshape(()) / (2 * step)
         curvature = [(a - b) / (2 * step) for a, b in zip(ahead.gradient, behind.gradient, strict=True)]
         # What rounding alone makes of them. Smaller steps are noisier still, but are not to be believed for that.
         around = (center, ahead, behind)
@@ -69,7 +69,7 @@ def differences(
         value = max([abs(float(there.value)) for there in around])
         # What gᵀv is like near by when its terms do not happen to cancel, or to vanish as they do at a minimum.
         length = max([_elementwise(there.gradient, direction) for there in around])
-        first.add(step, [slope.cpu()], noise * value, length)
+        first.add(step, [slope], noise * value, length)
         second.add(step, curvature, noise * max([norm(there.gradient) for there in around]), 0.0)
         if first.agrees and second.agrees:
             break

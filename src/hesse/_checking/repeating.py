@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hesse._autograd.captured import captured, reached, same
+from hesse._base.devices import generator_states
 from hesse._checking.calls import Call, Calls, first_difference
 from hesse._checking.finding import Finding, found
 from hesse._checking.subject import Evaluation, Subject
@@ -132,12 +133,11 @@ def _listed(names: Sequence[str]) -> str:
 def _generators(subject: Subject) -> list[bytes]:
     """The states of all generators that an evaluation may draw from, as far as they can be found."""
     kind, keys, position, *_ = np.random.get_state()  # noqa: NPY002  # users' code may draw from it
-    states = [torch.get_rng_state().numpy().tobytes(), str(random.getstate()).encode()]
+    states = [state.numpy().tobytes() for state in generator_states().values()]
+    states.append(str(random.getstate()).encode())
     states.append(f"{kind}{position}".encode() + np.asarray(keys).tobytes())
     states += [rng.get_state().numpy().tobytes() for _, rng in reached(subject.func, torch.Generator)]
     states += [str(rng.bit_generator.state).encode() for _, rng in reached(subject.func, np.random.Generator)]
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # no types there
-        states += [state.numpy().tobytes() for state in torch.cuda.get_rng_state_all()]
     return states
 
 

@@ -125,7 +125,7 @@ def is_finite(vector: Leaves) -> bool:
 def _double(tensor: Tensor) -> Tensor:
     dense = _dense(tensor.detach())
     real = torch.view_as_real(dense.resolve_conj()) if tensor.dtype.is_complex else dense
-    return real.to("cpu", torch.float64)
+    return real.cpu().double()
 
 
 def _dense(tensor: Tensor) -> Tensor:

@@ -217,7 +217,7 @@ def _wrong_order(called: _Called, direction: Sequence[Tensor] | None) -> int | N
         results = [result for result in tensors(called.function(*args, **kwargs)) if result.dtype.is_floating_point]
         generator = fixed_generator(cpu)
         weighted = [random_like(result, generator) * result for result in results]
-        return sum([(entry + entry**2 / 2).sum() for entry in weighted], torch.zeros(()))
+        return sum([(entry + entry**2 / 2).sum() for entry in weighted], torch.zeros((), device="cpu"))
 
     variables = tuple([leaves[place].detach() for place in places])
     # An operator may have no double precision, and an argument no meaning by itself.

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from hesse._base.pages import keep_memory
 from hesse._base.version import __version__
 from hesse._cli.check import check
 from hesse._cli.env import env
@@ -58,4 +59,5 @@ def main() -> None:
         # A terminal that cannot show ᵀ gets a question mark, and not a UnicodeEncodeError.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    app(prog_name="hesse")
+    with keep_memory():
+        app(prog_name="hesse")

@@ -90,8 +90,8 @@ def measure(problem: Problem, first: Any, count: int, rng: Any, compare: bool, e
 
 def _load_pytorch() -> None:
     """The first vector pulled through any graph makes PyTorch import for a second, which is no product's time."""
-    x = torch.ones(1, requires_grad=True)
-    torch.autograd.grad(x * 1, x, torch.ones(1))
+    x = torch.ones(1, requires_grad=True, device="cpu")
+    torch.autograd.grad(x * 1, x, torch.ones(1, device="cpu"))
 
 
 def _vectors(hessian: Hessian | LossHessian, first: Any, count: int, rng: Any) -> Iterator[Any]:
@@ -126,7 +126,7 @@ def _difference(hessian: Hessian | LossHessian, ours: Any, theirs: Any) -> float
 
 
 def _double(hessian: Hessian | LossHessian, tree: Any) -> Tensor:
-    return hessian.flatten(tree).double()
+    return hessian.flatten(tree).cpu().double()
 
 
 def curvature(measurement: Measurement) -> tuple[float, float]:

@@ -137,7 +137,7 @@ class _Study:
             n = self.hessian.shape[1]
             if n == 0:
                 raise CommandError(f"The inputs of {name} hold no numbers, so there is no spectrum.")
-            gradient = self.hessian.flatten(self.hessian.gradient).double()
+            gradient = self.hessian.flatten(self.hessian.gradient).cpu().double()
             self.found = Spectrum(
                 problem=name,
                 size=n,
@@ -145,7 +145,7 @@ class _Study:
                 device=str(self.hessian.device),
                 seed=seed,
                 value=float(self.hessian.value),
-                gradient_norm=float(torch.linalg.vector_norm(gradient, dtype=torch.float64)),
+                gradient_norm=float(torch.linalg.vector_norm(gradient)),
                 num_top=min(top, n),
                 num_bottom=min(bottom, max(0, n - top)),
                 seconds=self._seconds,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import traceback
 import zlib
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any
@@ -57,7 +59,7 @@ class Batches:
         self._data = (data,) if is_one_batch(data, pairs=pairs) else data
         self._device = device
         self._name = name
-        self._state = State(device)
+        self._state = State()
         self._checksums: list[int] = []
         self._complete = False
         self._may_be_empty = may_be_empty
@@ -102,10 +104,10 @@ class Batches:
             yield from self._data
             return
         draws = self._state.resumed()
-        with draws.net, draws:
+        with self._with_default_device(), draws.net, draws:
             batches = iter(self._data)
         while True:
-            with draws.net, draws:
+            with self._with_default_device(), draws.net, draws:
                 batch = next(batches, _END)
             if batch is _END:
                 return
@@ -115,6 +117,21 @@ class Batches:
                 yield self._data[0]
                 return
             yield batch
+
+    @contextlib.contextmanager
+    def _with_default_device(self) -> Iterator[None]:
+        """One sentence where PyTorch's own loader cannot work with the default device."""
+        try:
+            yield
+        except RuntimeError as error:
+            default = torch.get_default_device()
+            if default.type == "cpu" or not _is_pytorchs(error, self._data):
+                raise
+            raise RuntimeError(
+                f"The DataLoader given to {self._name} draws no batch while the default device is {default}:"
+                f' {str(error).splitlines()[0].rstrip(".")}. Call torch.set_default_device("cpu") first, or give a list'
+                " of batches."
+            ) from error
 
     def held_elsewhere(self, batch: Any) -> list[Tensor]:
         """The tensors of a batch (or a piece of one) whose memory is the user's anyway, kept by us or not."""
@@ -250,6 +267,15 @@ def _check(data: Any, name: str) -> None:
 def iter_is_itself(data: Any) -> bool:
     """Whether data is an iterator, which is used up by a pass."""
     return hasattr(data, "__next__")
+
+
+def _is_pytorchs(error: BaseException, data: Any) -> bool:
+    """Whether an error of a DataLoader comes from its own lines, not from those of a user's class."""
+    frames = traceback.walk_tb(error.__traceback__)
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in frames]
+    return isinstance(data, torch.utils.data.DataLoader) and all(
+        [module.split(".")[0] in ("torch", "hesse", "contextlib") for module in modules]
+    )
 
 
 def _checksum(batch: Any) -> int:

@@ -51,7 +51,7 @@ def examine(objective: Objective, batch: Any, seed: int) -> Finding:
     if number is None or number < 2:
         return Finding(frozenset(), "", drew=False, halved=False)
     half = number // 2
-    generators = Seeded(objective.device, seed)
+    generators = Seeded(seed)
     with generators.net, generators, ordinary_autograd():
         # What a model keeps of its parameters now leads to other variables than those of the next evaluation, which
         # finds out. Few rows, since a graph is made.

@@ -13,12 +13,13 @@ from hesse._autograd.agreement import FACTOR, Again, disagreement
 from hesse._autograd.evaluation import untraced
 from hesse._autograd.gradients import memory_of
 from hesse._base import trees
+from hesse._base.devices import States, generator_states, put_back
 from hesse._base.errors import CaptureError, StalePointError, warn_caller
 from hesse._base.fixed_draws import random_like
 from hesse._linearize import tape
 from hesse._linearize.choice import EngineName
 from hesse._linearize.compiled_linearization import CompiledLinearization
-from hesse._linearize.draws import States, drawing_from, generator_states
+from hesse._linearize.draws import drawing_from
 from hesse._linearize.lone_product import LoneProduct
 from hesse._linearize.options import Verify
 from hesse._linearize.program.explained import described, refused
@@ -193,7 +194,7 @@ class Compiled:
         from hesse._linearize.program import leftovers
         from hesse._linearize.program.program import Program
 
-        states = generator_states([*point, *surroundings.tensors.values()])
+        states = generator_states()
         reads = (self.func, shared and shared.reads())
         with refused(described("making its program")), leftovers.removed(reads):
             self._backend = self._backend or _inductor()
@@ -210,11 +211,10 @@ class Compiled:
 
     def _trusted(self, program: Program, inputs: list[Tensor]) -> CompiledLinearization | None:
         """The program's linearization; None where a rule is missing in it, and nothing has changed."""
-        states = generator_states(inputs) if program.draws else {}
+        states = generator_states() if program.draws else {}
         start = program.start(program.with_copies(inputs))
         if start.is_exception:
-            for generator, state in states.items():
-                generator.set_state(state)
+            put_back(states)
             return None
         for tensor, value in zip(program.changed_inputs(inputs), start.changed, strict=True):
             tensor.copy_(value)
@@ -232,7 +232,7 @@ class Compiled:
         """Compared with the tape: two halves, or where the call that makes them later is given, a lone product."""
         # The tape's is the one evaluation that counts: it draws and changes buffers. The program repeats it.
         before = program.with_copies(inputs)
-        states = generator_states(inputs) if program.draws else {}
+        states = generator_states() if program.draws else {}
         reference = tape.linearize(map, point, name=name)
         try:
             # Where none goes on with the tape, its graph is not kept beside what the program keeps.

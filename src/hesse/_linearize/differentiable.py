@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from hesse._autograd.evaluation import untraced
+from hesse._base.devices import generator_states
 from hesse._base.errors import CaptureError, warn_caller
 from hesse._linearize import tape
 from hesse._linearize.compiled import PROGRAMS, Compiled
 from hesse._linearize.compiled_linearization import CompiledLinearization
-from hesse._linearize.draws import generator_states
 from hesse._linearize.options import Verify
 from hesse._linearize.program.surroundings import Surroundings
 from hesse._linearize.protocol import Leaves, Linearization, Map, Selection
@@ -62,7 +62,7 @@ class Differentiable(Compiled):
             reference: Linearization | None = None
             if self._is_due(program, "halves"):
                 before = program.with_copies(inputs)
-                states = generator_states(inputs) if program.draws else {}
+                states = generator_states() if program.draws else {}
                 reference = tape.linearize(map, point, name=self._name, sources=sources)
                 expected = self._expected(reference, followed)
                 ours = self._checked(program, before, states, reference, expected, followed)

@@ -6,7 +6,9 @@ that was changed; it only cannot be named.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -20,6 +22,36 @@ from hesse._linearize.tape import CLOSED
 # A tensor of at most this many elements is compared whole, a larger one by some along each dimension.
 _WHOLE = 4096
 _SAMPLES_A_DIMENSION = 8
+# Samples are compared as integers of as many bytes: with these, a NaN is equal to itself.
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+Flag = tuple[Tensor, Callable[[], object]]
+"""Whether samples on an accelerator have changed, which is not read back yet, and what raises if so."""
+
+_pending: ContextVar[list[Flag] | None] = ContextVar("pending", default=None)
+
+
+@contextlib.contextmanager
+def read_back_later() -> Iterator[list[Flag]]:
+    """Meanwhile guards of tensors on an accelerator do not wait for it; ``read_back`` raises what they found."""
+    flags: list[Flag] = []
+    token = _pending.set(flags)
+    try:
+        yield flags
+    finally:
+        _pending.reset(token)
+
+
+def read_back(numbers: Tensor, flags: list[Flag]) -> Tensor:
+    """A vector of numbers on the CPU, by one transfer with the flags; raises where a flag is set."""
+    if not flags:
+        return numbers.cpu()
+    changed = torch.stack([flag.to(numbers.device, numbers.dtype) for flag, _ in flags])
+    together = torch.cat([numbers, changed]).cpu()
+    for (_, refuse), is_set in zip(flags, together[len(numbers) :].tolist(), strict=True):
+        if is_set:
+            refuse()
+    return together[: len(numbers)]
 
 
 class Guard:
@@ -36,13 +68,39 @@ class Guard:
             if id(tensor) not in seen and not lazy and not tensor.is_inference():
                 seen.add(id(tensor))
                 self._states.append(State.of(name, tensor))
+        self._samples, self._others = _together(self._states)
 
     def clear(self) -> None:
         """Forget the tensors, which are kept alive until then."""
-        self._states = []
+        self._states, self._samples, self._others = [], [], []
 
     def check(self) -> None:
-        """Raise :class:`~hesse._base.errors.StalePointError` if a tensor has changed."""
+        """Raise :class:`~hesse._base.errors.StalePointError` if a tensor has changed.
+
+        Within ``read_back_later`` it is ``read_back`` that raises where the numbers of an accelerator's have changed.
+        """
+        for state in self._states:
+            if state.has_moved():
+                self._refuse()
+        flags: dict[torch.device, list[Tensor]] = {}
+        for now, then in self._samples:
+            sample = now[0] if len(now) == 1 else torch.cat(now)
+            if sample.device.type != "cpu":
+                flags.setdefault(sample.device, []).append((sample != then).any())
+            elif not torch.equal(sample, then):
+                self._refuse()
+        if any([state.has_changed() for state in self._others]):
+            self._refuse()
+        later = _pending.get()
+        for found in flags.values():
+            flag = found[0] if len(found) == 1 else torch.stack(found).any()
+            if later is not None:
+                later.append((flag, self._refuse))
+            elif bool(flag):
+                self._refuse()
+
+    def _refuse(self) -> None:
+        """Name the first tensor that has changed; other bits may still be the same number, as those of −0.0 and 0.0."""
         for state in self._states:
             if state.has_changed():
                 raise StalePointError(
@@ -79,9 +137,13 @@ class State(NamedTuple):
         copy = None if sample is None else sample.clone()
         return State(name, tensor, tensor._version, address(tensor), sample, copy)
 
+    def has_moved(self) -> bool:
+        """Whether the tensor has memory of its own elsewhere now, or was written into where PyTorch counts it."""
+        return self.tensor._version != self.version or address(self.tensor) != self.address
+
     def has_changed(self) -> bool:
         """Whether the tensor is another, was written into, or has moved."""
-        if self.tensor._version != self.version or address(self.tensor) != self.address:
+        if self.has_moved():
             return True
         # Writing through ``.data`` counts no version; a few elements give a change of the whole tensor away.
         return self.sample is not None and self.copy is not None and not same(self.sample, self.copy)
@@ -105,6 +167,31 @@ def _sample(tensor: Tensor) -> Tensor | None:
         return tensor.detach()
     steps = [slice(None, None, max(1, size // _SAMPLES_A_DIMENSION)) for size in tensor.shape]
     return tensor.detach()[tuple(steps)]
+
+
+def _together(states: list[State]) -> tuple[list[tuple[list[Tensor], Tensor]], list[State]]:
+    """Samples that are compared at once, as integers, with what they hold now; and the states of all others."""
+    groups: dict[tuple[object, ...], list[Tensor]] = {}
+    others = []
+    for state in states:
+        if state.sample is None:
+            continue
+        bits = _bits(state.sample)
+        if bits is None:
+            others.append(state)
+        else:
+            groups.setdefault((bits.device, bits.dtype, bits.shape[1:]), []).append(bits)
+    return [(now, torch.cat(now)) for now in groups.values()], others
+
+
+def _bits(sample: Tensor) -> Tensor | None:
+    """A view of a sample as integers, of one dimension where it can be; None where views are not to be had."""
+    if sample.is_quantized or sample.is_conj() or sample.is_neg():
+        return None
+    if sample.dtype == torch.complex128:
+        sample = torch.view_as_real(sample)
+    bits = sample.view(_INTEGERS[sample.element_size()])
+    return bits.view(-1) if bits.is_contiguous() else bits
 
 
 def address(tensor: Tensor) -> int | None:

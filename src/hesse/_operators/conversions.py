@@ -102,4 +102,4 @@ def to_numpy(tensor: Tensor) -> Array:
 
 
 def _numpy_dtype(A: LinearMap) -> Any:
-    return torch.empty(0, dtype=A.dtype).numpy().dtype
+    return torch.empty(0, dtype=A.dtype, device="cpu").numpy().dtype

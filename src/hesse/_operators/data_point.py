@@ -86,8 +86,8 @@ class DataPoint(Point):
         self._values: dict[Place, float] = {}
         self._passes = threading.RLock()
         self._complete = False
-        self._value = torch.zeros(())
-        self._gradient = torch.zeros(())
+        self._value = torch.zeros((), device="cpu")
+        self._gradient = torch.zeros((), device="cpu")
         self._begin_anew()
         if plan is not None and self._fits(plan, is_other):
             self.plan = plan
@@ -95,7 +95,7 @@ class DataPoint(Point):
             self._make_plan()
         if self._drew:
             # The next operator draws anew.
-            torch.randint(2**61, ())
+            torch.randint(2**61, (), device="cpu")
 
     def _make_plan(self) -> None:
         """Plan by the first batch; one too small to try a part of is linearized, so that what is wrong is said now."""
@@ -145,7 +145,7 @@ class DataPoint(Point):
         """The loss over all data at other values of the variables, which autograd follows."""
         values, weights = [], []
         for number, batch in enumerate(self.batches):
-            generators = Seeded(self.objective.device, self._seed_of((number, 0)))
+            generators = Seeded(self._seed_of((number, 0)))
             with generators.net, generators:
                 value, counted = self.objective.value(x, batch)
             weight = self._weight(self.objective.count(batch, counted), (number, 0))
@@ -238,7 +238,7 @@ class DataPoint(Point):
         return term
 
     def _linearized(self, place: Place, piece: Any, reduction: Reduction, linearize: Linearize) -> Term:
-        generators = Seeded(self.objective.device, self._seed_of(place))
+        generators = Seeded(self._seed_of(place))
         with generators.net, generators:
             term = self._make(self.objective, linearize, piece, reduction, place)
         if generators.drew:
@@ -327,9 +327,9 @@ class DataPoint(Point):
 
 def drawn_seed() -> int:
     """A seed from a copy of the user's generator, which is advanced only if the loss draws, too."""
-    generators = State(None)
+    generators = State()
     with generators.net, generators:
-        return int(torch.randint(2**61, ()))
+        return int(torch.randint(2**61, (), device="cpu"))
 
 
 class _Sums:

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from hesse._base.devices import generator_states
 from hesse._base.space import Space
 from hesse._linearize.choice import EngineName
-from hesse._linearize.draws import generator_states
 from hesse._linearize.engines import Engines, Kind, Linearize
 from hesse._linearize.guard import Guard
 from hesse._linearize.lone_product import LoneProduct
@@ -40,7 +40,7 @@ class FunctionPoint(Point):
         super().__init__(variables, engines, strict=True)
         self._make = make
         # The function runs once: a program that takes the tape's place draws from where the tape did.
-        self._states = generator_states(variables.leaves) if engines.options.engine_name == "auto" else {}
+        self._states = generator_states() if engines.options.engine_name == "auto" else {}
         self.term = make(functools.partial(engines.linearize, name=variables.name))
         self.guard = Guard(variables.name, watched(), remedy)
         self._taped: Term | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hesse._base.devices import widest
 from hesse._ranks.group import Ranks
 
 # So many entries are added up in float32 at a time. A product of matrices adds up all of them one after the other: of
@@ -13,7 +14,8 @@ PIECE = 8192
 
 
 def inner_products(U: Tensor, V: Tensor) -> Tensor:
-    """Uᵀ·V of columns (n, k) and (n, l), as (k, l): pieces of them in their dtype, and the sum of these in float64.
+    """Uᵀ·V of columns (n, k) and (n, l), as (k, l): pieces of them in their dtype, and the sum of these in float64
+    where the device has it.
 
     Example:
         >>> import torch
@@ -27,7 +29,7 @@ def inner_products(U: Tensor, V: Tensor) -> Tensor:
         return U.mT @ V
     left = U[:whole].mT.reshape(U.shape[1], number, PIECE).transpose(0, 1)
     right = V[:whole].mT.reshape(V.shape[1], number, PIECE).permute(1, 2, 0)
-    total = torch.bmm(left, right).sum(0, dtype=torch.float64)
+    total = torch.bmm(left, right).sum(0, dtype=widest(U.device))
     return (total + U[whole:].mT @ V[whole:]).to(U.dtype)
 
 
@@ -37,4 +39,4 @@ def shared_inner_products(ranks: Ranks, U: Tensor, V: Tensor) -> Tensor:
     What each computed alone could differ in the last bit, and ranks would decide differently.
     """
     rows = ranks.share(U.shape[0])
-    return ranks.sum(inner_products(U[rows], V[rows]).double(), "inner products").to(U.dtype)
+    return ranks.sum(inner_products(U[rows], V[rows]).to(widest(U.device)), "inner products").to(U.dtype)

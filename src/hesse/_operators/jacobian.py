@@ -121,7 +121,7 @@ class JacobianTerm:
         self._linearization, self._variables = linearization, variables
         self.linearizations: Sequence[Linearization] = [linearization]
         self.count: float | None = 1.0
-        self.value = torch.zeros(())
+        self.value = torch.zeros((), device="cpu")
 
     def multiply(
         self, vectors: Leaves, part: Part, *, transposed: bool = False, batched: bool = False, last: bool = False

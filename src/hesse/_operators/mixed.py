@@ -65,7 +65,9 @@ class MixedBlock(Operator):
                 if rank == self._shared.rank:
                     self._first = len(leaves)
                 # Of other ranks' batches a vector has the shape, and nothing is held.
-                leaves += [torch.zeros((), dtype=dtype).to(self.range.device).expand(shape) for shape, dtype in found]
+                leaves += [
+                    torch.zeros((), dtype=dtype, device=self.range.device).expand(shape) for shape, dtype in found
+                ]
             self._point = made[0]
         self.domain = Space(leaves, trees.flatten(leaves)[1], "data block")
         self.shape = (self.range.size, self.domain.size)

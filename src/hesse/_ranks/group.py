@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hesse._base.devices import widest
 from hesse._ranks.exchange import packed, plain, unpacked
 from hesse._ranks.marks import differs, mark, rounding
 from hesse._ranks.waiting import Notes, listed
@@ -171,7 +172,7 @@ class Ranks:
     def _announce(self, what: str, vector: Sequence[Tensor], device: torch.device, key: str = "") -> Callable[[], None]:
         """Begin to tell what this rank is about to do; what is returned waits for the others, and compares."""
         self._count += 1
-        said = torch.zeros(self.size, 3, dtype=torch.float64, device=device)
+        said = torch.zeros(self.size, 3, dtype=widest(device), device=device)
         said[self.rank, 0] = 1 + zlib.crc32(f"{self._count} {what} {key}".encode())
         said[self.rank, 1:] = mark(vector, device)
         work = dist.all_reduce(said, group=self.group, async_op=True)

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hesse._base.devices import widest
+
 
 def mark(leaves: Sequence[Tensor], device: torch.device) -> Tensor:
-    """A weighted sum of all entries, and their norm: (2,), float64.
+    """A weighted sum of all entries, and their norm: (2,), in the widest dtype of the device.
 
     The weight of an entry depends on its place, so that unit vectors are told apart.
     """
-    found = torch.zeros(2, dtype=torch.float64, device=device)
+    found = torch.zeros(2, dtype=widest(device), device=device)
     for leaf in leaves:
         if leaf.layout == torch.strided and leaf.numel() and _is_inexact(leaf):
             found += _mark(leaf.detach()).to(device)
@@ -30,7 +32,7 @@ def _mark(leaf: Tensor) -> Tensor:
     weights = _weights(width, flat)
     total = _weights(whole // width, flat).cos() @ (flat[:whole].view(-1, width) @ weights)
     total = total + flat[whole:] @ weights[: len(flat) - whole]
-    return torch.stack([total, torch.linalg.vector_norm(flat)]).double()
+    return torch.stack([total, torch.linalg.vector_norm(flat)]).to(widest(flat.device))
 
 
 def _weights(length: int, like: Tensor) -> Tensor:

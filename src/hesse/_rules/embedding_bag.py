@@ -53,7 +53,9 @@ def embedding_bag_backward(
         scales = scales * per_sample_weights
     rows = cotangent[bags] * scales.unsqueeze(1)
     if sparse:
-        return torch.sparse_coo_tensor(indices.unsqueeze(0), rows, table.shape, check_invariants=False)
+        return torch.sparse_coo_tensor(
+            indices.unsqueeze(0), rows, table.shape, device=rows.device, check_invariants=False
+        )
     return table.index_add(0, indices, rows)
 
 

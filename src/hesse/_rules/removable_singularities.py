@@ -59,7 +59,7 @@ def _i1e(x: Tensor) -> Tensor:
 def _register(name: str, series: Function, radius: float) -> None:
     operator = operator_of(name)
     # In some releases the operator is a constant to autograd, to which the series would give half a derivative.
-    if operator is None or not operator(torch.ones((), requires_grad=True)).requires_grad:
+    if operator is None or not operator(torch.ones((), requires_grad=True, device="cpu")).requires_grad:
         return
 
     def rewrite(x: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class _Underivable(torch.autograd.Function):
 
 def _is_differentiated(operator: Any) -> bool:
     arguments = [
-        torch.ones((), requires_grad=True) if isinstance(argument.type, torch.TensorType) else 1.0
+        torch.ones((), requires_grad=True, device="cpu") if isinstance(argument.type, torch.TensorType) else 1.0
         for argument in operator._schema.arguments
     ]
     return bool(operator(*arguments).requires_grad)

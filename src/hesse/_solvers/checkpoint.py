@@ -23,9 +23,14 @@ from hesse._ranks.group import Ranks
 from hesse._solvers import checkpoint_file
 from hesse._solvers.checkpoint_file import State, digest
 
-__all__ = ["Checkpoint", "Keeper", "State", "fingerprint", "origin"]
+__all__ = ["Checkpoint", "Keeper", "State", "fingerprint", "is_same", "origin"]
 
 PROBE_SEED = 20_260_101
+# Between the kind of an operator and the numbers of its product, which are compared within rounding.
+_ROUNDED = " ~ "
+_ENTRIES = 64
+# In units of eps; of bfloat16, no more than this part.
+_ROUNDINGS, _MOST = 100, 0.05
 OTHER = "was written for another operator, or at another point of it"
 
 
@@ -70,9 +75,32 @@ def origin(rng: Rng, generator: np.random.Generator) -> Any:
 
 
 def fingerprint(operator: Operator) -> str:
-    """What tells operators and points apart: their kind, and one seeded product to the bit."""
-    product = operator.matmat(operator.signs(1, PROBE_SEED)).detach()
-    return f"{type(operator).__name__} {operator.shape} {digest(product)}"
+    """What tells operators and points apart: their kind, and one seeded product, to the bit or by a few numbers.
+
+    On an accelerator additions are made in any order, so that the same product has other last digits each time.
+    """
+    probe = operator.signs(1, PROBE_SEED)
+    product = operator.matmat(probe).detach()
+    kind = f"{type(operator).__name__} {operator.shape}"
+    if product.device.type == "cpu":
+        return f"{kind} {digest(product)}"
+    entries = product[:: max(1, len(product) // _ENTRIES), 0][:_ENTRIES]
+    numbers = torch.stack([operator.gram(product, product)[0, 0].sqrt(), operator.gram(probe, product)[0, 0]])
+    found = torch.cat([numbers, entries]).cpu().double().tolist()
+    return f"{kind} {str(product.dtype).removeprefix('torch.')}{_ROUNDED}{' '.join([f'{one:.17g}' for one in found])}"
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether settings, fingerprints among them, are the same: those of products on accelerators within rounding."""
+    if not (isinstance(one, str) and isinstance(other, str) and _ROUNDED in one and _ROUNDED in other):
+        return bool(one == other)
+    (kind, left), (other_kind, right) = [mark.split(_ROUNDED) for mark in (one, other)]
+    if kind != other_kind:
+        return False
+    a, b = [np.array(mark.split(), dtype=np.float64) for mark in (left, right)]
+    # The first number is the norm of the product.
+    tolerance = min(_ROUNDINGS * torch.finfo(getattr(torch, kind.split()[-1])).eps, _MOST) * a[0]
+    return bool(np.all(abs(a - b) <= tolerance))
 
 
 class Keeper:
@@ -116,7 +144,7 @@ class Keeper:
             if header is not None:
                 for name, value in told.items():
                     found = header["settings"].get(name)
-                    self.refuse_unless(found == value, f"was written with {name} {found}, not {value}")
+                    self.refuse_unless(is_same(found, value), f"was written with {name} {found}, not {value}")
                 self.saved = checkpoint_file.saved(self._path, header, tensors, operator.device)
             self._header = {
                 "question": question,
@@ -126,7 +154,7 @@ class Keeper:
                 "operator": fingerprint(operator),
             }
             if header is not None:
-                self.refuse_unless(header["operator"] == self._header["operator"], OTHER)
+                self.refuse_unless(is_same(header["operator"], self._header["operator"]), OTHER)
         except BaseException:
             self.close()
             raise

@@ -76,7 +76,7 @@ def write(path: Path, header: Mapping[str, Any], state: State, plain: Callable[[
     rest, places, tensors = _part(state)
     text = json.dumps({"version": VERSION, **header, "state": rest, "places": places}, default=plain)
     # safetensors does not read a file back that holds no tensor.
-    tensors[""] = torch.zeros(0)
+    tensors[""] = torch.zeros(0, device="cpu")
     with files.whole(path) as temporary:
         safetensors.torch.save_file(tensors, temporary, {"hesse": text, "digest": _seal(text, tensors)})
 
@@ -144,5 +144,7 @@ def _part(state: State) -> tuple[State, dict[str, Any], dict[str, Tensor]]:
     # Sums are taken in another order where columns lie otherwise in memory, so strides belong to the digits.
     places = {name: (list(value.stride()), value.device.type != "cpu") for name, value in tensors.items()}
     # Copies: safetensors refuses tensors that share memory.
-    copies = {name: torch.empty(value.shape, dtype=value.dtype).copy_(value) for name, value in tensors.items()}
+    copies = {
+        name: torch.empty(value.shape, dtype=value.dtype, device="cpu").copy_(value) for name, value in tensors.items()
+    }
     return rest, places, copies

@@ -28,7 +28,7 @@ def dots(operator: Operator, U: Tensor, V: Tensor) -> Tensor:
     """Inner products of the matching columns of two blocks, (k,)."""
     pairs = zip(pieces(U, WIDTH), pieces(V, WIDTH), strict=True)
     diagonals = [operator.gram(u, v).diagonal() for u, v in pairs]
-    return torch.cat(diagonals).double().cpu() if diagonals else torch.zeros(0, dtype=torch.float64)
+    return torch.cat(diagonals).cpu().double() if diagonals else torch.zeros(0, dtype=torch.float64, device="cpu")
 
 
 def norms(operator: Operator, V: Tensor) -> Tensor:
@@ -48,12 +48,12 @@ def norms(operator: Operator, V: Tensor) -> Tensor:
 
 def ldexp(V: Tensor, exponents: Tensor | int) -> Tensor:
     """V·2^e, columns or coefficients by an exponent each or by one: exact within the range of the dtype."""
-    left = torch.as_tensor(exponents, dtype=torch.int64)
+    left = torch.as_tensor(exponents, dtype=torch.int64, device="cpu")
     most = int(math.log2(torch.finfo(V.dtype).max)) - 2
     while bool(left.any()):
         step = left.clamp(-most, most)
         # NumPy's is exact; torch.ldexp takes the power in float32.
-        V = V * like(torch.as_tensor(np.ldexp(1.0, step.numpy())), V)
+        V = V * like(torch.as_tensor(np.ldexp(1.0, step.numpy()), device="cpu"), V)
         left = left - step
     return V
 
@@ -73,7 +73,7 @@ def unit(operator: Operator, V: Tensor) -> tuple[Tensor, Tensor]:
 
 def gram(operator: Operator, U: Tensor, V: Tensor) -> Tensor:
     """Uᵀ·V, as coefficients."""
-    return operator.gram(U, V).double().cpu()
+    return operator.gram(U, V).cpu().double()
 
 
 def like(coefficients: Tensor, V: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def orthonormalize(operator: Operator, Q: Tensor, V: Tensor) -> tuple[Tensor, Te
     capacity, kept = Q.shape[1] + V.shape[1], Q.shape[1]
     rows = torch.empty(capacity, V.shape[0], dtype=V.dtype, device=V.device)
     rows[:kept] = Q.mT
-    R = torch.zeros(capacity, V.shape[1], dtype=torch.float64)
+    R = torch.zeros(capacity, V.shape[1], dtype=torch.float64, device="cpu")
     eps = torch.finfo(V.dtype).eps
     for j, column in enumerate(pieces(V)):
         remainder = column
@@ -128,7 +128,7 @@ def orthonormalize(operator: Operator, Q: Tensor, V: Tensor) -> tuple[Tensor, Te
             basis = rows[:kept].mT
             coefficients = operator.gram(basis, remainder)
             remainder = remainder - basis @ coefficients
-            R[:kept, j] += coefficients.squeeze(-1).double().cpu()
+            R[:kept, j] += coefficients.squeeze(-1).cpu().double()
             before, norm = norm, float(norms(operator, remainder))
             if norm <= DEPENDENT * eps * first or norm > 0.7 * before:
                 break

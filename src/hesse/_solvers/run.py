@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hesse._base import checks, memory
+from hesse._base import checks, memory, pages
 from hesse._base.errors import ConvergenceWarning, NonFiniteProductError, warn_caller
 from hesse._base.progress import Bar
 from hesse._base.several_ranks import communications
+from hesse._linearize.guard import read_back, read_back_later
 from hesse._operators.dense import as_operator
 from hesse._operators.operator import Operator
 from hesse._operators.probes import Rng, generator
@@ -90,6 +91,7 @@ class Products:
         self._origin: Any = None
         self._ranks = self.operator.ranks
         self._is_first = self._ranks is None or self._ranks.is_first
+        self._pages = contextlib.ExitStack()
         self._bar = Bar(question, max_products) if progress and self._is_first else None
         if self.operator.shape[0] != self.operator.shape[1]:
             raise ValueError(f"{question} needs a square operator but got one of shape {self.operator.shape}.")
@@ -97,11 +99,14 @@ class Products:
     def __enter__(self) -> Self:
         if self._bar is not None:
             self._bar.__enter__()
+        if self.operator.device.type == "cpu":
+            self._pages.enter_context(pages.keeping_if_large())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._pages.close()
         if self._ranks is not None and error is not None:
             self._ranks.leave(self.question, error)
         if self._bar is not None:
@@ -241,16 +246,23 @@ class Products:
             measure: whether they tell the norm of A, as no few columns of the identity do.
         """
         # Small vectors times a small operator would lose digits.
-        powers = blocks.exponents(self.norms(V)) if self.exponent else torch.zeros(V.shape[1], dtype=torch.int64)
+        powers = (
+            blocks.exponents(self.norms(V))
+            if self.exponent
+            else torch.zeros(V.shape[1], dtype=torch.int64, device="cpu")
+        )
         before = communications()
-        image = self.operator.matmat(blocks.ldexp(V, -powers).to(self.operator.device)).detach()
+        with read_back_later() as flags:
+            image = self.operator.matmat(blocks.ldexp(V, -powers).to(self.operator.device)).detach()
         if self._ranks is None and communications() != before:
             self._require_alike_on_ranks()
         if measure and not self._measured:
             self._measure(V.to(image.device), image)
-        product = blocks.ldexp(image, powers - self.exponent).to(V.device)
-        finite = torch.isfinite(product).all(dim=0)
-        if not bool(finite.all()):
+        product = blocks.ldexp(image, powers - self.exponent)
+        # A norm reads the product once. Where it overflows, entries may be finite still.
+        lengths = read_back(torch.linalg.vector_norm(product, dim=0), flags)
+        product = product.to(V.device)
+        if not bool(torch.isfinite(lengths).all()) and not bool((finite := torch.isfinite(product).all(dim=0)).all()):
             place = self.count + 1 + int((~finite).nonzero()[0])
             if bool(torch.isfinite(image).all()):
                 self._refuse_size(place)

@@ -91,7 +91,11 @@ def jacobian_pattern_of_map(
     for leaf, product in zip(point.leaves, products, strict=True):
         part = following.found(product)
         _require_followed(name, product, part)
-        part = part if part is not None else Dependence(torch.zeros(leaf.shape, dtype=torch.int32), sets.identity(size))
+        part = (
+            part
+            if part is not None
+            else Dependence(torch.zeros(leaf.shape, dtype=torch.int32, device="cpu"), sets.identity(size))
+        )
         blocks.append(Dependence(_numbers(part.rows, leaf), part.table))
     rows, table = sets.join(blocks)
     transposed = sets.matrix(Dependence(torch.cat([part.cpu() for part in rows]), table))

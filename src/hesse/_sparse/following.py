@@ -161,9 +161,9 @@ class Following(TorchDispatchMode):
 
     def _connections(self, function: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Any:
         """Which entries of a result depend on which entries of an argument of this shape."""
-        x = torch.zeros(tuple(shape), dtype=torch.float64)
+        x = torch.zeros(tuple(shape), dtype=torch.float64, device="cpu")
         following = Following(self._sets, ())
-        rows = torch.arange(1, x.numel() + 1, dtype=torch.int32).reshape(x.shape)
+        rows = torch.arange(1, x.numel() + 1, dtype=torch.int32, device="cpu").reshape(x.shape)
         following.start(x, Dependence(rows, self._sets.identity(x.numel())))
         with following:
             part = following.found(function(x))

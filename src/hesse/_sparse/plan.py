@@ -71,7 +71,13 @@ class SparsePlan:
             # PyTorch says once in a process that this layout is new to it.
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
             return torch.sparse_csr_tensor(
-                self.starts, self.columns, values, self.shape, dtype=values.dtype, check_invariants=False
+                self.starts,
+                self.columns,
+                values,
+                self.shape,
+                dtype=values.dtype,
+                device=values.device,
+                check_invariants=False,
             )
 
 

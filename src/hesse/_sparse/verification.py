@@ -71,6 +71,11 @@ def difference(
 def _sizes(matrix: Tensor) -> Tensor:
     """The sum of each row's absolute values."""
     absolute = torch.sparse_csr_tensor(
-        matrix.crow_indices(), matrix.col_indices(), matrix.values().abs(), matrix.shape, check_invariants=False
+        matrix.crow_indices(),
+        matrix.col_indices(),
+        matrix.values().abs(),
+        matrix.shape,
+        device=matrix.device,
+        check_invariants=False,
     )
     return absolute @ absolute.values().new_ones(matrix.shape[1])

@@ -12,8 +12,8 @@ from hesse._autograd.arguments import Argnums, check_point, evaluate, without_hi
 from hesse._autograd.evaluation import differentiate, inside_transform
 from hesse._autograd.gradients import MissingDerivative
 from hesse._autograd.refusal import no_derivative
+from hesse._base.devices import generator_states, put_back
 from hesse._base.trees import Spec
-from hesse._linearize.draws import generator_states
 from hesse.functional import _compiling as compiling
 from hesse.functional import _rows as rows
 
@@ -77,15 +77,14 @@ def jacobian(
                 outputs, *specs[:], _ = evaluate("jacobian", point, duals, strict, has_aux)
                 return outputs
 
-            states = generator_states(x)
+            states = generator_states()
             try:
                 blocks = rows.by_columns(outputs_at, x)
             except RuntimeError as error:
                 if "mutate a captured Tensor" not in str(error) or inside_transform():
                     raise
                 # torch.func knows no function that writes into a captured tensor.
-                for generator, state in states.items():
-                    generator.set_state(state)
+                put_back(states)
                 outputs = outputs_at(x)
                 columns = rows.by_batch(outputs, x, False)
                 blocks = [

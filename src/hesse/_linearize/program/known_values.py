@@ -25,6 +25,7 @@ from torch.fx.node import map_aggregate
 from torch.utils._python_dispatch import _disable_current_modes
 
 from hesse._base import trees
+from hesse._linearize.program.randomness import draws
 from hesse._linearize.program.surroundings import Layout, token
 from hesse._linearize.program.undisturbed import undisturbed
 
@@ -151,7 +152,7 @@ class KnownValues:
             self._nodes[id(entry)] = node, entry, _memory(entry)
 
     def _call(self, func: Any, args: Any, kwargs: Any) -> fx.Node | None:
-        if not isinstance(func, OpOverload) or torch.Tag.nondeterministic_seeded in func.tags:
+        if not isinstance(func, OpOverload) or draws(func, args, kwargs):
             return None
         try:
             return self._graph.call_function(func, *map_aggregate((args, kwargs), self._node))

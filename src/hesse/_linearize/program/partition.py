@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, fx
 
 from hesse._base.errors import CaptureError
@@ -19,6 +18,7 @@ from hesse._linearize.program.graph import (
     results_of,
     set_results,
 )
+from hesse._linearize.program.randomness import draws
 from hesse._linearize.protocol import Direction
 
 
@@ -139,4 +139,4 @@ def _part(replay: Graph, products: slice, first_vector: int) -> Replay:
 
 
 def _draws(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
+    return draws(node.target, node.args, node.kwargs)

@@ -72,9 +72,16 @@ class _Scatter(torch.autograd.Function):
     @staticmethod
     def forward(values: Tensor, pattern: Pattern) -> Tensor:
         if pattern.compressed is None:
-            return torch.sparse_coo_tensor(pattern.indices, values, pattern.size, check_invariants=False)
+            return torch.sparse_coo_tensor(
+                pattern.indices, values, pattern.size, device=values.device, check_invariants=False
+            )
         return torch.sparse_compressed_tensor(
-            *pattern.compressed, values, pattern.size, layout=pattern.layout, check_invariants=False
+            *pattern.compressed,
+            values,
+            pattern.size,
+            layout=pattern.layout,
+            device=values.device,
+            check_invariants=False,
         )
 
     @staticmethod

@@ -29,14 +29,14 @@ def orthogonalize(products: Products, known: list[Tensor], V: Tensor) -> tuple[T
         The remainders (n, k); the coefficients of the blocks' columns (columns, k), and the remainders' norms (k,), in
         float64 on the CPU.
     """
-    total = [torch.zeros(block.shape[1], V.shape[1], dtype=torch.float64) for block in known]
+    total = [torch.zeros(block.shape[1], V.shape[1], dtype=torch.float64, device="cpu") for block in known]
     norms = products.norms(V)
     while True:
         for place, block in enumerate(known):
             if block.shape[1]:
                 coefficients = products.operator.gram(block, V)
                 V = V - block @ coefficients
-                total[place] += coefficients.double().cpu()
+                total[place] += coefficients.cpu().double()
         before, norms = norms, products.norms(V)
         # Where little was taken away, little of the blocks is left in the vectors.
         if not bool((norms < 0.7 * before).any()):
@@ -64,7 +64,7 @@ class Basis:
         self.device = device or self._operator.device
         self._vectors = self._rows(capacity)
         self._images = self._rows(capacity if keep_products else 0)
-        self._matrix = torch.zeros(capacity, capacity, dtype=torch.float64)
+        self._matrix = torch.zeros(capacity, capacity, dtype=torch.float64, device="cpu")
         self._tails = self._rows(0).mT
         self._eps = torch.finfo(self._operator.dtype).eps
         self.capacity = capacity
@@ -208,12 +208,12 @@ class Basis:
             residuals = self.images @ self._here(y)
             residuals.addcmul_(self.vectors @ self._here(y), self._here(theta), value=-1)
             found.append(self._products.norms(residuals))
-        return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)
+        return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64, device="cpu")
 
     def leftovers(self, count: int) -> Tensor:
         """RᵀR for the residuals R of the first vectors as Ritz vectors, (count, count), float64; see ``turn``."""
         starts = range(0, count, WIDTH)
-        found = torch.zeros(count, count, dtype=torch.float64)
+        found = torch.zeros(count, count, dtype=torch.float64, device="cpu")
         for i in starts:
             left = self._residuals(i, min(i + WIDTH, count))
             for j in range(0, i + 1, WIDTH):

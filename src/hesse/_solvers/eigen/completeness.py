@@ -37,7 +37,7 @@ class Ritz:
         """
         # Farther away than the spectrum is wide there is nothing to stay away from.
         width = self.values.max() - self.values.min()
-        beyond, settled, vague = torch.zeros(3, len(self.values), dtype=torch.bool).unbind()
+        beyond, settled, vague = torch.zeros(3, len(self.values), dtype=torch.bool, device="cpu").unbind()
         for claim in claims:
             distances = claim.threshold - claim.side * self.values
             known = (distances < 0) | (self.estimates <= SETTLED * distances)

@@ -103,7 +103,7 @@ class Search:
         places = torch.cat(chosen)
         complete = torch.cat(
             [
-                torch.full(part.shape, whole or end in self._completeness.ends)
+                torch.full(part.shape, whole or end in self._completeness.ends, device="cpu")
                 for end, part in zip(self._wanted.ends, chosen, strict=True)
             ]
         )

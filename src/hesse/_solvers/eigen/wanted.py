@@ -79,7 +79,7 @@ class Wanted:
 
     def choose(self, values: Tensor) -> list[Tensor]:
         """For each end the indices of its values, the most wanted first; no index twice, even where values are few."""
-        taken = torch.zeros(len(values), dtype=torch.bool)
+        taken = torch.zeros(len(values), dtype=torch.bool, device="cpu")
         chosen = []
         for end in self.ends:
             order = end.order(values)
@@ -97,4 +97,4 @@ class Wanted:
             turn = min(range(len(self.ends)), key=lambda i: taken[i] / self.ends[i].count)
             kept[orders[turn][taken[turn]]] = None
             taken[turn] += 1
-        return torch.tensor(list(kept))
+        return torch.tensor(list(kept), device="cpu")

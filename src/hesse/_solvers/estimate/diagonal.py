@@ -51,7 +51,7 @@ class DiagonalEstimate:
         return tables.labelled(
             [
                 ("diagonal", f"{len(values)} entries{spread}"),
-                ("error", f"{self.error_estimate:.2g}, of a norm of {float(values.double().norm()):.6g}"),
+                ("error", f"{self.error_estimate:.2g}, of a norm of {float(values.cpu().double().norm()):.6g}"),
                 ("method", self.method),
                 ("products", str(self.num_products)),
                 ("converged", tables.yes(self.converged)),

@@ -29,7 +29,7 @@ class RangeFinder:
     def __init__(self, operator: Operator) -> None:
         self._operator = operator
         self.basis = blocks.empty(operator)
-        self.triangle = torch.zeros(0, 0, dtype=torch.float64)
+        self.triangle = torch.zeros(0, 0, dtype=torch.float64, device="cpu")
         self.exhausted = False
 
     @property
@@ -43,10 +43,10 @@ class RangeFinder:
         self.basis, new = blocks.orthonormalize(self._operator, self.basis, images)
         # Column j brought a new direction exactly where its last coefficient is the first of that row.
         leading = (new[before:] != 0).int().argmax(dim=1)
-        fresh = torch.zeros(images.shape[1], dtype=torch.bool)
+        fresh = torch.zeros(images.shape[1], dtype=torch.bool, device="cpu")
         fresh[leading] = True
         self.exhausted |= not bool(fresh.all())
-        grown = torch.zeros(self.size, self.size, dtype=torch.float64)
+        grown = torch.zeros(self.size, self.size, dtype=torch.float64, device="cpu")
         grown[:before, :before] = self.triangle
         grown[:, before:] = new[:, fresh]
         self.triangle = grown
@@ -54,7 +54,7 @@ class RangeFinder:
 
     def leave_one_out(self) -> tuple[Tensor, Tensor]:
         """The directions s_i that only one image holds, as columns (k, k), and the images' distances (k,)."""
-        identity = torch.eye(self.size, dtype=torch.float64)
+        identity = torch.eye(self.size, dtype=torch.float64, device="cpu")
         inverse = torch.linalg.solve_triangular(self.triangle, identity, upper=True).mT
         lengths = (inverse**2).sum(dim=0).sqrt()
         return inverse / lengths, 1 / lengths
@@ -65,7 +65,7 @@ class RangeFinder:
 
     def distances(self) -> Tensor:
         """‖(I − Q_i·Q_iᵀ)·A·ω_i‖ for each vector left out, (k,): zeros once the range is exhausted."""
-        return torch.zeros(self.size, dtype=torch.float64) if self.exhausted else self.leave_one_out()[1]
+        return torch.zeros(self.size, dtype=torch.float64, device="cpu") if self.exhausted else self.leave_one_out()[1]
 
     def state(self) -> State:
         """All of it."""

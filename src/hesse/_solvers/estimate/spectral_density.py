@@ -232,7 +232,10 @@ def _density(
     exact: bool = False,
 ) -> SpectralDensity:
     shape = len(done), max(len(values) for values, _ in done)
-    nodes, weights = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+    nodes, weights = (
+        torch.zeros(shape, dtype=torch.float64, device="cpu"),
+        torch.zeros(shape, dtype=torch.float64, device="cpu"),
+    )
     for row, (values, shares) in enumerate(done):
         nodes[row, : len(values)], weights[row, : len(values)] = values, shares
     found = nodes[weights > 0]
@@ -247,7 +250,7 @@ def _density(
             f"sigma given to spectral_density should be at least {least:.2g} for a spectrum from {grow(left):.6g} to"
             f" {grow(right):.6g} but is {sigma}: a grid that shows it would have more than {MOST_GRID_POINTS} points."
         )
-    grid = torch.linspace(left, right, points, dtype=torch.float64)
+    grid = torch.linspace(left, right, points, dtype=torch.float64, device="cpu")
     curves = torch.stack([_smoothed(grid, *row, width) for row in zip(nodes, weights, strict=True)])
     density = curves.mean(dim=0)
     low, high = (density.clone(), density.clone()) if exact else _band(curves, confidence)

@@ -109,7 +109,7 @@ class SpectralSum:
         # The columns of the matrix, once it is made.
         self._columns = blocks.empty(products.operator)
         # The eigenvalues at which f was taken last, and what it gave.
-        self._seen = torch.zeros(2, 0, dtype=torch.float64)
+        self._seen = torch.zeros(2, 0, dtype=torch.float64, device="cpu")
 
     def run(self, saved: State | None) -> TraceOfEstimate:
         """Go on until the answer is good enough or no products are left; from ``saved``, if any."""
@@ -145,7 +145,7 @@ class SpectralSum:
     def _load(self, saved: State) -> None:
         self._seen = saved["f"]
         if self._seen.shape[1]:
-            given = torch.as_tensor(self._f(self._seen[0]), dtype=torch.float64)
+            given = torch.as_tensor(self._f(self._seen[0]), dtype=torch.float64, device="cpu")
             self._products.refuse_unless(torch.equal(given, self._seen[1]), "was written with another f")
         self._samples, self._errors, self._floors = saved["samples"], saved["errors"], saved["floors"]
         self._wanted, self._columns = saved["wanted"], saved["columns"]
@@ -228,7 +228,7 @@ class SpectralSum:
             self._columns = blocks.beside(self._columns, products.multiply(units, measure=False))
             products.report(f"{self._columns.shape[1]} of {products.size} columns")
             products.keep(self._state)
-        matrix = self._columns.double().cpu()
+        matrix = self._columns.cpu().double()
         # Near one, LAPACK need not divide the matrix by a number that is no power of two.
         exponent = int(blocks.exponents(matrix.abs().amax())) if products.size else 0
         scaled = blocks.ldexp(matrix, -exponent)
@@ -241,7 +241,7 @@ class SpectralSum:
         return self._result(estimate, 0.0, bias, 0.0, floor, 0)
 
     def _values(self, nodes: Tensor) -> Tensor:
-        values = torch.as_tensor(self._f(nodes), dtype=torch.float64)
+        values = torch.as_tensor(self._f(nodes), dtype=torch.float64, device="cpu")
         finite = torch.isfinite(values)
         if values.shape != nodes.shape:
             raise ValueError(
@@ -261,7 +261,7 @@ class SpectralSum:
         """What a shift of the nodes by that distance would change, and rounding of f; infinite where f ends."""
         here = self._values(nodes)
         changes = [
-            (torch.as_tensor(self._f(nodes + shift), dtype=torch.float64) - here).abs()
+            (torch.as_tensor(self._f(nodes + shift), dtype=torch.float64, device="cpu") - here).abs()
             for shift in (-distance, distance)
         ]
         own = ROUNDING * torch.finfo(here.dtype).eps * here.abs()

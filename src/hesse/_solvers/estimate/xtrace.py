@@ -99,9 +99,9 @@ def _estimates(products: Products, finder: RangeFinder, probes: Tensor, images: 
         kept = core.diagonal().sum() - (out * images).sum(dim=(0, 1))
         return kept + torch.where(lengths > 0, (n - k + len(out)) * forms / lengths, 0)
 
-    places = torch.arange(k)
+    places = torch.arange(k, device="cpu")
     estimates = without(lone.unsqueeze(0), turned.unsqueeze(0), places)
-    changes = torch.zeros(k, k, dtype=torch.float64)
+    changes = torch.zeros(k, k, dtype=torch.float64, device="cpu")
     for i in range(k if k > 1 else 0):
         own, others = places == i, places[places != i]
         overlaps = lone[:, own].mT @ lone[:, others]

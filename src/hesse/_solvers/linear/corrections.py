@@ -114,7 +114,7 @@ def _begin(products: Products, B: Tensor, x0: Tensor | None, units: Tensor, targ
         R.mT[place] -= blocks.ldexp(images, products.exponent + sizes - shifts).mT
     norms = blocks.norms(products.operator, R)
     endings = ["converged" if norm <= target else "" for norm, target in zip(norms, targets, strict=True)]
-    return Answers(X, R, norms, endings, torch.zeros(B.shape[1], dtype=torch.int64), [], [0.0, 0.0])
+    return Answers(X, R, norms, endings, torch.zeros(B.shape[1], dtype=torch.int64, device="cpu"), [], [0.0, 0.0])
 
 
 def _carry_on(
@@ -152,7 +152,7 @@ def _carry_on(
     while open_columns := [column for column, ending in enumerate(answers.endings) if not ending]:
         bare = all(answers.bare[column] for column in open_columns)
         open_columns = [column for column in open_columns if answers.bare[column] == bare]
-        index, matrix = torch.tensor(open_columns), None if bare else inverse
+        index, matrix = torch.tensor(open_columns, device="cpu"), None if bare else inverse
         starts, scales = blocks.unit(products.operator, blocks.select(answers.R, index))
         # No run makes a residual smaller than rounding of the first one.
         run = method(products.operator, starts, (targets[index] / scales).clamp(min=eps), matrix, answers.scales[bare])
@@ -176,10 +176,12 @@ def _carry_on(
             better = norms <= answers.norms[index]
             # The energy ½·xᵀAx − bᵀx changes by −½·cᵀ(r + r′) where the correction c takes r to r′.
             fallen = blocks.dots(products.operator, changes, before + R) > 0
-            kept = torch.tensor([ending in method.KEEPS for ending in endings]) & (answers.iterations[index] == 0)
+            kept = torch.tensor([ending in method.KEEPS for ending in endings], device="cpu") & (
+                answers.iterations[index] == 0
+            )
             _replace(answers, index, X, R, norms, better | (kept & fallen))
         answers.iterations[index] += run.iterations
-        claimed = torch.tensor([ending == "least_squares" for ending in endings])
+        claimed = torch.tensor([ending == "least_squares" for ending in endings], device="cpu")
         if bare and 0 < int(claimed.sum()) <= products.left:
             claimed[claimed.clone()] = ~_shorten(products, answers, index[claimed], lift=lift)
             endings = ["precision" if wrong else ending for wrong, ending in zip(claimed, endings, strict=True)]

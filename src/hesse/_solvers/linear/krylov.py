@@ -30,7 +30,9 @@ class Preconditioner:
         """M·R, and rᵀ·M·r for each column."""
         lengths = blocks.norms(self._operator, R)
         # Small vectors times a small matrix would lose digits.
-        powers = blocks.exponents(lengths) if self.exponent else torch.zeros(R.shape[1], dtype=torch.int64)
+        powers = (
+            blocks.exponents(lengths) if self.exponent else torch.zeros(R.shape[1], dtype=torch.int64, device="cpu")
+        )
         Z = self._matrix.matmat(blocks.ldexp(R, -powers).to(self._matrix.dtype)).detach().to(R.dtype)
         if self.exponent is None:
             found = blocks.norms(self._operator, Z)
@@ -77,10 +79,10 @@ class Krylov(abc.ABC):
         self.targets = targets
         self.preconditioner = preconditioner
         self.eps = torch.finfo(B.dtype).eps
-        self.columns = torch.arange(B.shape[1])
+        self.columns = torch.arange(B.shape[1], device="cpu")
         self.solution = torch.zeros_like(B)
         self.endings = [""] * B.shape[1]
-        self.iterations = torch.zeros(B.shape[1], dtype=torch.int64)
+        self.iterations = torch.zeros(B.shape[1], dtype=torch.int64, device="cpu")
         self.direction: Tensor | None = None
         self.x = torch.zeros_like(B)
         self.r = B.clone()
@@ -102,7 +104,7 @@ class Krylov(abc.ABC):
     def step(self, images: Tensor) -> None:
         """Go on by the products with ``vectors``."""
         self.iterations[self.columns] += 1
-        stopped = torch.zeros(self.width, dtype=torch.bool)
+        stopped = torch.zeros(self.width, dtype=torch.bool, device="cpu")
         for ending, befell in self.advance(images):
             for column in self.columns[befell & ~stopped].tolist():
                 self.endings[column] = ending
@@ -112,7 +114,7 @@ class Krylov(abc.ABC):
 
     def close(self) -> None:
         """Hand over the columns that are still running."""
-        self._keep(torch.zeros(self.width, dtype=torch.bool))
+        self._keep(torch.zeros(self.width, dtype=torch.bool, device="cpu"))
 
     def state(self) -> State:
         """All that the next step depends on."""

@@ -118,7 +118,7 @@ class Minres(Krylov):
 
     def _is_least_squares(self, ratio: Tensor) -> Tensor:
         """Which columns have had their least-squares solution, ``_best_x``; ratio: ‖A·r‖/(‖A‖·‖r‖) of present ones."""
-        steps = self.iterations[self.columns].double()
+        steps = self.iterations[self.columns].cpu().double()
         self._best = torch.where(self._phi < FALLS * self._best_phi, torch.inf, self._best)
         better = (ratio < self.eps**LEAST_SQUARES) & (ratio < 0.5 * self._best)
         if bool(better.any()):

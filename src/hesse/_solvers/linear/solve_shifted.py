@@ -13,7 +13,7 @@ from torch import Tensor
 from hesse._base import checks, tables
 from hesse._operators.operator import Operator
 from hesse._solvers import columns as blocks
-from hesse._solvers.checkpoint import Checkpoint, State, fingerprint
+from hesse._solvers.checkpoint import Checkpoint, State, fingerprint, is_same
 from hesse._solvers.linear import corrections
 from hesse._solvers.linear.conjugate_gradients import ConjugateGradients
 from hesse._solvers.linear.multishift import Multishift
@@ -115,7 +115,7 @@ def solve_shifted(
     checks.numbers("solve_shifted", tol=tol, atol=atol)
     checks.wholes("solve_shifted", 1, optional=True, max_products=max_products)
     checks.functions("solve_shifted", optional=True, preconditioner=preconditioner)
-    sigmas = torch.tensor(checks.listed("solve_shifted", "shifts", shifts), dtype=torch.float64)
+    sigmas = torch.tensor(checks.listed("solve_shifted", "shifts", shifts), dtype=torch.float64, device="cpu")
     if not len(sigmas) or not bool(torch.isfinite(sigmas).all()):
         raise ValueError(f"shifts given to solve_shifted should be finite numbers, at least one, but are {shifts!r}.")
     with Products(A, "solve_shifted", max_products=max_products or 1, callback=callback, progress=progress) as products:
@@ -164,9 +164,9 @@ class _Path:
         self.X = torch.zeros(len(shifts), products.size, dtype=B.dtype, device=B.device).mT
         length = float(blocks.norms(products.operator, B))
         self._target = max(tol * length, atol)
-        self.norms = torch.full((len(shifts),), length, dtype=torch.float64)
+        self.norms = torch.full((len(shifts),), length, dtype=torch.float64, device="cpu")
         self.endings = ["converged" if length <= self._target else ""] * len(shifts)
-        self.steps = torch.zeros(len(shifts), dtype=torch.int64)
+        self.steps = torch.zeros(len(shifts), dtype=torch.int64, device="cpu")
         self.direction: Tensor | None = None
 
     def state(self) -> State:
@@ -184,7 +184,10 @@ class _Path:
         if all(self.endings):
             return
         unit = blocks.exponents(blocks.norms(products.operator, self._B))
-        B, target = (blocks.ldexp(part, -unit) for part in (self._B, torch.tensor([self._target], dtype=torch.float64)))
+        B, target = (
+            blocks.ldexp(part, -unit)
+            for part in (self._B, torch.tensor([self._target], dtype=torch.float64, device="cpu"))
+        )
         shared = Multishift(products, B, self._shifts, float(target))
         if saved is not None:
             shared.load(saved)
@@ -222,7 +225,7 @@ class _Path:
         inverse = None if preconditioner is None else preconditioner(shift)
         if saved is not None:
             mark = None if inverse is None else fingerprint(inverse)
-            products.refuse_unless(saved["preconditioner"] == mark, "was written with another preconditioner")
+            products.refuse_unless(is_same(saved["preconditioner"], mark), "was written with another preconditioner")
         damped = products.operator.shift(shift)
         with products.multiplying_by(damped, beside=lambda: {**self.state(), "preconditioner": inverse}):
             if saved is not None:

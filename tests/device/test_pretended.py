@@ -1,0 +1,33 @@
+"""The checks on pretended CUDA devices, each file in a process that starts them before torch."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CHECKS = sorted(path.name for path in Path(__file__).parent.glob("on_devices_*.py"))
+RUN = (
+    "from tests.device import pretended; pretended.start(); import sys, pytest;"
+    " raise SystemExit(pytest.main(['-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', *sys.argv[1:]]))"
+)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the pretended devices are compiled with g++")
+@pytest.mark.skipif(sys.platform != "linux", reason="the pretended devices are registered in a shared library of Linux")
+@pytest.mark.parametrize("checks", CHECKS)
+def test_pretended_devices(checks: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", RUN, str(Path(__file__).with_name(checks))],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+        timeout=900,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
