@@ -22,7 +22,7 @@ def test_two_ranks_refuse_alike_and_the_remedies_are_right() -> None:
     ]
     environment = {
         **os.environ,
-        "PYTHONPATH": str(Path(hesse.__file__).parents[1]),
+        "PYTHONPATH": os.pathsep.join([str(Path(hesse.__file__).parents[1]), str(Path(__file__).parents[2])]),
         "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": "1",
     }

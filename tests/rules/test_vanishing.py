@@ -503,7 +503,9 @@ def test_moduli_of_sparse_tensors_are_pytorchs() -> None:
     x = draw(3)
 
     def sparse(x: Tensor) -> Tensor:
-        return torch.sparse_coo_tensor(torch.arange(3)[None], x, check_invariants=True).abs().to_dense().square().sum()
+        return torch.sparse_coo_tensor(torch.arange(3)[None], x).abs().to_dense().square().sum()
 
-    assert_values(hesse.functional.vjp(sparse, x)[1], 2 * x)
-    assert_values(hesse.functional.vjp(sparse, torch.zeros_like(x))[1], torch.zeros_like(x))
+    # The modulus is a sparse tensor again, which PyTorch up to 2.11 warns of unless the checks are chosen for all.
+    with torch.sparse.check_sparse_tensor_invariants():
+        assert_values(hesse.functional.vjp(sparse, x)[1], 2 * x)
+        assert_values(hesse.functional.vjp(sparse, torch.zeros_like(x))[1], torch.zeros_like(x))
