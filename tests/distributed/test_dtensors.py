@@ -114,6 +114,7 @@ def test_hvp_through_a_gathered_tensor_is_refused(placement: Placement, mesh: De
         hesse.hvp(gathered, w, v)
 
 
+@pytest.mark.private
 def test_a_plain_tensor_that_becomes_a_dtensor_is_refused_where_its_gradient_depends_on_it(mesh: DeviceMesh) -> None:
     gradient, product, _ = references()
 
@@ -186,6 +187,7 @@ def test_a_tensor_parallel_model_in_a_function_is_refused_only_where_it_would_be
         products(model, ["first.weight"])
 
 
+@pytest.mark.private
 def test_loss_parallel_is_refused_but_for_gradients(mesh: DeviceMesh) -> None:
     def loss(w: Tensor) -> Tensor:
         labels = distribute_tensor(LABELS, mesh, [Replicate()]) if isinstance(w, DTensor) else LABELS

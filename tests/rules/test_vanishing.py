@@ -422,6 +422,7 @@ def with_zero_and_even_rows() -> Tensor:
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("name", BATCHED)
+@pytest.mark.private
 def test_batches_of_vmap_inside_of_the_function_are_seen(name: str) -> None:
     func, same = BATCHED[name]
     x = with_zero_and_even_rows()
@@ -491,6 +492,7 @@ def test_autocast_chooses_the_precision_of_a_distance() -> None:
     assert dtypes == [(torch.bfloat16, torch.float32)]
 
 
+@pytest.mark.private
 def test_a_traced_function_has_no_values_to_ask_for() -> None:
     x, v = draw(4, 3), draw(4, 3, seed=1)
     func, same, _ = CASES["norms of rows"]
