@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 # A warning is an error.
 SPHINX := $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet
 
-.PHONY: help demo test test-all exhaustive record inductor lint docs bench questions tables clean
+.PHONY: help demo test test-all exhaustive record inductor matrix lint docs bench questions tables clean
 
 help:
 	@echo "make demo      the Hessian of a network trained on scikit-learn's digits: products, and its spectrum on a page"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-all  the tests and the exhaustive ones"
 	@echo "make record    the tests, as a row of the table by release of PyTorch; TORCH=2.15.0 as above"
 	@echo "make inductor  every scenario and operator compiled by Inductor (an hour or so)"
+	@echo "make matrix    the built wheel with the oldest and the newest PyTorch, each in an empty environment of gigabytes"
 	@echo "make lint      format, lint and types"
 	@echo "make docs      the site, in .site"
 	@echo "make bench     the benchmark against PyTorch and its peers (installs them; about half an hour)"
@@ -64,6 +65,10 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The Python that makes the wheel needs nothing but pip.
+matrix:
+	.ci/installed 2.11.0 2.15.0
 
 # Every internal link must lead somewhere, and every message of a translated page be translated.
 docs: $(VENV)/.installed

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -36,6 +38,13 @@ def differentiates_grid_sample_twice() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def differentiates_gathers_twice(mesh: DeviceMesh) -> bool:
+    """Whether the gradient through a gathered DTensor has a history, and not a leaf in its place."""
+    x = distribute_tensor(torch.ones(2, dtype=torch.float64), mesh, [Shard(0)]).requires_grad_()
+    (gradient,) = torch.autograd.grad((x.full_tensor() ** 3).sum(), x, create_graph=True)
+    return gradient.grad_fn is not None
 
 
 class _Called(TorchDispatchMode):

@@ -25,6 +25,12 @@ def test_every_file_with_a_private_name_stands_in_the_table() -> None:
     assert not silent
 
 
+def test_every_test_file_of_the_table_has_tests_for_the_matrix() -> None:
+    files = set(re.findall(r"`(tests/[\w/]+\.py)`", PAGE[PAGE.index("| name |") :]))
+    assert len(files) > 20
+    assert not [name for name in files if "@pytest.mark.private\n" not in (ROOT / name).read_text()]
+
+
 def _code(text: str) -> str:
     """Without documentation and comments."""
     return re.sub(r'r?"""(?:.|\n)*?"""|#[^\n]*', "", text)

@@ -68,6 +68,7 @@ def products(function: Any) -> dict[str, Callable[[], object]]:
 
 @pytest.mark.parametrize("behind", BEHIND)
 @pytest.mark.parametrize("function", OPAQUE)
+@pytest.mark.private
 def test_an_opaque_function_is_refused_by_name_and_line(function: Any, behind: str) -> None:
     def cubed(x: Tensor) -> Tensor:
         return function.apply(x)
@@ -88,6 +89,7 @@ def test_every_operator_and_engine_refuses_it(function: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("function", [custom.WithoutGraph, custom.Detached, custom.Marked])
+@pytest.mark.private
 def test_transforms_refuse_it(function: Any) -> None:
     scalar = lambda x: (function.apply(x) ** 2).sum()  # noqa: E731  # a function in one line
     for product in (
@@ -194,6 +196,7 @@ torch::Tensor cube(torch::Tensor x) { return CubeInCpp::apply(x); }
 
 
 @pytest.mark.exhaustive
+@pytest.mark.private
 def test_a_function_in_cpp_is_refused_by_name(tmp_path: Any) -> None:
     from torch.utils.cpp_extension import load_inline
 

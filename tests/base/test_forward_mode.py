@@ -23,6 +23,7 @@ CALLS = [
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.one_in(2)
+@pytest.mark.private
 def test_the_first_forward_mode_product_of_a_process_does_not_warn(call: str) -> None:
     program = [sys.executable, "-W", "error", "-c", PROGRAM.format(call=call)]
     assert subprocess.run(program, check=False, capture_output=True, text=True).stderr == ""

@@ -15,6 +15,7 @@ def matrix(rows: int, columns: int, transposed: bool = False, dtype: torch.dtype
     return drawn if transposed else drawn.contiguous()
 
 
+@pytest.mark.private
 def test_pytorch_still_has_the_product_under_that_name() -> None:
     assert torch.backends.mkldnn.is_available() == onednn.available
 

@@ -57,6 +57,7 @@ CASES: dict[str, tuple[Any, list[Any], list[trees.Path]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.private
 def test_flatten_gives_leaves_and_paths_in_flat_order(case: str) -> None:
     tree, leaves, paths = CASES[case]
     actual, spec = trees.flatten(tree)
@@ -120,6 +121,7 @@ def _box(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_box")
+@pytest.mark.private
 def test_a_container_registered_with_pytorch_is_a_structure_with_or_without_names() -> None:
     leaves, spec = trees.flatten({"x": [Box(A, Layer(B, Box(C)))], "y": A})
     assert all(left is right for left, right in zip(leaves, [A, B, C, A], strict=True))

@@ -184,6 +184,7 @@ def test_a_stopped_gradient_that_does_not_matter_says_nothing():
     assert hesse.check(func, torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)).ok
 
 
+@pytest.mark.private
 def test_rules_that_were_needed_are_named():
     report = hesse.check(lambda x: torch.nn.functional.hardsigmoid(x.sin()).pow(2).sum(), torch.randn(5))
     assert report.ok
@@ -191,6 +192,7 @@ def test_rules_that_were_needed_are_named():
     assert hesse.check(lambda x: x.sin().sum(), torch.randn(5)).rules == ()
 
 
+@pytest.mark.private
 def test_compiled_functions_are_well_since_they_run_eagerly():
     compiled = torch.compile(lambda x: (x**3).sum(), backend="aot_eager")
     assert hesse.check(compiled, torch.ones(3)).ok

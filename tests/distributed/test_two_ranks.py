@@ -5,12 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import hesse
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 CHECKS = ["fsdp", "tensor_parallel", "data_parallel", "questions", "loaders", "plain_dtensors"]
 
 
+@pytest.mark.private
 def test_two_ranks_refuse_alike_and_the_remedies_are_right() -> None:
     # With port 0 torchrun takes one that is free.
     torchrun = [
@@ -22,7 +25,7 @@ def test_two_ranks_refuse_alike_and_the_remedies_are_right() -> None:
     ]
     environment = {
         **os.environ,
-        "PYTHONPATH": str(Path(hesse.__file__).parents[1]),
+        "PYTHONPATH": os.pathsep.join([str(Path(hesse.__file__).parents[1]), str(Path(__file__).parents[2])]),
         "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": "1",
     }

@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import hesse
+from tests.capabilities import differentiates_gathers_twice
 
 GENERATOR = torch.Generator().manual_seed(1)
 X, Y = torch.randn(13, 4, dtype=torch.float64, generator=GENERATOR), torch.arange(13) % 4
@@ -170,7 +171,7 @@ def loaders() -> None:
 
 
 def plain_dtensors() -> None:
-    """The one way to exact products with sharded tensors, each rank with its own data."""
+    """The one way to exact products with sharded tensors, each rank with its own data, where PyTorch has it."""
 
     def loss(shards: dict[str, Any]) -> Tensor:
         whole = {name: shard.full_tensor(grad_placements=[Partial()]) for name, shard in shards.items()}
@@ -180,6 +181,9 @@ def plain_dtensors() -> None:
         {name: distribute_tensor(tensor.contiguous(), mesh(), [Shard(0)]) for name, tensor in named(flat).items()}
         for flat in (POINT, V)
     ]
+    if not differentiates_gathers_twice(mesh()):
+        refused(hesse.NoDerivativeError, "cannot be differentiated once more", lambda: hesse.vhp(loss, at, v))
+        return
     products = [hesse.Hessian(loss, at) @ v, hesse.vhp(loss, at, v)[1]]
     for product in products:
         close(torch.cat([product[name].full_tensor().reshape(-1) for name in NAMES]), DENSE @ V)

@@ -196,6 +196,7 @@ CONTROL_FLOW: dict[str, tuple[Func, Func]] = {
 
 
 @pytest.mark.parametrize("operator", CONTROL_FLOW)
+@pytest.mark.private
 def test_control_flow_in_operators_is_exact(operator: str) -> None:
     assert_products_are(*CONTROL_FLOW[operator], draw(3))
     assert_products_are(*CONTROL_FLOW[operator], -draw(3))

@@ -85,6 +85,7 @@ def test_product_of_a_compiled_cross_entropy_is_right(name: str, backend: str) -
     assert_values(product, dense_product(_cross_entropy, (logits,), (v,))[0], rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.private
 def test_product_of_a_function_that_calls_a_compiled_module_is_right() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Softplus(), torch.nn.Linear(4, 1)).double()
     compiled = torch.compile(model, backend="aot_eager")
@@ -106,6 +107,7 @@ def test_jacobian_hessian_vjp_and_jvp_of_compiled_functions_are_right() -> None:
         assert_values(functional.hessian(cubes, x, vectorize=vectorize), expected, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.private
 def test_a_compiled_function_runs_compiled_again_after_a_product_and_after_an_error() -> None:
     func, runs = _counting(lambda x: (x**3).sum())
     x = torch.rand(3)

@@ -57,6 +57,7 @@ def test_inside_vmap_over_a_captured_tensor_and_a_tuple(name: str) -> None:
 
 
 @each_product
+@pytest.mark.private
 def test_inside_grad_by_the_point_the_third_derivatives_are_right(name: str) -> None:
     x, v = _point()
     actual = grad(lambda x: PRODUCTS[name](quartic, x, v)[1].sin().sum())(x)
@@ -164,6 +165,7 @@ def test_jacobian_and_hessian_inside_vmap_and_grad_are_right(vectorize: bool) ->
     assert_values(trace, torch.full((3,), 6.0, dtype=DOUBLE))
 
 
+@pytest.mark.private
 def test_outside_of_transforms_nothing_is_left_of_them() -> None:
     x, v = _point()
     vmap(lambda v: hesse.vhp(quartic, x, v)[1])(torch.eye(3, dtype=DOUBLE))

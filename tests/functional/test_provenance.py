@@ -124,6 +124,7 @@ def changed_in_place(x):
         (changed_in_place, "Mul", "MulBackward0"),
     ],
 )
+@pytest.mark.private
 def test_the_operator_and_the_users_line_are_found(func, operator, node):
     x = torch.linspace(0.1, 1, 9, dtype=torch.float64).reshape(3, 3)
     with pytest.raises(Exception, match=r".") as raised:

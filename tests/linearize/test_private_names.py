@@ -11,6 +11,7 @@ from hesse._linearize.program import inductor, minimal_cut, stand_ins
 from hesse._linearize.program.known_values import KnownValues
 
 
+@pytest.mark.private
 def test_stand_ins_have_shapes_and_refuse_to_tell_values() -> None:
     with stand_ins.new_mode():
         made = torch.ones(2, 3)
@@ -20,6 +21,7 @@ def test_stand_ins_have_shapes_and_refuse_to_tell_values() -> None:
             float(made.sum())
 
 
+@pytest.mark.private
 def test_real_tensors_are_replaced_below_autograd() -> None:
     real = torch.ones(3)
     with stand_ins.new_mode() as mode:
@@ -32,6 +34,7 @@ def test_real_tensors_are_replaced_below_autograd() -> None:
     assert not list(graph.graph.find_nodes(op="get_attr"))
 
 
+@pytest.mark.private
 def test_the_partitioner_keeps_the_point_alone() -> None:
     def joint(x: torch.Tensor, v: torch.Tensor) -> list[torch.Tensor]:
         return [x.sin(), x.cos() * v]
@@ -52,12 +55,14 @@ def test_the_partitioner_keeps_the_point_alone() -> None:
     torch.testing.assert_close(next(iter(run([x, v]))), x.cos() * v)
 
 
+@pytest.mark.private
 def test_decompositions_leave_out_what_draws() -> None:
     table = inductor.decompositions()
     assert torch.ops.aten.native_layer_norm.default in table
     assert torch.ops.aten.native_dropout.default not in table
 
 
+@pytest.mark.private
 def test_the_allocators_events_come_in_their_order() -> None:
     x = torch.ones(1000)
     _, taken = peak.during(lambda: (x + 1, (x + 2).sum() + (x + 3).sum()), torch.device("cpu"))

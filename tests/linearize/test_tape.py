@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -13,6 +14,7 @@ def kept(func, x: Tensor) -> int:
     return hesse.Hessian(func, x).explain().bytes_kept
 
 
+@pytest.mark.private
 def test_bytes_kept_count_each_storage_once() -> None:
     x = torch.ones(1000)
     # x itself, x² and what the derivative of the square keeps: a few vectors, each of 4000 bytes.
@@ -23,6 +25,7 @@ def test_bytes_kept_count_each_storage_once() -> None:
     assert deep > shallow > 0
 
 
+@pytest.mark.private
 def test_bytes_kept_do_not_recompute_a_checkpoint() -> None:
     calls = []
 

@@ -119,6 +119,7 @@ def _captured_global() -> tuple[Callable[[Tensor], Tensor], Tensor, str]:
     ],
 )
 @pytest.mark.parametrize("through_data", [False, True], ids=["counted", "through_data"])
+@pytest.mark.private
 def test_a_changed_captured_tensor_is_named(
     capture: Callable[[], tuple[Callable[[Tensor], Tensor], Tensor, str]], through_data: bool
 ) -> None:

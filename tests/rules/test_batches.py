@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,6 +20,7 @@ def test_outside_of_a_batched_backward_the_function_is_called_as_it_is() -> None
     assert all(a is b for a, b in zip(calls[0], entries, strict=True))
 
 
+@pytest.mark.private
 def test_inside_of_one_it_sees_one_vector_after_another() -> None:
     shapes: list[torch.Size] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -25,6 +26,7 @@ class Product(torch.autograd.Function):
         return cotangent * b, None, cotangent * a, None
 
 
+@pytest.mark.private
 def test_leaves_and_others_are_wanted_when_they_are_asked_for() -> None:
     leaf, other, constant = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True), torch.ones(2)
     made = other * 2

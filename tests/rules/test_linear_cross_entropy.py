@@ -79,6 +79,7 @@ def test_third_derivatives_agree_with_differences_of_products(reduction: str) ->
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.private
 def test_values_and_gradients_are_those_without_chunks(reduction: str) -> None:
     chunked = hesse.Hessian(through_the_loss(reduction=reduction), point())
     plain = hesse.Hessian(through_the_loss(None, reduction=reduction), point())

@@ -69,6 +69,7 @@ def test_products_agree_with_differences_of_the_gradient(layer: str) -> None:
 
 
 @pytest.mark.parametrize("shapes", [((2, 3), (3,)), ((2, 2, 3), (2, 3)), ((4,), (4,))], ids=str)
+@pytest.mark.private
 def test_a_bias_but_no_weight_is_right_in_every_shape(shapes: Sequence[tuple[int, ...]]) -> None:
     x, bias = draw(*shapes[0]), draw(*shapes[1], seed=1)
     assert_right(with_bias_alone, (x, bias))

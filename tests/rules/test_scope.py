@@ -51,6 +51,7 @@ def assert_plain_pytorch_is_as_ever() -> None:
         torch.func.grad(lambda x: torch.func.grad(func)(x).sum())(x.detach())
 
 
+@pytest.mark.private
 def test_before_and_after_a_product_plain_pytorch_is_as_ever() -> None:
     assert_plain_pytorch_is_as_ever()
     hesse.vhp(func, point(), point())
@@ -148,6 +149,7 @@ def test_a_product_inside_a_product_leaves_rules_in_force_for_the_outer_one() ->
     assert_plain_pytorch_is_as_ever()
 
 
+@pytest.mark.private
 def test_the_state_of_a_thread_is_put_back_to_what_it_was() -> None:
     assert put(False) is False
     hesse.vhp(func, point(), point())
@@ -217,6 +219,7 @@ class Cube(torch.autograd.Function):
         return 3 * x**2 * cotangent
 
 
+@pytest.mark.private
 def test_operators_that_take_functions_pass_the_key_over() -> None:
     """Those there are, and those that are made later."""
     x, v = point(), point()
@@ -243,6 +246,7 @@ def test_every_rule_is_of_an_operator_that_this_pytorch_has() -> None:
         assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "TESTING_ONLY_GenericMode")
 
 
+@pytest.mark.private
 def test_importing_hesse_changes_nothing_for_plain_pytorch() -> None:
     code = (
         "import torch, torch.nn.functional as F; import hesse\n"

@@ -422,6 +422,7 @@ def with_zero_and_even_rows() -> Tensor:
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("name", BATCHED)
+@pytest.mark.private
 def test_batches_of_vmap_inside_of_the_function_are_seen(name: str) -> None:
     func, same = BATCHED[name]
     x = with_zero_and_even_rows()
@@ -491,6 +492,7 @@ def test_autocast_chooses_the_precision_of_a_distance() -> None:
     assert dtypes == [(torch.bfloat16, torch.float32)]
 
 
+@pytest.mark.private
 def test_a_traced_function_has_no_values_to_ask_for() -> None:
     x, v = draw(4, 3), draw(4, 3, seed=1)
     func, same, _ = CASES["norms of rows"]
@@ -503,7 +505,9 @@ def test_moduli_of_sparse_tensors_are_pytorchs() -> None:
     x = draw(3)
 
     def sparse(x: Tensor) -> Tensor:
-        return torch.sparse_coo_tensor(torch.arange(3)[None], x, check_invariants=True).abs().to_dense().square().sum()
+        return torch.sparse_coo_tensor(torch.arange(3)[None], x).abs().to_dense().square().sum()
 
-    assert_values(hesse.functional.vjp(sparse, x)[1], 2 * x)
-    assert_values(hesse.functional.vjp(sparse, torch.zeros_like(x))[1], torch.zeros_like(x))
+    # The modulus is a sparse tensor again, which PyTorch up to 2.11 warns of unless the checks are chosen for all.
+    with torch.sparse.check_sparse_tensor_invariants():
+        assert_values(hesse.functional.vjp(sparse, x)[1], 2 * x)
+        assert_values(hesse.functional.vjp(sparse, torch.zeros_like(x))[1], torch.zeros_like(x))

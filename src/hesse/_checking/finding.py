@@ -14,7 +14,8 @@ class Finding:
     Attributes:
         kind: what it is about, in a word or two: ``"no second derivative"``, ``"wrong"``, ``"cut off"``, ``"zero"``,
             ``"random"``, ``"changing"``, ``"changed in place"``, ``"not finite"``, ``"not smooth"``, ``"precision"``,
-            ``"compiled"``, ``"not compiled"``, ``"not connected"``, ``"writes"``.
+            ``"compiled"``, ``"not compiled"``, ``"not connected"``, ``"writes"``,
+            ``"raises"``.
         sentence: what was found.
         remedy: a sentence on what helps, where something does.
         operator: name of the operator that is guilty, where one is.

@@ -42,6 +42,8 @@ class Check:
         bytes_kept: memory that a Hessian keeps alive for its products.
         evaluation_seconds: for making a Hessian: one evaluation and its gradient.
         product_seconds: for one product.
+        batches, examined: of a problem over data, how many batches were evaluated, and which of them were examined. All
+            else is of the first one.
     """
 
     findings: tuple[Finding, ...]
@@ -64,6 +66,8 @@ class Check:
     bytes_kept: int | None = None
     evaluation_seconds: float | None = None
     product_seconds: float | None = None
+    batches: int | None = None
+    examined: tuple[int, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -100,6 +104,8 @@ def _plain(value: Any) -> Any:
 
 def _facts(check: Check) -> str:
     rows = [("variables", f"{check.variables} ({check.dtype} on {check.device})")]
+    if check.batches is not None and check.batches > 1:
+        rows.append(("batches", f"{check.batches} evaluated, examined: {', '.join(map(str, check.examined))}"))
     if check.value is not None:
         rows.append(("value", f"{check.value:.8g}"))
     if check.gradient_norm is not None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 import typer
 
-from hesse._checking import check as examine
+from hesse._checking.over_data import check_problem
 from hesse._cli import output
 from hesse._cli.failures import attributed, reported
 from hesse._cli.load import load
@@ -25,8 +25,8 @@ def check(
     """Check a problem before anything large is started with its Hessian.
 
     Prints whether evaluations repeat, whether the function can be differentiated twice and by which line not, whether
-    derivatives agree with finite differences, and what products cost. Of a model, on the first batch of its data. Exit
-    code 0 if all is well, 1 if not.
+    derivatives agree with finite differences, and what products cost. Of a model, on the first batch of its data; the
+    others are evaluated once, and examined where they differ. Exit code 0 if all is well, 1 if not.
 
     Examples:
 
@@ -39,7 +39,7 @@ def check(
         torch.manual_seed(seed)
         loaded = load(problem, wanted_device, None if dtype is None else dtype.torch)
         with attributed():
-            report = examine(*loaded.function(), rng=seed)
+            report = check_problem(loaded, rng=seed)
         if as_json and output.is_first():
             typer.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
         elif output.is_first():

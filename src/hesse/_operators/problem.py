@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hesse._autograd.arguments import check_point
-from hesse._base.several_ranks import replicated
-from hesse._data.first_batch import loss_of_first_batch
+from hesse._data.batch_losses import losses_of_batches
 from hesse._data.parameters import Params, select
 from hesse._linearize.options import Name
 from hesse._operators.hessian import Hessian
@@ -91,10 +91,12 @@ class Problem:
 
     def function(self) -> tuple[Callable[..., Any], Any]:
         """The function and its inputs; of a model, its loss on the first batch of the data by its parameters."""
-        if self.model is not None:
-            model, _ = replicated(self.model)
-            return loss_of_first_batch(model, self.loss, self.data, self.params, self.options, "Problem")
-        return self.func, self.inputs
+        if self.model is None:
+            return self.func, self.inputs
+        losses = losses_of_batches(self.model, self.loss, self.data, self.params, self.options, "Problem")
+        with contextlib.closing(losses):
+            first = next(losses)
+        return first, first.parameters
 
 
 class _LossOverData:

@@ -191,6 +191,40 @@ def test_where_rounding_allows_no_more_it_says_so(dtype):
     assert float(off.norm()) <= 1000 * torch.finfo(dtype).eps * float((2 * B.mT @ c).norm())
 
 
+@pytest.mark.parametrize(
+    "func",
+    [torch.sum, lambda x: (x**3).sum(), lambda x: -x.exp().sum(), lambda x: -(x**4).sum()],
+    ids=["linear", "cubic", "exponential", "quartic"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_a_function_that_is_unbounded_below_is_said_to_be(func, dtype):
+    x0 = torch.tensor([1.0, 0.5, -1.5], dtype=dtype)
+    with pytest.warns(
+        hesse.ConvergenceWarning, match=r": the value fell from .* where its precision ends\. Give a fun"
+    ):
+        found = hesse.minimize(func, x0)
+    assert not found.converged
+    assert found.message == "The value falls below the range of its precision: the function is unbounded below."
+    assert float(func(found.x)) < 0.5 * torch.finfo(dtype).min
+
+
+def test_a_constant_that_hides_the_digits_is_named_with_what_it_hides():
+    with pytest.warns(
+        hesse.ConvergenceWarning, match=r"values near 1e\+16 are known to 2e\+01 only, .* take a constant"
+    ):
+        found = hesse.minimize(lambda x: 1e16 + rosenbrock(x), torch.zeros(5, dtype=DOUBLE))
+    assert not found.converged
+
+
+def test_a_scalar_in_the_place_of_residuals_is_refused():
+    x0 = torch.ones(3, dtype=DOUBLE)
+    with pytest.raises(
+        TypeError, match=r"should return residuals but returned a scalar\. Leave method out to minimize"
+    ):
+        hesse.minimize(lambda x: (x**2).sum(), x0, method="levenberg-marquardt")
+    assert hesse.minimize(lambda x: (x - 2).sum()[None], x0, method="levenberg-marquardt").converged
+
+
 @pytest.mark.parametrize("exponent", [-100, -30, 40, 90])
 def test_the_digits_do_not_depend_on_the_scale_of_the_function(exponent):
     x0 = torch.linspace(-1, 2, 6)

@@ -60,7 +60,7 @@ def minimize(
         false, and one ``hesse.ConvergenceWarning`` is issued.
 
     Raises:
-        TypeError, RuntimeError: ``func`` returns no scalar, or residuals that are no tensors.
+        TypeError, RuntimeError: ``func`` returns no scalar; or for residuals no tensors, or a scalar.
         ValueError: value or gradient at ``x0`` are not finite, or a number is out of range.
         CaptureError: ``engine="compiled"`` cannot take ``func``.
         NonFiniteProductError: a product holds infinities or NaNs.
@@ -92,6 +92,7 @@ def minimize(
             f"func given to minimize should be finite at x0 but its value is {place.value:.6g}, with a gradient of norm"
             f" {place.slope:.6g}."
         )
+    first = place.value
     x = place.space.flatten(x0).detach().clone()
     with Products(
         place.operator, "minimize", max_products=max_products, callback=callback, progress=progress
@@ -103,6 +104,7 @@ def minimize(
         search.run()
         if search.ending in REMEDIES:
             what, remedy = REMEDIES[search.ending]
+            what = what.format(first=first, value=search.place.value, rounding=search.place.rounding)
             products.warn(
                 f"the norm of the gradient is {search.place.slope:.3g}, not {search.target:.3g}: {what}", remedy
             )

@@ -12,11 +12,19 @@ MESSAGES = {
     "max_products": "All products that may be made were made.",
     "stopped": "The callback stopped the search.",
     "precision": "No step improves on rounding.",
+    "unbounded": "The value falls below the range of its precision: the function is unbounded below.",
 }
 # Of the endings that are warned of: why, and what to do.
 REMEDIES = {
     "max_products": ("products ran out", "Raise max_products, tol or atol."),
-    "precision": ("rounding allows no better step", "Raise tol or atol, or use float64."),
+    "precision": (
+        "values near {value:.3g} are known to {rounding:.1g} only, which allows no better step",
+        "Raise tol or atol, take a constant out of the function, or use float64.",
+    ),
+    "unbounded": (
+        "the value fell from {first:.3g} to {value:.3g}, where its precision ends",
+        "Give a function that has a minimum: a term such as weight decay keeps it from falling for ever.",
+    ),
 }
 
 

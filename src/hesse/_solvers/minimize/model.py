@@ -61,8 +61,8 @@ def minimize_model(T: Tensor, gamma: float, radius: float) -> Step:
         # Rounding may leave the length at the upper end just above Δ.
         y = coordinates(scipy.optimize.brentq(excess, low, 2 * high, xtol=1e-300, rtol=1e-14, disp=False))
     # The hard case: an eigenvector of the lowest eigenvalue fills up the length.
-    rest = radius**2 - float(y[1:].square().sum())
-    y[0] = (1.0 if y[0] > 0 else -1.0) * max(rest, 0.0) ** 0.5
+    rest = 1 - float((y[1:] / radius).square().sum())
+    y[0] = (1.0 if y[0] > 0 else -1.0) * radius * max(rest, 0.0) ** 0.5
     return _step(values, vectors, c, y, on_boundary=True)
 
 

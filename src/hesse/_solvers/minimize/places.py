@@ -16,6 +16,9 @@ from hesse._operators.jacobian import Jacobian
 from hesse._operators.operator import Operator
 from hesse._solvers import columns as blocks
 
+# Values are right to so many units of eps·|f|.
+ROUNDING = 10
+
 
 class Place(abc.ABC):
     """A function at one point.
@@ -24,7 +27,7 @@ class Place(abc.ABC):
         space: vectors structured like the inputs.
         operator: the symmetric matrix of the quadratic model.
         value: f.
-        eps: relative rounding of f.
+        info: the precision of f.
         gradient: ∇f as a column (n, 1), in the operator's dtype.
         slope: ‖∇f‖.
         price: how many products one with ``operator`` counts for.
@@ -34,8 +37,8 @@ class Place(abc.ABC):
     price: ClassVar[int]
     gradient_price: ClassVar[int]
 
-    def __init__(self, operator: Operator, space: Space, value: float, eps: float, gradient: Tensor) -> None:
-        self.operator, self.space, self.value, self.eps = operator, space, value, eps
+    def __init__(self, operator: Operator, space: Space, value: float, info: torch.finfo, gradient: Tensor) -> None:
+        self.operator, self.space, self.value, self.info = operator, space, value, info
         self.gradient = gradient.detach().to(operator.dtype)
         self.slope = float(blocks.norms(operator, self.gradient))
 
@@ -43,6 +46,11 @@ class Place(abc.ABC):
     def is_finite(self) -> bool:
         """Whether value and gradient are finite."""
         return math.isfinite(self.value) and math.isfinite(self.slope)
+
+    @property
+    def rounding(self) -> float:
+        """What the value may be wrong by."""
+        return ROUNDING * self.info.eps * abs(self.value)
 
     @abc.abstractmethod
     def at(self, x: Tensor) -> Self:
@@ -57,7 +65,7 @@ class ScalarPlace(Place):
     def __init__(self, H: Hessian) -> None:
         self._H = H
         gradient = H.domain.flatten(H.gradient).unsqueeze(-1)
-        super().__init__(H, H.domain, float(H.value), torch.finfo(H.value.dtype).eps, gradient)
+        super().__init__(H, H.domain, float(H.value), torch.finfo(H.value.dtype), gradient)
 
     def at(self, x: Tensor) -> Self:
         """The Hessian, moved."""
@@ -70,10 +78,15 @@ class ResidualPlace(Place):
     price, gradient_price = 2, 1
 
     def __init__(self, J: Jacobian) -> None:
+        if isinstance(J.value, Tensor) and not J.value.dim():
+            raise TypeError(
+                'func given to minimize with method="levenberg-marquardt" should return residuals but returned a'
+                " scalar. Leave method out to minimize the scalar itself; one residual is a tensor of shape (1,)."
+            )
         self._J = J
         residuals = J.range.flatten(J.value).detach().to(J.dtype).unsqueeze(-1)
         length = float(blocks.norms(J, residuals))
-        super().__init__(J.T @ J, J.domain, 0.5 * length**2, torch.finfo(J.range.dtype).eps, J.rmatmat(residuals))
+        super().__init__(J.T @ J, J.domain, 0.5 * length**2, torch.finfo(J.range.dtype), J.rmatmat(residuals))
 
     def at(self, x: Tensor) -> Self:
         """The Jacobian, moved."""

@@ -25,8 +25,8 @@ FIRST_RADIUS = 10
 # The model's gradient is made smaller by the first factor at least; or by the second times the square of how much the
 # last step has made the function's smaller (Eisenstat and Walker, SIAM J. Sci. Comput. 17 (1996) 16–32).
 FORCING, QUADRATIC = 0.5, 0.9
-# Values are right to so many units of eps·|f|, and a difference of two of them needs so many units of that.
-ROUNDING, DIGITS = 10, 100
+# A difference of two values needs so many units of their rounding.
+DIGITS = 100
 # So many refused steps in a row for which values have no digits end the search.
 FAILURES = 8
 
@@ -139,7 +139,7 @@ class TrustRegion:
         # As the function sees it: leaves may be of less precision than flat vectors.
         x = space.flatten(space.unflatten(self.x + s.squeeze(-1)))
         if torch.equal(x, self.x) or step.decrease <= 0:
-            self.ending = "precision"
+            self.ending = self._without_a_step()
             return
         there = place.at(x)
         self.nfev += 1
@@ -156,14 +156,18 @@ class TrustRegion:
         elif unclear:
             self.failures += 1
             if self.failures == FAILURES:
-                self.ending = "precision"
+                self.ending = self._without_a_step()
+
+    def _without_a_step(self) -> str:
+        """Why no step is better: the values have no more digits, or end where their precision does."""
+        return "unbounded" if self.place.value < 0.5 * self.place.info.min else "precision"
 
     def _ratio(self, there: Place, step: Step, s: Tensor) -> tuple[float, bool]:
         """How far the function falls, in units of what the model predicts; and whether values have no digits for it."""
         here = self.place
         if not there.is_finite:
             return -math.inf, False
-        rounding = ROUNDING * here.eps * max(abs(here.value), abs(there.value))
+        rounding = max(here.rounding, there.rounding)
         fall = here.value - there.value
         if step.decrease > DIGITS * rounding:
             return fall / step.decrease, False
