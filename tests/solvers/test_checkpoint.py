@@ -325,3 +325,13 @@ def test_damped_systems_that_are_stopped_go_on_where_they_were(stop, tmp_path):
     assert again == count
     # One seeded product tells that the operator is the same.
     assert made <= count - min(stop, count - 2) + 1 + 1
+
+
+def test_a_checkpoint_of_other_random_numbers_is_refused(tmp_path, monkeypatch):
+    path = hesse.Checkpoint(tmp_path / "state", seconds=0)
+    hesse.trace(2 * torch.eye(200), rng=0, checkpoint=path, callback=lambda p: True)
+    monkeypatch.setattr("hesse._base.counter_numbers.SCHEME", "others")
+    with pytest.raises(
+        hesse.CheckpointError, match=r"was written with probes philox4x32-10: .*, not others, and is left"
+    ):
+        hesse.trace(2 * torch.eye(200), rng=0, checkpoint=path)

@@ -18,6 +18,8 @@ from hesse._base.errors import MemoryBudgetError
 
 DEFAULT_FRACTION = 0.5
 """The part of the available memory that a budget takes when none is given."""
+QUESTION_FRACTION = 0.25
+"""The part of the total memory that the vectors of a question take when no budget is given."""
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     "KIB": 2**10,
@@ -26,13 +28,12 @@ _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     "TIB": 2**40,
 }
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)\s*", re.IGNORECASE)
-_OUT_OF_MEMORY = (
-    "not enough memory: you tried to allocate",
-    "can't allocate memory",
-    "CUDA out of memory",
-    "std::bad_alloc",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
+# The words of PyTorch's allocators (CPU, CUDA, HIP, MPS, XPU) and the codes of the libraries that it calls: cuBLAS,
+# cuDNN, cuSOLVER, cuSPARSE, cuFFT, their like for HIP, MIOpen and SYCL. Metal calls a buffer too large "invalid".
+_OUT_OF_MEMORY = re.compile(
+    r"out[ _]of[ _](device[ _]|host[ _])?memory|OutOfMemory|ALLOC_?FAILED|ALLOCATION_FAILED|rocblas_status_memory_error"
+    r"|not enough memory: you tried|can't allocate memory|std::bad_alloc|Invalid buffer size",
+    re.IGNORECASE,
 )
 # How allocators say what they were asked for.
 _ASKED_FOR = re.compile(r"allocate (\d[\d.]*) ?([KMGT]?i?B|b)")
@@ -67,13 +68,21 @@ def budget(memory: int | str | None, device: torch.device) -> int:
     return size
 
 
+def question_budget(memory: int | str | None, device: torch.device) -> int:
+    """The bytes that ``memory=`` of a question allows its vectors; by default a share of the total memory.
+
+    What is free differs from run to run, and the digits of a question depend on how many vectors it holds.
+    """
+    return int(QUESTION_FRACTION * total(device)) if memory is None else budget(memory, device)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocator raised it: a GPU's, the CPU's (a plain ``RuntimeError``), or Python's own."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _OUT_OF_MEMORY)
+    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def tell(error: BaseException | None, who: str) -> None:
@@ -124,18 +133,40 @@ def available(device: torch.device, root: Path = Path("/")) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         # What the allocator holds but nothing uses can be used again.
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    left = [*_left_on_machine(root), *_left_in_groups(root), *_left_of_address_space(root)]
+    left = [*_of_machine(root, "MemAvailable:"), *_left_in_groups(root), *_left_of_address_space(root)]
     # Pages that are kept can be used again.
     return max(0, min(left) + pages.reusable()) if left else 2**62
 
 
-def _left_on_machine(root: Path) -> Iterator[int]:
+def total(device: torch.device, root: Path = Path("/")) -> int:
+    """Bytes that ``device`` has, whoever holds them: the device, or the least of the machine and the limits around.
+
+    Args:
+        device: any device; one that does not say how much it has counts as the machine.
+        root: where ``proc`` and ``sys`` are.
+    """
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory())
+    report = getattr(getattr(torch, device.type, None), "mem_get_info", None)
+    if report is not None:
+        return int(report(device)[1])
+    most = [*_of_machine(root, "MemTotal:"), *[most for most, _ in _groups(root)], *_limits_of_address_space()]
+    return min(most) if most else 2**36
+
+
+def _of_machine(root: Path, name: str) -> Iterator[int]:
     for line in _lines(root / "proc/meminfo"):
-        if line.startswith("MemAvailable:"):
+        if line.startswith(name):
             yield int(line.split()[1]) * 1024
 
 
 def _left_in_groups(root: Path) -> Iterator[int]:
+    for most, used in _groups(root):
+        yield most - used
+
+
+def _groups(root: Path) -> Iterator[tuple[int, int]]:
+    """Limits of the control groups around the process, and what is used of each."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if not controllers:  # version 2
@@ -152,23 +183,28 @@ def _left_in_groups(root: Path) -> Iterator[int]:
         # The group and all above it; inside a container the path may be that of the host, so the top one too.
         group = Path(path.strip().lstrip("/"))
         for part in (group, *group.parents):
-            yield from _left_in_group(root / base / part, limit, usage, cache)
+            yield from _group(root / base / part, limit, usage, cache)
 
 
-def _left_in_group(folder: Path, limit: str, usage: str, cache: str) -> Iterator[int]:
+def _group(folder: Path, limit: str, usage: str, cache: str) -> Iterator[tuple[int, int]]:
     most, used = _number(folder / limit), _number(folder / usage)
     if most is not None and used is not None and most < _NO_LIMIT:
         reclaimable = sum(int(line.split()[1]) for line in _lines(folder / "memory.stat") if line.split()[0] == cache)
-        yield most - max(0, used - reclaimable)
+        yield most, max(0, used - reclaimable)
 
 
-def _left_of_address_space(root: Path) -> Iterator[int]:
+def _limits_of_address_space() -> Iterator[int]:
     try:
         import resource
     except ImportError:  # Windows has no such limit
         return
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
+        yield limit
+
+
+def _left_of_address_space(root: Path) -> Iterator[int]:
+    for limit in _limits_of_address_space():
         for line in _lines(root / "proc/self/status"):
             if line.startswith("VmSize:"):
                 yield limit - int(line.split()[1]) * 1024

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hesse._base import checks, memory, pages
-from hesse._base.errors import ConvergenceWarning, NonFiniteProductError, warn_caller
+from hesse._base import checks, counter_numbers, pages
+from hesse._base import memory as budgets
+from hesse._base.errors import ConvergenceWarning, MemoryBudgetError, NonFiniteProductError, warn_caller
 from hesse._base.progress import Bar
 from hesse._base.several_ranks import communications
 from hesse._linearize.guard import read_back, read_back_later
@@ -25,6 +26,7 @@ from hesse._operators.operator import Operator
 from hesse._operators.probes import Rng, generator
 from hesse._ranks.group import Ranks
 from hesse._solvers import columns as blocks
+from hesse._solvers.allowance import allowance
 from hesse._solvers.checkpoint import Checkpoint, Keeper, State, exists, marks, origin
 
 
@@ -65,12 +67,22 @@ class Products:
         max_products: how many it may make.
         callback: see ``Callback``.
         progress: whether a bar is shown meanwhile.
+        memory: what the question's vectors may take; see ``plan``.
 
     Raises:
-        TypeError, ValueError: ``A`` is no square operator, or ``max_products`` is less than one.
+        TypeError, ValueError: ``A`` is no square operator, ``max_products`` is less than one, or ``memory`` is no size.
     """
 
-    def __init__(self, A: Any, question: str, *, max_products: int, callback: Callback | None, progress: bool) -> None:
+    def __init__(
+        self,
+        A: Any,
+        question: str,
+        *,
+        max_products: int,
+        callback: Callback | None,
+        progress: bool,
+        memory: int | str | None = None,
+    ) -> None:
         checks.wholes(question, 1, max_products=max_products)
         checks.functions(question, optional=True, callback=callback)
         checks.flags(question, progress=progress)
@@ -79,6 +91,8 @@ class Products:
         self.max_products = max_products
         self.count = 0
         self.stopped = False
+        self._memory = memory
+        self._planned: int | None = None
         self.exponent = 0
         self._measured = False
         self._price = 1
@@ -93,6 +107,8 @@ class Products:
         self._is_first = self._ranks is None or self._ranks.is_first
         self._pages = contextlib.ExitStack()
         self._bar = Bar(question, max_products) if progress and self._is_first else None
+        if memory is not None:
+            budgets.budget(memory, self.operator.device)
         if self.operator.shape[0] != self.operator.shape[1]:
             raise ValueError(f"{question} needs a square operator but got one of shape {self.operator.shape}.")
 
@@ -113,7 +129,7 @@ class Products:
             self._bar.__exit__(kind, error, trace)
         if self._keeper is not None:
             self._keeper.close()
-        memory.tell(error, f"{self.question} with a {type(self.operator).__name__} of shape {self.operator.shape}")
+        budgets.tell(error, f"{self.question} with a {type(self.operator).__name__} of shape {self.operator.shape}")
 
     def generator(self, rng: Rng) -> np.random.Generator:
         """Where the question's random numbers come from; its checkpoint keeps how far they have come."""
@@ -140,7 +156,7 @@ class Products:
         if not isinstance(checkpoint, Checkpoint | None):
             checks.paths(self.question, checkpoint=checkpoint)
         kept = Checkpoint.of(checkpoint)
-        settings |= {"max_products": self.max_products, "rng": self._origin}
+        settings |= {"max_products": self.max_products, "rng": self._origin, "probes": counter_numbers.SCHEME}
         if self._ranks is not None:
             self._require_one_question(self._ranks, kept, settings)
         if kept is None or not exists(kept, self._ranks):
@@ -169,9 +185,37 @@ class Products:
     def go_on_from(self, saved: State) -> None:
         """Take over how far the question had come."""
         self.count, self.exponent = saved["products.count"], saved["products.exponent"]
-        self._measured = saved["products.measured"]
+        self._measured, self._planned = saved["products.measured"], saved["products.planned"]
         if self._generator is not None:
             self._generator.bit_generator.state = saved["products.rng"]
+
+    def plan(self, least: int, most: int) -> int:
+        """How many vectors of the operator's size the question may hold beside what a product takes.
+
+        What memory allows decides, or what it allowed an earlier run that a checkpoint kept.
+
+        Args:
+            least: how many the question cannot do without.
+            most: how many it has a use for.
+
+        Raises:
+            MemoryBudgetError: the least are more than memory allows.
+            CheckpointError: the earlier run held more than memory allows now.
+        """
+        operator, most = self.operator, max(least, most)
+        vector = max(1, self.size * operator.dtype.itemsize)
+        allowed = allowance(operator, self.question, self._memory, operator.device, least * vector) // vector
+        if allowed < least:
+            raise MemoryBudgetError(
+                f"{self.question} needs {budgets.readable(least * vector)} for {least} vectors of {self.size} entries,"
+                f" but memory allows {budgets.readable(allowed * vector)} on {operator.device}. Raise memory."
+            )
+        planned = min(allowed, most) if self._planned is None else self._planned
+        self.refuse_unless(
+            planned <= allowed, f"was written by a run that held up to {planned} vectors, where memory allows {allowed}"
+        )
+        self._planned = planned
+        return planned
 
     def refuse_unless(self, right: bool, why: str) -> None:
         """Leave the checkpoint as it is unless it is right after all, where only its state could tell."""
@@ -188,6 +232,7 @@ class Products:
             "products.count": self.count,
             "products.exponent": self.exponent,
             "products.measured": self._measured,
+            "products.planned": self._planned,
         }
         if self._generator is not None:
             kept["products.rng"] = self._generator.bit_generator.state
@@ -296,12 +341,6 @@ class Products:
         exponent = int(blocks.exponents(ratios.max()))
         if abs(exponent) > _near(self.operator.dtype):
             self.exponent = exponent
-
-    def least(self, size: int, device: torch.device, *, is_shared: bool) -> int:
-        """Bytes that may be taken on a device; of ranks, what the poorest may take, so that all do the same."""
-        if self._ranks is None:
-            return size
-        return self._ranks.least(f"the memory of {self.question}", size, device, is_shared=is_shared)
 
     def keep_units(self) -> None:
         """Numbers in these units are about to be kept: from now on they stay as they are."""

@@ -33,7 +33,7 @@ class Diagonal(hesse.Operator):
 
 
 def search(**words):
-    found, taken = peak.during(lambda: hesse.eigsh(Diagonal(), 5, rng=0, **words), torch.device("cpu"))
+    found, taken = peak.during(lambda: hesse.eigsh(Diagonal(), 5, rng=1, **words), torch.device("cpu"))
     assert found.converged
     np.testing.assert_allclose(found.values, Diagonal.outliers[:-6:-1], rtol=1e-5)
     return found, taken
@@ -54,7 +54,7 @@ def test_a_search_stays_within_its_memory(vectors, block_size):
 
 
 def test_less_memory_is_fewer_vectors_and_more_products():
-    products = [search(memory=f"{size} MB", max_products=2000)[0].num_products for size in (100, 4, 3)]
+    products = [search(memory=f"{size} MB", max_products=2000)[0].num_products for size in (100, 3, 2)]
     assert products == sorted(products)
     assert products[0] < products[-1]
 

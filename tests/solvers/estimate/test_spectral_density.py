@@ -11,7 +11,6 @@ import torch
 import hesse
 from hesse._linearize import peak
 from hesse._operators.dense import Dense
-from hesse._solvers.estimate import quadrature
 
 from ..known_matrices import with_eigenvalues
 
@@ -130,7 +129,7 @@ def test_a_spectrum_that_is_one_point_has_a_density_around_it(matrix):
     assert rho.moment(1)[0] == pytest.approx(float(matrix[0, 0]))
 
 
-def test_probes_that_do_not_fit_side_by_side_go_one_by_one(monkeypatch):
+def test_probes_that_do_not_fit_side_by_side_go_one_by_one():
     widths = []
 
     class Watched(Dense):
@@ -142,12 +141,15 @@ def test_probes_that_do_not_fit_side_by_side_go_one_by_one(monkeypatch):
     together = hesse.spectral_density(A, num_probes=3, num_steps=10, rng=0)
     assert set(widths) == {3}
     widths.clear()
-    monkeypatch.setattr(quadrature, "BASIS_BYTES", 1)
-    apart = hesse.spectral_density(A, num_probes=3, num_steps=10, rng=0)
+    # Room for the bases of one probe, of ten vectors and what passes, and not for those of two.
+    apart = hesse.spectral_density(A, num_probes=3, num_steps=10, rng=0, memory=27 * 190 * 8)
+    assert apart.reorthogonalized
     assert set(widths) == {1}
     assert apart.nodes.shape == together.nodes.shape
     # Different probes, the same spectrum.
-    assert apart.moment(1)[0] == pytest.approx(together.moment(1)[0], rel=0.5)
+    for rho in (together, apart):
+        _, (low, high) = rho.moment(1)
+        assert low <= SPREAD.mean() <= high
 
 
 def test_a_callback_stops_it_with_what_is_known():
@@ -185,7 +187,7 @@ def test_operators_that_have_no_real_spectrum_are_refused():
         hesse.spectral_density(torch.empty(0, 0))
 
 
-def test_probes_that_have_ended_take_no_memory_any_more(monkeypatch):
+def test_probes_that_have_ended_take_no_memory_any_more():
     class Diagonal(hesse.Operator):
         symmetric = True
         shape, dtype, device = (50_000, 50_000), torch.float32, torch.device("cpu")
@@ -195,11 +197,46 @@ def test_probes_that_have_ended_take_no_memory_any_more(monkeypatch):
             return self.values * V
 
     # Room for the basis of one probe.
-    monkeypatch.setattr(quadrature, "BASIS_BYTES", 10 * 4 * 50_000)
+    words = {"num_steps": 10, "rng": 0, "memory": 20 * 4 * 50_000}
     taken = [
-        peak.during(lambda k=k: hesse.spectral_density(Diagonal(), num_probes=k, num_steps=10, rng=0), Diagonal.device)[
-            1
-        ]
+        peak.during(lambda k=k: hesse.spectral_density(Diagonal(), num_probes=k, **words), Diagonal.device)[1]
         for k in (2, 8)
     ]
     assert taken[1] < 1.2 * taken[0]
+
+
+def test_without_a_basis_copies_share_a_weight_and_moments_are_right():
+    # Outliers converge in a few steps, and then vectors lose their orthogonality.
+    values = np.concatenate([np.linspace(-1, 1, 380), 2.0 ** np.arange(1, 21)])
+    A = with_eigenvalues(values)
+    words = {"num_probes": 4, "num_steps": 60, "rng": 0, "memory": 5 * 400 * 8}
+    rho = hesse.spectral_density(A, **words)
+    assert not rho.reorthogonalized
+    assert rho.converged
+    nodes, weights = rho.nodes[0], rho.weights[0]
+    # The largest eigenvalue is there more than once, and its nodes have its weight together.
+    near = (nodes - 2.0**20).abs() < 1e-6 * 2.0**20
+    assert int((near & (weights > 0)).sum()) > 1
+    whole = hesse.spectral_density(A, **{**words, "memory": None})
+    assert whole.reorthogonalized
+    top = (whole.nodes[0] - 2.0**20).abs() < 1e-6 * 2.0**20
+    # The first probe is the first vector of the seed in both.
+    z = hesse.as_operator(A).signs(1, np.random.default_rng(0)).squeeze(-1)
+    exact, vectors = torch.linalg.eigh(A)
+    shares = (vectors.mT @ z) ** 2 / 400
+    for power in range(8):
+        expected = float((shares * (exact / 2.0**20) ** power).sum())
+        assert float((weights * (nodes / 2.0**20) ** power).sum()) == pytest.approx(expected, rel=1e-9)
+    for share in (weights[near].sum(), whole.weights[0][top].sum()):
+        assert float(share) == pytest.approx(float(shares[-1]), rel=1e-9)
+
+
+def test_a_probe_without_a_basis_goes_on_from_its_checkpoint_with_the_same_digits(tmp_path):
+    A = with_eigenvalues(SPREAD)
+    words = {"num_probes": 3, "num_steps": 20, "rng": 0, "memory": 5 * 190 * 8}
+    expected = hesse.spectral_density(A, **words)
+    path = hesse.Checkpoint(tmp_path / "state", seconds=0)
+    hesse.spectral_density(A, **words, checkpoint=path, callback=lambda p: p.num_products == 27)
+    found = hesse.spectral_density(A, **words, checkpoint=path)
+    assert torch.equal(found.nodes, expected.nodes)
+    assert torch.equal(found.weights, expected.weights)

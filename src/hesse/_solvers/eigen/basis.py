@@ -14,9 +14,19 @@ from hesse._solvers.run import Products
 # A vector whose new part is that small, in units of eps·‖A‖, lies in the basis: it is rounding.
 BREAKDOWN = 10
 # The basis is rewritten in place, so many entries of all vectors at a time, or what one vector takes if that is more.
-ENTRIES = 4096
+ENTRIES = 1024
 # Residuals are compared so many at a time.
 WIDTH = 4
+
+
+def at_once(count: int) -> int:
+    """How many residuals of so many Ritz vectors are made at a time."""
+    return max(1, min(WIDTH, count // 2))
+
+
+def entries(length: int, kept: int) -> int:
+    """How many entries of vectors are rewritten at a time, where so many vectors are kept."""
+    return min(max(ENTRIES, length // max(1, kept)), length)
 
 
 def orthogonalize(products: Products, known: list[Tensor], V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -190,10 +200,10 @@ class Basis:
     def _rewrite(self, change: Callable[[Tensor], Tensor], kept: int) -> None:
         """Replace vectors and products by ``kept`` combinations of them, a few entries of all of them at a time."""
         length = self._vectors.shape[1]
-        entries = max(ENTRIES, length // max(1, kept))
+        step = entries(length, kept)
         for rows in (self._vectors, self._images):
-            for start in range(0, length, entries):
-                place = slice(start, start + entries)
+            for start in range(0, length, step):
+                place = slice(start, start + step)
                 rows[:kept, place] = change(rows[: self.size, place])
 
     def ritz_vectors(self, coordinates: Tensor) -> Tensor:
@@ -203,7 +213,7 @@ class Basis:
     def residual_norms(self, coordinates: Tensor, values: Tensor) -> Tensor:
         """‖A·x − λ·x‖ for each x = Q·y, float64, from the products that were kept."""
         found = []
-        width = max(1, len(values) // 2)
+        width = at_once(len(values))
         for y, theta in zip(blocks.pieces(coordinates, width), torch.split(values, width), strict=True):
             residuals = self.images @ self._here(y)
             residuals.addcmul_(self.vectors @ self._here(y), self._here(theta), value=-1)
@@ -217,8 +227,7 @@ class Basis:
         for i in starts:
             left = self._residuals(i, min(i + WIDTH, count))
             for j in range(0, i + 1, WIDTH):
-                right = left if j == i else self._residuals(j, j + WIDTH)
-                part = blocks.gram(self._operator, left, right)
+                part = blocks.gram(self._operator, left, left if j == i else self._residuals(j, j + WIDTH))
                 found[i : i + WIDTH, j : j + WIDTH] = part
                 found[j : j + WIDTH, i : i + WIDTH] = part.mT
         return found

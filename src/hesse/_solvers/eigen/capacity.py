@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
+import bisect
 
 import torch
 
 from hesse._base import memory
 from hesse._base.errors import MemoryBudgetError
+from hesse._solvers.allowance import allowance
+from hesse._solvers.eigen.basis import WIDTH, at_once, entries
 from hesse._solvers.run import Products
 
-# What a basis and its products take where the caller says neither how many vectors nor how much memory.
-BASIS_BYTES = 2**30
+# More vectors than that save few products, and their small matrices take long.
 BASIS_VECTORS = 2000
-# Vectors that come and go: eight while residuals are compared, fewer in the look for missing eigenvalues; and for each
-# vector of a block itself, its product, what is left of that, and a correction of either.
-PASSING = 8
-PASSING_OF_BLOCK = 5
 # Small matrices of float64 that an eigendecomposition has at a time.
 MATRICES = 4
 
@@ -29,6 +26,7 @@ def capacity(
     basis_size: int | None,
     budget: int | str | None,
     device: torch.device,
+    earlier: int | None = None,
 ) -> int:
     """The most vectors that a search for ``count`` eigenpairs by blocks may hold, each with its product.
 
@@ -39,33 +37,45 @@ def capacity(
         basis_size: how many the caller wants, or None.
         budget: the memory that the caller allows, or None.
         device: where the vectors are.
+        earlier: how many a run held that a checkpoint kept, if there is one.
 
     Raises:
         ValueError: ``basis_size`` is too small for a restart.
         MemoryBudgetError: that many vectors, or the fewest that a restart leaves room for, take more than that.
+        CheckpointError: what the earlier run held takes more than that.
     """
     n = products.size
     least = min(count + 2 * block, n)
     if basis_size is not None and basis_size < least:
         raise ValueError(f"basis_size given to eigsh should be at least {least} for k={count} but is {basis_size}.")
     vector = max(1, n * products.operator.dtype.itemsize)
-    wanted = basis_size
-    if wanted is None:
-        nominal = BASIS_VECTORS if budget is not None else min(BASIS_BYTES // (2 * vector), BASIS_VECTORS)
-        wanted = max(nominal, 2 * count + 2 * block)
+
+    def size(held: int) -> int:
+        """The bytes of a search that holds so many."""
+        # Tails beside the answer and residuals, in pieces or by true products; or beside two pieces of residuals that
+        # are compared; or a block, its products, what is left of them and a correction, with the start of a look.
+        passing = max(block + count + max(2 * at_once(count), 3 * block), block + min(2 * WIDTH, held), 4 * block + 2)
+        # A part of all vectors as it is rewritten, with two copies that LAPACK makes.
+        rewriting = (1 + 3 * held * entries(n, held) / max(1, n)) * vector
+        return int(2 * held * vector + max(passing * vector, rewriting)) + 8 * MATRICES * held**2
+
     # More than the products there may be can never come together.
+    wanted = max(BASIS_VECTORS, 2 * count + 2 * block) if basis_size is None else basis_size
     wanted, least = (min(number, n, products.max_products) for number in (wanted, least))
-    allowed = products.least(memory.budget(budget, device), device, is_shared=budget is None)
-    beside = (count + PASSING + PASSING_OF_BLOCK * block) * vector
-    small = 8 * MATRICES
-    # The largest r for which 2·r vectors and matrices of r columns fit.
-    room = (math.isqrt(vector**2 + small * max(0, allowed - beside)) - vector) // small
     needed = least if basis_size is None else wanted
+    allowed = allowance(products.operator, products.question, budget, device, size(needed))
+    room = bisect.bisect_right(range(wanted + 1), allowed, key=size) - 1
     if room < needed:
-        size = memory.readable(needed * (2 * vector + small * needed) + beside)
         raise MemoryBudgetError(
-            f"eigsh needs {size} for a basis of {needed} vectors with their products and the answer, but memory allows"
-            f" {memory.readable(allowed)} on {device}. Raise memory, ask for fewer eigenvalues, or hold the basis"
-            " elsewhere by basis_device."
+            f"eigsh needs {memory.readable(size(needed))} for a basis of {needed} vectors with their products and the"
+            f" answer, but memory allows {memory.readable(allowed)} on {device}. Raise memory, ask for fewer"
+            " eigenvalues, or hold the basis elsewhere by basis_device."
         )
-    return min(wanted, room)
+    if earlier is None:
+        return room
+    products.refuse_unless(
+        size(earlier) <= allowed,
+        f"was written by a search that takes {memory.readable(size(earlier))}, where memory allows"
+        f" {memory.readable(allowed)}",
+    )
+    return earlier

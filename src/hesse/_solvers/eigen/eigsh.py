@@ -65,8 +65,7 @@ def eigsh(
             where many products at once are faster than one by one, and for clusters: the Krylov space of a block finds
             as many equal eigenvalues as it has vectors.
         memory: what the basis, its products and the answer may take at their peak, beside what a product takes: bytes,
-            or a size such as ``"2GiB"``; where it is not given, 1 GiB, or what the smallest basis takes, up to half of
-            what is available.
+            or a size such as ``"2GiB"``; a quarter of the memory of the device that holds it where it is not given.
         basis_device: where the basis is held and orthogonalized, such as ``"cpu"`` for an operator on a GPU whose
             memory is short: then one vector for each product goes there, and one comes back.
         certify: whether to make k products more, for true residuals. They are counted apart from ``max_products``.
@@ -137,10 +136,14 @@ def eigsh(
             basis_device=str(device),
             start=columns,
         )
-        size = (
-            saved["capacity"]
-            if saved
-            else capacity(products, wanted.count, block_size, basis_size=basis_size, budget=memory, device=device)
+        size = capacity(
+            products,
+            wanted.count,
+            block_size,
+            basis_size=basis_size,
+            budget=memory,
+            device=device,
+            earlier=saved["capacity"] if saved else None,
         )
         search = Search(products, wanted, tol, size, block_size, device, generator)
         if saved is None:

@@ -16,11 +16,13 @@ from hesse._operators.probes import Rng
 from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import Checkpoint, State
 from hesse._solvers.estimate.range_finder import RangeFinder
-from hesse._solvers.estimate.sampling import BASIS_BYTES, BLOCK, LEAST_SAMPLES
+from hesse._solvers.estimate.sampling import BLOCK, LEAST_SAMPLES
 from hesse._solvers.estimate.xdiag import xdiag
 from hesse._solvers.run import Callback, Products
 
 METHODS = ("auto", "hutchinson", "xdiag", "exact")
+# Vectors that XDiag takes for each of its probes, and they are made when its basis grows.
+SKETCH = 8
 KEPT = ("_count", "_mean", "_deviations", "_probes", "_images", "_entries", "_last")
 
 
@@ -66,6 +68,7 @@ def diagonal(
     tol: float = 0.05,
     atol: float = 0.0,
     max_products: int = 1000,
+    memory: int | str | None = None,
     rng: Rng = None,
     checkpoint: Checkpoint | str | Path | None = None,
     callback: Callback | None = None,
@@ -83,6 +86,9 @@ def diagonal(
         tol: error relative to the norm of the diagonal.
         atol: error.
         max_products: how many products may be made, at least 2.
+        memory: what the vectors may take at their peak, beside what a product takes: bytes, or a size such as
+            ``"2GiB"``, at least that of four vectors; a quarter of the device's memory where it is not given. It
+            decides how many vectors go at once, and how large a basis may be.
         rng: seed, or NumPy or PyTorch generator, of the signs.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
             is one already, the sampling goes on from it.
@@ -95,6 +101,7 @@ def diagonal(
 
     Raises:
         ValueError: the operator is not square, for ``"xdiag"`` not symmetric, or a number is out of range.
+        MemoryBudgetError: ``memory`` allows fewer vectors than the method needs.
         NonFiniteProductError: a product holds infinities or NaNs.
         CheckpointError: the checkpoint is of another question, operator or version, or damaged.
 
@@ -109,7 +116,9 @@ def diagonal(
     checks.choices("diagonal", METHODS, method=method)
     checks.numbers("diagonal", tol=tol, atol=atol)
     checks.wholes("diagonal", 2, max_products=max_products)
-    with Products(A, "diagonal", max_products=max_products, callback=callback, progress=progress) as products:
+    with Products(
+        A, "diagonal", max_products=max_products, callback=callback, progress=progress, memory=memory
+    ) as products:
         if method == "exact" and products.size > max_products:
             raise ValueError(
                 f"The exact diagonal needs {products.size} products but max_products given to diagonal is"
@@ -129,7 +138,8 @@ def diagonal(
         )
         if not found.converged:
             products.warn(
-                f"the diagonal is only known to {found.error_estimate:.2g} in norm", "Raise max_products, tol or atol."
+                f"the diagonal is only known to {found.error_estimate:.2g} in norm",
+                "Raise max_products, memory, tol or atol.",
             )
         return found
 
@@ -149,58 +159,73 @@ class _Diagonal:
         self._probes = blocks.empty(products.operator)
         self._images = blocks.empty(products.operator)
         self._last: tuple[int, float] | None = None
+        # The estimate by XDiag and its errors, where they are the answer.
+        self._sketched: tuple[Tensor, Tensor] | None = None
         # Of the exact diagonal, those entries that are done.
         self._entries = self._mean[:0]
-        # The probes, the basis, its images and what is left of each.
-        vector_bytes = products.size * products.operator.dtype.itemsize
         sketches = products.operator.symmetric and method != "hutchinson"
-        self._largest_basis = min(BASIS_BYTES // max(1, 4 * vector_bytes), products.size) if sketches else 0
+        largest = min(products.max_products, products.size) if sketches else 0
+        # Beside mean and deviations: signs and images; and the probes, the basis, its images, and what comes of them.
+        room = products.plan(4 + SKETCH * (method == "xdiag"), max(8 * BLOCK + 2, 4 + 3 * BLOCK + SKETCH * largest))
+        self._width = max(1, min(BLOCK, (room - 2) // 8))
+        self._largest_basis = max(0, min((room - 3 * self._width - 1) // SKETCH, largest))
 
     def run(self, saved: State | None = None) -> DiagonalEstimate:
         """Sample until the errors are small enough or no products are left; go on from ``saved``, if any."""
         products, always = self._products, self._method == "xdiag"
-        if saved is None:
-            found = self._found(self._mean, torch.full_like(self._mean, torch.inf), self._method)
-        else:
-            found = self._load(saved)
+        if saved is not None:
+            self._load(saved)
         if (
             self._method == "exact"
             or len(self._entries)
             or (self._method == "auto" and products.size <= min(LEAST_SAMPLES, products.left))
         ):
-            return self._exact(found)
+            return self._exact()
         while products.left // (1 + always):
-            self._sample(min(BLOCK, products.left // (1 + always)))
+            self._sample(min(self._width, products.left // (1 + always)))
+            way = "xdiag"
             if not always:
-                found = self._found(self._mean, self._standard_errors(), "hutchinson")
-                if found.converged and self._count >= LEAST_SAMPLES:
-                    return found
-            way = "xdiag" if always else self._choose(found)
+                error, target = self._report(self._mean, self._standard_errors())
+                if error <= target and self._count >= LEAST_SAMPLES:
+                    return self._best()
+                way = self._choose(error, target)
             if way == "exact":
-                return self._exact(found)
+                return self._exact()
             if way == "xdiag":
                 fresh = self._finder.basis[:, self._images.shape[1] :]
                 self._images = blocks.beside(self._images, products.multiply(fresh))
-                sketched = self._found(*xdiag(self._finder, self._probes, self._images), "xdiag")
-                found = sketched if always or sketched.converged else found
-                if sketched.converged or (always and self._full):
-                    return found
-            self._keep(found)
-        return dataclasses.replace(found, converged=False)
+                found = xdiag(self._finder, self._probes, self._images)
+                error, target = self._report(*found)
+                if always or error <= target:
+                    self._sketched = found
+                if error <= target or (always and self._full):
+                    return self._best()
+            self._keep()
+        return dataclasses.replace(self._best(), converged=False)
 
-    def _keep(self, found: DiagonalEstimate) -> None:
+    def _best(self) -> DiagonalEstimate:
+        """What is known now."""
+        if self._sketched is not None:
+            return self._found(*self._sketched, "xdiag")
+        if self._count:
+            return self._found(self._mean, self._standard_errors(), "hutchinson")
+        return self._found(self._mean, torch.full_like(self._mean, torch.inf), self._method)
+
+    def _keep(self) -> None:
         def state() -> State:
             kept = {name: getattr(self, name) for name in KEPT}
-            best = {f"found.{field.name}": getattr(found, field.name) for field in dataclasses.fields(found)}
-            return {**kept, **best, **self._finder.state()}
+            if self._sketched is not None:
+                kept["sketched"] = torch.stack(self._sketched)
+            return {**kept, **self._finder.state()}
 
         self._products.keep(state)
 
-    def _load(self, saved: State) -> DiagonalEstimate:
+    def _load(self, saved: State) -> None:
         for name in KEPT:
             setattr(self, name, saved[name])
         self._finder.load(saved)
-        return DiagonalEstimate(**{f.name: saved[f"found.{f.name}"] for f in dataclasses.fields(DiagonalEstimate)})
+        if "sketched" in saved:
+            self._sketched = saved["sketched"][0], saved["sketched"][1]
 
     @property
     def _full(self) -> bool:
@@ -209,60 +234,62 @@ class _Diagonal:
     def _sample(self, width: int) -> None:
         signs = self._operator.signs(width, self._rng)
         images = self._products.multiply(signs)
-        for sample in (signs * images).unbind(dim=1):
-            self._count += 1
-            change = sample - self._mean
-            self._mean = self._mean + change / self._count
-            self._deviations = self._deviations + change * (sample - self._mean)
         if not self._full:
             kept = self._finder.append(images[:, : self._largest_basis - self._finder.size])
             taken = signs[:, : len(kept)]
             self._probes = blocks.beside(self._probes, taken[:, kept.to(taken.device)])
+        samples = signs.mul_(images)
+        del images
+        for sample in samples.unbind(dim=1):
+            self._count += 1
+            change = sample - self._mean
+            self._mean.add_(change, alpha=1 / self._count)
+            self._deviations.addcmul_(change, sample.sub_(self._mean))
 
     def _standard_errors(self) -> Tensor:
-        return (self._deviations / (self._count * max(self._count - 1, 1))).sqrt()
+        return (self._deviations / (self._count * max(self._count - 1, 1))).sqrt_()
 
-    def _choose(self, plain: DiagonalEstimate) -> str:
+    def _choose(self, error: float, target: float) -> str:
         """The way on that is foretold to need the fewest products: "plain", "grow", "xdiag" or "exact"."""
         left, size = self._products.left, self._finder.size
-        target = self._target(plain.estimate)
-        costs = {"plain": ((plain.error_estimate / target) ** 2 - 1) * self._count if target else math.inf}
+        costs = {"plain": ((error / target) ** 2 - 1) * self._count if target else math.inf}
         if size:
             # Leave-one-out tells what a basis misses before a product is spent on it; that goes on as a power of its
             # size, until there are two sizes to tell which at once.
             missed = math.sqrt(float((self._finder.distances() ** 2).mean()) / size)
-            (before, error), self._last = self._last or (size, math.inf), (size, missed)
+            (before, earlier), self._last = self._last or (size, math.inf), (size, missed)
             if missed <= target:
                 costs["xdiag"] = size - self._images.shape[1]
             elif not self._full and before == size:
                 costs["grow"] = 0
-            elif not self._full and missed < error and target:
-                power = math.log(size / before) / math.log(error / missed)
+            elif not self._full and missed < earlier and target:
+                power = math.log(size / before) / math.log(earlier / missed)
                 costs["grow"] = (2 * (missed / target) ** min(power, 50) - 1) * size - self._images.shape[1]
         if self._method == "auto":
             costs["exact"] = self._products.size
         return min([way for way in costs if way == "plain" or costs[way] <= left], key=lambda way: costs[way])
 
-    def _exact(self, otherwise: DiagonalEstimate) -> DiagonalEstimate:
-        for start in range(len(self._entries), self._products.size, BLOCK):
-            width = min(BLOCK, self._products.size - start)
-            if self._products.left < width:
-                return dataclasses.replace(otherwise, converged=False, num_products=self._products.count)
-            images = self._products.multiply(blocks.units(self._operator, start, width), measure=False)
+    def _exact(self) -> DiagonalEstimate:
+        products = self._products
+        for start in range(len(self._entries), products.size, self._width):
+            width = min(self._width, products.size - start)
+            if products.left < width:
+                return dataclasses.replace(self._best(), converged=False)
+            images = products.multiply(blocks.units(self._operator, start, width), measure=False)
             self._entries = torch.cat([self._entries, images.diagonal(-start)])
-            self._products.report(f"{start + width} of {self._products.size} entries of the diagonal")
-            self._keep(otherwise)
+            products.report(f"{start + width} of {products.size} entries of the diagonal")
+            self._keep()
         return self._found(self._entries, torch.zeros_like(self._entries), "exact")
-
-    def _target(self, estimate: Tensor) -> float:
-        return max(self._tol * self._norm(estimate), self._products.shrink(self._atol))
 
     def _norm(self, vector: Tensor) -> float:
         return float(blocks.norms(self._operator, vector.unsqueeze(-1)))
 
+    def _report(self, estimate: Tensor, errors: Tensor) -> tuple[float, float]:
+        """The norm of the errors, and what it may be."""
+        error, norm, grow = self._norm(errors), self._norm(estimate), self._products.grow
+        self._products.report(f"norm {grow(norm):.6g}, error {grow(error):.2g}")
+        return error, max(self._tol * norm, self._products.shrink(self._atol))
+
     def _found(self, estimate: Tensor, errors: Tensor, method: str) -> DiagonalEstimate:
-        error = self._norm(errors)
-        grow = self._products.grow
-        self._products.report(f"norm {grow(self._norm(estimate)):.6g}, error {grow(error):.2g}")
-        converged = error <= self._target(estimate)
-        return DiagonalEstimate(estimate, errors, error, converged, self._products.count, method)
+        error, target = self._report(estimate, errors)
+        return DiagonalEstimate(estimate, errors, error, error <= target, self._products.count, method)

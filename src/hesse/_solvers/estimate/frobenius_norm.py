@@ -62,6 +62,7 @@ def frobenius_norm(
     atol: float = 0.0,
     confidence: float = 0.95,
     max_products: int = 1000,
+    memory: int | str | None = None,
     rng: Rng = None,
     checkpoint: Checkpoint | str | Path | None = None,
     callback: Callback | None = None,
@@ -78,6 +79,9 @@ def frobenius_norm(
         atol: half width of the interval.
         confidence: of the interval, between 0 and 1.
         max_products: how many products may be made, at least 2.
+        memory: what the vectors may take at their peak, beside what a product takes: bytes, or a size such as
+            ``"2GiB"``, at least that of four vectors; a quarter of the device's memory where it is not given. It
+            decides how many vectors go at once, and how large a basis may be.
         rng: seed, or NumPy or PyTorch generator, of the random vectors.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
             is one already, the sampling goes on from it.
@@ -90,6 +94,7 @@ def frobenius_norm(
 
     Raises:
         ValueError: the operator is not square, or a number is out of range.
+        MemoryBudgetError: ``memory`` allows fewer vectors than the method needs.
         NonFiniteProductError: a product holds infinities or NaNs.
         CheckpointError: the checkpoint is of another question, operator or version, or damaged.
 
@@ -104,7 +109,9 @@ def frobenius_norm(
     checks.numbers("frobenius_norm", tol=tol, atol=atol)
     checks.fractions("frobenius_norm", confidence=confidence)
     checks.wholes("frobenius_norm", 2, max_products=max_products)
-    with Products(A, "frobenius_norm", max_products=max_products, callback=callback, progress=progress) as products:
+    with Products(
+        A, "frobenius_norm", max_products=max_products, callback=callback, progress=progress, memory=memory
+    ) as products:
 
         def target(square: float) -> float:
             # The interval of the square that reaches down to the norm less its error; upwards it is shorter.

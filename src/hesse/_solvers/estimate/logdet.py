@@ -22,6 +22,7 @@ def logdet(
     confidence: float = 0.95,
     num_steps: int = 100,
     max_products: int = 10_000,
+    memory: int | str | None = None,
     rng: Rng = None,
     checkpoint: Checkpoint | str | Path | None = None,
     callback: Callback | None = None,
@@ -40,6 +41,7 @@ def logdet(
         confidence: of the sampling, between 0 and 1.
         num_steps: how many products a random vector may take; the root of the condition number says how many it needs.
         max_products: how many products may be made in all.
+        memory: as for ``hesse.trace_of``.
         rng: seed, or NumPy or PyTorch generator, of the random vectors.
         checkpoint: as for ``hesse.trace_of``.
         callback: given a ``hesse.Progress`` as it goes on; a true answer stops it.
@@ -51,6 +53,7 @@ def logdet(
 
     Raises:
         ValueError: the operator is not square, not symmetric or not positive definite, or a number is out of range.
+        MemoryBudgetError: ``memory`` allows fewer than four vectors.
         NonFiniteProductError: a product holds infinities or NaNs.
         CheckpointError: the checkpoint is of another question, operator or version, or damaged.
 
@@ -76,6 +79,7 @@ def logdet(
         confidence,
         num_steps,
         max_products,
+        memory,
         rng,
         checkpoint,
         callback,

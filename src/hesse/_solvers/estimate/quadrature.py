@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from torch import Tensor
 from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import State
 from hesse._solvers.eigen.basis import Basis
+from hesse._solvers.estimate.recurrence import Recurrence
 from hesse._solvers.run import Products
 
 Quadrature = tuple[Tensor, Tensor]
@@ -19,22 +21,42 @@ Quadrature = tuple[Tensor, Tensor]
 
 # Fewer steps say nothing about how a quadrature converges.
 LEAST_STEPS = 4
-# Krylov bases of probes that go side by side take up to that much memory.
-BASIS_BYTES = 2**30
+# Vectors of a probe beside its basis; and of a probe that keeps none.
+PASSING, LEAST = 4, 4
+# Columns of the matrix that are made between two looks at the callback.
+WIDTH = 64
 # The size up to which all eigenvalues take seconds, beside their products.
 LARGEST_MATRIX = 2000
 
 
+@dataclasses.dataclass(frozen=True)
+class Room:
+    """What memory allows.
+
+    Attributes:
+        probes: how many go side by side.
+        bases: whether each of them keeps its basis, and reorthogonalizes.
+        whole: whether a basis of the whole space, or the matrix, fits.
+    """
+
+    probes: int
+    bases: bool
+    whole: bool
+
+
 class Probe:
-    """Lanczos from one vector, with full reorthogonalization.
+    """Lanczos from one vector, with full reorthogonalization where its basis is kept.
 
     Attributes:
         values: what the quadrature gave after each step, as its user notes it.
         error: how far the last of them may be off, as its user notes it.
     """
 
-    def __init__(self, products: Products, start: Tensor | None, steps: int) -> None:
-        self.basis = Basis(products, steps, keep_products=False)
+    def __init__(self, products: Products, start: Tensor | None, steps: int, *, bases: bool = True) -> None:
+        self.basis: Basis | Recurrence = (
+            Basis(products, steps, keep_products=False) if bases else Recurrence(products, steps)
+        )
+        self._bases = bases
         if start is not None:
             self.basis.push(start)
         self.values: list[float] = []
@@ -48,8 +70,8 @@ class Probe:
 
     @property
     def rounding(self) -> float:
-        """How far the nodes may be off by rounding, eps·‖A‖."""
-        return self._eps * self.basis.norm
+        """How far the nodes may be off by rounding: eps·‖A‖, for each step where vectors are not reorthogonalized."""
+        return self._eps * self.basis.norm * (1 if self._bases else self.basis.size)
 
     def quadrature(self) -> Quadrature:
         """Nodes and weights: Ritz values, and squares of the Ritz vectors' parts along the start."""
@@ -57,14 +79,27 @@ class Probe:
         return values, coordinates[0] ** 2
 
 
-def at_once(products: Products, steps: int) -> int:
-    """How many probes may go side by side."""
-    return max(1, BASIS_BYTES // max(1, steps * products.size * products.operator.dtype.itemsize))
+def room(products: Products, steps: int, most: int, whole: bool) -> Room:
+    """What memory allows, for up to ``most`` probes of so many steps.
+
+    Args:
+        products: the question's products.
+        steps: of each probe.
+        most: how many probes have a use.
+        whole: whether the whole space may be of use.
+    """
+    # Of a probe its basis, the start, the vector that is multiplied, its product and what is left of that; and what
+    # comes and goes while one of them is orthogonalized.
+    each, all_of_it = steps + PASSING, 2 * products.size + PASSING * WIDTH
+    planned = products.plan(LEAST, max(most * each + PASSING, all_of_it if whole else 0))
+    probes = min(most, (planned - PASSING) // each)
+    return Room(max(1, probes), probes > 0, whole and planned >= all_of_it)
 
 
 def advance(products: Products, probes: Sequence[Probe]) -> None:
     """One step of each of the probes, by products with all at once."""
-    images = products.multiply(torch.cat([probe.basis.next() for probe in probes], dim=1))
+    vectors = [probe.basis.next() for probe in probes]
+    images = products.multiply(torch.cat(vectors, dim=1) if len(vectors) > 1 else vectors[0])
     for probe, image in zip(probes, blocks.pieces(images), strict=True):
         probe.basis.take(image)
 
@@ -77,11 +112,11 @@ def state(probes: Sequence[Probe]) -> State:
     return kept
 
 
-def kept(products: Products, saved: State, steps: int) -> list[Probe]:
+def kept(products: Products, saved: State, steps: int, *, bases: bool = True) -> list[Probe]:
     """The probes that ``state`` was given, of so many steps."""
     probes = []
     for place, (values, error) in enumerate(saved["probes"]):
-        probe = Probe(products, None, steps)
+        probe = Probe(products, None, steps, bases=bases)
         probe.values, probe.error = values, error
         probe.basis.go_on_from(saved, f"probe.{place}")
         probes.append(probe)

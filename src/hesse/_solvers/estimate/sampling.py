@@ -23,8 +23,6 @@ LEAST_SAMPLES = 30
 BLOCK = 16
 # How exact a form is, in units of eps times its value: all there is to tell where nothing is sampled.
 ROUNDING = 8
-# A deflation basis takes up to that much memory.
-BASIS_BYTES = 2**30
 
 Strategy = Literal["auto", "hutchinson", "hutch++", "exact"]
 Way = Literal["plain", "basis", "remainder", "exact"]
@@ -80,9 +78,14 @@ class Sampler:
         self._done = 0
         self._found = UNKNOWN
         self._last: tuple[int, float] | None = None
-        vector_bytes = products.size * products.operator.dtype.itemsize
-        # Twice: the basis is copied when it grows. A third of the products for it is the split of Hutch++.
-        self._largest_basis = min(BASIS_BYTES // max(1, 2 * vector_bytes), products.max_products // 3, products.size)
+        # A third of the products for the basis is the split of Hutch++.
+        largest = min(products.max_products // 3, products.size)
+        # The basis is copied when it grows, beside signs, images and what is orthogonalized. For images of a scale far
+        # from one there are two for each vector.
+        least = 8 if strategy == "hutch++" else 4
+        room = products.plan(least, max(8 * BLOCK, 3 * LEAST_SAMPLES, 2 * largest + 3 * BLOCK + 3))
+        self._width, self._units = max(1, min(BLOCK, room // 8)), min(LEAST_SAMPLES, room // 3)
+        self._largest_basis = max(0, min((room - 3 * self._width - 3) // 2, largest))
 
     def run(self, saved: State | None = None) -> Sampled:
         """Sample until the interval is short enough or no products are left; go on from ``saved``, if any."""
@@ -120,7 +123,7 @@ class Sampler:
 
     def _basis(self) -> None:
         """A block of vectors of the basis."""
-        block = self._range.basis[:, self._done : self._done + BLOCK]
+        block = self._range.basis[:, self._done : self._done + self._width]
         self._add_up(block, self._products.multiply(block))
         self._products.report(f"deflated {self._done} of {self._range.size} directions")
         if self._done == self._range.size:
@@ -136,13 +139,13 @@ class Sampler:
     def _remainder(self) -> None:
         """A block of samples of what the basis leaves."""
         signs, basis = self._signs(len(self._remainders)), self._range.basis
-        rest = signs - basis @ self._operator.gram(basis, signs)
+        rest = signs.sub_(basis @ self._operator.gram(basis, signs))
         self._remainders += self._quantity.form(self._operator, rest, self._products.multiply(rest)).tolist()
         self._found = self._summary(self._remainders, "hutch++")
 
     def _exact(self) -> None:
         """A block of unit vectors."""
-        width = min(LEAST_SAMPLES, self._products.size - self._done)
+        width = min(self._units, self._products.size - self._done)
         units = blocks.units(self._operator, self._done, width)
         self._add_up(units, self._products.multiply(units, measure=width == self._products.size))
         self._products.report(f"{self._done} of {self._products.size} entries of the diagonal")
@@ -152,7 +155,7 @@ class Sampler:
     def _signs(self, done: int) -> Tensor:
         # Samples to the least number, then in blocks; never one beyond the budget.
         wanted = LEAST_SAMPLES - done if done < LEAST_SAMPLES else BLOCK
-        return self._operator.signs(min(wanted, BLOCK, self._products.left), self._rng)
+        return self._operator.signs(min(wanted, self._width, self._products.left), self._rng)
 
     def _summary(self, samples: list[float], method: str) -> Sampled:
         estimate = self._head + float(np.mean(samples))

@@ -17,6 +17,7 @@ from hesse._base import checks, tables
 from hesse._operators.probes import Rng
 from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import Checkpoint, State
+from hesse._solvers.eigen.basis import Basis
 from hesse._solvers.estimate import chi_square, quadrature, student
 from hesse._solvers.estimate.quadrature import Probe, Quadrature
 from hesse._solvers.run import Callback, Products
@@ -45,6 +46,8 @@ class SpectralDensity:
         num_products: products made.
         size: n, how many eigenvalues there are.
         exact: whether ρ is known exactly, as all n eigenvalues are; then the band is the density.
+        reorthogonalized: whether memory held the vectors of Lanczos. Where it did not, nodes repeat and share the
+            weight of one: a quadrature is off by multiples of eps·‖A‖, and resolves less by as many steps.
     """
 
     grid: Tensor
@@ -59,6 +62,7 @@ class SpectralDensity:
     num_products: int
     size: int
     exact: bool = False
+    reorthogonalized: bool = True
 
     def moment(self, power: int) -> tuple[float, tuple[float, float]]:
         r"""The moment :math:`\frac1n \sum_i \lambda_i^p`, not smoothed, and the interval that covers it.
@@ -101,6 +105,7 @@ def spectral_density(
     num_steps: int = 80,
     sigma: float | None = None,
     confidence: float = 0.95,
+    memory: int | str | None = None,
     rng: Rng = None,
     checkpoint: Checkpoint | str | Path | None = None,
     callback: Callback | None = None,
@@ -118,6 +123,10 @@ def spectral_density(
         num_steps: products with each.
         sigma: standard deviation of the smoothing Gaussian; a hundredth of the spectrum's width if not given.
         confidence: of the band, between 0 and 1.
+        memory: what the vectors may take at their peak, beside what a product takes: bytes, or a size such as
+            ``"2GiB"``, at least that of four vectors; a quarter of the device's memory where it is not given. Where it
+            holds no basis of ``num_steps`` vectors, Lanczos goes on without reorthogonalization: then nodes
+            repeat, moments are right to rounding for fewer powers, and ``reorthogonalized`` is false.
         rng: seed, or NumPy or PyTorch generator, of the signs.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
             is one already, it goes on from that. It holds the bases of probes that go on.
@@ -130,6 +139,7 @@ def spectral_density(
     Raises:
         ValueError: the operator is not square or not symmetric, or a number is out of range; also a sigma so small
             that the grid would have more than 100,000 points.
+        MemoryBudgetError: ``memory`` allows fewer vectors than that.
         NonFiniteProductError: a product holds infinities or NaNs.
         CheckpointError: the checkpoint is of another question, operator or version, or damaged.
 
@@ -151,22 +161,28 @@ def spectral_density(
         raise ValueError(f"sigma given to spectral_density should be greater than 0 but is {sigma}.")
     checks.fractions("spectral_density", confidence=confidence)
     with Products(
-        A, "spectral_density", max_products=num_probes * num_steps, callback=callback, progress=progress
+        A,
+        "spectral_density",
+        max_products=num_probes * num_steps,
+        callback=callback,
+        progress=progress,
+        memory=memory,
     ) as products:
         products.require_symmetric()
         if products.size == 0:
             raise ValueError("spectral_density needs an operator of size at least 1 but got one of shape (0, 0).")
         steps = min(num_steps, products.size)
-        most = quadrature.at_once(products, steps)
         generator = products.generator(rng)
         products.expect(min(num_probes * steps, products.size))
         saved = products.resume(checkpoint, num_probes=num_probes, num_steps=num_steps)
+        whole = products.size <= min(num_probes * steps, quadrature.LARGEST_MATRIX)
+        room = quadrature.room(products, steps, num_probes, whole)
         probes: list[Probe] = []
         done: list[Quadrature] = []
         if saved is not None and not saved["whole"]:
-            probes = quadrature.kept(products, saved, steps)
+            probes = quadrature.kept(products, saved, steps, bases=room.bases)
             done = [_parted(saved[f"done.{place}"]) for place in range(saved["done"])]
-        elif products.size <= min(num_probes * steps, quadrature.LARGEST_MATRIX):
+        elif room.whole:
             probe = _whole(products, num_probes, generator, saved)
             exact = probe.basis.size == products.size
             done = [_all(probe) if exact else probe.quadrature()]
@@ -174,8 +190,9 @@ def spectral_density(
                 return _density(products, done, sigma, confidence, converged=exact, exact=exact)
         while products.left and len(done) < num_probes:
             if not probes:
-                signs = products.operator.signs(min(most, num_probes - len(done)), generator)
-                probes = [Probe(products, start, steps) for start in blocks.pieces(signs)]
+                signs = products.operator.signs(min(room.probes, num_probes - len(done)), generator)
+                probes = [Probe(products, start, steps, bases=room.bases) for start in blocks.pieces(signs)]
+                del signs
             quadrature.advance(products, probes)
             # The basis of a probe that has ended is of no use any more.
             done += [probe.quadrature() for probe in probes if probe.ended]
@@ -184,7 +201,8 @@ def spectral_density(
             products.keep(functools.partial(_state, probes, done))
         converged = len(done) == num_probes
         done += [probe.quadrature() for probe in probes]
-        return _density(products, done, sigma, confidence, converged=converged)
+        found = _density(products, done, sigma, confidence, converged=converged)
+        return dataclasses.replace(found, reorthogonalized=room.bases)
 
 
 def _whole(products: Products, num_probes: int, rng: np.random.Generator, saved: State | None) -> Probe:
@@ -195,6 +213,7 @@ def _whole(products: Products, num_probes: int, rng: np.random.Generator, saved:
     else:
         (probe,) = quadrature.kept(products, saved, n)
     basis = probe.basis
+    assert isinstance(basis, Basis)
     while products.left and basis.size < n:
         if num_probes * (basis.size + 1) >= n:
             while basis.width < min(BLOCK, n - basis.size):

@@ -19,8 +19,6 @@ from hesse._solvers.run import Products
 
 # So many products give the matrix, and with it the answer, for less than sampling would.
 EXACT_SIZE = 100
-# Columns of the matrix that are made between two looks at the callback.
-BLOCK = 64
 # From their spread follows how many probes there must be. Ten that look alike by chance end it too often: on a lone
 # large eigenvalue the interval then covers in 92 of 100 cases where it promises 95; with twenty, in 93.
 FIRST_PROBES = 20
@@ -97,6 +95,8 @@ class SpectralSum:
         refusal: str,
         rng: np.random.Generator,
     ) -> None:
+        whole = products.size <= max(EXACT_SIZE, quadrature.LARGEST_MATRIX)
+        self._room = quadrature.room(products, min(steps, products.size), MOST_PROBES, whole)
         self._products, self._f, self._target, self._refusal = products, f, target, refusal
         self._confidence, self._steps, self._rng = confidence, min(steps, products.size), rng
         # Quadratures that are done, their errors, and what relative rounding of the eigenvalues would change.
@@ -116,7 +116,7 @@ class SpectralSum:
         products = self._products
         if saved is not None:
             self._load(saved)
-        if self._columns.shape[1] or products.size <= min(EXACT_SIZE, products.max_products):
+        if self._columns.shape[1] or (self._room.whole and products.size <= min(EXACT_SIZE, products.max_products)):
             return self._exact()
         while products.left:
             if not self._probes:
@@ -127,9 +127,9 @@ class SpectralSum:
             if not self._running():
                 self._gather()
                 to_come = (self._wanted / max(len(self._samples), 1) - 1) * products.count
-                if products.size <= min(quadrature.LARGEST_MATRIX, products.left, to_come):
+                if self._room.whole and products.size <= min(products.left, to_come):
                     return self._exact()
-            elif products.size <= min(quadrature.LARGEST_MATRIX, products.left, products.count):
+            elif self._room.whole and products.size <= min(products.left, products.count):
                 # As many products again, whose answer is exact.
                 self._gather()
                 return self._exact()
@@ -149,13 +149,13 @@ class SpectralSum:
             self._products.refuse_unless(torch.equal(given, self._seen[1]), "was written with another f")
         self._samples, self._errors, self._floors = saved["samples"], saved["errors"], saved["floors"]
         self._wanted, self._columns = saved["wanted"], saved["columns"]
-        self._probes = quadrature.kept(self._products, saved, self._steps)
+        self._probes = quadrature.kept(self._products, saved, self._steps, bases=self._room.bases)
 
     def _begin(self) -> None:
         """Probes that go side by side."""
-        most = min(quadrature.at_once(self._products, self._steps), MOST_PROBES)
-        signs = self._products.operator.signs(int(min(most, self._wanted - len(self._samples))), self._rng)
-        self._probes = [Probe(self._products, start, self._steps) for start in blocks.pieces(signs)]
+        number = int(min(self._room.probes, self._wanted - len(self._samples)))
+        starts = blocks.pieces(self._products.operator.signs(number, self._rng))
+        self._probes = [Probe(self._products, start, self._steps, bases=self._room.bases) for start in starts]
 
     def _running(self) -> list[Probe]:
         return [probe for probe in self._probes if not self._is_done(probe)]
@@ -224,7 +224,7 @@ class SpectralSum:
         while (done := self._columns.shape[1]) < products.size:
             if not products.left:
                 return self._summary()
-            units = blocks.units(operator, done, min(BLOCK, products.size - done))
+            units = blocks.units(operator, done, min(quadrature.WIDTH, products.size - done))
             self._columns = blocks.beside(self._columns, products.multiply(units, measure=False))
             products.report(f"{self._columns.shape[1]} of {products.size} columns")
             products.keep(self._state)

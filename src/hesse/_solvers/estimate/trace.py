@@ -71,6 +71,7 @@ def trace(
     atol: float = 0.0,
     confidence: float = 0.95,
     max_products: int = 1000,
+    memory: int | str | None = None,
     rng: Rng = None,
     checkpoint: Checkpoint | str | Path | None = None,
     callback: Callback | None = None,
@@ -92,6 +93,9 @@ def trace(
         atol: half width of the interval; a trace near zero never meets a relative one.
         confidence: of the interval, between 0 and 1.
         max_products: how many products may be made, at least 2.
+        memory: what the vectors may take at their peak, beside what a product takes: bytes, or a size such as
+            ``"2GiB"``, at least that of four vectors; a quarter of the device's memory where it is not given. It
+            decides how many vectors go at once, and how large a basis may be.
         rng: seed, or NumPy or PyTorch generator, of the random vectors.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
             is one already, the sampling goes on from it.
@@ -105,6 +109,7 @@ def trace(
     Raises:
         ValueError: the operator is not square, or a number is out of range, or ``"exact"`` needs more products than
             there may be.
+        MemoryBudgetError: ``memory`` allows fewer vectors than the method needs.
         NonFiniteProductError: a product holds infinities or NaNs.
         CheckpointError: the checkpoint is of another question, operator or version, or damaged.
 
@@ -122,7 +127,9 @@ def trace(
     checks.numbers("trace", tol=tol, atol=atol)
     checks.fractions("trace", confidence=confidence)
     checks.wholes("trace", 2, max_products=max_products)
-    with Products(A, "trace", max_products=max_products, callback=callback, progress=progress) as products:
+    with Products(
+        A, "trace", max_products=max_products, callback=callback, progress=progress, memory=memory
+    ) as products:
         quantity = Quantity(
             form=blocks.dots,
             target=lambda estimate: max(tol * abs(estimate), products.shrink(atol)),
@@ -148,7 +155,7 @@ def trace(
             reach = products.grow(min(found.half, found.error_estimate))
             products.warn(
                 f"the trace is only known as {result.estimate:.6g} ± {reach:.2g}",
-                "Raise max_products, tol or atol.",
+                "Raise max_products, memory, tol or atol.",
             )
         return result
 

@@ -26,6 +26,7 @@ def trace_of(
     confidence: float = 0.95,
     num_steps: int = 100,
     max_products: int = 10_000,
+    memory: int | str | None = None,
     rng: Rng = None,
     checkpoint: Checkpoint | str | Path | None = None,
     callback: Callback | None = None,
@@ -46,6 +47,10 @@ def trace_of(
         confidence: of the sampling, between 0 and 1.
         num_steps: how many products a probe may take.
         max_products: how many products may be made in all.
+        memory: what the vectors may take at their peak, beside what a product takes: bytes, or a size such as
+            ``"2GiB"``, at least that of four vectors; a quarter of the device's memory where it is not given. Where it
+            holds no basis of ``num_steps`` vectors, Lanczos goes on without reorthogonalization: then a
+            quadrature takes more steps, and its error counts eps·‖A‖ for each of them.
         rng: seed, or NumPy or PyTorch generator, of the signs.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
             is one already, it goes on from that. It holds the bases of the probes that are not done, or the columns of
@@ -60,6 +65,7 @@ def trace_of(
     Raises:
         ValueError: the operator is not square or not symmetric, a number is out of range, or f is not finite at a value
             inside the spectrum.
+        MemoryBudgetError: ``memory`` allows fewer vectors than that.
         NonFiniteProductError: a product holds infinities or NaNs.
         CheckpointError: the checkpoint is of another question, operator, f or version, or damaged.
 
@@ -82,6 +88,7 @@ def trace_of(
         confidence,
         num_steps,
         max_products,
+        memory,
         rng,
         checkpoint,
         callback,
@@ -100,6 +107,7 @@ def ask(
     confidence: float,
     num_steps: int,
     max_products: int,
+    memory: int | str | None,
     rng: Rng,
     checkpoint: Checkpoint | str | Path | None,
     callback: Callback | None,
@@ -110,7 +118,9 @@ def ask(
     checks.numbers(question, tol=tol, atol=atol)
     checks.fractions(question, confidence=confidence)
     checks.wholes(question, 1, num_steps=num_steps)
-    with Products(A, question, max_products=max_products, callback=callback, progress=progress) as products:
+    with Products(
+        A, question, max_products=max_products, callback=callback, progress=progress, memory=memory
+    ) as products:
         products.require_symmetric()
         generator = products.generator(rng)
         # Of a handful of probes at least.

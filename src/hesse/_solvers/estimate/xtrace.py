@@ -62,9 +62,12 @@ def xtrace(
     if saved is not None:
         probes, images, found = saved["probes"], saved["images"], Sampled(**saved["found"])
         finder.load(saved)
-    while products.left >= 2 and not found.converged and finder.size < n and not finder.exhausted:
+    # Probes, the basis, its images, a copy of one that grows, and the new vectors and images.
+    fewest, most = min(LEAST_VECTORS, n), min(products.max_products // 2, n)
+    most = products.plan(6 * fewest, 6 * max(fewest, most)) // 6
+    while products.left >= 2 and not found.converged and finder.size < most and not finder.exhausted:
         wanted = LEAST_VECTORS if finder.size == 0 else max(4, finder.size // 4)
-        fresh = operator.randn(min(wanted, products.left // 2, n - finder.size), rng)
+        fresh = operator.randn(min(wanted, products.left // 2, most - finder.size), rng)
         known = finder.size
         kept = finder.append(products.multiply(fresh))
         probes = blocks.beside(probes, fresh[:, kept.to(fresh.device)])

@@ -28,6 +28,7 @@ def minimize(
     tol: float = 1e-6,
     atol: float = 0.0,
     max_products: int = 10_000,
+    memory: int | str | None = None,
     checkpoint: Checkpoint | str | Path | None = None,
     callback: Watch | None = None,
     progress: bool = False,
@@ -50,6 +51,9 @@ def minimize(
         tol: norm of the gradient relative to the first one.
         atol: norm of the gradient.
         max_products: how many products may be made; those with J and with Jᵀ count as one each.
+        memory: what the Krylov space, points and gradients may take at their peak, beside what a product takes: bytes,
+            or a size such as ``"2GiB"``, at least that of twelve vectors; a quarter of the device's memory where it is
+            not given.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
             is one already, the search goes on from it.
         callback: given a ``hesse.Progress`` after each product; a true answer stops the search.
@@ -63,6 +67,7 @@ def minimize(
         TypeError, RuntimeError: ``func`` returns no scalar; or for residuals no tensors, or a scalar.
         ValueError: value or gradient at ``x0`` are not finite, or a number is out of range.
         CaptureError: ``engine="compiled"`` cannot take ``func``.
+        MemoryBudgetError: ``memory`` allows fewer vectors than that.
         NonFiniteProductError: a product holds infinities or NaNs.
         CheckpointError: the checkpoint is of another question, function or version, or damaged.
 
@@ -95,7 +100,12 @@ def minimize(
     first = place.value
     x = place.space.flatten(x0).detach().clone()
     with Products(
-        place.operator, "minimize", max_products=max_products, callback=callback, progress=progress
+        place.operator,
+        "minimize",
+        max_products=max_products,
+        callback=callback,
+        progress=progress,
+        memory=memory,
     ) as products:
         saved = products.resume(checkpoint, method=method, tol=tol, atol=atol, x0=x)
         search = TrustRegion(products, place, x, tol, atol)

@@ -10,7 +10,7 @@ from torch import Tensor
 from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import State
 from hesse._solvers.eigen.basis import Basis
-from hesse._solvers.eigen.capacity import BASIS_BYTES, BASIS_VECTORS
+from hesse._solvers.eigen.capacity import BASIS_VECTORS
 from hesse._solvers.minimize.model import Step, minimize_model
 from hesse._solvers.minimize.places import Place
 from hesse._solvers.run import Products
@@ -27,6 +27,8 @@ FIRST_RADIUS = 10
 FORCING, QUADRATIC = 0.5, 0.9
 # A difference of two values needs so many units of their rounding.
 DIGITS = 100
+# Vectors beside the basis: points and gradients here and there, a step, and what is left of a product.
+PASSING = 10
 # So many refused steps in a row for which values have no digits end the search.
 FAILURES = 8
 
@@ -73,9 +75,8 @@ class TrustRegion:
         """The Krylov space of the model here, before its first product."""
         products = self._products
         products.move(self.place.operator, self.place.price)
-        vector = max(1, products.size * products.operator.dtype.itemsize)
-        capacity = min(products.size, max(2, min(BASIS_VECTORS, BASIS_BYTES // vector)))
-        basis = Basis(products, capacity, keep_products=False)
+        room = products.plan(PASSING + 2, PASSING + BASIS_VECTORS)
+        basis = Basis(products, min(products.size, room - PASSING), keep_products=False)
         if self.place.slope:
             basis.push(self.place.gradient)
         return basis
