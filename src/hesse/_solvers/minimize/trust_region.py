@@ -64,6 +64,8 @@ class TrustRegion:
         self.nit, self.nfev, self.failures = 0, 1, 0
         products.count += place.gradient_price
         self.ending = ""
+        # How many vectors a basis may hold.
+        self._room = products.plan(PASSING + 2, PASSING + BASIS_VECTORS) - PASSING
         self._basis = self._begin()
 
     @property
@@ -75,8 +77,7 @@ class TrustRegion:
         """The Krylov space of the model here, before its first product."""
         products = self._products
         products.move(self.place.operator, self.place.price)
-        room = products.plan(PASSING + 2, PASSING + BASIS_VECTORS)
-        basis = Basis(products, min(products.size, room - PASSING), keep_products=False)
+        basis = Basis(products, min(products.size, self._room), keep_products=False)
         if self.place.slope:
             basis.push(self.place.gradient)
         return basis
