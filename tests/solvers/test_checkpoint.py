@@ -335,3 +335,15 @@ def test_a_checkpoint_of_other_random_numbers_is_refused(tmp_path, monkeypatch):
         hesse.CheckpointError, match=r"was written with probes philox4x32-10: .*, not others, and is left"
     ):
         hesse.trace(2 * torch.eye(200), rng=0, checkpoint=path)
+
+
+def test_a_search_that_was_stopped_with_a_full_basis_goes_on_with_the_same_digits(tmp_path):
+    A = torch.diag(0.9 ** torch.arange(150, dtype=torch.float64))
+    words = {"k": 3, "basis_size": 8, "rng": 0}
+    expected = hesse.eigsh(A, **words)
+    for stop in range(6, 16):
+        path = hesse.Checkpoint(tmp_path / str(stop), seconds=0)
+        hesse.eigsh(A, **words, checkpoint=path, callback=lambda p, stop=stop: p.num_products >= stop)
+        found = hesse.eigsh(A, **words, checkpoint=path)
+        assert torch.equal(found.values, expected.values)
+        assert found.num_products == expected.num_products

@@ -66,6 +66,10 @@ class Search:
         self._basis.go_on_from(saved)
         self._completeness.go_on_from(saved, self._wanted.ends)
         self._norm, self._due, self._status = saved["norm"], saved["due"], saved["status"]
+        if self._basis.size == self._basis.capacity < self._products.size:
+            # A search that was stopped there has not made room.
+            self._restart()
+            self._due = self._next_due()
 
     def _state(self) -> State:
         return {
@@ -92,8 +96,11 @@ class Search:
                     return
                 if full and products.left:
                     self._restart()
-                self._due = basis.size + max(1, basis.size // 20)
+                self._due = self._next_due()
             products.keep(self._state)
+
+    def _next_due(self) -> int:
+        return self._basis.size + max(1, self._basis.size // 20)
 
     def answer(self, *, certify: bool) -> Eigenpairs:
         """The wanted Ritz pairs, with their residuals: true ones if so wanted, unless the user has stopped it."""
