@@ -378,15 +378,18 @@ def test_numbers_in_a_batch_are_watched() -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_lstms_in_single_precision_are_captured_without_onednns_kernel(
-    layers: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.backends.mkldnn.matmul, "fp32_precision", "ieee")
+def test_lstms_in_single_precision_are_captured_without_onednns_kernel(layers: int) -> None:
+    # A property without a deleter, which monkeypatch cannot put back.
+    chosen = torch.backends.mkldnn.matmul
+    before, chosen.fp32_precision = chosen.fp32_precision, "ieee"
     model = nn.LSTM(3, 4, num_layers=layers).double()
     x, v = [torch.randn(5, 2, 3, dtype=torch.float64) for _ in range(2)]
     expected = torch.autograd.functional.vhp(lambda x: model(x)[0].square().sum(), x, v)[1]
     model.float()
-    H = hesse.Hessian(lambda x: model(x)[0].square().sum(), x.float(), engine="compiled")
+    try:
+        H = hesse.Hessian(lambda x: model(x)[0].square().sum(), x.float(), engine="compiled")
+        assert torch.backends.mkldnn.enabled
+        assert chosen.fp32_precision == "ieee"
+    finally:
+        chosen.fp32_precision = before
     torch.testing.assert_close(H @ v.float(), expected.float(), rtol=1e-4, atol=1e-5)
-    assert torch.backends.mkldnn.enabled
-    assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
