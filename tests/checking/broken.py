@@ -319,6 +319,25 @@ def hook(x):
     return (y**2).sum()
 
 
+def equilibrium(x):
+    """A fixed point z = tanh(z / 4 + x), whose hook solves for the gradient by inner gradients without a graph."""
+    z = x.detach()
+    for _ in range(60):
+        z = (z / 4 + x.detach()).tanh()
+    z = z.requires_grad_()
+    again = (z / 4 + x.detach()).tanh()
+
+    def solve(gradient):
+        solved = gradient
+        for _ in range(60):
+            solved = gradient + torch.autograd.grad(again, z, solved, retain_graph=True)[0]
+        return solved
+
+    fixed = (z.detach() / 4 + x).tanh()
+    fixed.register_hook(solve)  # guilty
+    return (fixed**2).sum()
+
+
 def through_numpy(x):
     array = x.detach().numpy()  # guilty
     return (torch.from_numpy(array**2) * x).sum()

@@ -77,3 +77,10 @@ def test_the_guilty_line_and_operator_are_named(func):
     assert finding.code.endswith(broken.MARK.strip())
     assert finding.sentence.endswith(".")
     assert f"{finding.file}:{finding.line}" in str(report)
+
+
+def test_the_hook_of_a_deep_equilibrium_layer_is_among_the_guilty():
+    report = hesse.check(broken.equilibrium, broken.POINT, rng=0)
+    assert (report.slope.verdict, report.curvature.verdict) == ("agrees", "disagrees")
+    hooks = [finding for finding in report.findings if finding.operator == "Tensor.register_hook"]
+    assert [finding.line for finding in hooks] == [guilty_line(broken.equilibrium)]

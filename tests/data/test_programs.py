@@ -375,3 +375,21 @@ def test_numbers_in_a_batch_are_watched() -> None:
     )
     expected = references.hessian(model, lambda call: F.mse_loss(call(X), REAL, reduction="sum") / 10)
     assert_equal(H, expected)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_lstms_in_single_precision_are_captured_without_onednns_kernel(layers: int) -> None:
+    # A property without a deleter, which monkeypatch cannot put back.
+    chosen = torch.backends.mkldnn.matmul
+    before, chosen.fp32_precision = chosen.fp32_precision, "ieee"
+    model = nn.LSTM(3, 4, num_layers=layers).double()
+    x, v = [torch.randn(5, 2, 3, dtype=torch.float64) for _ in range(2)]
+    expected = torch.autograd.functional.vhp(lambda x: model(x)[0].square().sum(), x, v)[1]
+    model.float()
+    try:
+        H = hesse.Hessian(lambda x: model(x)[0].square().sum(), x.float(), engine="compiled")
+        assert torch.backends.mkldnn.enabled
+        assert chosen.fp32_precision == "ieee"
+    finally:
+        chosen.fp32_precision = before
+    torch.testing.assert_close(H @ v.float(), expected.float(), rtol=1e-4, atol=1e-5)

@@ -228,6 +228,7 @@ JACOBIANS = {
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 @pytest.mark.parametrize("name", JACOBIANS)
+@pytest.mark.private
 def test_the_pattern_of_a_jacobian_is_exact(name: str) -> None:
     func, x = JACOBIANS[name]
     found = jacobian_pattern(func, x)
@@ -345,6 +346,7 @@ def test_a_large_chain_has_three_entries_a_row() -> None:
     assert (found != (expected.tocsr() != 0)).nnz == 0
 
 
+@pytest.mark.private
 def test_finding_a_pattern_does_not_load_the_compiler() -> None:
     script = (
         "import sys, torch\nfrom hesse._sparse.detection import hessian_pattern\n"

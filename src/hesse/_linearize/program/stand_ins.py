@@ -158,7 +158,10 @@ class SubstituteEarly(TorchFunctionMode):
 
 @contextlib.contextmanager
 def recording(stand_ins: dict[int, Tensor]) -> Iterator[None]:
-    """Ordinary autograd, also inside inference mode; and no weights cached by autocast, which are no stand-ins."""
+    """Ordinary autograd, also inside inference mode; and no weights cached by autocast, which are no stand-ins.
+
+    Without oneDNN's LSTM, which returns None where its stand-in has a tensor.
+    """
     cached = torch.is_autocast_cache_enabled()
     with contextlib.ExitStack() as stack:
         if torch.is_inference_mode_enabled():
@@ -167,5 +170,8 @@ def recording(stand_ins: dict[int, Tensor]) -> Iterator[None]:
         torch.clear_autocast_cache()
         torch.set_autocast_cache_enabled(False)
         stack.callback(torch.set_autocast_cache_enabled, cached)
+        # Not by ``flags``, which overwrites the precisions that are chosen for single operators.
+        was, *_ = torch.backends.mkldnn.set_flags(False, _fp32_precision=None)  # type: ignore[no-untyped-call]
+        stack.callback(torch.backends.mkldnn.set_flags, was, None, None, None)
         stack.enter_context(ordinary_autograd())
         yield
