@@ -14,6 +14,7 @@ def test_questions_have_the_same_right_answers_on_all_ranks(ranks: int) -> None:
     assert held(torchrun(HERE / "shared_questions.py", ranks)) == sorted(expected)
 
 
+@pytest.mark.private
 @pytest.mark.parametrize("case", ["leaves", pytest.param("interrupted", marks=pytest.mark.exhaustive), "absent"])
 def test_a_rank_that_is_missing_is_named_on_the_others(case: str) -> None:
     expected = [f"rank {rank}: {case} soon" for rank in (0, 1)]
