@@ -10,13 +10,11 @@ import hesse
 HERE = Path(__file__).parent
 
 
-def torchrun(
-    script: Path | str, ranks: int, *arguments: str, restarts: int = 0, seconds: int = 300
-) -> subprocess.CompletedProcess[str]:
+def torchrun(script: Path | str, ranks: int, *arguments: str, seconds: int = 300) -> subprocess.CompletedProcess[str]:
     """Run a script, or a module by its name, on so many ranks, which are killed after so many seconds."""
     # With port 0 torchrun takes one that is free.
     command = [
-        *[sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", f"--max-restarts={restarts}"],
+        *[sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--max-restarts=0"],
         *["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--monitor-interval=0.1"],
         *(["-m", script] if isinstance(script, str) else [str(script)]),
         *arguments,

@@ -14,6 +14,7 @@ def test_questions_have_the_same_right_answers_on_all_ranks(ranks: int) -> None:
     assert held(torchrun(HERE / "shared_questions.py", ranks)) == sorted(expected)
 
 
+@pytest.mark.private
 @pytest.mark.parametrize("case", ["leaves", pytest.param("interrupted", marks=pytest.mark.exhaustive), "absent"])
 @pytest.mark.private
 def test_a_rank_that_is_missing_is_named_on_the_others(case: str) -> None:
@@ -31,9 +32,11 @@ def test_a_rank_that_is_missing_is_named_on_the_others(case: str) -> None:
     ],
 )
 def test_killed_ranks_go_on_with_the_same_digits(kills: list[str], tmp_path: Path, undisturbed: str) -> None:
-    said = held(torchrun(HERE / "killed.py", 2, str(tmp_path), *kills, restarts=2 + len(kills)))
+    # Started anew each time: torchrun's own restarts with gloo may fail to connect to an address of the life before.
+    for kill in kills:
+        assert "(SIGKILL)" in torchrun(HERE / "killed.py", 2, str(tmp_path), kill).stderr
+    said = held(torchrun(HERE / "killed.py", 2, str(tmp_path)))
     assert {line.split()[2] for line in said} == {undisturbed}
-    assert all(int(line.split()[-1]) >= len(kills) for line in said)
 
 
 @pytest.fixture(scope="module")
