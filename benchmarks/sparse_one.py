@@ -29,7 +29,7 @@ Contestant = tuple[Callable[[Any], Any], Callable[[Any], Any], Callable[[Any], M
 """How an input is laid out, what makes its matrix, and the matrix for SciPy."""
 
 
-def hesse(problem: SparseProblem) -> Contestant:
+def hesse(problem: SparseProblem, engine: Any = "auto") -> Contestant:
     """By this library, on PyTorch."""
     import torch
 
@@ -40,9 +40,10 @@ def hesse(problem: SparseProblem) -> Contestant:
 
     def call(x: Any) -> Any:
         earlier = state.get("H")
-        state["H"] = (
-            hesse.Hessian(lambda x: problem.energy(torch, x, *constants), x) if earlier is None else earlier.at(x)
-        )
+        if earlier is None:
+            state["H"] = hesse.Hessian(lambda x: problem.energy(torch, x, *constants), x, engine=engine)
+        else:
+            state["H"] = earlier.at(x)
         return state["H"].to_sparse()
 
     def result(matrix: Any) -> Matrix:
@@ -64,7 +65,7 @@ def asdex(problem: SparseProblem) -> Contestant:
     state: dict[str, Any] = {}
 
     def energy(x: Any) -> Any:
-        return problem.energy(xp, x, *constants)
+        return problem.energy(xp, x.reshape(problem.start.shape), *constants)
 
     def call(x: Any) -> Any:
         if not state:
@@ -74,19 +75,19 @@ def asdex(problem: SparseProblem) -> Contestant:
         return jax.block_until_ready(state["hessian"](x))
 
     def result(matrix: Any) -> Matrix:
-        # Of an input of several dimensions a row has an index for each of them.
-        indices, shape, half = np.asarray(matrix.indices).T, matrix.shape, matrix.ndim // 2
-        rows, columns = [
-            np.ravel_multi_index(tuple(indices[part]), shape[part]) for part in (slice(half), slice(half, None))
-        ]
-        size = problem.start.size
-        entries = scipy.sparse.coo_array((np.asarray(matrix.data), (rows, columns)), shape=(size, size))
+        rows, columns = np.asarray(matrix.indices).T
+        entries = scipy.sparse.coo_array((np.asarray(matrix.data), (rows, columns)), shape=matrix.shape)
         return entries.tocsr(), state["coloring"].num_colors
 
-    return xp.asarray, call, result
+    # Flat: of an input of several dimensions the matrix has twice as many, whose indices overflow 32 bits.
+    return lambda array: xp.asarray(array.ravel()), call, result
 
 
-CONTESTANTS = {"hesse": hesse, "asdex": asdex}
+CONTESTANTS: dict[str, Callable[[SparseProblem], Contestant]] = {
+    "hesse": hesse,
+    "hesse compiled": lambda problem: hesse(problem, "compiled"),
+    "asdex": asdex,
+}
 
 
 def measure(problem_name: str, contestant: str, quick: bool) -> dict[str, Any]:

@@ -25,17 +25,9 @@ def main() -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    places = np.arange(SIDE**2).reshape(SIDE, SIDE)
-    edges = np.concatenate(
-        [
-            [places[:, 1:].ravel(), places[:, :-1].ravel()],
-            [places[1:].ravel(), places[:-1].ravel()],
-        ],
-        axis=1,
-    )
     u = torch.rand(SIDE, SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     H = hesse.Hessian(membrane, u)
-    matrix = hesse.to_scipy(H.to_sparse(edges)).toarray() != 0
+    matrix = hesse.to_scipy(H.to_sparse()).toarray() != 0
     # The colors as the operator's plan has them: the product in which each column is.
     plan = H._sparse_plan
     assert plan is not None

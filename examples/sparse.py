@@ -3,7 +3,6 @@
 python examples/sparse.py
 """
 
-import numpy as np
 import torch
 
 import hesse
@@ -28,24 +27,17 @@ def saddle(side):
     return frame
 
 
-def neighbors(side):
-    """The grid points that share a triangle, as edges."""
-    places = np.arange(side**2).reshape(side, side)
-    pairs = [(places[:, 1:], places[:, :-1]), (places[1:], places[:-1]), (places[1:, :-1], places[:-1, 1:])]
-    return np.concatenate([np.stack([first.ravel(), second.ravel()]) for first, second in pairs], axis=1)
-
-
 def minimize(side=200, steps=20, tol=1e-8):
     """Newton's steps, shortened until the area falls; the surface, its area, and the norms of gradients."""
     frame = saddle(side + 2)
     u = torch.zeros(side, side, dtype=torch.float64)
     H = hesse.Hessian(lambda u: area(u, frame), u)
-    pattern, norms = neighbors(side), []
+    norms = []
     for _ in range(steps):
         norms.append(float(H.gradient.norm()))
         if norms[-1] <= tol * norms[0]:
             break
-        step = (hesse.factorize(H.to_sparse(pattern)) @ H.gradient.flatten()).reshape(u.shape)
+        step = (hesse.factorize(H.to_sparse()) @ H.gradient.flatten()).reshape(u.shape)
         length = 1.0
         while area(u - length * step, frame) > H.value and length > 1e-8:
             length /= 2

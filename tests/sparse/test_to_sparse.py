@@ -109,6 +109,10 @@ def test_the_hessian_of_each_problem_is_right(problem):
     explanation = H.explain()
     assert explanation.colors is not None
     assert explanation.colors < len(expected)
+    # The pattern that is found holds no place that is zero at every point, nor misses any.
+    alone = hesse.Hessian(func, inputs).to_sparse()
+    assert torch.equal(alone.to_dense() != 0, expected != 0)
+    torch.testing.assert_close(alone.to_dense(), found.to_dense())
     assert f"{found.values().numel()} entries from {explanation.colors} products" in str(explanation)
 
 
@@ -185,17 +189,50 @@ def test_large_terms_that_cancel_are_taken_for_rounding(dtype):
     torch.testing.assert_close(found, 2 * torch.eye(50, dtype=dtype), rtol=0.0, atol=1e4 * torch.finfo(dtype).eps * 50)
 
 
-def test_neighbors_that_move_are_refused_at_the_next_point():
-    def func(x: Tensor) -> Tensor:
-        return (x.sort().values.diff() ** 3).sum()
+def chain_of_sorted(x: Tensor) -> Tensor:
+    return (x.sort().values.diff() ** 3).sum()
 
+
+def swapped() -> tuple[Tensor, Tensor]:
+    """Two points with other neighbors."""
     x = torch.arange(8, dtype=torch.float64)
-    H = hesse.Hessian(func, x + 0.1 * random(8))
-    H.to_sparse(band(8))
     moved = x.clone()
     moved[[1, 6]] = moved[[6, 1]]
-    with pytest.raises(ValueError, match="lacks an entry"):
-        H.at(moved + 0.1 * random(8)).to_sparse()
+    return x + 0.1 * random(8), moved + 0.1 * random(8)
+
+
+def test_neighbors_that_move_are_refused_where_the_pattern_was_given():
+    x, moved = swapped()
+    H = hesse.Hessian(chain_of_sorted, x)
+    H.to_sparse(band(8))
+    with pytest.raises(ValueError, match=r"given to to_sparse\(\) lacks an entry"):
+        H.at(moved).to_sparse()
+
+
+def test_neighbors_that_move_are_found_anew():
+    x, moved = swapped()
+    H = hesse.Hessian(chain_of_sorted, x)
+    torch.testing.assert_close(H.to_sparse().to_dense(), dense(chain_of_sorted, x))
+    torch.testing.assert_close(H.at(moved).to_sparse().to_dense(), dense(chain_of_sorted, moved))
+
+
+def test_a_pattern_that_is_found_wrongly_is_refused(monkeypatch):
+    H = hesse.Hessian(rosenbrock, random(8))
+    monkeypatch.setattr(H, "_find_pattern", lambda: scipy.sparse.eye_array(8))
+    with pytest.raises(ValueError, match=r"found for to_sparse\(\) lacks an entry"):
+        H.to_sparse()
+
+
+def test_patterns_are_found_with_auxiliary_outputs_and_chosen_arguments():
+    x, y = random(6), random(6)
+    H = hesse.Hessian(lambda x, y: (((x[1:] * y[1:] * x[:-1]) ** 2).sum(), "aux"), (x, y), has_aux=True, argnums=0)
+    expected = dense(lambda x: ((x[1:] * y[1:] * x[:-1]) ** 2).sum(), x)
+    found = H.to_sparse()
+    torch.testing.assert_close(found.to_dense(), expected)
+    assert found.values().numel() == int((expected != 0).sum())
+    each = hesse.Hessian(lambda x: (x**3).sum(1) + x.prod(1), random(4, 3), batch_dim=0)
+    torch.testing.assert_close(each.to_sparse().to_dense(), each.to_dense())
+    assert each.explain().colors == 3
 
 
 @pytest.mark.parametrize("shape", [(40, 60), (60, 40)])
@@ -222,6 +259,20 @@ def test_gauss_newton_matrices_of_residuals_are_right():
     weighted = hesse.GaussNewton(residuals, random(20), loss=lambda r: (1 + r**2).sqrt().sum())
     L = torch.func.hessian(lambda r: (1 + r**2).sqrt().sum())(residuals(random(20)))
     torch.testing.assert_close(weighted.to_sparse(band(20)).to_dense(), J.T @ L @ J)
+    for alone, expected in ((hesse.GaussNewton(residuals, random(20)), J.T @ J), (weighted.at(), J.T @ L @ J)):
+        torch.testing.assert_close(alone.to_sparse().to_dense(), expected)
+        assert alone.explain().colors == 3
+
+
+def test_the_pattern_of_a_jacobian_is_found():
+    def residuals(x: Tensor) -> Tensor:
+        return torch.cat([10 * (x[1:] - x[:-1] ** 2), 1 - x[:-1]])
+
+    J = hesse.Jacobian(residuals, random(20))
+    expected = torch.func.jacrev(residuals)(random(20))
+    found = J.to_sparse()
+    torch.testing.assert_close(found.to_dense(), expected)
+    assert found.values().numel() == int((expected != 0).sum())
 
 
 def test_operators_over_data_and_sums_are_right():

@@ -29,6 +29,7 @@ from hesse._operators.point import PointOperator
 from hesse._operators.sharing import at_point, ranks_of
 from hesse._operators.terms import OuterTerm
 from hesse._ranks.group import Ranks
+from hesse._sparse.given import Pattern
 
 
 class GaussNewton(DataOperator):
@@ -135,15 +136,38 @@ class GaussNewton(DataOperator):
             jacobian = linearize("prediction", lambda x: _prediction(at.call(x)), at.leaves, inputs)
             jacobian.outputs = [output.contiguous() for output in jacobian.outputs]
             predicted: Prediction = jacobian.aux._replace(leaves=jacobian.outputs)
+            self._predicted = predicted
             return OuterTerm(jacobian, at.leaves, LossCurvature.of(loss_of, linearize, predicted))
 
         def tensors() -> Iterator[tuple[str, Tensor]]:
             yield from tensors_of(func, inputs, at)
             yield from captured(loss) if loss is not None else ()
 
+        def pattern() -> Pattern:
+            # It loads SciPy's sparse matrices, which other questions do not need.
+            from hesse._sparse.detection import hessian_pattern, jacobian_pattern_of_map
+
+            def prediction_at(x: tuple[Tensor, ...]) -> tuple[list[Tensor], Any]:
+                return _prediction(at.call(x))
+
+            memory = engines.options.memory
+            rows: Pattern = jacobian_pattern_of_map("GaussNewton", prediction_at, at, func, inputs, memory)
+            if loss is None:
+                return (rows.T @ rows).tocsr()
+            predicted = self._predicted
+            between = hessian_pattern(lambda *x: loss_of(predicted, x), tuple(predicted.leaves), memory)
+            found: Pattern = (rows.T @ between @ rows).tocsr()
+            return found
+
+        self._pattern_of_function = pattern
         variables = Space(at.leaves, at.spec, "GaussNewton")
         point = at_point("GaussNewton", self.ranks, lambda: FunctionPoint(variables, engines, term, tensors, "at()"))
         PointOperator.__init__(self, point, point.whole, variables, variables, symmetric=True)
+
+    def _find_pattern(self) -> Pattern:
+        # Of several ranks each has a function of its own, and the patterns would differ.
+        alone = self._func is not None and self.ranks is None
+        return self._pattern_of_function() if alone else super()._find_pattern()
 
 
 def _prediction(output: Any) -> tuple[list[Tensor], Prediction]:

@@ -20,7 +20,7 @@ from hesse._base.trees import Key
 from hesse._linearize.choice import Choice
 from hesse._linearize.engines import Engines, Linearize
 from hesse._linearize.options import Mode, Name, Options, Verify
-from hesse._linearize.protocol import Linearization, Map
+from hesse._linearize.protocol import Leaves, Linearization, Map
 from hesse._operators import independent
 from hesse._operators.block import Block
 from hesse._operators.function_point import FunctionPoint
@@ -29,6 +29,7 @@ from hesse._operators.shared_point import SharedPoint
 from hesse._operators.sharing import at_point
 from hesse._operators.terms import HessianTerm, Part
 from hesse._ranks.group import Ranks
+from hesse._sparse.given import Pattern
 
 
 class Hessian(PointOperator):
@@ -127,6 +128,7 @@ class Hessian(PointOperator):
         """Take the point: evaluate the function, once."""
         func = self._func
         at = check_point("Hessian", func, inputs, self._argnums)
+        self._at, self._inputs = at, inputs
         followed = followed_function("Hessian", func, inputs, at, self._has_aux)
         gradient_at = gradient_map(
             "Hessian", at, self._has_aux, engines.options.create_graph, self._batch_dim, followed
@@ -188,6 +190,26 @@ class Hessian(PointOperator):
             raise ValueError("dense_blocks() needs a Hessian of independent problems. Make it with batch_dim=0.")
         self._point.begin(self.domain.size)
         return independent.dense_blocks(self._point, self.domain, self.dtype, self._point.left_with_results())
+
+    def _find_pattern(self) -> Pattern:
+        if self.ranks is not None:
+            # Each rank has a function of its own, and the patterns would differ.
+            return super()._find_pattern()
+        # It loads SciPy's sparse matrices, which other questions do not need.
+        from hesse._sparse.detection import jacobian_pattern_of_map
+
+        def gradient_at(x: tuple[Tensor, ...]) -> tuple[Leaves, Any]:
+            if self._batch_dim is None:
+                output, _ = evaluate_scalar("Hessian", self._at, x, False, self._has_aux)
+            else:
+                output = independent.evaluate_each("Hessian", self._at, x, self._has_aux)[0].sum()
+            return zeros_where_none(gradient_to_multiply(output, x, False), x), None
+
+        memory = self._point.engines.options.memory
+        found = jacobian_pattern_of_map("Hessian", gradient_at, self._at, self._func, self._inputs, memory)
+        # The formulas of both sides of the diagonal are not always known equally well.
+        symmetric: Pattern = (found + found.T).tocsr()
+        return symmetric
 
     def block(self, rows: Key | tuple[Key, ...], columns: Key | tuple[Key, ...] | None = None) -> Block:
         """The block of second derivatives by two parts of the inputs.

@@ -21,6 +21,7 @@ from hesse._linearize.protocol import Leaves, Linearization, Selection
 from hesse._operators.function_point import FunctionPoint
 from hesse._operators.point import PointOperator
 from hesse._operators.terms import Part
+from hesse._sparse.given import Pattern
 
 
 class Jacobian(PointOperator):
@@ -82,6 +83,7 @@ class Jacobian(PointOperator):
         """Take the point: evaluate the function, once."""
         func, has_aux = self._func, self._has_aux
         at = check_point("Jacobian", func, inputs, self._argnums)
+        self._at, self._inputs = at, inputs
         followed = followed_function("Jacobian", func, inputs, at, has_aux)
 
         def outputs_at(x: tuple[Tensor, ...]) -> tuple[list[Tensor], Any]:
@@ -106,6 +108,17 @@ class Jacobian(PointOperator):
         point.whole = Part(point.whole.sources, tuple(range(len(linearization.outputs))))
         range_ = Space(linearization.outputs, spec, "Jacobian")
         super().__init__(point, point.whole, variables, range_, symmetric=False)
+
+    def _find_pattern(self) -> Pattern:
+        # It loads SciPy's sparse matrices, which other questions do not need.
+        from hesse._sparse.detection import jacobian_pattern_of_map
+
+        def outputs_at(x: tuple[Tensor, ...]) -> tuple[list[Tensor], Any]:
+            return evaluate("Jacobian", self._at, x, False, self._has_aux)[0], None
+
+        memory = self._point.engines.options.memory
+        found: Pattern = jacobian_pattern_of_map("Jacobian", outputs_at, self._at, self._func, self._inputs, memory)
+        return found
 
     def at(self, inputs: Any) -> Jacobian:
         """The Jacobian of the same function at other inputs, or at the same ones as they are now."""
