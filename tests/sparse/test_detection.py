@@ -354,3 +354,16 @@ def test_finding_a_pattern_does_not_load_the_compiler() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_a_large_sparse_constant_is_never_made_dense(layout: torch.layout) -> None:
+    size = 1_000_000
+    places = torch.stack((torch.arange(size), (torch.arange(size) * 7 + 3) % size))
+    matrix = torch.sparse_coo_tensor(places, torch.ones(size), (size, size), check_invariants=True).coalesce()
+    matrix = matrix.to_sparse(layout=layout)
+    found = hessian_pattern(lambda x: (torch.mv(matrix, x.sin()) * x).sum(), torch.zeros(size))
+    assert found.nnz == 3 * size
+    coupled = scipy.sparse.csr_array((np.ones(size, bool), tuple(places.numpy())), shape=(size, size))
+    assert (coupled > found).nnz == 0
