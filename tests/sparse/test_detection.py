@@ -294,6 +294,36 @@ class _ByNumPy(torch.autograd.Function):
         return torch.from_numpy(gradient.detach().numpy() * 2.0)
 
 
+class _ByComparison(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient if torch.equal(gradient, gradient.flip(0)) else 2 * gradient
+
+
+class _ByAForeignTensor(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return torch.ones(3, dtype=gradient.dtype)
+
+
+def test_a_derivative_that_depends_on_numbers_of_the_vector_is_refused() -> None:
+    with pytest.raises(NotImplementedError, match=r"reads numbers with aten\.equal"):
+        jacobian_pattern(lambda x: _ByComparison.apply(x), draw(3))
+
+
+def test_a_product_that_depends_on_nothing_and_is_not_zero_is_refused() -> None:
+    with pytest.raises(NotImplementedError, match="has numbers that no operator of PyTorch computed from the vector"):
+        jacobian_pattern(lambda x: _ByAForeignTensor.apply(x), draw(3))
+
+
 def test_a_derivative_computed_outside_of_pytorch_is_refused() -> None:
     with pytest.raises(NotImplementedError, match=r"reads numbers with Tensor.numpy\. Give the pattern"):
         jacobian_pattern(lambda x: _ByNumPy.apply(x), draw(3))
