@@ -192,6 +192,7 @@ def test_the_pattern_of_a_known_kind_of_program_is_exact(name: str) -> None:
     np.testing.assert_array_equal(found.toarray(), numeric_pattern(func, inputs))
 
 
+@pytest.mark.private
 @pytest.mark.parametrize("heads", [1, 2])
 def test_samples_and_heads_of_attention_stay_apart(heads: int) -> None:
     def func(x: Tensor) -> Tensor:
@@ -234,6 +235,7 @@ def test_the_pattern_of_a_jacobian_is_exact(name: str) -> None:
     np.testing.assert_array_equal(found.toarray(), numeric_jacobian_pattern(func, x))
 
 
+@pytest.mark.private
 def test_rows_and_columns_are_in_the_order_of_leaves() -> None:
     inputs = ({"b": draw(2), "a": [draw(3, 2), draw()]},)
 
@@ -375,6 +377,7 @@ def test_a_large_chain_has_three_entries_a_row() -> None:
     assert (found != (expected.tocsr() != 0)).nnz == 0
 
 
+@pytest.mark.private
 def test_finding_a_pattern_does_not_load_the_compiler() -> None:
     script = (
         "import sys, torch\nfrom hesse._sparse.detection import hessian_pattern\n"
