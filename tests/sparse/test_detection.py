@@ -192,6 +192,7 @@ def test_the_pattern_of_a_known_kind_of_program_is_exact(name: str) -> None:
     np.testing.assert_array_equal(found.toarray(), numeric_pattern(func, inputs))
 
 
+@pytest.mark.private
 @pytest.mark.parametrize("heads", [1, 2])
 def test_samples_and_heads_of_attention_stay_apart(heads: int) -> None:
     def func(x: Tensor) -> Tensor:
@@ -235,6 +236,7 @@ def test_the_pattern_of_a_jacobian_is_exact(name: str) -> None:
     np.testing.assert_array_equal(found.toarray(), numeric_jacobian_pattern(func, x))
 
 
+@pytest.mark.private
 def test_rows_and_columns_are_in_the_order_of_leaves() -> None:
     inputs = ({"b": draw(2), "a": [draw(3, 2), draw()]},)
 
@@ -293,6 +295,36 @@ class _ByNumPy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return torch.from_numpy(gradient.detach().numpy() * 2.0)
+
+
+class _ByComparison(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient if torch.equal(gradient, gradient.flip(0)) else 2 * gradient
+
+
+class _ByAForeignTensor(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return torch.ones(3, dtype=gradient.dtype)
+
+
+def test_a_derivative_that_depends_on_numbers_of_the_vector_is_refused() -> None:
+    with pytest.raises(NotImplementedError, match=r"reads numbers with aten\.equal"):
+        jacobian_pattern(lambda x: _ByComparison.apply(x), draw(3))
+
+
+def test_a_product_that_depends_on_nothing_and_is_not_zero_is_refused() -> None:
+    with pytest.raises(NotImplementedError, match="has numbers that no operator of PyTorch computed from the vector"):
+        jacobian_pattern(lambda x: _ByAForeignTensor.apply(x), draw(3))
 
 
 def test_a_derivative_computed_outside_of_pytorch_is_refused() -> None:
@@ -356,3 +388,16 @@ def test_finding_a_pattern_does_not_load_the_compiler() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_a_large_sparse_constant_is_never_made_dense(layout: torch.layout) -> None:
+    size = 1_000_000
+    places = torch.stack((torch.arange(size), (torch.arange(size) * 7 + 3) % size))
+    matrix = torch.sparse_coo_tensor(places, torch.ones(size), (size, size), check_invariants=True).coalesce()
+    matrix = matrix.to_sparse(layout=layout)
+    found = hessian_pattern(lambda x: (torch.mv(matrix, x.sin()) * x).sum(), torch.zeros(size))
+    assert found.nnz == 3 * size
+    coupled = scipy.sparse.csr_array((np.ones(size, bool), tuple(places.numpy())), shape=(size, size))
+    assert (coupled > found).nnz == 0

@@ -35,9 +35,23 @@ Kind = TypeVar("Kind")
 def same(now: Tensor, then: Tensor) -> bool:
     """Whether two tensors hold the same numbers."""
     if now.layout != torch.strided:
-        now, then = now.to_dense(), then.to_dense()
+        return now.layout == then.layout and all(map(same, _dense_parts(now), _dense_parts(then)))
     # A NaN that stays a NaN is no change.
-    return torch.equal(now, then) or bool(((now == then) | ((now != now) & (then != then))).all())
+    return torch.equal(now, then) or (
+        now.shape == then.shape and bool(((now == then) | ((now != now) & (then != then))).all())
+    )
+
+
+def _dense_parts(tensor: Tensor) -> list[Tensor]:
+    """The places and values of a sparse tensor; other tensors as dense ones."""
+    if tensor.layout == torch.sparse_coo:
+        tensor = tensor.coalesce()
+        return [tensor.indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    return [tensor.to_dense()]
 
 
 def tensors_of(func: Callable[..., Any], inputs: Any, point: Point) -> Iterator[tuple[str, Tensor]]:

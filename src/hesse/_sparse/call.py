@@ -87,11 +87,12 @@ def names(text: str) -> frozenset[str]:
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors of an argument: itself, or those of a list."""
+    """The tensors of an argument or result: itself, or those in lists and dicts."""
     if isinstance(value, Tensor):
         return [value]
-    if isinstance(value, list | tuple):
-        return [tensor for entry in value for tensor in tensors_in(entry)]
+    if isinstance(value, list | tuple | dict):
+        entries = value.values() if isinstance(value, dict) else value
+        return [tensor for entry in entries for tensor in tensors_in(entry)]
     return []
 
 

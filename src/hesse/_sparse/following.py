@@ -27,6 +27,9 @@ from hesse._sparse.shadows import Shadows, storage_of
 
 aten = torch.ops.aten
 
+# They return numbers that depend on shapes alone.
+_SHAPES = {aten.is_same_size.default, aten.sym_size.int, aten.sym_stride.int, aten.sym_numel.default}
+
 
 class Following(TorchDispatchMode):
     """Follows sets through every operator that runs within.
@@ -78,13 +81,14 @@ class Following(TorchDispatchMode):
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = [tensor for value in (*args, *kwargs.values()) for tensor in tensors_in(value)]
-        if func is aten._local_scalar_dense.default:
-            self._note_read(given[0], str(func))
         draws = isinstance(func, OpOverload) and torch.Tag.nondeterministic_seeded in func.tags
         constant = not (self._has_read or draws) and all(map(self._is_constant, given))
         follows = any(self._shadows.read(tensor) is not None for tensor in given)
         result = func(*args, **kwargs)
         results = list(result) if isinstance(result, list | tuple) else [result]
+        if func not in _SHAPES and any(isinstance(entry, bool | int | float | complex) for entry in results):
+            for tensor in given:
+                self._note_read(tensor, str(func))
         changed = _changed(func, args, kwargs)
         if follows:
             self._follow(func, args, kwargs, results, changed, given)
@@ -118,7 +122,9 @@ class Following(TorchDispatchMode):
         given: Sequence[Tensor],
     ) -> None:
         memory = {storage_of(tensor) for tensor in given}
-        made = [tensor if isinstance(tensor, Tensor) else None for tensor in results]
+        is_nested = any(isinstance(entry, list | tuple | dict) for entry in results)
+        flat: Sequence[Any] = tensors_in(results) if is_nested else results
+        made = [entry if isinstance(entry, Tensor) else None for entry in flat]
         for tensor in made:
             if tensor is not None and not tensor.is_meta and storage_of(tensor) is None:
                 raise NotImplementedError(
@@ -128,7 +134,7 @@ class Following(TorchDispatchMode):
         is_view = not changed and all(tensor is None or storage_of(tensor) in memory for tensor in made)
         if is_view or (isinstance(func, OpOverload) and torch.Tag.inplace_view in func.tags):
             return
-        found = self._sets_of(func, args, kwargs, made)
+        found = None if is_nested else self._sets_of(func, args, kwargs, made)
         if found is None:
             self.unknown[str(func)] = None
             everything = self._sets.whole([part for part in map(self._shadows.read, given) if part is not None])
