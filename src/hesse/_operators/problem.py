@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hesse._autograd.arguments import check_point
+from hesse._base.several_ranks import replicated
 from hesse._data.batch_losses import losses_of_batches
 from hesse._data.parameters import Params, select
 from hesse._linearize.options import Name
