@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 # A warning is an error.
 SPHINX := $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet
 
-.PHONY: help demo test test-all exhaustive record inductor matrix lint docs bench questions tables clean
+.PHONY: help demo test test-all exhaustive record inductor matrix lint docs bench questions gpu tables clean
 
 help:
 	@echo "make demo      the Hessian of a network trained on scikit-learn's digits: products, and its spectrum on a page"
@@ -24,6 +24,7 @@ help:
 	@echo "make docs      the site, in .site"
 	@echo "make bench     the benchmark against PyTorch and its peers (installs them; about half an hour)"
 	@echo "make questions  eigenvalues, traces and solves beside the peers (installs them; about half an hour)"
+	@echo "make gpu       what can only be seen on a GPU, in less than nine minutes on a machine that has one"
 	@echo "make tables    write the tables of README and docs from the committed results"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -83,6 +84,10 @@ bench: $(VENV)/.bench-installed
 
 questions: $(VENV)/.bench-installed
 	$(BIN)/python -m benchmarks.questions
+
+# With DRY=--dry it runs at small sizes on the CPU.
+gpu: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.gpu $(DRY)
 
 tables: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.table

@@ -82,6 +82,7 @@ def _answer() -> None:
         "max_memory_allocated": peak,
         "reset_peak_memory_stats": lambda device=None: _library.pretended_reset_peak(_index(device)),
         "empty_cache": lambda: None,
+        "is_current_stream_capturing": lambda: False,
         "get_device_properties": lambda device=None: properties,
         "get_device_capability": lambda device=None: (9, 0),
         "get_device_name": lambda device=None: properties.name,

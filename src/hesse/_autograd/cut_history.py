@@ -19,13 +19,10 @@ from hesse._autograd import graph
 from hesse._base.errors import NoDerivativeError
 from hesse._base.several_ranks import group_exists
 
-_MODULES = ("torch.distributed.tensor", "torch.distributed.nn")
-"""Where autograd functions that communicate are."""
-
 
 def may_exist() -> bool:
     """Whether functions of torch.distributed can be in a graph, which may be long and is looked through only then."""
-    return group_exists() and any(module in sys.modules for module in _MODULES)
+    return group_exists()
 
 
 @contextlib.contextmanager
@@ -35,6 +32,14 @@ def refused(outputs: Sequence[Tensor]) -> Iterator[None]:
     try:
         for node in graph.nodes(outputs):
             function = getattr(node, "_forward_cls", None)
+            if function is not None and function.__name__ == "SyncBatchNorm":
+                raise NoDerivativeError(
+                    "The function cannot be differentiated twice: SyncBatchNorm, which normalizes by the batches of all"
+                    " ranks, has no second derivative in PyTorch. Call model.eval(), or give a model with"
+                    " torch.nn.BatchNorm2d or GroupNorm.",
+                    "SyncBatchNorm",
+                    None,
+                )
             if function is not None and function.__module__.startswith("torch.distributed"):
                 # Of ``from_local``: how the whole is made of the local tensors.
                 placements = getattr(node, "forward_input_placements", ())

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hesse._rules.rule import rule
+from hesse._rules.rule import operator_of, rule
 from hesse._rules.scope import differentiated_once_more
 
 Gradients = tuple[Tensor, Tensor, Tensor]
@@ -33,6 +33,10 @@ def _layer_is_needed(arguments: Sequence[Any]) -> bool:
 def _batch_is_needed(arguments: Sequence[Any]) -> bool:
     in_training = arguments[7]
     return in_training and not differentiated_once_more()
+
+
+def _fused_batch_is_needed(arguments: Sequence[Any]) -> bool:
+    return not differentiated_once_more()
 
 
 @rule("aten::native_layer_norm_backward", where=_layer_is_needed)
@@ -65,11 +69,35 @@ def batch_norm_backward(
     output_mask: Sequence[bool],
 ) -> Gradients:
     """The gradients by input, weight and bias, of a layer in training."""
+    return _batch_gradients(cotangent, x, weight, save_invstd)
+
+
+def _fused_batch_norm_backward(
+    x: Tensor,
+    cotangent: Tensor,
+    weight: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    save_mean: Tensor | None,
+    save_invstd: Tensor,
+    eps: float,
+    *reserve: Tensor,
+) -> Gradients:
+    """The same of cuDNN's and of MIOpen's kernel, which run in training only and take tensors of 16 bits as well."""
+    by_input, by_weight, by_bias = _batch_gradients(cotangent, x, weight, save_invstd)
+    return by_input, by_weight.to(weight.dtype), by_bias.to(weight.dtype)
+
+
+for _name in ("aten::cudnn_batch_norm_backward", "aten::miopen_batch_norm_backward"):
+    if operator_of(_name) is not None:
+        rule(_name, where=_fused_batch_is_needed)(_fused_batch_norm_backward)
+
+
+def _batch_gradients(cotangent: Tensor, x: Tensor, weight: Tensor | None, save_invstd: Tensor) -> Gradients:
     shape = [1, -1, *[1] * (x.dim() - 2)]
     scale = None if weight is None else weight.reshape(shape)
     dims = [0, *range(2, x.dim())]
-    by_input, by_weight, by_bias = _gradients(cotangent, x, scale, save_invstd.reshape(shape), dims, dims)
-    return by_input, by_weight, by_bias
+    return _gradients(cotangent, x, scale, save_invstd.reshape(shape), dims, dims)
 
 
 def _gradients(
