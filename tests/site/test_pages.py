@@ -18,7 +18,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 DIRECTIVE = re.compile(r"^\.\. auto(?:function|class|exception):: hesse\.([\w.]+)$", re.MULTILINE)
 FAMILY = [
     *("vhp", "hvp", "functional.vjp", "functional.jvp", "functional.jacobian", "functional.hessian"),
-    *("func.hvp", "func.grad", "func.value_and_grad"),
+    *("func.hvp", "func.vhp", "func.grad", "func.value_and_grad"),
 ]
 
 
