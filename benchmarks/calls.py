@@ -91,8 +91,8 @@ def overhead(rounds: int = 2000) -> float:
     workload = mlp.build_digits(torch.float32, False)
     H = hesse.Hessian(workload.func, workload.inputs, engine="tape")
     v = torch.randn(H.shape[1])
-    leaves, rebuild = _tracked(workload.inputs)
-    gradients = torch.autograd.grad(workload.func(rebuild(leaves)), leaves, create_graph=True)
+    leaves = [leaf.detach().requires_grad_() for leaf in H.domain.leaves]
+    gradients = torch.autograd.grad(workload.func(workload.rebuild(leaves)), leaves, create_graph=True)
     lengths = [leaf.numel() for leaf in leaves]
 
     def plain() -> Tensor:
@@ -106,11 +106,6 @@ def overhead(rounds: int = 2000) -> float:
             call()
             seconds.append(time.perf_counter() - start)
     return statistics.median(ways["hesse"][1]) / statistics.median(ways["plain"][1])
-
-
-def _tracked(inputs: Any) -> tuple[list[Tensor], Callable[[list[Tensor]], Any]]:
-    leaves, spec = torch.utils._pytree.tree_flatten(inputs)
-    return [leaf.detach().requires_grad_() for leaf in leaves], lambda x: torch.utils._pytree.tree_unflatten(x, spec)
 
 
 def main() -> None:

@@ -7,17 +7,15 @@ place where they are dealt with.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from hesse._autograd import graph, hooks
-from hesse._autograd.thread_state import inference_mode, inside, interruptible, put_inside
+from hesse._autograd.thread_state import interruptible, ordinary_autograd, untraced
 from hesse._base import trees
 from hesse._rules import scope
 from hesse._rules.scope import inside_transform as inside_transform
@@ -99,18 +97,6 @@ def refuse_compiled(name: str, outputs: Sequence[Tensor], x: Sequence[Tensor]) -
         )
 
 
-def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` out of torch.compile's sight: what it could not trace it runs, and compiles what that calls."""
-    # torch.compile may watch the thread without tracing this very call. No public name tells; the test of graph breaks
-    # fails if this one moves.
-    if torch.compiler.is_compiling() or (
-        "torch._dynamo" in sys.modules and torch._C._dynamo.eval_frame.get_eval_frame_callback() not in (None, False)
-    ):
-        disabled: Callable[..., Any] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]  # no types there
-        return disabled
-    return function
-
-
 @interruptible
 def _at_transform_level(body: Callable[[tuple[Tensor, ...]], Any], leaves: Sequence[Tensor]) -> Any:
     """Run ``body`` one differentiation level deeper in torch.func, where torch.autograd.grad works.
@@ -131,124 +117,3 @@ def _at_transform_level(body: Callable[[tuple[Tensor, ...]], Any], leaves: Seque
     results, spec = kept
     unwrapped = iter(tensors)
     return spec.rebuild([next(unwrapped) if isinstance(result, Tensor) else result for result in results])
-
-
-class ordinary_autograd:
-    """Gradients on, inference mode off, compiled functions run eagerly, rules in force: for double backwards.
-
-    Below a function that is ``interruptible``, which puts everything back where something is raised.
-    """
-
-    def __enter__(self) -> None:
-        # Not an ExitStack, which takes longer than all else that a small product does beside its arithmetic.
-        self._entered: list[contextlib.AbstractContextManager[Any]] = []
-        # Two calls into C, and none of Python's.
-        self._rules_held = scope.hold()
-        scope.put_back(True)
-        if torch.is_inference_mode_enabled():
-            self._enter(inference_mode(False))
-            self._enter(_NormalTensors())
-        if "torch._dynamo" in sys.modules:
-            self._enter(_eager)
-        if not torch.is_grad_enabled():
-            self._enter(torch.enable_grad())
-
-    def _enter(self, manager: Any) -> None:
-        manager.__enter__()
-        self._entered.append(manager)
-
-    def __exit__(self, kind: Any, *exception: Any) -> None:
-        while self._entered:
-            manager = self._entered.pop()
-            try:
-                manager.__exit__(None, None, None)
-            except RuntimeError:
-                # A mode that an interrupt has left off the stack.
-                if kind is None:
-                    raise
-        scope.put_back(self._rules_held)
-
-
-class _NormalTensors(TorchFunctionMode):
-    """Give autograd copies of captured inference tensors, which it refuses to save for a backward.
-
-    Entered only under inference mode. Operations on inference tensors alone stay in inference mode, so that views
-    are views and writes arrive; what a mixed operation changes in place (batch_norm its buffers) is copied back.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in ("__get__", "__set__"):
-            return func(*args, **kwargs)
-        tensors = [entry for entry in trees.flatten((args, kwargs))[0] if isinstance(entry, Tensor)]
-        # A clone is how an inference tensor becomes a normal one.
-        if tensors and func is not Tensor.clone and all(tensor.is_inference() for tensor in tensors):
-            with inference_mode(True):
-                return func(*args, **kwargs)
-        copies: list[tuple[Tensor, Tensor, int]] = []
-
-        def normal(tensor: Tensor) -> Tensor:
-            if not tensor.is_inference():
-                return tensor
-            copy = tensor.clone()
-            copies.append((tensor, copy, copy._version))
-            return copy
-
-        args, kwargs = trees.map_tensors(normal, (args, kwargs))
-        result = func(*args, **kwargs)
-        for original, copy, version in copies:
-            # batch_norm updates its buffers without counting a version.
-            if copy._version != version or not torch.equal(copy, original):
-                if copy.requires_grad:
-                    raise RuntimeError(
-                        f"The function changes a captured inference tensor of shape {tuple(original.shape)} in place"
-                        " by what depends on the inputs, which autograd cannot follow. Make that tensor outside"
-                        " torch.inference_mode()."
-                    )
-                with inference_mode(True):
-                    original.copy_(copy)
-        return result
-
-
-class _EagerInside:
-    """What torch.compile reads as its stance: eager for threads inside a product, and the usual one for others."""
-
-    def __init__(self, usual: Any) -> None:
-        self.usual = usual
-
-    @property
-    def stance(self) -> str:
-        return "force_eager" if inside() else str(self.usual.stance)
-
-    @property
-    def skip_guard_eval_unsafe(self) -> bool:
-        return bool(self.usual.skip_guard_eval_unsafe)
-
-    @property
-    def backend(self) -> Any:
-        return self.usual.backend
-
-
-class _EagerStance:
-    """Run functions made by torch.compile eagerly: their compiled form has no second derivative.
-
-    ``torch.compiler.set_stance`` would change the stance of the whole process, and a function compiled with
-    ``fullgraph=True`` that another thread happens to call then raises. So the stance set here depends on the
-    thread that reads it. It stays, and is the usual one outside: an interrupt must not come between two changes.
-    """
-
-    def __enter__(self) -> None:
-        from torch._dynamo import eval_frame
-
-        if not isinstance(eval_frame._stance, _EagerInside):
-            stance: Any = _EagerInside(eval_frame._stance)
-            eval_frame._set_stance(stance)
-        put_inside(inside() + 1)
-
-    def __exit__(self, *exception: object) -> None:
-        put_inside(inside() - 1)
-
-
-_eager = _EagerStance()

@@ -6,7 +6,9 @@ entered or left. So whatever hesse changes for a while is changed below a functi
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import sys
 import threading
 import traceback
 import warnings
@@ -14,9 +16,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 from torch._C import _functorch
+from torch.overrides import TorchFunctionMode
 
-from hesse._base import handed_on
+from hesse._base import handed_on, trees
 from hesse._rules import scope
 
 P = ParamSpec("P")
@@ -88,9 +92,14 @@ class _State:
         self._entered = len(_guards.entered)
         self._gradients = torch.is_grad_enabled()
         self._rules = scope.hold()
-        self._inside, self._once_more = inside(), scope.differentiated_once_more()
+        # These are read in each product of a kept point, so no function of Python is called.
+        self._inside = torch._C._get_obj_in_tls(_INSIDE) if torch._C._is_key_in_tls(_INSIDE) else 0
+        key = scope.ONCE_MORE
+        self._once_more = bool(torch._C._is_key_in_tls(key) and torch._C._get_obj_in_tls(key))
         self._levels = _functorch.get_dynamic_layer_stack_depth()
-        self._modes = _dispatch_modes(), _function_modes()
+        self._modes: tuple[Sequence[Any], Sequence[Any]] = ((), ())
+        if torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
+            self._modes = _dispatch_modes(), _function_modes()
         self._cache = torch.is_autocast_cache_enabled()
         self._anomaly = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
         self._warnings = warnings.filters, warnings.showwarning
@@ -133,3 +142,136 @@ def _dispatch_modes() -> Sequence[Any]:
 def _function_modes() -> Sequence[Any]:
     count = torch._C._len_torch_function_stack()
     return [torch._C._get_function_stack_at(place) for place in range(count)] if count else ()
+
+
+def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` out of torch.compile's sight: what it could not trace it runs, and compiles what that calls."""
+    # torch.compile may watch the thread without tracing this very call. No public name tells; the test of graph breaks
+    # fails if this one moves.
+    if torch.compiler.is_compiling() or (
+        "torch._dynamo" in sys.modules and torch._C._dynamo.eval_frame.get_eval_frame_callback() not in (None, False)
+    ):
+        disabled: Callable[..., Any] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]  # no types there
+        return disabled
+    return function
+
+
+class ordinary_autograd:
+    """Gradients on, inference mode off, compiled functions run eagerly, rules in force: for double backwards.
+
+    Below a function that is ``interruptible``, which puts everything back where something is raised.
+    """
+
+    def __enter__(self) -> None:
+        # Not an ExitStack, which takes longer than all else that a small product does beside its arithmetic.
+        self._entered: list[contextlib.AbstractContextManager[Any]] = []
+        # Two calls into C, and none of Python's.
+        self._rules_held = scope.hold()
+        scope.put_back(True)
+        if torch.is_inference_mode_enabled():
+            self._enter(inference_mode(False))
+            self._enter(_NormalTensors())
+        if "torch._dynamo" in sys.modules:
+            self._enter(_eager)
+        if not torch.is_grad_enabled():
+            self._enter(torch.enable_grad())
+
+    def _enter(self, manager: Any) -> None:
+        manager.__enter__()
+        self._entered.append(manager)
+
+    def __exit__(self, kind: Any, *exception: Any) -> None:
+        while self._entered:
+            manager = self._entered.pop()
+            try:
+                manager.__exit__(None, None, None)
+            except RuntimeError:
+                # A mode that an interrupt has left off the stack.
+                if kind is None:
+                    raise
+        scope.put_back(self._rules_held)
+
+
+class _NormalTensors(TorchFunctionMode):
+    """Give autograd copies of captured inference tensors, which it refuses to save for a backward.
+
+    Entered only under inference mode. Operations on inference tensors alone stay in inference mode, so that views
+    are views and writes arrive; what a mixed operation changes in place (batch_norm its buffers) is copied back.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("__get__", "__set__"):
+            return func(*args, **kwargs)
+        tensors = [entry for entry in trees.flatten((args, kwargs))[0] if isinstance(entry, Tensor)]
+        # A clone is how an inference tensor becomes a normal one.
+        if tensors and func is not Tensor.clone and all(tensor.is_inference() for tensor in tensors):
+            with inference_mode(True):
+                return func(*args, **kwargs)
+        copies: list[tuple[Tensor, Tensor, int]] = []
+
+        def normal(tensor: Tensor) -> Tensor:
+            if not tensor.is_inference():
+                return tensor
+            copy = tensor.clone()
+            copies.append((tensor, copy, copy._version))
+            return copy
+
+        args, kwargs = trees.map_tensors(normal, (args, kwargs))
+        result = func(*args, **kwargs)
+        for original, copy, version in copies:
+            # batch_norm updates its buffers without counting a version.
+            if copy._version != version or not torch.equal(copy, original):
+                if copy.requires_grad:
+                    raise RuntimeError(
+                        f"The function changes a captured inference tensor of shape {tuple(original.shape)} in place"
+                        " by what depends on the inputs, which autograd cannot follow. Make that tensor outside"
+                        " torch.inference_mode()."
+                    )
+                with inference_mode(True):
+                    original.copy_(copy)
+        return result
+
+
+class _EagerInside:
+    """What torch.compile reads as its stance: eager for threads inside a product, and the usual one for others."""
+
+    def __init__(self, usual: Any) -> None:
+        self.usual = usual
+
+    @property
+    def stance(self) -> str:
+        return "force_eager" if inside() else str(self.usual.stance)
+
+    @property
+    def skip_guard_eval_unsafe(self) -> bool:
+        return bool(self.usual.skip_guard_eval_unsafe)
+
+    @property
+    def backend(self) -> Any:
+        return self.usual.backend
+
+
+class _EagerStance:
+    """Run functions made by torch.compile eagerly: their compiled form has no second derivative.
+
+    ``torch.compiler.set_stance`` would change the stance of the whole process, and a function compiled with
+    ``fullgraph=True`` that another thread happens to call then raises. So the stance set here depends on the
+    thread that reads it. It stays, and is the usual one outside: an interrupt must not come between two changes.
+    """
+
+    def __enter__(self) -> None:
+        from torch._dynamo import eval_frame
+
+        if not isinstance(eval_frame._stance, _EagerInside):
+            stance: Any = _EagerInside(eval_frame._stance)
+            eval_frame._set_stance(stance)
+        put_inside(inside() + 1)
+
+    def __exit__(self, *exception: object) -> None:
+        put_inside(inside() - 1)
+
+
+_eager = _EagerStance()

@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from hesse._autograd.evaluation import ordinary_autograd, track
+from hesse._autograd.evaluation import track
+from hesse._autograd.thread_state import ordinary_autograd
 from hesse._base.errors import first_line
 from hesse._base.memory import is_out_of_memory, readable
 from hesse._data import rows

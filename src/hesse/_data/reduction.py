@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 
 from hesse._autograd.agreement import coarsest
-from hesse._autograd.evaluation import ordinary_autograd, track
-from hesse._autograd.thread_state import interruptible
+from hesse._autograd.evaluation import track
+from hesse._autograd.thread_state import interruptible, ordinary_autograd
 from hesse._data import rows
 from hesse._data.draws import Seeded
 from hesse._data.losses import Reduction

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hesse._autograd.agreement import FACTOR, Again, disagreement
-from hesse._autograd.evaluation import untraced
 from hesse._autograd.gradients import memory_of
+from hesse._autograd.thread_state import untraced
 from hesse._base import trees
 from hesse._base.devices import States, generator_states, put_back
 from hesse._base.errors import CaptureError, StalePointError, warn_caller

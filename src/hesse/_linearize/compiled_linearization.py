@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from hesse._autograd.evaluation import untraced
 from hesse._autograd.gradients import memory_of
+from hesse._autograd.thread_state import untraced
 from hesse._base.errors import ClosedError
 from hesse._linearize import tape
 from hesse._linearize.choice import EngineName

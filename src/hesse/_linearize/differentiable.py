@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hesse._autograd.evaluation import untraced
+from hesse._autograd.thread_state import untraced
 from hesse._base.devices import generator_states
 from hesse._base.errors import CaptureError, warn_caller
 from hesse._linearize import tape

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from hesse._autograd.evaluation import untraced
+from hesse._autograd.thread_state import untraced
 from hesse._base.errors import ClosedError
 from hesse._linearize import tape
 from hesse._linearize.choice import EngineName

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from hesse._autograd.evaluation import untraced
+from hesse._autograd.thread_state import untraced
 from hesse._base import checks
 from hesse._base.memory import budget
 from hesse._linearize.choice import Batching, Choice

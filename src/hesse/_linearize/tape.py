@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from hesse._autograd import graph
-from hesse._autograd.evaluation import constant, inside_transform, ordinary_autograd, track, untraced
+from hesse._autograd.evaluation import constant, inside_transform, track
 from hesse._autograd.gradients import MissingDerivative, followed_gradients, gradients, unaliased, zeros_where_none
 from hesse._autograd.preserving import preserved
 from hesse._autograd.refusal import no_derivative
-from hesse._autograd.thread_state import interruptible
+from hesse._autograd.thread_state import interruptible, ordinary_autograd, untraced
 from hesse._base.errors import ClosedError, NoDerivativeError, StalePointError
 from hesse._linearize.choice import EngineName
 from hesse._linearize.protocol import Leaves, Linearization, Map, Selection, Sources
@@ -143,15 +143,17 @@ class Tape(Linearization):
     @interruptible
     def _replay(self, outputs: Leaves, x: Leaves, vectors: Leaves, batched: bool, last: bool) -> list[Tensor]:
         with ordinary_autograd():
-            if self.create_graph:
-                vectors = [constant(vector, True) for vector in vectors]
-            else:
-                vectors = [vector.clone() if vector.is_inference() else vector.detach() for vector in vectors]
+            given = []
+            for vector in vectors:
+                if self.create_graph:
+                    given.append(constant(vector, True))
+                else:
+                    given.append(vector.clone() if vector.is_inference() else vector.detach())
             try:
-                products = gradients(
+                found = gradients(
                     outputs,
                     x,
-                    vectors,
+                    given,
                     retain_graph=not last,
                     create_graph=self.create_graph,
                     batched=batched,
@@ -162,10 +164,10 @@ class Tape(Linearization):
                     raise
                 raise explained from error
             batch = vectors[0].shape[:1] if batched else ()
-            return [
-                leaf.new_zeros((*batch, *leaf.shape)) if product is None else product
-                for product, leaf in zip(products, x, strict=True)
-            ]
+            products = []
+            for product, leaf in zip(found, x, strict=True):
+                products.append(leaf.new_zeros((*batch, *leaf.shape)) if product is None else product)
+            return products
 
     def _no_derivative(
         self, missing: MissingDerivative, product: str, vectors: Leaves, selection: Selection, batched: bool

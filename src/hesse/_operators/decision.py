@@ -13,7 +13,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from hesse._autograd.evaluation import untraced
+from hesse._autograd.thread_state import untraced
 from hesse._base.clock import Clock
 from hesse._base.errors import CaptureError, first_line, warn_caller
 from hesse._base.fixed_draws import random_like

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hesse._autograd.arguments import check_point
 from hesse._autograd.captured import captured, tensors_of
-from hesse._autograd.evaluation import untraced
+from hesse._autograd.thread_state import untraced
 from hesse._base import checks, trees
 from hesse._base.several_ranks import refusing_models
 from hesse._base.space import Space

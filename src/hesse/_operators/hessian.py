@@ -12,8 +12,8 @@ from hesse._autograd.arguments import Argnums, check_point, evaluate_scalar, wit
 from hesse._autograd.arguments import Point as At
 from hesse._autograd.captured import tensors_of
 from hesse._autograd.dependence import Followed, followed_function, require_dependence
-from hesse._autograd.evaluation import untraced
 from hesse._autograd.gradients import gradient_to_multiply, zeros_where_none
+from hesse._autograd.thread_state import untraced
 from hesse._base import trees
 from hesse._base.space import Space
 from hesse._base.trees import Key

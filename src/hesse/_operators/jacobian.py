@@ -11,7 +11,7 @@ from torch import Tensor
 from hesse._autograd.arguments import Argnums, check_point, evaluate, without_history
 from hesse._autograd.captured import tensors_of
 from hesse._autograd.dependence import followed_function, require_dependence
-from hesse._autograd.evaluation import untraced
+from hesse._autograd.thread_state import untraced
 from hesse._base import trees
 from hesse._base.space import Space
 from hesse._linearize.choice import Choice

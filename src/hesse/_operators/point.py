@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from hesse._autograd.agreement import coarsest
-from hesse._autograd.evaluation import untraced
 from hesse._autograd.gradients import unaliased
+from hesse._autograd.thread_state import untraced
 from hesse._base.space import Space, Splits
 from hesse._linearize.choice import Choice, EngineName
 from hesse._linearize.chunks import WIDTH, Chunks, Rows

@@ -69,13 +69,13 @@ def put(here: bool) -> bool:
     return held
 
 
-_ONCE_MORE = "hesse.once_more"
+ONCE_MORE = "hesse.once_more"
 """Key of what ``once_more`` said, in the storage PyTorch hands on to a backward's threads."""
 
 
 def differentiated_once_more() -> bool:
     """Whether what is computed now will be differentiated once more at most."""
-    return bool(torch._C._is_key_in_tls(_ONCE_MORE) and torch._C._get_obj_in_tls(_ONCE_MORE))
+    return bool(torch._C._is_key_in_tls(ONCE_MORE) and torch._C._get_obj_in_tls(ONCE_MORE))
 
 
 def once_more(here: bool) -> bool:
@@ -85,7 +85,7 @@ def once_more(here: bool) -> bool:
     are not needed while a gradient is computed for its products alone.
     """
     before = differentiated_once_more()
-    handed_on.put(_ONCE_MORE, here)
+    handed_on.put(ONCE_MORE, here)
     return before
 
 

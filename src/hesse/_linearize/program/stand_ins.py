@@ -18,8 +18,7 @@ from torch.overrides import TorchFunctionMode
 # Not documented but in public use: sees every operation below autograd.
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hesse._autograd.evaluation import ordinary_autograd
-from hesse._autograd.thread_state import inference_mode
+from hesse._autograd.thread_state import inference_mode, ordinary_autograd
 from hesse._base import trees
 from hesse._base.errors import CaptureError
 from hesse._linearize.program.argument_checks import passing_value
