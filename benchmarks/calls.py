@@ -86,7 +86,7 @@ COUNTED: dict[str, Callable[[], Callable[[], Any]]] = {
 }
 
 
-def overhead(rounds: int = 2000) -> float:
+def overhead(rounds: int = 300) -> float:
     """The time of a product of the digits network with all its rows, in units of split, ``autograd.grad`` and cat."""
     workload = mlp.build_digits(torch.float32, False)
     H = hesse.Hessian(workload.func, workload.inputs, engine="tape")
