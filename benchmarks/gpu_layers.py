@@ -98,8 +98,8 @@ LAYERS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
 def _layer(name: str) -> Check:
     def run(machine: Machine) -> Facts:
         layer, x = LAYERS[name]()
-        torch.backends.cudnn.allow_tf32 = False
-        return distances(machine, First(layer), x, torch.float32)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            return distances(machine, First(layer), x, torch.float32)
 
     return run
 

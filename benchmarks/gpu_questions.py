@@ -149,11 +149,11 @@ def _tf32(machine: Machine) -> Facts:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Flatten(), nn.Linear(800, 5)).to(machine.device)
     facts = {}
     for allowed in (False, True):
-        torch.backends.cudnn.allow_tf32 = allowed
-        H = hesse.LossHessian(model, lambda p, y: (p - y).square().mean(), (x, model(x).detach() + 1), engine="tape")
-        found = hesse.eigsh(H, 2, rng=0, max_products=200)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=allowed):
+            data = (x, model(x).detach() + 1)
+            H = hesse.LossHessian(model, lambda p, y: (p - y).square().mean(), data, engine="tape")
+            found = hesse.eigsh(H, 2, rng=0, max_products=200)
         facts[f"TF32 {allowed}"] = {"values": found.values.tolist(), "converged": found.converged}
-    torch.backends.cudnn.allow_tf32 = False
     return facts
 
 

@@ -45,6 +45,7 @@ def test_where_all_batches_are_well_the_odd_ones_were_examined() -> None:
     assert report.value == pytest.approx(nn.functional.cross_entropy(Net()(X[:4]), Y[:4]).item(), rel=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_no_more_than_three_other_layouts_and_the_last_batch_are_examined() -> None:
     lone = [(x[None], y[None]) for x, y in zip(X, Y, strict=True)]
     lengths = [(X[:n], Y[:n]) for n in (6, 5, 4, 3, 2, 1)]

@@ -79,6 +79,7 @@ def test_what_a_model_problem_cannot_do_is_one_sentence(write_problem, hesse_com
     assert "makes no valid problem: No parameter of the model given to Problem matches '9.*'" in result.stderr
 
 
+@pytest.mark.exhaustive
 def test_compare_and_check_take_the_loss_over_all_data_as_a_function(write_problem, hesse_command):
     path = write_problem(SOURCE)
     result = hesse_command("vhp", path, "--compare", "--dtype", "float64")

@@ -10,6 +10,7 @@ from tests.distributed.launch import HERE, torchrun
 from tests.distributed.shared_products import dense
 
 
+@pytest.mark.exhaustive
 def test_two_ranks_print_and_write_one_spectrum(tmp_path: Path) -> None:
     out = tmp_path / "report"
     words = ["spectrum", str(HERE / "problem_of_ranks.py"), "--top", "2", "--bottom", "0", "--probes", "0"]

@@ -80,6 +80,7 @@ def test_the_numbers_it_prints_and_writes_are_those_of_the_dense_hessian(write_p
         assert text in result.stdout
 
 
+@pytest.mark.exhaustive
 def test_certified_residuals_are_those_of_true_products(write_problem, hesse_command):
     path = write_problem(SOURCE)
     words = ("--top", 4, "--bottom", 2, "--probes", 0, "--dtype", "float64")
@@ -269,6 +270,7 @@ def test_ctrl_c_gives_what_is_known_marked_as_unconverged(write_problem):
     assert sorted(entry.name for entry in Path("report").iterdir()) == FILES
 
 
+@pytest.mark.exhaustive
 def test_a_second_ctrl_c_stops_at_once_and_leaves_nothing(write_problem):
     process, stdout, stderr = _interrupted(write_problem(SLOW), times=2)
     assert process.returncode == 130, stderr

@@ -71,6 +71,7 @@ def digits(out: str) -> dict:
 
 
 @pytest.mark.parametrize("deaths", [(30,), pytest.param((60, 30, 15), marks=pytest.mark.exhaustive)], ids=str)
+@pytest.mark.exhaustive
 def test_a_killed_command_goes_on_with_the_same_digits(write_problem, deaths):
     path = write_problem(SOURCE)
     assert run(path, "whole", "--resume", "another").returncode == 0

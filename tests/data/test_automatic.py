@@ -211,6 +211,7 @@ class Short(nn.Module):
         return f * (1 if len(x) > 3 or f.sum() > -1e9 else 2)
 
 
+@pytest.mark.exhaustive
 def test_a_layout_without_a_program_leaves_the_tape_for_all_with_one_warning() -> None:
     model = Short()
     H = hessian(model, expect=MANY)

@@ -378,6 +378,7 @@ def test_numbers_in_a_batch_are_watched() -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.one_in(2)
 def test_lstms_in_single_precision_are_captured_without_onednns_kernel(layers: int) -> None:
     # A property without a deleter, which monkeypatch cannot put back.
     chosen = torch.backends.mkldnn.matmul

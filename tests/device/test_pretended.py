@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CHECKS = sorted(path.name for path in Path(__file__).parent.glob("on_devices_*.py"))
+QUICK = {"on_devices_entries.py", "on_devices_synchronized.py"}
 RUN = (
     "from tests.device import pretended; pretended.start(); import sys, pytest;"
     " raise SystemExit(pytest.main(['-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', *sys.argv[1:]]))"
@@ -18,7 +19,9 @@ RUN = (
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the pretended devices are compiled with g++")
 @pytest.mark.skipif(sys.platform != "linux", reason="the pretended devices are registered in a shared library of Linux")
-@pytest.mark.parametrize("checks", CHECKS)
+@pytest.mark.parametrize(
+    "checks", [name if name in QUICK else pytest.param(name, marks=pytest.mark.exhaustive) for name in CHECKS]
+)
 def test_pretended_devices(checks: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]), "OMP_NUM_THREADS": "1"}

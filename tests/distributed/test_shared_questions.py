@@ -15,8 +15,8 @@ def test_questions_have_the_same_right_answers_on_all_ranks(ranks: int) -> None:
 
 
 @pytest.mark.private
-@pytest.mark.parametrize("case", ["leaves", pytest.param("interrupted", marks=pytest.mark.exhaustive), "absent"])
-@pytest.mark.private
+@pytest.mark.parametrize("case", ["leaves", "interrupted", "absent"])
+@pytest.mark.one_in(3)
 def test_a_rank_that_is_missing_is_named_on_the_others(case: str) -> None:
     expected = [f"rank {rank}: {case} soon" for rank in (0, 1)]
     assert held(torchrun(HERE / "missing_ranks.py", 2, case)) == expected
@@ -31,6 +31,7 @@ def test_a_rank_that_is_missing_is_named_on_the_others(case: str) -> None:
         *[pytest.param([f"{i % 2}:{3 + 2 * i}"], marks=pytest.mark.exhaustive) for i in range(8)],
     ],
 )
+@pytest.mark.exhaustive
 def test_killed_ranks_go_on_with_the_same_digits(kills: list[str], tmp_path: Path, undisturbed: str) -> None:
     # Started anew each time: torchrun's own restarts with gloo may fail to connect to an address of the life before.
     for kill in kills:

@@ -14,7 +14,7 @@ import hesse
 
 SHORT = """
 import resource, warnings
-import torch, hesse
+import scipy.special, torch, hesse  # what is loaded late is no question's memory
 
 torch.set_num_threads(1)
 warnings.simplefilter("ignore")

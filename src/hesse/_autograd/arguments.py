@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hesse._autograd.evaluation import compiler_is_loaded, inside_transform, refuse_compiled
+from hesse._autograd.evaluation import inside_transform, refuse_compiled
 from hesse._autograd.gradients import require_outputs
+from hesse._autograd.thread_state import compiler_is_loaded
 from hesse._base import checks, trees
 from hesse._base.several_ranks import refusing_models
 from hesse._base.trees import Path, Spec

@@ -7,7 +7,6 @@ place where they are dealt with.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -73,11 +72,6 @@ def zeros_variable_like(tensor: Tensor) -> Tensor:
         # Factories make untracked tensors inside a transform; a selection from a tracked one is tracked.
         return torch.where(torch.ones_like(tensor, dtype=torch.bool), torch.zeros_like(tensor), tensor)
     return torch.zeros_like(tensor, requires_grad=True)
-
-
-def compiler_is_loaded() -> bool:
-    """Whether a function made by torch.compile can exist; loading the compiler only to say no takes a second."""
-    return "torch._dynamo" in sys.modules
 
 
 def refuse_compiled(name: str, outputs: Sequence[Tensor], x: Sequence[Tensor]) -> None:

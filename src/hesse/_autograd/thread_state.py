@@ -144,6 +144,11 @@ def _function_modes() -> Sequence[Any]:
     return [torch._C._get_function_stack_at(place) for place in range(count)] if count else ()
 
 
+def compiler_is_loaded() -> bool:
+    """Whether a function made by torch.compile can exist; loading the compiler only to say no takes a second."""
+    return "torch._dynamo" in sys.modules
+
+
 def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` out of torch.compile's sight: what it could not trace it runs, and compiles what that calls."""
     # torch.compile may watch the thread without tracing this very call. No public name tells; the test of graph breaks

@@ -144,14 +144,6 @@ class SubstituteEarly(TorchFunctionMode):
         if func is Tensor.tolist:
             return self._stand_ins.get(id(args[0]), args[0]).tolist()
         args, kwargs = trees.map_tensors(normal, (args, kwargs or {}))
-        if func is torch.lstm:
-            # oneDNN's layer is one operator that no compiler takes apart. Without it each step is plain operations.
-            is_enabled = torch.backends.mkldnn.enabled
-            torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # a property in a module
-            try:
-                return func(*args, **kwargs)
-            finally:
-                torch.backends.mkldnn.enabled = is_enabled
         return func(*args, **kwargs)
 
 

@@ -57,8 +57,8 @@ class Recurrence:
     @property
     def matrix(self) -> Tensor:
         """T, (size, size), float64."""
-        beside = torch.tensor(self._beside[: max(0, self.size - 1)], dtype=torch.float64)
-        diagonal = torch.tensor(self._diagonal, dtype=torch.float64)
+        beside = torch.tensor(self._beside[: max(0, self.size - 1)], dtype=torch.float64, device="cpu")
+        diagonal = torch.tensor(self._diagonal, dtype=torch.float64, device="cpu")
         return torch.diag(diagonal) + torch.diag(beside, 1) + torch.diag(beside, -1)
 
     def next(self) -> Tensor:
