@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.question_memory
 
+writes benchmarks/results/question_memory.json.
 Each question is asked of a diagonal matrix of float32 with the smallest ``memory=`` that it accepts. Bytes are those of
 the allocator's events, so they depend on the release of PyTorch and not on the machine; the matrix's own product is one
 vector, which is taken off.
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 
 import hesse
+from benchmarks import environment, results_file
+from benchmarks.views_question_memory import question_memory
 from hesse._linearize import peak
 
 N = 2_000_000
@@ -60,7 +63,7 @@ def vectors(call: Callable[[], Any]) -> float:
 def main() -> None:
     warnings.simplefilter("ignore", hesse.ConvergenceWarning)
     A = Diagonal()
-    print("| question | smallest memory | held at the peak |", "|---|---|---|", sep="\n")
+    rows: list[dict[str, Any]] = []
     for name, ask in QUESTIONS.items():
         for least in range(1, 100):
             try:
@@ -68,12 +71,15 @@ def main() -> None:
                 held = vectors(lambda ask=ask, least=least: ask(A, least * VECTOR + VECTOR // 10))  # type: ignore[misc]
             except hesse.MemoryBudgetError:
                 continue
-            print(f"| `{name}` | {least} vectors | {math.ceil(10 * held) / 10} |", flush=True)
+            rows.append({"question": name, "least": least, "held": math.ceil(10 * held) / 10})
             break
     for name, run in WITHOUT.items():
         held = vectors(lambda run=run: run(A))  # type: ignore[misc]
         # The right-hand side is the caller's, and there before.
-        print(f"| `{name}` | takes no `memory=` | {math.ceil(10 * (held + 1)) / 10} |", flush=True)
+        rows.append({"question": name, "least": None, "held": math.ceil(10 * (held + 1)) / 10})
+    results = {"environment": environment.describe(), "rows": rows}
+    results_file.write(results_file.FOLDER / "question_memory.json", results)
+    print(question_memory(results))
 
 
 if __name__ == "__main__":

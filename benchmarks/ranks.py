@@ -1,10 +1,10 @@
 """Products of one Hessian by 1, 2 and 4 processes, beside hessian-eigenthings' operator for data parallel.
 
-python -m benchmarks.ranks [FILE]
+    python -m benchmarks.ranks
 
 Each process takes a part of scikit-learn's digits, of unequal lengths. The table has, for each library and number of
 processes, the least time of a product, its reductions and how many numbers they carry in units of n, and its error
-against PyTorch's double backward over all data in one process. FILE gets the same as JSON.
+against PyTorch's double backward over all data in one process. benchmarks/results/ranks.json gets the figures.
 """
 
 import json
@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import hesse
+from benchmarks import environment, results_file
+from benchmarks.views_ranks import ranks
 
 PROCESSES = (1, 2, 4)
 TIMES = 10
@@ -136,18 +138,11 @@ def run(processes: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run all, and print the table."""
-    results = {processes: run(processes) for processes in PROCESSES}
-    print(f"{'':24}processes   ms a product   reductions   numbers / n   error")
-    for processes, libraries in results.items():
-        for name, figures in libraries.items():
-            if "problem" in figures:
-                print(f"{name:24}{processes:9}   {figures['problem']}")
-            else:
-                row = f"{1e3 * figures['seconds']:12.2f}{figures['reductions']:13}{figures['numbers']:14.2f}"
-                print(f"{name:24}{processes:9}{row}{figures['error']:10.1e}")
-    for path in sys.argv[1:]:
-        Path(path).write_text(json.dumps(results, indent=2) + "\n")
+    """Run all, write the results, and print the table."""
+    rows = [{"processes": processes, "libraries": run(processes)} for processes in PROCESSES]
+    results = {"environment": environment.describe(), "rows": rows}
+    results_file.write(results_file.FOLDER / "ranks.json", results)
+    print(ranks(results))
 
 
 if __name__ == "__main__":

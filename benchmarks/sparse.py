@@ -56,9 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     chosen = options.problem or list(PROBLEMS)
     rows = [measure(problem, options.turns, options.quick) for problem in chosen]
+    file = results_file.FOLDER / "sparse.json"
+    if options.problem and not options.quick and file.exists():
+        # The other problems' rows stay as they were measured before.
+        rows += [row for row in results_file.read(file)["rows"] if row["name"] not in chosen]
+    rows.sort(key=lambda row: list(PROBLEMS).index(row["name"]))
     results = {"environment": environment.describe(), "turns": options.turns, "rows": rows}
-    if not options.quick and not options.problem:
-        results_file.write(results_file.FOLDER / "sparse.json", results)
+    if not options.quick:
+        results_file.write(file, results)
     print(view(results))
     return 0
 

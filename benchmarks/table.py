@@ -1,4 +1,4 @@
-"""Writes the tables of README.md, docs/benchmarks.md and docs/releases.md from the results files.
+"""Writes the tables of README.md and of pages of docs from the results files.
 
     python -m benchmarks.table           replace the tables
     python -m benchmarks.table --check   exit with 1 where one is stale
@@ -18,11 +18,17 @@ from benchmarks import results_file, views, views_data, views_engines, views_min
 from benchmarks.processes import REPOSITORY
 from benchmarks.views_attention import attention
 from benchmarks.views_forces import forces
+from benchmarks.views_question_memory import question_memory
+from benchmarks.views_ranks import ranks
 from benchmarks.views_recomputation import recomputation
+from benchmarks.views_sparse import sparse
 from benchmarks.views_versions import versions
 from benchmarks.views_vocabulary import vocabulary
 
-PAGES = (REPOSITORY / "README.md", REPOSITORY / "docs" / "benchmarks.md", REPOSITORY / "docs" / "releases.md")
+PAGES = (
+    REPOSITORY / "README.md",
+    *[REPOSITORY / "docs" / f"{name}.md" for name in ("accelerators", "benchmarks", "ranks", "releases", "sparse")],
+)
 MARKED = re.compile(
     r"(?P<begin><!-- benchmark:begin (?P<name>[\w./-]+) -->\n).*?"
     r"(?P<end><!-- benchmark:end (?P=name) -->)",
@@ -40,6 +46,9 @@ def render(results: dict[str, Any], view: str) -> str:
             "vocabulary": vocabulary,
             "recomputation": recomputation,
             "versions": versions,
+            "question_memory": question_memory,
+            "ranks": ranks,
+            "sparse": sparse,
         }
         others |= {**views_data.VIEWS, **views_questions.VIEWS, **views_engines.VIEWS, **views_minimize.VIEWS}
         return {**views.VIEWS, **others}[view](results)
