@@ -13,6 +13,7 @@ from . import programs
 
 @pytest.mark.parametrize("options", [{"batch_first": True}, {"num_layers": 2, "bidirectional": True}, {}], ids=str)
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.private
 @pytest.mark.one_in(9)
 def test_products_are_those_of_pytorch_in_double_precision(kind: type[nn.RNNBase], options: dict[str, Any]) -> None:
     torch.manual_seed(0)

@@ -161,8 +161,8 @@ def recording(stand_ins: dict[int, Tensor]) -> Iterator[None]:
         torch.clear_autocast_cache()
         torch.set_autocast_cache_enabled(False)
         stack.callback(torch.set_autocast_cache_enabled, cached)
-        # Not by ``flags``, which overwrites the precisions that are chosen for single operators.
-        was, *_ = torch.backends.mkldnn.set_flags(False, _fp32_precision=None)  # type: ignore[no-untyped-call]
-        stack.callback(torch.backends.mkldnn.set_flags, was, None, None, None)
+        # Not by ``torch.backends.mkldnn.flags``, which also sets the precisions that are chosen for single operators.
+        stack.callback(torch._C._set_mkldnn_enabled, torch._C._get_mkldnn_enabled())
+        torch._C._set_mkldnn_enabled(False)
         stack.enter_context(ordinary_autograd())
         yield
