@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 CHECKS = sorted(path.name for path in Path(__file__).parent.glob("on_devices_*.py"))
@@ -18,6 +19,7 @@ RUN = (
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the pretended devices are compiled with g++")
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this build of PyTorch has hooks for CUDA of its own")
 @pytest.mark.skipif(sys.platform != "linux", reason="the pretended devices are registered in a shared library of Linux")
 @pytest.mark.parametrize(
     "checks", [name if name in QUICK else pytest.param(name, marks=pytest.mark.exhaustive) for name in CHECKS]
