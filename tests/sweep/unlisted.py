@@ -151,6 +151,7 @@ SAMPLES: dict[str, Case] = {
         draw(2),
         draw(2, seed=1),
     ),
+    "fmod.Scalar": _sample(lambda x: aten.fmod.Scalar(x.sin(), 0.7) ** 2, draw(3)),
     "_neg_view": _sample(lambda x: torch._neg_view(x) * x, draw(3)),
     "_pack_padded_sequence": _sample(_packed, draw(2, 3, 2)),
     "_reshape_alias": _sample(lambda x: aten._reshape_alias(x.sin(), [6], [1]), draw(2, 3)),
@@ -263,7 +264,7 @@ REASONS: dict[str, str] = {
     r"(eq|ne|ge|gt|le|lt)_\..*|_is_(all|any)_true|(all|any|count_nonzero)(\..*)?": "of no derivative",
     r"_?unique.*|hash_tensor|histc|view\.dtype|embedding_renorm_|nonzero|one_hot": "of no derivative",
     r"(_|crow_|col_|ccol_|row_)?indices|_values|_coalesce|_sparse_(addmm|coo_tensor.*)": "sparse, tested as rules",
-    r"geqrf|special_zeta\.other_scalar": "of no gradient in PyTorch",
+    r"geqrf|nextafter|special_zeta\.other_scalar": "of no gradient in PyTorch",
     r"_?upsample_.*_backward|_slow_conv2d_backward.*": "the gradient of a sample",
     r"_upsample_lanczos2d_aa|_grid_sampler_2d_cpu_fallback(_backward)?": "not in float64",
 }
