@@ -68,13 +68,13 @@ def main() -> None:
         for least in range(1, 100):
             try:
                 # Small matrices are beside the vectors.
-                held = vectors(lambda ask=ask, least=least: ask(A, least * VECTOR + VECTOR // 10))  # type: ignore[misc]
+                held = vectors(lambda ask=ask, least=least: ask(A, least * VECTOR + VECTOR // 10))
             except hesse.MemoryBudgetError:
                 continue
             rows.append({"question": name, "least": least, "held": math.ceil(10 * held) / 10})
             break
     for name, run in WITHOUT.items():
-        held = vectors(lambda run=run: run(A))  # type: ignore[misc]
+        held = vectors(lambda run=run: run(A))
         # The right-hand side is the caller's, and there before.
         rows.append({"question": name, "least": None, "held": math.ceil(10 * (held + 1)) / 10})
     results = {"environment": environment.describe(), "rows": rows}

@@ -114,6 +114,8 @@ def test_a_compiled_product_refuses_transforms_and_unknown_engines() -> None:
     product = hesse.func.hvp(cubic, engine="compiled")
     with pytest.raises(RuntimeError, match=r"cannot run inside a torch\.func transform"):
         torch.vmap(product)(X, V)
+    with pytest.raises(TypeError, match="func given to vhp should be callable"):
+        hesse.func.vhp(None)
     with pytest.raises(ValueError, match='engine given to vhp should be "tape" or "compiled"'):
         hesse.func.vhp(cubic, engine="auto")
     with pytest.raises(RuntimeError, match="v has invalid size"):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
 from hesse._autograd.arguments import Flags
-from hesse._linearize.options import Verify, check_verify
+from hesse._linearize.options import Verify
 from hesse.functional import _compiling as compiling
 from hesse.functional._compiled_product import CompiledProduct
-from hesse.functional._gradient import Engine, Gradient
+from hesse.functional._gradient import Engine, Gradient, check_curried
 from hesse.functional._hessian_product import hessian_product
 from hesse.functional._vhp import multiply
 
@@ -177,9 +177,7 @@ def _curried(
     engine: Engine,
     verify: Verify,
 ) -> Callable[..., Any]:
-    if engine not in get_args(Engine):
-        raise ValueError(f'engine given to {name} should be "tape" or "compiled" but is {engine!r}.')
-    check_verify(name, verify)
+    check_curried(name, func, has_aux, engine, verify)
     compiled = CompiledProduct(name, func, argnums, has_aux=has_aux, verify=verify) if engine == "compiled" else None
 
     def product(*arguments_and_v: Any) -> Any:

@@ -204,11 +204,11 @@ class Products:
         """
         operator, most = self.operator, max(least, most)
         vector = max(1, self.size * operator.dtype.itemsize)
-        allowed = allowance(operator, self.question, self._memory, operator.device, least * vector) // vector
+        allowed = (room := allowance(operator, self.question, self._memory, operator.device, least * vector)) // vector
         if allowed < least:
             raise MemoryBudgetError(
                 f"{self.question} needs {budgets.readable(least * vector)} for {least} vectors of {self.size} entries,"
-                f" but memory allows {budgets.readable(allowed * vector)} on {operator.device}. Raise memory."
+                f" but memory allows {budgets.readable(room)} on {operator.device}. Raise memory."
             )
         planned = min(allowed, most) if self._planned is None else self._planned
         self.refuse_unless(

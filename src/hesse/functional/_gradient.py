@@ -20,6 +20,15 @@ from hesse._linearize.options import Verify, check_verify
 Engine = Literal["tape", "compiled"]
 
 
+def check_curried(name: str, func: Any, has_aux: Any, engine: Any, verify: Any) -> None:
+    """Raise unless these are what an entry of ``hesse.func`` takes."""
+    if engine not in get_args(Engine):
+        raise ValueError(f'engine given to {name} should be "tape" or "compiled" but is {engine!r}.')
+    checks.functions(name, func=func)
+    checks.flags(name, has_aux=has_aux)
+    check_verify(name, verify)
+
+
 class Gradient:
     """Computes ``(value, gradient, aux)`` of a scalar function.
 
@@ -39,11 +48,7 @@ class Gradient:
         engine: Engine,
         verify: Verify,
     ) -> None:
-        if engine not in get_args(Engine):
-            raise ValueError(f'engine given to {name} should be "tape" or "compiled" but is {engine!r}.')
-        checks.functions(name, func=func)
-        checks.flags(name, has_aux=has_aux)
-        check_verify(name, verify)
+        check_curried(name, func, has_aux, engine, verify)
         self._name, self._func, self._argnums = name, func, argnums
         self._has_aux, self._has_value = has_aux, has_value
         self._programs = Differentiable(func, name, verify=verify) if engine == "compiled" else None
