@@ -15,7 +15,7 @@ def lines() -> list[str]:
     found = []
     for module in MODULES:
         for name, value in sorted(vars(module).items()):
-            if name.startswith("_") or (isinstance(value, types.ModuleType) and value not in MODULES):
+            if name not in module.__all__ or (isinstance(value, types.ModuleType) and value not in MODULES):
                 continue
             if getattr(value, "__module__", "hesse").split(".")[0] != "hesse":
                 continue

@@ -15,6 +15,8 @@ from hesse.functional._gradient import Engine, Gradient, check_curried
 from hesse.functional._hessian_product import hessian_product
 from hesse.functional._vhp import multiply
 
+__all__ = ["grad", "hvp", "value_and_grad", "vhp"]
+
 
 def grad(
     func: Callable[..., Any],
