@@ -13,6 +13,7 @@ from hesse._base.space import Space
 from hesse._base.trees import dotted_name
 from hesse._operators.linear_map import Decisions, LinearMap
 from hesse._ranks.group import Ranks
+from hesse._ranks.shards import Shards
 
 
 class Identity(LinearMap):
@@ -27,7 +28,7 @@ class Identity(LinearMap):
             raise ValueError(f"An identity needs a square operator but got one of shape {like.shape}.")
         self.shape, self.dtype, self.device = like.shape, like.dtype, like.device
         self.domain, self.range = like.domain, like.range
-        self.ranks = like.ranks
+        self.ranks, self.shards = like.ranks, like.shards
 
     def matmat(self, V: Tensor) -> Tensor:
         """V itself, copied."""
@@ -43,7 +44,7 @@ class _Composite(LinearMap):
         self.dtype = functools.reduce(torch.promote_types, [part.dtype for part in parts])
         self.differentiable = all([part.differentiable for part in parts])
         self.domain, self.range = domain, range
-        self.ranks = _ranks_of(parts)
+        self.ranks, self.shards = _ranks_of(parts), _shards_of(parts)
 
     def expect(self, products: int) -> None:
         """Of each part."""
@@ -218,6 +219,17 @@ def _ranks_of(parts: Sequence[LinearMap]) -> Ranks | None:
     if len(found) > 1:
         raise ValueError("Operators of one group of ranks are put together but got two groups. Make them with one.")
     return next(iter(found.values()), None)
+
+
+def _shards_of(parts: Sequence[LinearMap]) -> Shards | None:
+    """How vectors lie on ranks, which is the same for all parts."""
+    first, *others = [part.shards for part in parts]
+    if any([not first.is_like(other) if first is not None else other is not None for other in others]):
+        raise ValueError(
+            "Operators whose vectors are cut up among ranks the same way are put together but got different ones. Make"
+            " them of one model."
+        )
+    return first
 
 
 def _are_transposes(first: LinearMap, second: LinearMap) -> bool:

@@ -27,6 +27,7 @@ _WIDTH = 64
 
 def to_dense(A: LinearMap) -> Tensor:
     """The matrix (m, n), one product for each column (each row, where there are fewer)."""
+    A._require_whole("to_dense()")
     m, n = A.shape
     if m < n and not A.symmetric:
         return rows(A, slice(None))
@@ -40,6 +41,7 @@ def to_dense(A: LinearMap) -> Tensor:
 
 def rows(A: LinearMap, indices: Indices) -> Tensor:
     """Some rows of the matrix, (k, n), one product each."""
+    A._require_whole("rows()")
     m, n = A.shape
     chosen = row_numbers(indices, m)
     found = torch.empty(len(chosen), n, dtype=A.dtype, device=A.device)
@@ -69,6 +71,8 @@ def row_numbers(indices: Indices, size: int) -> list[int]:
 def to_scipy(A: LinearMap) -> ScipyOperator:
     """The map as SciPy's ``LinearOperator``, which takes and gives NumPy vectors of its dtype."""
     import scipy.sparse.linalg
+
+    A._require_whole("to_scipy()")
 
     def apply(product: Callable[[Tensor], Tensor], V: Array) -> Array:
         columns = to_tensor(A, V)

@@ -22,6 +22,11 @@ def inner_products(U: Tensor, V: Tensor) -> Tensor:
         >>> inner_products(torch.ones(3, 1), torch.ones(3, 2))
         tensor([[3., 3.]])
     """
+    return _added_up(U, V).to(U.dtype)
+
+
+def _added_up(U: Tensor, V: Tensor) -> Tensor:
+    """Uᵀ·V, of long columns in float64 where the device has it."""
     n = U.shape[0]
     number = n // PIECE
     whole = number * PIECE
@@ -30,13 +35,12 @@ def inner_products(U: Tensor, V: Tensor) -> Tensor:
     left = U[:whole].mT.reshape(U.shape[1], number, PIECE).transpose(0, 1)
     right = V[:whole].mT.reshape(V.shape[1], number, PIECE).permute(1, 2, 0)
     total = torch.bmm(left, right).sum(0, dtype=widest(U.device))
-    return (total + U[whole:].mT @ V[whole:]).to(U.dtype)
+    return total + U[whole:].mT @ V[whole:]
 
 
-def shared_inner_products(ranks: Ranks, U: Tensor, V: Tensor) -> Tensor:
-    """Uᵀ·V of columns that every rank holds: each adds up a share of the rows, so that all have the same digits.
+def shared_inner_products(ranks: Ranks, rows: slice, U: Tensor, V: Tensor) -> Tensor:
+    """Uᵀ·V of columns of which each rank adds up some rows, so that all have the same digits.
 
     What each computed alone could differ in the last bit, and ranks would decide differently.
     """
-    rows = ranks.share(U.shape[0])
-    return ranks.sum(inner_products(U[rows], V[rows]).to(widest(U.device)), "inner products").to(U.dtype)
+    return ranks.sum(_added_up(U[rows], V[rows]).to(widest(U.device)), "inner products").to(U.dtype)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import abc
 import functools
+import secrets
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from hesse._base.space import Space
 from hesse._operators import probes
 from hesse._operators.inner_products import inner_products, shared_inner_products
 from hesse._ranks.group import Ranks
+from hesse._ranks.shards import Ranges, Reduce, Shards
 from hesse._sparse.given import Pattern
 
 Decisions = dict[str, Any]
@@ -30,8 +33,10 @@ class LinearMap(abc.ABC):
     differentiable: bool = False
     domain: Space | None = None
     range: Space | None = None
-    # Those that make its products together, where they do: each holds whole vectors.
+    # Those that make its products together, where they do.
     ranks: Ranks | None = None
+    # How vectors lie on these ranks, of a square operator; None where each process holds whole vectors.
+    shards: Shards | None = None
 
     @abc.abstractmethod
     def matmat(self, V: Tensor) -> Tensor:
@@ -65,23 +70,60 @@ class LinearMap(abc.ABC):
 
     def gram(self, U: Tensor, V: Tensor) -> Tensor:
         """Inner products Uᵀ·V of two blocks of columns, also of long ones right to rounding; the same on all ranks."""
-        return inner_products(U, V) if self.ranks is None else shared_inner_products(self.ranks, U, V)
+        if self.ranks is None:
+            return inner_products(U, V)
+        rows = self.ranks.share(len(U)) if self.shards is None else self.shards.counted
+        return shared_inner_products(self.ranks, rows, U, V)
+
+    @property
+    def length(self) -> int:
+        """How many entries of a flat vector this process holds: n, or fewer where vectors are cut up among ranks."""
+        return self.shape[1] if self.shards is None else self.shards.length
+
+    @property
+    def ranges(self) -> Ranges:
+        """Which entries these are, in their order here: the index of the first of each range, and their number."""
+        return ((0, self.shape[1]),) if self.shards is None else self.shards.ranges
+
+    def total(self, values: Tensor, reduce: Reduce = "sum") -> Tensor:
+        """The sum or the largest, over ranks, of numbers that each process found of its own entries."""
+        return values if self.shards is None else self.shards.total(values, reduce)
+
+    def whole(self, v: Tensor) -> Tensor:
+        """All entries of a flat vector (length,), or of columns (length, k), on every rank."""
+        return v if self.shards is None else self.shards.whole(v)
+
+    def _require_whole(self, what: str) -> None:
+        """Raise where each rank holds a part of vectors."""
+        if self.shards is not None:
+            raise NotImplementedError(
+                f"{what} needs whole vectors, but those of this {type(self).__name__} are cut up among"
+                f" {self.shards.ranks.size} ranks. whole(A @ v) has all entries of a product."
+            )
 
     def randn(self, k: int, rng: probes.Rng = None) -> Tensor:
         """k standard normal probe vectors as columns (n, k), keyed by seed, column and element."""
-        return probes.randn(self.shape[1], k, rng, dtype=self.dtype, device=self.device)
+        return self._probes(probes.randn, k, rng)
 
     def signs(self, k: int, rng: probes.Rng = None) -> Tensor:
         """k vectors of random signs as columns (n, k), keyed by seed, column and element."""
-        return probes.signs(self.shape[1], k, rng, dtype=self.dtype, device=self.device)
+        return self._probes(probes.signs, k, rng)
+
+    def _probes(self, draw: Callable[..., Tensor], k: int, rng: probes.Rng) -> Tensor:
+        if rng is None and self.ranks is not None:
+            # Ranks draw the same vectors.
+            rng = self.ranks.gather("random vectors", lambda: secrets.randbits(63))[0]
+        return draw(self.shape[1], k, rng, dtype=self.dtype, device=self.device, ranges=self.ranges)
 
     def check_columns(self, V: Tensor) -> Tensor:
         """``V`` in the operator's dtype, or one sentence that says why it does not fit."""
-        if V.dim() != 2 or V.shape[0] != self.shape[1]:
+        length = self.length
+        if V.dim() != 2 or V.shape[0] != length:
             shape = tuple(V.shape) if V.dim() != 2 or V.shape[1] != 1 else (V.shape[0],)
+            remedy = "" if self.shards is None else " Each rank gives the entries that it holds, those of ranges."
             raise ValueError(
-                f"The vector given to {type(self).__name__} should have shape ({self.shape[1]},) or"
-                f" ({self.shape[1]}, k) but has {shape}."
+                f"The vector given to {type(self).__name__} should have shape ({length},) or ({length}, k) but has"
+                f" {shape}.{remedy}"
             )
         if V.dtype.is_complex:
             raise TypeError(
@@ -99,8 +141,10 @@ class LinearMap(abc.ABC):
         """Whether the product with a flat vector of the operator's dtype is flat as well.
 
         A lone input of one dimension has structured vectors that look flat; their products have the structure of
-        ``range``.
+        ``range``. Where this process holds a part of vectors, a whole one would pass for it.
         """
+        if self.shards is not None:
+            return False
         if self.domain is None or self.range is None:
             return True
         m, n = self.shape

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hesse._base import checks, counter_numbers
+from hesse._ranks.shards import Ranges
 
 Rng = int | np.random.Generator | torch.Generator | None
 
@@ -30,21 +31,32 @@ def generator(entry: str, rng: Rng) -> np.random.Generator:
         ) from error
 
 
-def randn(n: int, k: int, rng: Rng, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Standard normal vectors of shape (n, k)."""
-    return _columns(counter_numbers.normals, n, k, rng, dtype, device)
+def randn(
+    n: int, k: int, rng: Rng, *, dtype: torch.dtype, device: torch.device, ranges: Ranges | None = None
+) -> Tensor:
+    """Standard normal vectors of shape (n, k), or those of their entries that are in ``ranges``."""
+    return _columns(counter_numbers.normals, ((0, n),) if ranges is None else ranges, k, rng, dtype, device)
 
 
-def signs(n: int, k: int, rng: Rng, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Vectors of independent signs, +1 or −1 with equal chance (Rademacher), of shape (n, k)."""
-    return _columns(counter_numbers.signs, n, k, rng, dtype, device)
+def signs(
+    n: int, k: int, rng: Rng, *, dtype: torch.dtype, device: torch.device, ranges: Ranges | None = None
+) -> Tensor:
+    """Vectors of independent signs, +1 or −1 with equal chance (Rademacher); shapes and ``ranges`` as of ``randn``."""
+    return _columns(counter_numbers.signs, ((0, n),) if ranges is None else ranges, k, rng, dtype, device)
 
 
 def _columns(
-    fill: Callable[[Tensor, int], None], n: int, k: int, rng: Rng, dtype: torch.dtype, device: torch.device
+    fill: Callable[[Tensor, int, int], None],
+    ranges: Ranges,
+    k: int,
+    rng: Rng,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Tensor:
     # An int is a seed; a generator gives another seed at each call; None takes one from the system.
     seed = int(generator("a random vector", rng).integers(2**63))
-    rows = torch.empty(k, n, dtype=dtype, device=device)
-    fill(rows, seed)
+    lengths = [count for _, count in ranges]
+    rows = torch.empty(k, sum(lengths), dtype=dtype, device=device)
+    for (first, _), part in zip(ranges, rows.split_with_sizes(lengths, dim=1), strict=True):
+        fill(part, seed, first)
     return rows.mT

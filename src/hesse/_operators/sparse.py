@@ -19,6 +19,7 @@ _WIDTH = 16
 
 def to_sparse(A: Any, pattern: Any) -> Tensor:
     """The matrix in compressed rows; see ``Operator.to_sparse``. The operator keeps the plan."""
+    A._require_whole("to_sparse()")
     if A.differentiable and A.domain is not None:
         raise ValueError(
             f"to_sparse() of this {type(A).__name__} would cut off the derivatives of its products. Make the operator"

@@ -137,11 +137,19 @@ class Ranks:
         return total
 
     def sum(self, numbers: Tensor, what: str) -> Tensor:
-        """The sum of a small tensor, where all ranks are known to be at the same place."""
-        total = numbers.contiguous()
+        """The sum of a small tensor, which is overwritten; all ranks are known to be at the same place."""
+        return self._reduced(numbers.contiguous(), what, dist.ReduceOp.SUM)
+
+    def largest(self, numbers: Tensor, what: str) -> Tensor:
+        """The largest of a small tensor's numbers, or whether any is true; all ranks are known to be at one place."""
+        kind = torch.uint8 if numbers.dtype == torch.bool else numbers.dtype
+        here = numbers.to(self._device, kind, copy=True).contiguous()
+        return self._reduced(here, what, dist.ReduceOp.MAX).to(numbers.device, numbers.dtype)
+
+    def _reduced(self, numbers: Tensor, what: str, operation: dist.ReduceOp.RedOpType) -> Tensor:
         self._count += 1
-        self._finish(dist.all_reduce(total, group=self.group, async_op=True), what, computing=False)
-        return total
+        self._finish(dist.all_reduce(numbers, operation, group=self.group, async_op=True), what, computing=False)
+        return numbers
 
     def least(self, what: str, size: int, device: torch.device, *, is_shared: bool) -> int:
         """The bytes that the poorest rank may take; of one device's, its ranks have equal parts if ``is_shared``."""
