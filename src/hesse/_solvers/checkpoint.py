@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import torch
 from torch import Tensor
 
-from hesse._base import checks, files, memory
-from hesse._base.errors import CheckpointError, CheckpointWarning, warn_caller
+from hesse._base import checks
+from hesse._base.errors import CheckpointWarning, warn_caller
 from hesse._operators.linear_map import Decisions
 from hesse._operators.operator import Operator
 from hesse._operators.probes import Rng
 from hesse._ranks.group import Ranks
 from hesse._solvers import checkpoint_file
 from hesse._solvers.checkpoint_file import State, digest
+from hesse._solvers.checkpoint_places import place, why_unwritten
 
 __all__ = ["Checkpoint", "Keeper", "State", "fingerprint", "is_same", "origin"]
 
@@ -124,28 +124,20 @@ class Keeper:
 
     def __init__(self, checkpoint: Checkpoint, question: str, operator: Operator, settings: Mapping[str, Any]) -> None:
         self._path, self._seconds = Path(checkpoint.path), checkpoint.seconds
-        self._question = question
+        self._place, self._question = place(self._path, operator), question
         self._threads = torch.get_num_threads()
         self._written = time.monotonic()
         # Why the last writing failed, if it did.
         self._failure = ""
         self.saved: State | None = None
-        self._ranks = operator.ranks
-        if self._ranks is None:
-            header, tensors = self._read()
-        else:
-            # All ranks go on from the file of the first, which alone writes one.
-            header, tensors = self._ranks.of_first(f"the checkpoint of {question}", self._read)
+        header, tensors = self._place.read()
         try:
             if header is not None:
                 self.refuse_unless(header["question"] == question, f"is of {header['question']}, not of {question}")
                 torch.set_num_threads(header["threads"])
             told = marks(settings)
             if header is not None:
-                for name, value in told.items():
-                    found = header["settings"].get(name)
-                    self.refuse_unless(is_same(found, value), f"was written with {name} {found}, not {value}")
-                self.saved = checkpoint_file.saved(self._path, header, tensors, operator.device)
+                self._place.together(lambda: self._load(header, tensors, told, operator.device))
             self._header = {
                 "question": question,
                 "settings": told,
@@ -154,7 +146,8 @@ class Keeper:
                 "operator": fingerprint(operator),
             }
             if header is not None:
-                self.refuse_unless(is_same(header["operator"], self._header["operator"]), OTHER)
+                mark = self._header["operator"]
+                self._place.together(lambda: self.refuse_unless(is_same(header["operator"], mark), OTHER))
         except BaseException:
             self.close()
             raise
@@ -164,20 +157,13 @@ class Keeper:
         if not right:
             checkpoint_file.refuse(self._path, why)
 
-    def _read(self) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
-        """What the file holds, where there is one."""
-        files.clean(self._path)
-        return checkpoint_file.read(self._path) if self._path.exists() else self._begin()
-
-    def _begin(self) -> tuple[None, dict[str, Tensor]]:
-        """No file yet: see that there can be one."""
-        try:
-            with files.beside(self._path):
-                return None, {}
-        except OSError as error:
-            raise CheckpointError(
-                f"The checkpoint {self._path} cannot be written: {files.reason(error)}. Give another path."
-            ) from error
+    def _load(
+        self, header: dict[str, Any], tensors: dict[str, Tensor], told: dict[str, Any], device: torch.device
+    ) -> None:
+        for name, value in told.items():
+            found = header["settings"].get(name)
+            self.refuse_unless(is_same(found, value), f"was written with {name} {found}, not {value}")
+        self.saved = checkpoint_file.saved(self._path, header, tensors, device)
 
     def _decide(self, operator: Operator, earlier: Decisions | None) -> Decisions:
         try:
@@ -188,16 +174,12 @@ class Keeper:
 
     def keep(self, state: Callable[[], State]) -> None:
         """Write the state if it is time; where that fails, say so and let the question go on."""
-        is_other = self._ranks is not None and not self._ranks.is_first
-        if is_other or time.monotonic() - self._written < self._seconds:
+        if not self._place.is_due(time.monotonic() - self._written >= self._seconds):
             return
         try:
-            checkpoint_file.write(self._path, self._header, state(), _plain)
+            self._place.write(self._header, state, _plain)
         except Exception as error:
-            short = memory.is_out_of_memory(error)
-            if not (short or isinstance(error, OSError | safetensors.SafetensorError)):
-                raise
-            known, self._failure = self._failure, "Out of memory" if short else files.reason(error)
+            known, self._failure = self._failure, why_unwritten(error)
             if not known:
                 warn_caller(
                     f"The checkpoint {self._path} cannot be written: {self._failure}. {self._question} goes on without"

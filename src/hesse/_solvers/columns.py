@@ -98,13 +98,19 @@ def scale(U: Tensor, factors: Tensor) -> Tensor:
 
 def empty(operator: Operator) -> Tensor:
     """A block without columns."""
-    return torch.empty(0, operator.shape[1], dtype=operator.dtype, device=operator.device).mT
+    return torch.empty(0, operator.length, dtype=operator.dtype, device=operator.device).mT
 
 
 def units(operator: Operator, start: int, width: int) -> Tensor:
     """Columns ``start`` to ``start + width`` of the identity."""
-    rows = torch.zeros(width, operator.shape[1], dtype=operator.dtype, device=operator.device)
-    rows.diagonal(start).fill_(1)
+    rows = torch.zeros(width, operator.length, dtype=operator.dtype, device=operator.device)
+    place = 0
+    for first, count in operator.ranges:
+        low, high = max(first, start), min(first + count, start + width)
+        if low < high:
+            here = slice(place + low - first, place + high - first)
+            rows[low - start : high - start, here].diagonal().fill_(1)
+        place += count
     return rows.mT
 
 

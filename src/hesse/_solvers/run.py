@@ -24,10 +24,10 @@ from hesse._linearize.guard import read_back, read_back_later
 from hesse._operators.dense import as_operator
 from hesse._operators.operator import Operator
 from hesse._operators.probes import Rng, generator
-from hesse._ranks.group import Ranks
 from hesse._solvers import columns as blocks
 from hesse._solvers.allowance import allowance
-from hesse._solvers.checkpoint import Checkpoint, Keeper, State, exists, marks, origin
+from hesse._solvers.checkpoint import Checkpoint, Keeper, State, exists, origin
+from hesse._solvers.one_question import refuse_unknown_ranks, require_one_question
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,8 +157,8 @@ class Products:
             checks.paths(self.question, checkpoint=checkpoint)
         kept = Checkpoint.of(checkpoint)
         settings |= {"max_products": self.max_products, "rng": self._origin, "probes": counter_numbers.SCHEME}
-        if self._ranks is not None:
-            self._require_one_question(self._ranks, kept, settings)
+        path, watched = None if kept is None else str(kept.path), self._callback is not None
+        self.agree(**settings, **{"checkpoint": path, "a callback": watched})
         if kept is None or not exists(kept, self._ranks):
             self.operator.expect(self._expected)
         if kept is None:
@@ -169,18 +169,10 @@ class Products:
             self.go_on_from(saved)
         return saved
 
-    def _require_one_question(self, ranks: Ranks, kept: Checkpoint | None, settings: dict[str, Any]) -> None:
-        """Raise, on all ranks, unless all ask the same."""
-        tensors = [value for value in settings.values() if isinstance(value, Tensor)]
-        shaped = {name: tuple(value.shape) for name, value in settings.items() if hasattr(value, "shape")}
-        asked = {
-            "an operator of shape": tuple(self.operator.shape),
-            **marks({name: value for name, value in settings.items() if name not in shaped}),
-            **shaped,
-            "a callback": self._callback is not None,
-            "checkpoint": None if kept is None else str(kept.path),
-        }
-        ranks.require_alike(self.question, ranks.gather(f"the start of {self.question}", lambda: asked, tensors))
+    def agree(self, **settings: Any) -> None:
+        """Raise, on all ranks, unless these are the same on all."""
+        if self._ranks is not None:
+            require_one_question(self._ranks, self.question, self.operator, settings)
 
     def go_on_from(self, saved: State) -> None:
         """Take over how far the question had come."""
@@ -202,12 +194,12 @@ class Products:
             MemoryBudgetError: the least are more than memory allows.
             CheckpointError: the earlier run held more than memory allows now.
         """
-        operator, most = self.operator, max(least, most)
-        vector = max(1, self.size * operator.dtype.itemsize)
+        operator, most, length = self.operator, max(least, most), self.longest
+        vector = max(1, length * operator.dtype.itemsize)
         allowed = (room := allowance(operator, self.question, self._memory, operator.device, least * vector)) // vector
         if allowed < least:
             raise MemoryBudgetError(
-                f"{self.question} needs {budgets.readable(least * vector)} for {least} vectors of {self.size} entries,"
+                f"{self.question} needs {budgets.readable(least * vector)} for {least} vectors of {length} entries,"
                 f" but memory allows {budgets.readable(room)} on {operator.device}. Raise memory."
             )
         planned = min(allowed, most) if self._planned is None else self._planned
@@ -270,6 +262,16 @@ class Products:
         return self.operator.shape[1]
 
     @property
+    def is_kept(self) -> bool:
+        """Whether there is a checkpoint."""
+        return self._keeper is not None
+
+    @property
+    def longest(self) -> int:
+        """How many entries of a vector a process holds at most."""
+        return self.size if self.operator.shards is None else self.operator.shards.longest
+
+    @property
     def left(self) -> int:
         """How many products may still be made: none once the callback has stopped the question."""
         return 0 if self.stopped else self.max_products - self.count
@@ -300,16 +302,17 @@ class Products:
         with read_back_later() as flags:
             image = self.operator.matmat(blocks.ldexp(V, -powers).to(self.operator.device)).detach()
         if self._ranks is None and communications() != before:
-            self._require_alike_on_ranks()
+            draws_alone = self._generator is not None and self._origin is None
+            refuse_unknown_ranks(self.question, draws_alone=draws_alone, is_kept=self.is_kept)
         if measure and not self._measured:
             self._measure(V.to(image.device), image)
         product = blocks.ldexp(image, powers - self.exponent)
         # A norm reads the product once. Where it overflows, entries may be finite still.
         lengths = read_back(torch.linalg.vector_norm(product, dim=0), flags)
         product = product.to(V.device)
-        if not bool(torch.isfinite(lengths).all()) and not bool((finite := torch.isfinite(product).all(dim=0)).all()):
-            place = self.count + 1 + int((~finite).nonzero()[0])
-            if bool(torch.isfinite(image).all()):
+        if self._any(~torch.isfinite(lengths)).any() and (wrong := self._any(~torch.isfinite(product))).any():
+            place = self.count + 1 + int(wrong.nonzero()[0])
+            if not self._any(~torch.isfinite(image)).any():
                 self._refuse_size(place)
             raise NonFiniteProductError(
                 f"Product {place} of {self.question} with the {type(self.operator).__name__} of shape"
@@ -318,18 +321,9 @@ class Products:
         self.count += 0 if apart else self._price * V.shape[1]
         return product
 
-    def _require_alike_on_ranks(self) -> None:
-        """Products that are summed over ranks, say, have to be of the same vectors on all of them."""
-        if self._generator is not None and self._origin is None:
-            raise ValueError(
-                f"{self.question} was given rng=None, which draws other random vectors on each rank, but its products"
-                " communicate with other ranks. Give rng= a number, the same on all ranks."
-            )
-        if self._keeper is not None:
-            raise NotImplementedError(
-                f"{self.question} was given a checkpoint, but its products communicate with other ranks, and each rank"
-                " would write its own at another product. Leave checkpoint= out."
-            )
+    def _any(self, wrong: Tensor) -> Tensor:
+        """For each column whether an entry is true, on any rank."""
+        return self.operator.total(wrong if wrong.dim() == 1 else wrong.any(dim=0), "max")
 
     def _measure(self, V: Tensor, image: Tensor) -> None:
         """Take the units from the first product that is not zero, if its norm is far from that of its vector."""

@@ -85,7 +85,7 @@ class Basis:
         self.coupling = 0.0
 
     def _rows(self, count: int) -> Tensor:
-        return torch.empty(count, self._products.size, dtype=self._operator.dtype, device=self.device)
+        return torch.empty(count, self._operator.length, dtype=self._operator.dtype, device=self.device)
 
     @property
     def vectors(self) -> Tensor:
@@ -200,7 +200,7 @@ class Basis:
     def _rewrite(self, change: Callable[[Tensor], Tensor], kept: int) -> None:
         """Replace vectors and products by ``kept`` combinations of them, a few entries of all of them at a time."""
         length = self._vectors.shape[1]
-        step = entries(length, kept)
+        step = max(1, entries(length, kept))
         for rows in (self._vectors, self._images):
             for start in range(0, length, step):
                 place = slice(start, start + step)

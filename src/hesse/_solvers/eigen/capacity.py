@@ -48,7 +48,8 @@ def capacity(
     least = min(count + 2 * block, n)
     if basis_size is not None and basis_size < least:
         raise ValueError(f"basis_size given to eigsh should be at least {least} for k={count} but is {basis_size}.")
-    vector = max(1, n * products.operator.dtype.itemsize)
+    length = products.longest
+    vector = max(1, length * products.operator.dtype.itemsize)
 
     def size(held: int) -> int:
         """The bytes of a search that holds so many."""
@@ -56,7 +57,7 @@ def capacity(
         # are compared; or a block, its products, what is left of them and a correction, with the start of a look.
         passing = max(block + count + max(2 * at_once(count), 3 * block), block + min(2 * WIDTH, held), 4 * block + 2)
         # A part of all vectors as it is rewritten, with two copies that LAPACK makes.
-        rewriting = (1 + 3 * held * entries(n, held) / max(1, n)) * vector
+        rewriting = (1 + 3 * held * entries(length, held) / max(1, length)) * vector
         return int(2 * held * vector + max(passing * vector, rewriting)) + 8 * MATRICES * held**2
 
     # More than the products there may be can never come together.

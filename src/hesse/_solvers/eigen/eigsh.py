@@ -121,6 +121,7 @@ def eigsh(
                 f"max_products given to eigsh should be at least k, {wanted.count}, but is {max_products}."
             )
         device = operator.device if basis_device is None else torch.device(basis_device)
+        products.agree(certify=certify)
         columns = _columns(start, products)
         generator = products.generator(rng)
         # Twenty for a first look, and what the wanted ones, converging together, have taken on networks.
@@ -163,7 +164,8 @@ def eigsh(
 
 def _columns(start: Tensor | Eigenpairs | None, products: Products) -> Tensor:
     """The vectors to begin from, as columns (n, j) in the operator's dtype and on its device; (n, 0) for none."""
-    operator, n = products.operator, products.size
+    operator = products.operator
+    n = operator.length
     if start is None:
         return torch.empty(n, 0, dtype=operator.dtype, device=operator.device)
     # The space of one vector that has a part of each is found by fewer products than that of all of them.
@@ -172,6 +174,6 @@ def _columns(start: Tensor | Eigenpairs | None, products: Products) -> Tensor:
         found = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors)
         raise ValueError(f"start given to eigsh should be vectors of shape ({n},) or ({n}, j) but is {found}.")
     columns = vectors.detach().reshape(n, -1).to(operator.device, operator.dtype)
-    if not columns.isfinite().all():
+    if bool(operator.total(~columns.isfinite().all(), "max")):
         raise ValueError("start given to eigsh should be finite but holds infinities or NaNs.")
     return columns

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hesse._base import checks, tables
 from hesse._operators.probes import Rng
+from hesse._ranks.shards import Shards
 from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import Checkpoint, State
 from hesse._solvers.estimate.range_finder import RangeFinder
@@ -23,7 +24,7 @@ from hesse._solvers.run import Callback, Products
 METHODS = ("auto", "hutchinson", "xdiag", "exact")
 # Vectors that XDiag takes for each of its probes, and they are made when its basis grows.
 SKETCH = 8
-KEPT = ("_count", "_mean", "_deviations", "_probes", "_images", "_entries", "_last")
+KEPT = ("_count", "_mean", "_deviations", "_probes", "_images", "_entries", "_done", "_last")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,13 +32,15 @@ class DiagonalEstimate:
     """A diagonal, and how well it is known.
 
     Attributes:
-        estimate: the entries, shape (n,), in the operator's dtype and on its device.
+        estimate: the entries, shape (n,), in the operator's dtype and on its device; where vectors are cut up among
+            ranks, those of this rank, as of ``errors``.
         errors: how far each entry may be off, shape (n,): standard errors of means of independent samples for
             Hutchinson's estimator, error estimates from leaving one vector out for XDiag, zeros where it is exact.
         error_estimate: the Euclidean norm of ``errors``.
         converged: whether ``error_estimate`` is at most max(tol·‖estimate‖, atol).
         num_products: products made.
         method: ``"hutchinson"``, ``"xdiag"`` or ``"exact"``.
+        shards: how vectors are cut up among ranks, or None.
     """
 
     estimate: Tensor
@@ -46,14 +49,19 @@ class DiagonalEstimate:
     converged: bool
     num_products: int
     method: str
+    shards: Shards | None = None
 
     def __repr__(self) -> str:
         values = self.estimate
         spread = f", from {float(values.min()):.6g} to {float(values.max()):.6g}" if len(values) else ""
+        # One rank alone knows no more than its part.
+        norm, here = f", of a norm of {float(values.cpu().double().norm()):.6g}", ""
+        if self.shards is not None:
+            norm, here = "", f" of {self.shards.size} on this rank"
         return tables.labelled(
             [
-                ("diagonal", f"{len(values)} entries{spread}"),
-                ("error", f"{self.error_estimate:.2g}, of a norm of {float(values.cpu().double().norm()):.6g}"),
+                ("diagonal", f"{len(values)} entries{here}{spread}"),
+                ("error", f"{self.error_estimate:.2g}{norm}"),
                 ("method", self.method),
                 ("products", str(self.num_products)),
                 ("converged", tables.yes(self.converged)),
@@ -153,7 +161,7 @@ class _Diagonal:
         self._tol, self._atol = tol, atol
         # Mean and sum of squared deviations of Hutchinson's samples, updated as Welford does.
         self._count = 0
-        self._mean = torch.zeros(products.size, dtype=self._operator.dtype, device=self._operator.device)
+        self._mean = torch.zeros(self._operator.length, dtype=self._operator.dtype, device=self._operator.device)
         self._deviations = torch.zeros_like(self._mean)
         self._finder = RangeFinder(products.operator)
         self._probes = blocks.empty(products.operator)
@@ -161,8 +169,8 @@ class _Diagonal:
         self._last: tuple[int, float] | None = None
         # The estimate by XDiag and its errors, where they are the answer.
         self._sketched: tuple[Tensor, Tensor] | None = None
-        # Of the exact diagonal, those entries that are done.
-        self._entries = self._mean[:0]
+        # Of the exact diagonal, how many entries are done, and these; others are zero.
+        self._done, self._entries = 0, self._mean[:0]
         sketches = products.operator.symmetric and method != "hutchinson"
         largest = min(products.max_products, products.size) if sketches else 0
         # Beside mean and deviations: signs and images; and the probes, the basis, its images, and what comes of them.
@@ -177,7 +185,7 @@ class _Diagonal:
             self._load(saved)
         if (
             self._method == "exact"
-            or len(self._entries)
+            or self._done
             or (self._method == "auto" and products.size <= min(LEAST_SAMPLES, products.left))
         ):
             return self._exact()
@@ -271,13 +279,16 @@ class _Diagonal:
 
     def _exact(self) -> DiagonalEstimate:
         products = self._products
-        for start in range(len(self._entries), products.size, self._width):
-            width = min(self._width, products.size - start)
+        if not self._done:
+            self._entries = torch.zeros_like(self._mean)
+        while self._done < products.size:
+            width = min(self._width, products.size - self._done)
             if products.left < width:
                 return dataclasses.replace(self._best(), converged=False)
-            images = products.multiply(blocks.units(self._operator, start, width), measure=False)
-            self._entries = torch.cat([self._entries, images.diagonal(-start)])
-            products.report(f"{start + width} of {products.size} entries of the diagonal")
+            units = blocks.units(self._operator, self._done, width)
+            self._entries += units.mul_(products.multiply(units, measure=False)).sum(dim=1)
+            self._done += width
+            products.report(f"{self._done} of {products.size} entries of the diagonal")
             self._keep()
         return self._found(self._entries, torch.zeros_like(self._entries), "exact")
 
@@ -292,4 +303,5 @@ class _Diagonal:
 
     def _found(self, estimate: Tensor, errors: Tensor, method: str) -> DiagonalEstimate:
         error, target = self._report(estimate, errors)
-        return DiagonalEstimate(estimate, errors, error, error <= target, self._products.count, method)
+        converged, shards = error <= target, self._operator.shards
+        return DiagonalEstimate(estimate, errors, error, converged, self._products.count, method, shards)

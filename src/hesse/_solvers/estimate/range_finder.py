@@ -37,6 +37,11 @@ class RangeFinder:
         """k, how many images span the basis."""
         return self.basis.shape[1]
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the basis spans the whole space."""
+        return self.size == self._operator.shape[0]
+
     def append(self, images: Tensor) -> Tensor:
         """Take the images of new random vectors; which of them were new directions, (columns,), bool."""
         before = self.size

@@ -228,7 +228,7 @@ class SpectralSum:
             self._columns = blocks.beside(self._columns, products.multiply(units, measure=False))
             products.report(f"{self._columns.shape[1]} of {products.size} columns")
             products.keep(self._state)
-        matrix = self._columns.cpu().double()
+        matrix = operator.whole(self._columns).cpu().double()
         # Near one, LAPACK need not divide the matrix by a number that is no power of two.
         exponent = int(blocks.exponents(matrix.abs().amax())) if products.size else 0
         scaled = blocks.ldexp(matrix, -exponent)

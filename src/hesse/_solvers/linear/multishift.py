@@ -45,7 +45,7 @@ class Multishift:
         self._eps = torch.finfo(products.operator.dtype).eps
         self.direction: Tensor | None = None
         self.steps = torch.zeros(len(shifts), dtype=torch.int64, device="cpu")
-        self.X = torch.zeros(len(shifts), products.size, dtype=b.dtype, device=b.device).mT
+        self.X = torch.zeros(len(shifts), len(b), dtype=b.dtype, device=b.device).mT
         self._r = self._p = b
         # The direction of each shift.
         self._P = b.repeat(1, len(shifts))

@@ -31,6 +31,7 @@ class NystromPreconditioner(Operator):
 
     def __init__(self, like: Operator, values: Tensor, vectors: Tensor, shift: float, num_products: int) -> None:
         self.shape, self.dtype, self.device = like.shape, like.dtype, like.device
+        self.ranks, self.shards = like.ranks, like.shards
         self._like = like
         self.values, self.vectors, self.num_products = values, vectors, num_products
         self._factors = (values.min() + shift) / (values + shift) - 1 if len(values) else values
@@ -76,6 +77,7 @@ def nystrom(A: Any, rank: int, *, shift: float = 0.0, rng: Rng = None) -> Nystro
     with Products(A, "nystrom", max_products=rank, callback=None, progress=False) as products:
         products.require_symmetric()
         operator = products.operator
+        products.agree(rank=rank, shift=shift)
         rank = min(rank, products.size)
         probes, _ = blocks.orthonormalize(
             operator, blocks.empty(operator), operator.randn(rank, products.generator(rng))

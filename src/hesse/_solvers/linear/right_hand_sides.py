@@ -40,8 +40,8 @@ class RightHandSides:
             self.restore = lambda columns: domain.unflatten(columns.squeeze(-1))
         elif not isinstance(b, Tensor):
             raise TypeError(
-                f"{name} given to {question} should be a tensor of shape ({operator.shape[1]},) or"
-                f" ({operator.shape[1]}, k) but is {type(b)}."
+                f"{name} given to {question} should be a tensor of shape ({operator.length},) or"
+                f" ({operator.length}, k) but is {type(b)}."
             )
         elif b.dim() == 1:
             self.columns = operator.check_columns(b.unsqueeze(-1))
@@ -52,7 +52,7 @@ class RightHandSides:
         self.restore_one: Callable[[Tensor], Any] = self.restore if self.restore is not _columns else _flat
         if is_array:
             self.restore, self.restore_one = [_as_arrays(way) for way in (self.restore, self.restore_one)]
-        if not bool(torch.isfinite(self.columns).all()):
+        if bool(operator.total(~torch.isfinite(self.columns).all(), "max")):
             raise ValueError(f"{name} given to {question} holds entries that are not finite.")
 
 

@@ -160,5 +160,11 @@ def _check_preconditioner(operator: Operator, preconditioner: Operator | None) -
             f"The preconditioner given to solve should be an operator of shape {operator.shape} but is {found}. Wrap a"
             " matrix with hesse.as_operator."
         )
+    shards = preconditioner.shards
+    if shards is not operator.shards and (shards is None or not shards.is_like(operator.shards)):
+        raise ValueError(
+            "The preconditioner given to solve should have its vectors cut up among ranks as the operator has, but has"
+            " not. Give hesse.jacobi the operator as like=, or make hesse.nystrom of it."
+        )
     if not preconditioner.symmetric:
         raise ValueError("The preconditioner given to solve should be symmetric but does not say that it is.")

@@ -161,7 +161,7 @@ class _Path:
 
     def __init__(self, products: Products, B: Tensor, shifts: Tensor, tol: float, atol: float) -> None:
         self._products, self._B, self._shifts, self._tol, self._atol = products, B, shifts, tol, atol
-        self.X = torch.zeros(len(shifts), products.size, dtype=B.dtype, device=B.device).mT
+        self.X = torch.zeros(len(shifts), len(B), dtype=B.dtype, device=B.device).mT
         length = float(blocks.norms(products.operator, B))
         self._target = max(tol * length, atol)
         self.norms = torch.full((len(shifts),), length, dtype=torch.float64, device="cpu")
@@ -223,11 +223,12 @@ class _Path:
             self.endings[place] = "stopped" if products.stopped else "max_products"
             return self.X[:, place : place + 1]
         inverse = None if preconditioner is None else preconditioner(shift)
+        # Made here, since it may take all ranks: one of them writes.
+        mark = fingerprint(inverse) if inverse is not None and products.is_kept else None
         if saved is not None:
-            mark = None if inverse is None else fingerprint(inverse)
             products.refuse_unless(is_same(saved["preconditioner"], mark), "was written with another preconditioner")
         damped = products.operator.shift(shift)
-        with products.multiplying_by(damped, beside=lambda: {**self.state(), "preconditioner": inverse}):
+        with products.multiplying_by(damped, beside=lambda: {**self.state(), "preconditioner": mark}):
             if saved is not None:
                 products.go_on_from(saved)
             answers = corrections.answer(
