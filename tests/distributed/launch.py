@@ -19,6 +19,15 @@ def torchrun(script: Path | str, ranks: int, *arguments: str, seconds: int = 300
         *(["-m", script] if isinstance(script, str) else [str(script)]),
         *arguments,
     ]
+    return _run(command, seconds)
+
+
+def forking(module: str, *arguments: str, seconds: int = 300) -> subprocess.CompletedProcess[str]:
+    """Run a module that forks its ranks, see ``forks``; it is killed after so many seconds."""
+    return _run([sys.executable, "-m", f"tests.distributed.{module}", *arguments], seconds)
+
+
+def _run(command: list[str], seconds: int) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(Path(hesse.__file__).parents[1]), str(HERE.parents[1])]),
