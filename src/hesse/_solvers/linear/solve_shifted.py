@@ -22,6 +22,8 @@ from hesse._solvers.linear.solution import certified, described, warn_of
 from hesse._solvers.run import Callback as Watch
 from hesse._solvers.run import Products
 
+# Beside two vectors for each shift: b, the residual, the direction and its product.
+TOGETHER = 4
 KEPT = ("X", "norms", "endings", "steps", "direction")
 
 
@@ -69,6 +71,7 @@ def solve_shifted(
     atol: float = 0.0,
     max_products: int | None = None,
     preconditioner: Callable[[float], Operator] | None = None,
+    memory: int | str | None = None,
     checkpoint: Checkpoint | str | Path | None = None,
     callback: Watch | None = None,
     progress: bool = False,
@@ -89,6 +92,10 @@ def solve_shifted(
             for each shift.
         preconditioner: gives for each σ an operator about the inverse of A + σ·I, symmetric and positive definite; the
             same one each time, if there is a checkpoint.
+        memory: what the vectors may take, b and the solutions among them, beside what a product takes: bytes, or a size
+            such as ``"2GiB"``, at least that of six vectors beside the solutions (eight with a preconditioner); a
+            quarter of the device's memory where it is not given. One Krylov space takes two vectors for each shift and
+            four more; where they do not fit, shifts are solved one by one.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
             is one already, it goes on from that.
         callback: given a ``hesse.Progress`` as it goes on; a true answer stops it.
@@ -101,6 +108,7 @@ def solve_shifted(
     Raises:
         ValueError: the operator is not square or not symmetric, b does not fit, or a number is out of range.
         NonFiniteProductError: a product holds infinities or NaNs.
+        MemoryBudgetError: ``memory`` allows fewer vectors than it needs.
         CheckpointError: the checkpoint is of another question, operator or version, or damaged.
 
     Source: ``hesse._solvers.linear.multishift``.
@@ -118,7 +126,9 @@ def solve_shifted(
     sigmas = torch.tensor(checks.listed("solve_shifted", "shifts", shifts), dtype=torch.float64, device="cpu")
     if not len(sigmas) or not bool(torch.isfinite(sigmas).all()):
         raise ValueError(f"shifts given to solve_shifted should be finite numbers, at least one, but are {shifts!r}.")
-    with Products(A, "solve_shifted", max_products=max_products or 1, callback=callback, progress=progress) as products:
+    with Products(
+        A, "solve_shifted", max_products=max_products or 1, callback=callback, progress=progress, memory=memory
+    ) as products:
         products.require_symmetric()
         sides = RightHandSides("solve_shifted", products.operator, "b", b)
         B = sides.columns.detach()
@@ -131,13 +141,14 @@ def solve_shifted(
                 f"max_products given to solve_shifted should be at least {2 * len(sigmas)}, two for each shift, but is"
                 f" {max_products}."
             )
-        path = _Path(products, B, sigmas, tol, atol)
         saved = products.resume(
             checkpoint, b=B, shifts=sigmas.tolist(), tol=tol, atol=atol, preconditioned=preconditioner is not None
         )
+        one = ConjugateGradients.LEAST + 2 + 2 * (preconditioner is not None)
+        path = _Path(products, B, sigmas, tol, atol, products.plan(len(sigmas) + one, 2 * len(sigmas) + TOGETHER + one))
         if saved is not None and "path.X" in saved:
             path.load(saved)
-        elif preconditioner is None:
+        elif preconditioner is None and path.fits_together:
             path.together(saved)
             saved = None
         path.one_by_one(preconditioner, saved)
@@ -159,7 +170,10 @@ def solve_shifted(
 class _Path:
     """The solutions for all shifts, as far as they have come."""
 
-    def __init__(self, products: Products, B: Tensor, shifts: Tensor, tol: float, atol: float) -> None:
+    def __init__(self, products: Products, B: Tensor, shifts: Tensor, tol: float, atol: float, planned: int) -> None:
+        self.fits_together = planned >= 2 * len(shifts) + TOGETHER
+        # What is left beside the solutions.
+        self._room = planned - len(shifts)
         self._products, self._B, self._shifts, self._tol, self._atol = products, B, shifts, tol, atol
         self.X = torch.zeros(len(shifts), products.size, dtype=B.dtype, device=B.device).mT
         length = float(blocks.norms(products.operator, B))
@@ -188,15 +202,22 @@ class _Path:
             blocks.ldexp(part, -unit)
             for part in (self._B, torch.tensor([self._target], dtype=torch.float64, device="cpu"))
         )
-        shared = Multishift(products, B, self._shifts, float(target))
+        # Where they are in units already, they are the caller's.
+        B = B.clone() if B is self._B else B
+        shared = Multishift(products, B, self._shifts, float(target), self.X)
+        del B
         if saved is not None:
             shared.load(saved)
         shared.run(reserve=len(self._shifts))
         self.steps, self.direction = shared.steps, shared.direction
-        self.X = blocks.ldexp(shared.X, unit - products.exponent)
-        X = blocks.ldexp(self.X, products.exponent - unit)
-        R = B - products.multiply(X) - blocks.scale(X, blocks.ldexp(self._shifts, -products.exponent))
-        self.norms = blocks.ldexp(blocks.norms(products.operator, R), unit)
+        self.X = shared.X
+        del shared
+        self.X = blocks.ldexp(self.X, unit - products.exponent)
+        for places in torch.arange(len(self._shifts), device="cpu").split(max(1, (self._room - 1) // 3)):
+            X = blocks.ldexp(blocks.select(self.X, places), products.exponent - unit)
+            R = blocks.ldexp(self._B, -unit) - products.multiply(X)
+            blocks.add(R, X, -blocks.ldexp(self._shifts[places], -products.exponent))
+            self.norms[places] = blocks.ldexp(blocks.norms(products.operator, R), unit)
         self.endings = ["converged" if norm <= self._target else "" for norm in self.norms]
 
     def one_by_one(self, preconditioner: Callable[[float], Operator] | None, saved: State | None) -> None:
@@ -231,7 +252,15 @@ class _Path:
             if saved is not None:
                 products.go_on_from(saved)
             answers = corrections.answer(
-                products, ConjugateGradients, self._B, start, inverse, tol=self._tol, atol=self._atol, saved=saved
+                products,
+                ConjugateGradients,
+                self._B,
+                start,
+                inverse,
+                tol=self._tol,
+                atol=self._atol,
+                room=self._room,
+                saved=saved,
             )
         self.norms[place], self.endings[place] = answers.norms[0], answers.endings[0]
         self.steps[place] += answers.iterations[0]
