@@ -35,6 +35,10 @@ class CompiledLinearization(Linearization):
         """What compiling the program has taken: one for many vectors takes as long, or a few times as long."""
         return 0.0 if self._program.has_batched else self._program.seconds
 
+    def release_outputs(self) -> None:
+        """Products read none."""
+        self.outputs = []
+
     def rmatvec(
         self, cotangents: Leaves, selection: Selection, *, batched: bool = False, last: bool = False
     ) -> list[Tensor]:

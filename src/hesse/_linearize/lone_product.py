@@ -103,6 +103,11 @@ class LoneProduct(Linearization):
         """J · tangents, by the two halves."""
         return self.linearized().matvec(tangents, selection, batched=batched, last=last)
 
+    def release_outputs(self) -> None:
+        """Those of the two halves, if there are any."""
+        if self._made is not None:
+            self._made.release_outputs()
+
     def kept_bytes(self, beside: Leaves = ()) -> int:
         """Nothing before there are two halves."""
         return 0 if self._made is None else self._made.kept_bytes(beside)

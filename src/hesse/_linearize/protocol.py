@@ -72,6 +72,10 @@ class Linearization(Protocol):
         """
         ...
 
+    def release_outputs(self) -> None:
+        """Let go of the outputs' values, which no one reads any more; products need their place in the graph alone."""
+        ...
+
     def kept_bytes(self, beside: Leaves = ()) -> int:
         """Bytes kept alive for the products, captured tensors' own memory included, that of ``beside`` not."""
         ...

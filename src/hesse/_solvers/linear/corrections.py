@@ -169,7 +169,7 @@ class _Corrections:
             return
         # Zero solves what has zero for its right-hand side, wherever the caller would begin.
         open_columns = self.answers.norms.nonzero().squeeze(1)
-        for index in open_columns.split(self.width):
+        for index in torch.split(open_columns, self.width):
             R = self._start(index, blocks.select(x0, index))
             if len(open_columns) <= self.width:
                 self._hold(index, R)
@@ -317,14 +317,16 @@ class _Corrections:
 
     def _residuals(self, index: Tensor) -> Tensor:
         """Those of answers, in memory of their own; products make what is not held."""
-        columns = [
-            self.held.pop(column, None) if column in self.held else self._residual(column) for column in index.tolist()
-        ]
+        columns = [self._residual(column) for column in index.tolist()]
         return columns[0] if len(columns) == 1 else torch.cat([column.mT for column in columns]).mT
 
     def _residual(self, column: int) -> Tensor:
-        X = self.answers.X[:, column : column + 1] if self._price([column]) else None
-        return self.sides.residuals(torch.tensor([column], device="cpu"), X)
+        if column in self.held:
+            return self.held.pop(column)
+        price = self._price([column])
+        return self.sides.residuals(
+            torch.tensor([column], device="cpu"), self.answers.X[:, column : column + 1] if price else None
+        )
 
     def _price(self, columns: list[int]) -> int:
         """How many products their residuals cost."""

@@ -213,7 +213,7 @@ class _Path:
         self.X = shared.X
         del shared
         self.X = blocks.ldexp(self.X, unit - products.exponent)
-        for places in torch.arange(len(self._shifts), device="cpu").split(max(1, (self._room - 1) // 3)):
+        for places in torch.split(torch.arange(len(self._shifts), device="cpu"), max(1, (self._room - 1) // 3)):
             X = blocks.ldexp(blocks.select(self.X, places), products.exponent - unit)
             R = blocks.ldexp(self._B, -unit) - products.multiply(X)
             blocks.add(R, X, -blocks.ldexp(self._shifts[places], -products.exponent))
