@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hesse._autograd.thread_state import untraced
 from hesse._base.errors import ClosedError
+from hesse._base.precision import Autocast
 from hesse._linearize import tape
 from hesse._linearize.choice import EngineName
 from hesse._linearize.protocol import Leaves, Linearization, Selection
@@ -46,6 +47,7 @@ class LoneProduct(Linearization):
         self._inputs: Sequence[Tensor] | None = inputs
         self._made: Linearization | None = None
         self.is_counted = is_counted
+        self._autocast = Autocast()
         self._is_multiplied = False
 
     @property
@@ -63,7 +65,8 @@ class LoneProduct(Linearization):
         if self._made is None:
             if self._inputs is None:
                 raise ClosedError(tape.CLOSED)
-            made: Linearization = untraced(self._linearize)()
+            with self._autocast.again():
+                made: Linearization = untraced(self._linearize)()
             # The tape where a comparison refused the halves.
             self._made, self._inputs, self.engine = made, None, made.engine
         return self._made

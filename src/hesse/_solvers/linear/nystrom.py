@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hesse._base import checks
+from hesse._base import checks, precision
 from hesse._operators.operator import Operator
 from hesse._operators.probes import Rng
 from hesse._solvers import columns as blocks
@@ -37,8 +37,9 @@ class NystromPreconditioner(Operator):
 
     def matmat(self, V: Tensor) -> Tensor:
         """V, its parts along the eigenvectors multiplied by (λ_r + μ)/(λ + μ)."""
-        parts = self._like.gram(self.vectors, V)
-        return V + self.vectors @ (blocks.like(self._factors, V).unsqueeze(-1) * parts)
+        with precision.Exact():
+            parts = self._like.gram(self.vectors, V)
+            return V + self.vectors @ (blocks.like(self._factors, V).unsqueeze(-1) * parts)
 
 
 def nystrom(A: Any, rank: int, *, shift: float = 0.0, rng: Rng = None) -> NystromPreconditioner:
