@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from hesse._autograd.thread_state import untraced
@@ -110,6 +111,10 @@ class LoneProduct(Linearization):
         """Those of the two halves, if there are any."""
         if self._made is not None:
             self._made.release_outputs()
+
+    def precision(self) -> torch.dtype | None:
+        """Of its program."""
+        return self._program.precision
 
     def kept_bytes(self, beside: Leaves = ()) -> int:
         """Nothing before there are two halves."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
 from hesse._autograd import graph
+from hesse._autograd.agreement import coarsest
 from hesse._autograd.evaluation import constant, inside_transform, track
 from hesse._autograd.gradients import (
     MissingDerivative,
@@ -245,6 +246,11 @@ class Tape(Linearization):
     def _roots(self) -> list[Tensor | Node]:
         outputs = [output for output in self._outputs or () if output is not None]
         return [output if isinstance(output, Tensor) else output.node for output in outputs]
+
+    def precision(self) -> torch.dtype | None:
+        """Of the tensors that the graph has saved."""
+        saved = [tensor for tensor in _saved_tensors(self._roots()) if tensor.dtype.to_real().is_floating_point]
+        return coarsest(saved) if saved else None
 
     def kept_bytes(self, beside: Leaves = ()) -> int:
         """Bytes of all distinct memory that the graph keeps alive, that of the tensors ``beside`` not counted."""

@@ -357,7 +357,9 @@ class PointOperator(Operator):
         return self._point.left_with_results()
 
     def _precision(self) -> torch.dtype:
-        dtype = coarsest([*self.domain.leaves, *self.range.leaves])
+        inside = [one.precision() for term in self._point.kept_terms() for one in term.linearizations]
+        dtypes = [coarsest([*self.domain.leaves, *self.range.leaves]), *[dtype for dtype in inside if dtype]]
+        dtype = max(dtypes, key=lambda each: torch.finfo(each).eps)
         return precision.coarsest(dtype, self.device, self._point.engines.autocast)
 
     def expect(self, products: int) -> None:

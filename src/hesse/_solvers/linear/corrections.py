@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hesse._operators.operator import Operator
 from hesse._solvers import columns as blocks
+from hesse._solvers import noise
 from hesse._solvers.checkpoint import State
 from hesse._solvers.linear.krylov import Krylov, Preconditioner
 from hesse._solvers.linear.minres import LEAST_SQUARES
@@ -16,6 +17,10 @@ from hesse._solvers.run import Products
 
 # A correction is worth another one while it makes the true residual at least that much smaller.
 PROGRESS = 0.5
+# After so many steps, and twice as many, a run is asked whether it makes progress.
+STALL = 64
+# Endings that noise may have led to.
+DOUBTFUL = ("", "precision", "max_products", "singular")
 # Of a least-squares solution ‖A·r‖ is below eps to this power, relative to ‖A‖·‖r‖; that is more than its method needs.
 NULL = 1 / 3
 
@@ -32,6 +37,8 @@ class Answers:
         bare: which columns go on without the preconditioner.
         scales: the largest norms of A, preconditioned and not, that runs have seen; rounding is measured by them.
         direction: of negative curvature, (n, 1), or None.
+        noise: size and level of the products' noise, or None where it was not measured.
+        mark: the largest residual norm when the run was last looked at for progress.
     """
 
     X: Tensor
@@ -41,6 +48,8 @@ class Answers:
     bare: list[bool]
     scales: list[float]
     direction: Tensor | None = None
+    noise: list[float] | None = None
+    mark: float = 1.0
 
     def state(self) -> State:
         """All of it."""
@@ -88,8 +97,9 @@ def answer(
     least, most = _each(method, preconditioner)
     # Beside b and x; columns that run together are copied where one of them stops.
     room -= 2 * B.shape[1]
-    width = max(1, room // (most + 1))
+    width = max(1, (room - noise.VECTORS) // (most + 1))
     each = most if width > 1 else min(max(room, least), most)
+    looks = room >= width * each + noise.VECTORS
     if saved is None:
         norms = blocks.ldexp(lengths, -units)
         steps = torch.zeros(B.shape[1], dtype=torch.int64, device="cpu")
@@ -98,7 +108,17 @@ def answer(
     else:
         answers = Answers.of(saved)
     lift = x0 is None and inverse is None
-    corrections = _Corrections(sides, method, answers, inverse, lift=lift, width=width, room=each)
+    corrections = _Corrections(
+        sides,
+        method,
+        answers,
+        inverse,
+        lift=lift,
+        width=width,
+        room=each,
+        looks=looks,
+        is_noisy=noise.is_likely(products),
+    )
     if saved is None:
         corrections.begin(x0)
     corrections.carry_on(saved)
@@ -110,7 +130,7 @@ def answer(
 def vectors(method: type[Krylov], columns: int, preconditioner: Operator | None) -> tuple[int, int]:
     """How many vectors an answer holds at least, one column at a time, and at most; b, x and the best x among them."""
     least, most = _each(method, preconditioner)
-    return 2 * columns + least, columns * (3 + most)
+    return 2 * columns + least, columns * (3 + most) + noise.VECTORS
 
 
 def _each(method: type[Krylov], preconditioner: Operator | None) -> tuple[int, int]:
@@ -151,6 +171,8 @@ class _Corrections:
         lift: whether a least-squares solution is to be made the one of minimum length.
         width: how many columns run together.
         room: how many vectors each of them may hold.
+        is_noisy: whether the operator is known to compute in less than the dtype of its vectors.
+        looks: whether there is room to look for noise beside a run.
         held: residuals of answers that have not ended, (n, 1), where they are known; no run holds them beside its own.
     """
 
@@ -161,6 +183,8 @@ class _Corrections:
     lift: bool
     width: int
     room: int
+    looks: bool
+    is_noisy: bool
     held: dict[int, Tensor] = dataclasses.field(default_factory=dict)
 
     def begin(self, x0: Tensor | None) -> None:
@@ -214,6 +238,9 @@ class _Corrections:
         # The state of a run has its own residuals.
         starts = self._residuals(index) if saved is None else sides.residuals(index, None)
         starts, _ = blocks.unit(products.operator, starts)
+        if saved is None and self.is_noisy:
+            self._look_for_noise(starts[:, :1])
+        answers.mark = 1.0 if saved is None else answers.mark
         # No run makes a residual smaller than rounding of the first one.
         targets = (sides.targets[index] / scales).clamp(min=eps)
         run = self.method(products.operator, starts, targets, matrix, answers.scales[bare], self.room)
@@ -277,6 +304,35 @@ class _Corrections:
                 answers.endings[column] = "stopped" if products.stopped else "max_products"
             elif answers.norms[column] > PROGRESS * scales[place]:
                 answers.endings[column] = "precision"
+            if answers.endings[column] in DOUBTFUL and answers.X[:, column].any():
+                x = answers.X[:, column : column + 1]
+                if answers.endings[column] == "precision":
+                    self._look_for_noise(x)
+                if answers.norms[column] <= self._floor(x)[0]:
+                    answers.endings[column] = "noise"
+
+    def _look_for_noise(self, u: Tensor) -> None:
+        """Once, with a vector of the question."""
+        products = self.sides.products
+        if self.answers.noise is None and products.left > noise.PRODUCTS + 2:
+            self.answers.noise = list(dataclasses.astuple(noise.measure(products, u)))
+
+    def _floor(self, X: Tensor) -> Tensor:
+        """The residual norms, (k,), below which those of X are noise."""
+        size = self.answers.noise[0] if self.answers.noise else 0.0
+        return noise.FACTOR * size * blocks.norms(self.sides.products.operator, X)
+
+    def _stop_at_noise(self, run: Krylov) -> None:
+        """End the columns of a run whose residuals are noise; whether they are is asked where they have not halved."""
+        answers, steps = self.answers, int(run.iterations.max())
+        if answers.noise is None and steps >= STALL and steps & (steps - 1) == 0 and run.width:
+            largest = float(run.norms.max())
+            if self.looks and largest > PROGRESS * answers.mark:
+                self._look_for_noise(run.vectors[:, :1])
+            answers.mark = largest
+        if answers.noise and answers.noise[0] and run.width:
+            # The last run's residual is this one's right-hand side.
+            run.stop([("solved", run.norms <= 0.5 * self._floor(run.x))])
 
     def _iterate(self, run: Krylov, columns: int) -> None:
         products, inverse = self.sides.products, self.inverse
@@ -287,6 +343,7 @@ class _Corrections:
 
         while run.width and products.left >= run.width + columns:
             run.step(products.multiply(run.vectors))
+            self._stop_at_noise(run)
             largest = float(run.norms.max()) if run.width else 0.0
             products.report(
                 f"{columns - run.width} of {columns} done, residual of the others up to {largest:.2g} of theirs"

@@ -118,8 +118,12 @@ class Krylov(abc.ABC):
     def step(self, images: Tensor) -> None:
         """Go on by the products with ``vectors``."""
         self.iterations[self.columns] += 1
+        self.stop(self.advance(images))
+
+    def stop(self, causes: list[tuple[str, Tensor]]) -> None:
+        """End columns by the first cause that befell each."""
         stopped = torch.zeros(self.width, dtype=torch.bool, device="cpu")
-        for ending, befell in self.advance(images):
+        for ending, befell in causes:
             for column in self.columns[befell & ~stopped].tolist():
                 self.endings[column] = ending
             stopped |= befell

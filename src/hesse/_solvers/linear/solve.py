@@ -16,7 +16,7 @@ from hesse._solvers.linear.conjugate_gradients import ConjugateGradients
 from hesse._solvers.linear.krylov import Krylov
 from hesse._solvers.linear.minres import Minres
 from hesse._solvers.linear.right_hand_sides import RightHandSides
-from hesse._solvers.linear.solution import Solution, certified, warn_of
+from hesse._solvers.linear.solution import SOLVED, Solution, certified, warn_of
 from hesse._solvers.run import Callback, Products
 
 METHODS: dict[str, type[Krylov]] = {"cg": ConjugateGradients, "minres": Minres}
@@ -145,12 +145,13 @@ def solve(
         solution=solution,
         residual_norms=answers.norms,
         endings=tuple(answers.endings),
-        converged=all(ending == "converged" for ending in answers.endings),
+        converged=all(ending in SOLVED for ending in answers.endings),
         negative_curvature=None if direction is None else sides.restore_one(direction),
         curvature=curvature,
         num_iterations=answers.iterations,
         num_products=products.count,
         method=method,
+        noise=answers.noise[1] or None if answers.noise else None,
     )
 
 

@@ -18,13 +18,13 @@ from hesse._solvers.linear import corrections
 from hesse._solvers.linear.conjugate_gradients import ConjugateGradients
 from hesse._solvers.linear.multishift import Multishift
 from hesse._solvers.linear.right_hand_sides import RightHandSides
-from hesse._solvers.linear.solution import certified, described, warn_of
+from hesse._solvers.linear.solution import SOLVED, certified, described, warn_of
 from hesse._solvers.run import Callback as Watch
 from hesse._solvers.run import Products
 
 # Beside two vectors for each shift: b, the residual, the direction and its product.
 TOGETHER = 4
-KEPT = ("X", "norms", "endings", "steps", "direction")
+KEPT = ("X", "norms", "endings", "steps", "direction", "noise")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,11 +36,12 @@ class ShiftedSolutions:
         solutions: x for each, in the structure that b has.
         residual_norms: ‖b − (A + σ·I)·x‖ for each, (m,), float64 on the CPU, from true products.
         endings: why each stopped, as in ``Solution``.
-        converged: whether every residual is at most max(tol·‖b‖, atol).
+        converged: whether every residual is at most max(tol·‖b‖, atol), or noise.
         negative_curvature: a direction d of norm one with dᵀAd < 0 that was met, in the structure of b, or None.
         curvature: dᵀAd by a true product, or None.
         num_iterations: steps for each, (m,); with no preconditioner they have their products in common.
         num_products: products made with A, those for true residuals among them.
+        noise: to which part of themselves the products are linear, as in ``Solution``.
     """
 
     shifts: tuple[float, ...]
@@ -52,6 +53,7 @@ class ShiftedSolutions:
     curvature: float | None
     num_iterations: Tensor
     num_products: int
+    noise: float | None = None
 
     def __repr__(self) -> str:
         columns = self.shifts, self.residual_norms.tolist(), self.num_iterations.tolist(), self.endings
@@ -59,7 +61,7 @@ class ShiftedSolutions:
             [f"{shift:.6g}", f"{norm:.2e}", str(steps), why] for shift, norm, steps, why in zip(*columns, strict=True)
         ]
         table = tables.table(["shift", "residual", "steps", "ending"], rows)
-        return described(table, self.num_products, self.converged, self.curvature)
+        return described(table, self.num_products, self.converged, self.curvature, self.noise)
 
 
 def solve_shifted(
@@ -159,11 +161,12 @@ def solve_shifted(
         solutions=tuple([sides.restore_one(x) for x in blocks.pieces(path.X)]),
         residual_norms=path.norms,
         endings=tuple(path.endings),
-        converged=all(ending == "converged" for ending in path.endings),
+        converged=all(ending in SOLVED for ending in path.endings),
         negative_curvature=None if direction is None else sides.restore_one(direction),
         curvature=curvature,
         num_iterations=path.steps,
         num_products=products.count,
+        noise=path.noise,
     )
 
 
@@ -182,6 +185,7 @@ class _Path:
         self.endings = ["converged" if length <= self._target else ""] * len(shifts)
         self.steps = torch.zeros(len(shifts), dtype=torch.int64, device="cpu")
         self.direction: Tensor | None = None
+        self.noise: float | None = None
 
     def state(self) -> State:
         """All that does not belong to the shift under way."""
@@ -264,5 +268,7 @@ class _Path:
             )
         self.norms[place], self.endings[place] = answers.norms[0], answers.endings[0]
         self.steps[place] += answers.iterations[0]
+        if answers.noise and answers.noise[1]:
+            self.noise = max(self.noise or 0.0, answers.noise[1])
         self.direction = answers.direction if self.direction is None else self.direction
         return answers.X
