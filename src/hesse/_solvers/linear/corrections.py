@@ -194,18 +194,20 @@ class _Corrections:
         # Zero solves what has zero for its right-hand side, wherever the caller would begin.
         open_columns = self.answers.norms.nonzero().squeeze(1)
         for index in torch.split(open_columns, self.width):
-            R = self._start(index, blocks.select(x0, index))
+            R = self._start(index, x0)
             if len(open_columns) <= self.width:
                 self._hold(index, R)
 
-    def _start(self, index: Tensor, starts: Tensor) -> Tensor:
-        products, shifts, place = self.sides.products, self.sides.units[index], index.to(starts.device)
+    def _start(self, index: Tensor, x0: Tensor) -> Tensor:
+        products, shifts, place = self.sides.products, self.sides.units[index], index.to(x0.device)
+        starts = blocks.select(x0, index)
         lengths = blocks.norms(products.operator, starts)
         sizes = blocks.exponents(lengths)
         images = products.multiply(blocks.ldexp(starts, -sizes))
         if bool(lengths.any()):
             products.keep_units()
         self.answers.X.mT[place] = blocks.ldexp(starts, products.exponent - shifts).mT
+        del starts
         R = self.sides.residuals(index, None).sub_(blocks.ldexp(images, products.exponent + sizes - shifts))
         self.answers.norms[index] = blocks.norms(products.operator, R)
         return R

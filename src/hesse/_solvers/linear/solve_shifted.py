@@ -95,7 +95,7 @@ def solve_shifted(
         preconditioner: gives for each σ an operator about the inverse of A + σ·I, symmetric and positive definite; the
             same one each time, if there is a checkpoint.
         memory: what the vectors may take, b and the solutions among them, beside what a product takes: bytes, or a size
-            such as ``"2GiB"``, at least that of six vectors beside the solutions (eight with a preconditioner); a
+            such as ``"2GiB"``, at least that of seven vectors beside the solutions (nine with a preconditioner); a
             quarter of the device's memory where it is not given. One Krylov space takes two vectors for each shift and
             four more; where they do not fit, shifts are solved one by one.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
@@ -146,7 +146,7 @@ def solve_shifted(
         saved = products.resume(
             checkpoint, b=B, shifts=sigmas.tolist(), tol=tol, atol=atol, preconditioned=preconditioner is not None
         )
-        one = ConjugateGradients.LEAST + 2 + 2 * (preconditioner is not None)
+        one = ConjugateGradients.LEAST + 3 + 2 * (preconditioner is not None)
         path = _Path(products, B, sigmas, tol, atol, products.plan(len(sigmas) + one, 2 * len(sigmas) + TOGETHER + one))
         if saved is not None and "path.X" in saved:
             path.load(saved)
@@ -230,8 +230,8 @@ class _Path:
         for place in self._shifts.argsort(descending=True).tolist():
             shift, x = float(self._shifts[place]), self.X[:, place : place + 1]
             if not self.endings[place]:
-                x = self._one(place, shift, x if preconditioner is None else last, preconditioner, saved)
-                self.X.mT[place] = x.squeeze(-1)
+                is_known = preconditioner is None and self.fits_together
+                x.copy_(self._one(place, shift, x if is_known else last, preconditioner, saved))
                 saved = None
             last = x
 
