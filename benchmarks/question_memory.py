@@ -23,6 +23,7 @@ from hesse._linearize import peak
 
 N = 2_000_000
 VECTOR = 4 * N
+B = torch.ones(N)
 
 
 class Diagonal(hesse.Operator):
@@ -45,12 +46,13 @@ QUESTIONS: dict[str, Callable[[Diagonal, int], Any]] = {
     "trace_of, logdet": lambda A, memory: hesse.logdet(A, num_steps=10, rng=0, memory=memory, max_products=100),
     "eigsh, k=1": lambda A, memory: hesse.eigsh(A, 1, rng=0, memory=memory, max_products=30),
     "eigsh, k=6": lambda A, memory: hesse.eigsh(A, 6, rng=0, memory=memory, max_products=40),
+    "solve by conjugate gradients": lambda A, memory: hesse.solve(A, B, method="cg", memory=memory),
+    "solve by MINRES": lambda A, memory: hesse.solve(A, B, method="minres", memory=memory),
+    "solve_shifted, 3 shifts": lambda A, memory: hesse.solve_shifted(A, B, [0.1, 1.0, 3.0], memory=memory),
+    "nystrom, rank 4": lambda A, memory: hesse.nystrom(A, 4, shift=1.0, rng=0, memory=memory),
 }
-B = torch.ones(N)
-WITHOUT: dict[str, Callable[[Diagonal], Any]] = {
-    "solve by conjugate gradients": lambda A: hesse.solve(A, B, method="cg"),
-    "solve by MINRES": lambda A: hesse.solve(A, B, method="minres"),
-}
+# The right-hand side is the caller's, and there before.
+WITH_SIDE = ("solve by", "solve_shifted")
 
 
 def vectors(call: Callable[[], Any]) -> float:
@@ -71,12 +73,9 @@ def main() -> None:
                 held = vectors(lambda ask=ask, least=least: ask(A, least * VECTOR + VECTOR // 10))
             except hesse.MemoryBudgetError:
                 continue
+            held += name.startswith(WITH_SIDE)
             rows.append({"question": name, "least": least, "held": math.ceil(10 * held) / 10})
             break
-    for name, run in WITHOUT.items():
-        held = vectors(lambda run=run: run(A))
-        # The right-hand side is the caller's, and there before.
-        rows.append({"question": name, "least": None, "held": math.ceil(10 * (held + 1)) / 10})
     results = {"environment": environment.describe(), "rows": rows}
     results_file.write(results_file.FOLDER / "question_memory.json", results)
     print(question_memory(results))

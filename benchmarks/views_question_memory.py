@@ -10,7 +10,7 @@ def question_memory(results: dict[str, Any]) -> str:
     rows = [
         [
             f"`{row['question']}`",
-            "takes no `memory=`" if row["least"] is None else f"{row['least']} vectors",
+            f"{row['least']} vectors",
             str(row["held"]),
         ]
         for row in results["rows"]

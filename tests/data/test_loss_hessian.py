@@ -7,6 +7,7 @@ import functools
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 from transformers import BatchEncoding
 
@@ -60,7 +61,8 @@ def test_a_ragged_last_batch_gives_the_hessian_of_one_large_batch(name: str, kep
     if kept != "all":
         H = hesse.LossHessian(model, loss, (X[:4], target[:4]))
         H @ torch.zeros(27, dtype=torch.float64)
-        memory = int(H.explain().bytes_kept * (3.4 if kept == "none" else 2.4))
+        # While a batch is linearized its gradient is there.
+        memory = int((H.explain().bytes_kept + 27 * 8) * (3.4 if kept == "none" else 2.4))
     H = hesse.LossHessian(model, loss, loader(X, target), memory=memory)
     assert_equal(H, references.hessian(model, lambda call: loss(call(X), target)))
     value = loss(model(X), target)
@@ -291,3 +293,46 @@ def test_the_model_may_be_float32_and_vectors_too() -> None:
     H = H.at()
     assert H.dtype == torch.float32
     torch.testing.assert_close(H.to_dense(), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["tape", "compiled"])
+def test_kept_batches_let_go_of_their_gradients(engine: str) -> None:
+    model = mlp()
+    loss, _ = LOSSES["own_mean"]
+    H = hesse.LossHessian(model, loss, [(X[:2], REAL[:2]), (X[2:], REAL[2:])], engine=engine)
+    (first,) = H._point.kept_terms()
+    gradients = [StorageWeakRef(leaf.untyped_storage()) for leaf in first.gradient]
+    del first
+    found = H.flatten(H.gradient)
+    assert all(reference.expired() for reference in gradients)
+    kept = H._point.kept_terms()
+    assert len(kept) == 2
+    # The first products are compared with single ones, and blocks take some leaves of the gradient.
+    assert_equal(H, references.hessian(model, lambda call: loss(call(X), REAL)))
+    names = [name for name, _ in model.named_parameters()]
+    size = H.block(names[0]).shape[0]
+    assert_equal(H.block(names[0]), references.hessian(model, lambda call: loss(call(X), REAL))[:size, :size])
+    value = loss(model(X), REAL)
+    gradient = torch.cat([g.reshape(-1) for g in torch.autograd.grad(value, list(model.parameters()))])
+    torch.testing.assert_close(found, gradient)
+    torch.testing.assert_close(H.flatten(H.gradient), gradient)
+
+
+def test_a_first_pass_that_was_broken_goes_on_and_adds_every_batch_once() -> None:
+    model = mlp()
+    breaks = []
+
+    def loss(f: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if breaks:
+            raise OSError("once")
+        return F.mse_loss(f, y)
+
+    H = hesse.LossHessian(model, loss, [(X[:2], REAL[:2]), (X[2:5], REAL[2:5]), (X[5:], REAL[5:])])
+    breaks.append("the second batch")
+    with pytest.raises(OSError, match="once"):
+        H @ torch.ones(27, dtype=torch.float64)
+    breaks.clear()
+    value = F.mse_loss(model(X), REAL)
+    gradient = torch.cat([g.reshape(-1) for g in torch.autograd.grad(value, list(model.parameters()))])
+    torch.testing.assert_close(H.flatten(H.gradient), gradient)
+    torch.testing.assert_close(H.value, value.detach())

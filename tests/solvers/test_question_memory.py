@@ -10,6 +10,7 @@ from hesse._linearize import peak
 
 N = 500_000
 VECTOR = 4 * N
+SIDES = torch.stack([torch.linspace(-1, 1, N), torch.ones(N), torch.linspace(0, 2, N) ** 2]).mT
 
 
 class Diagonal(hesse.Operator):
@@ -35,6 +36,12 @@ QUESTIONS = {
     "trace_of": lambda A, memory: hesse.trace_of(torch.log, A, num_steps=9, rng=0, memory=memory, max_products=45),
     "logdet": lambda A, memory: hesse.logdet(A, num_steps=9, rng=0, memory=memory, max_products=45),
     "eigsh": lambda A, memory: hesse.eigsh(A, 1, rng=0, memory=memory, max_products=20),
+    "cg": lambda A, memory: hesse.solve(A, SIDES[:, 0], method="cg", memory=memory),
+    "minres": lambda A, memory: hesse.solve(A, SIDES[:, 0], method="minres", memory=memory),
+    "cg, three columns": lambda A, memory: hesse.solve(A, SIDES, method="cg", memory=memory),
+    "minres, from a start": lambda A, memory: hesse.solve(A, SIDES, x0=SIDES, method="minres", memory=memory),
+    "solve_shifted": lambda A, memory: hesse.solve_shifted(A, SIDES[:, 0], [0.1, 1.0, 3.0], memory=memory),
+    "nystrom": lambda A, memory: hesse.nystrom(A, 4, shift=1.0, rng=0, memory=memory),
 }
 # How many vectors a question needs at least; small matrices of ``eigsh`` are beside.
 LEAST = {
@@ -47,6 +54,8 @@ LEAST = {
     "logdet": 4,
 }
 LEAST["eigsh"] = 12
+# With b, which is the caller's and there before.
+LEAST |= {"cg": 6, "minres": 8, "cg, three columns": 10, "minres, from a start": 12, "solve_shifted": 10, "nystrom": 15}
 # Blocks of random numbers while they are made.
 BESIDE = 2**20
 

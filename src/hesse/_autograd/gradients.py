@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from hesse._autograd import cut_history, opaque
 from hesse._autograd.missing import MissingDerivative as MissingDerivative
@@ -18,6 +19,8 @@ from hesse._base.errors import NoDerivativeError
 from hesse._rules import scope
 
 Gradients = tuple[Tensor | None, ...]
+Output = Tensor | GradientEdge
+"""A tensor, or its place in a graph, which keeps no values."""
 Stage = Literal["back", "back_trick", "double_back", "double_back_trick"]
 
 _NOT_CONNECTED = {
@@ -33,7 +36,7 @@ _NOT_CONNECTED = {
 
 
 def gradients(
-    outputs: Sequence[Tensor | None],
+    outputs: Sequence[Output | None],
     inputs: Sequence[Tensor],
     cotangents: Sequence[Tensor | None] | None = None,
     *,
@@ -48,10 +51,10 @@ def gradients(
     if cotangents is None:
         cotangents = [None] * len(outputs)
     # A loop, since comprehensions are calls and a replay of a small function makes few others.
-    followed: list[Tensor] = []
+    followed: list[Output] = []
     given: list[Tensor | None] = []
     for output, cotangent in zip(outputs, cotangents, strict=True):
-        if output is not None and output.requires_grad:
+        if output is not None and (isinstance(output, GradientEdge) or output.requires_grad):
             followed.append(output)
             given.append(cotangent)
     if not followed:
@@ -69,7 +72,7 @@ def gradients(
     try:
         if not (create_graph and cut_history.may_exist()):
             return compute()
-        with cut_history.refused(followed):
+        with cut_history.refused([output for output in followed if isinstance(output, Tensor)]):
             return compute()
     except RuntimeError as error:
         missing = MissingDerivative.of_error(error)

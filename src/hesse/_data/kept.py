@@ -46,6 +46,13 @@ class Kept(Generic[T]):
             self._terms[place] = term, size
             self.bytes += size
 
+    def shrink(self, place: Hashable, size: int) -> None:
+        """A term, if it is kept, has let go of so many bytes."""
+        if place in self._terms:
+            term, before = self._terms[place]
+            self._terms[place] = term, before - size
+            self.bytes -= size
+
     def make_room(self, size: int) -> None:
         """Let go of what was kept last until a batch of that size can be linearized and multiplied."""
         while self._terms and self.bytes + needed(size) > self.budget:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from hesse._autograd.gradients import memory_of
@@ -34,6 +35,10 @@ class CompiledLinearization(Linearization):
     def batch_price(self) -> float:
         """What compiling the program has taken: one for many vectors takes as long, or a few times as long."""
         return 0.0 if self._program.has_batched else self._program.seconds
+
+    def release_outputs(self) -> None:
+        """Products read none."""
+        self.outputs = []
 
     def rmatvec(
         self, cotangents: Leaves, selection: Selection, *, batched: bool = False, last: bool = False
@@ -74,6 +79,10 @@ class CompiledLinearization(Linearization):
         """Those of the tensors whose memory is kept for replays: products are right while these do not change."""
         kept = {memory_of(tensor) for tensor in self._kept or ()}
         return [tensor for tensor in tensors if memory_of(tensor) in kept]
+
+    def precision(self) -> torch.dtype | None:
+        """Of its program."""
+        return self._program.precision
 
     def kept_bytes(self, beside: Leaves = ()) -> int:
         """Bytes of all distinct memory that is kept for replays."""

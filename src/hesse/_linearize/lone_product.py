@@ -6,10 +6,12 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from hesse._autograd.thread_state import untraced
 from hesse._base.errors import ClosedError
+from hesse._base.precision import Autocast
 from hesse._linearize import tape
 from hesse._linearize.choice import EngineName
 from hesse._linearize.protocol import Leaves, Linearization, Selection
@@ -46,6 +48,7 @@ class LoneProduct(Linearization):
         self._inputs: Sequence[Tensor] | None = inputs
         self._made: Linearization | None = None
         self.is_counted = is_counted
+        self._autocast = Autocast()
         self._is_multiplied = False
 
     @property
@@ -63,7 +66,8 @@ class LoneProduct(Linearization):
         if self._made is None:
             if self._inputs is None:
                 raise ClosedError(tape.CLOSED)
-            made: Linearization = untraced(self._linearize)()
+            with self._autocast.again():
+                made: Linearization = untraced(self._linearize)()
             # The tape where a comparison refused the halves.
             self._made, self._inputs, self.engine = made, None, made.engine
         return self._made
@@ -102,6 +106,15 @@ class LoneProduct(Linearization):
     ) -> list[Tensor]:
         """J · tangents, by the two halves."""
         return self.linearized().matvec(tangents, selection, batched=batched, last=last)
+
+    def release_outputs(self) -> None:
+        """Those of the two halves, if there are any."""
+        if self._made is not None:
+            self._made.release_outputs()
+
+    def precision(self) -> torch.dtype | None:
+        """Of its program."""
+        return self._program.precision
 
     def kept_bytes(self, beside: Leaves = ()) -> int:
         """Nothing before there are two halves."""

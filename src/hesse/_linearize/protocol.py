@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from hesse._linearize.choice import EngineName
@@ -70,6 +71,14 @@ class Linearization(Protocol):
 
         After the ``last`` one there is none in either direction: all is freed on the way, and this is closed.
         """
+        ...
+
+    def release_outputs(self) -> None:
+        """Let go of the outputs' values, which no one reads any more; products need their place in the graph alone."""
+        ...
+
+    def precision(self) -> torch.dtype | None:
+        """The floating-point type that rounds most on the way to a product, as far as it is known."""
         ...
 
     def kept_bytes(self, beside: Leaves = ()) -> int:

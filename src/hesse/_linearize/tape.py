@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node, get_gradient_edge
 
 from hesse._autograd import graph
+from hesse._autograd.agreement import coarsest
 from hesse._autograd.evaluation import constant, inside_transform, track
-from hesse._autograd.gradients import MissingDerivative, followed_gradients, gradients, unaliased, zeros_where_none
+from hesse._autograd.gradients import (
+    MissingDerivative,
+    Output,
+    followed_gradients,
+    gradients,
+    unaliased,
+    zeros_where_none,
+)
 from hesse._autograd.preserving import preserved
 from hesse._autograd.refusal import no_derivative
 from hesse._autograd.thread_state import interruptible, ordinary_autograd, untraced
@@ -60,7 +69,7 @@ class Tape(Linearization):
         self._map, self._point, self._name, self._sources = map, point, name, sources
         x, outputs, self.aux = self._evaluate()
         self._x: Leaves | None = x
-        self._outputs: Leaves | None = outputs
+        self._outputs: Sequence[Output | None] | None = outputs
         self._transposed: tuple[Leaves, Leaves] | None = None
         self.outputs = list(unaliased([output if create_graph else output.detach() for output in outputs]))
 
@@ -107,7 +116,7 @@ class Tape(Linearization):
         refuse_replay_inside_transform()
         assert self._x is not None
         assert self._outputs is not None
-        x, outputs = self._x, self._outputs
+        x, outputs = self._x, self._values(self._outputs)
 
         @interruptible
         def transpose() -> tuple[Leaves, Leaves]:
@@ -119,9 +128,26 @@ class Tape(Linearization):
         self._transposed = made
         return made
 
+    @staticmethod
+    def _values(outputs: Sequence[Output | None]) -> list[Tensor]:
+        """Outputs that were not released, which are tensors."""
+        values = [output for output in outputs if isinstance(output, Tensor)]
+        assert len(values) == len(outputs)
+        return values
+
+    def release_outputs(self) -> None:
+        """Keep the edges of the graph in place of the outputs; a graph that is differentiated itself keeps all."""
+        if self._outputs is None or self.create_graph:
+            return
+        self.outputs = []
+        self._outputs = [
+            (get_gradient_edge(output) if output.requires_grad else None) if isinstance(output, Tensor) else output
+            for output in self._outputs
+        ]
+
     def _pull(
         self,
-        outputs: Leaves,
+        outputs: Sequence[Output | None],
         from_outputs: tuple[int, ...],
         x: Leaves,
         to_x: tuple[int, ...],
@@ -141,7 +167,9 @@ class Tape(Linearization):
         return products
 
     @interruptible
-    def _replay(self, outputs: Leaves, x: Leaves, vectors: Leaves, batched: bool, last: bool) -> list[Tensor]:
+    def _replay(
+        self, outputs: Sequence[Output | None], x: Leaves, vectors: Leaves, batched: bool, last: bool
+    ) -> list[Tensor]:
         with ordinary_autograd():
             given = []
             for vector in vectors:
@@ -213,13 +241,22 @@ class Tape(Linearization):
 
     def nodes(self) -> set[Any]:
         """The nodes of the kept graph."""
-        return set(graph.nodes(self._outputs or ()))
+        return set(graph.nodes(self._roots()))
+
+    def _roots(self) -> list[Tensor | Node]:
+        outputs = [output for output in self._outputs or () if output is not None]
+        return [output if isinstance(output, Tensor) else output.node for output in outputs]
+
+    def precision(self) -> torch.dtype | None:
+        """Of the tensors that the graph has saved."""
+        saved = [tensor for tensor in _saved_tensors(self._roots()) if tensor.dtype.to_real().is_floating_point]
+        return coarsest(saved) if saved else None
 
     def kept_bytes(self, beside: Leaves = ()) -> int:
         """Bytes of all distinct memory that the graph keeps alive, that of the tensors ``beside`` not counted."""
         if self._outputs is None:
             return 0
-        roots = list(self._outputs) + (list(self._transposed[1]) if self._transposed else [])
+        roots = [*self._roots(), *(self._transposed[1] if self._transposed else ())]
         apart = _storages(beside)
         return sum([size for place, size in _storages(_saved_tensors(roots)).items() if place not in apart])
 
@@ -258,7 +295,7 @@ def refuse_replay_inside_transform() -> None:
         )
 
 
-def _saved_tensors(roots: Leaves) -> Iterator[Tensor]:
+def _saved_tensors(roots: Sequence[Tensor | Node]) -> Iterator[Tensor]:
     """Every tensor that the graph above ``roots`` saved, without unpacking: a checkpoint would be recomputed."""
     for node in graph.nodes(roots):
         for name in _saved_names(type(node)):

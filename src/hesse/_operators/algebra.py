@@ -56,6 +56,10 @@ class _Composite(LinearMap):
         before = earlier or {}
         return {str(number): part.decide(before.get(str(number))) for number, part in enumerate(self._parts)}
 
+    def _precision(self) -> torch.dtype:
+        """Of the part that rounds most."""
+        return max([part._precision() for part in self._parts], key=lambda dtype: torch.finfo(dtype).eps)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._formula()}, shape={self.shape}, dtype={self.dtype}, device={self.device})"
 

@@ -86,6 +86,7 @@ class DataPoint(Point):
         self._values: dict[Place, float] = {}
         self._passes = threading.RLock()
         self._complete = False
+        self._sums: _Sums | None = None
         self._value = torch.zeros((), device="cpu")
         self._gradient = torch.zeros((), device="cpu")
         self._begin_anew()
@@ -138,11 +139,15 @@ class DataPoint(Point):
     def complete(self) -> None:
         """Make the first pass, unless it was made."""
         if not self._complete:
-            for _ in self.terms():
-                pass
+            with self.engines.autocast.again():
+                for _ in self.terms():
+                    pass
 
     def loss_at(self, x: Sequence[Tensor]) -> Tensor:
         """The loss over all data at other values of the variables, which autograd follows."""
+        if not self.engines.autocast.is_now():
+            with self.engines.autocast.again():
+                return self.loss_at(x)
         values, weights = [], []
         for number, batch in enumerate(self.batches):
             generators = Seeded(self._seed_of((number, 0)))
@@ -157,15 +162,15 @@ class DataPoint(Point):
     def terms(self) -> Iterator[Weighted]:
         """Every term that counts; the first pass adds up value and gradient on the way."""
         self.objective.require_same_mode()
-        sums = None if self._complete else _Sums(self.variables)
         total = 0.0
         for place, term, last in self._each():
             weight = self._weight(term.count, place)
             total += weight
             # Where nothing of a batch counts, its mean is 0/0.
             if weight:
-                if sums is not None:
-                    sums.add(term, weight)
+                self._add(place, term, weight)
+                # Kept terms would hold a gradient each, which is summed.
+                self._kept.shrink(place, term.release_gradient())
                 yield weight, term, place, last
             # The next one may be made anew, and two would not fit.
             del term
@@ -175,9 +180,25 @@ class DataPoint(Point):
             )
         self.weight = total
         self.divisor = total if self.plan.reduction == "mean" and total else 1.0
-        if sums is not None:
-            self._value, self._gradient = sums.divided(self.divisor)
-            self._complete = True
+        if not self._complete:
+            self._value, self._gradient = (self._sums or _Sums(self.variables)).divided(self.divisor)
+            self._complete, self._sums = True, None
+
+    def _add(self, place: Place, term: Term, weight: float) -> None:
+        """Value and gradient to the sums of the first pass; a pass after a broken one adds the rest."""
+        if self._complete:
+            return
+        sums = self._sums = self._sums or _Sums(self.variables)
+        if place in sums.places:
+            return
+        try:
+            sums.add(term, weight)
+            sums.places.add(place)
+        except BaseException:
+            # Half a gradient is added, and others are released.
+            self._sums = None
+            self._kept.clear()
+            raise
 
     def _weight(self, count: float | None, place: Place) -> float:
         if self.plan.reduction == "sum":
@@ -338,6 +359,7 @@ class _Sums:
     def __init__(self, space: Space) -> None:
         self._space = space
         self._value, self._gradient = 0.0, space.zeros()
+        self.places: set[Place] = set()
 
     def add(self, term: Term, weight: float) -> None:
         self._value += weight * float(term.value)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hesse._base import precision
 from hesse._linearize.guard import Guard
 from hesse._operators.operator import Operator
 from hesse._operators.scipy import Scipy, is_matrix
@@ -44,12 +45,14 @@ class Dense(Operator):
     def matmat(self, V: Tensor) -> Tensor:
         """A·V."""
         self._guard.check()
-        return self._matrix @ V
+        with precision.Exact():
+            return self._matrix @ V
 
     def rmatmat(self, U: Tensor) -> Tensor:
         """Aᵀ·U."""
         self._guard.check()
-        return self._matrix.mT @ U
+        with precision.Exact():
+            return self._matrix.mT @ U
 
     def to_dense(self) -> Tensor:
         """The matrix."""

@@ -144,6 +144,10 @@ class JacobianTerm:
             return self._linearization.rmatvec(vectors, Selection(*part), batched=batched)
         return self._linearization.matvec(vectors, Selection(part.targets, part.sources), batched=batched)
 
+    def release_gradient(self) -> int:
+        """There is none."""
+        return 0
+
     def kept_bytes(self, beside: Sequence[Tensor]) -> int:
         """Bytes that are kept alive for products."""
         return self._linearization.kept_bytes([*self._variables, *beside])

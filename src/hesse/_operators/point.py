@@ -14,6 +14,7 @@ from torch import Tensor
 from hesse._autograd.agreement import coarsest
 from hesse._autograd.gradients import unaliased
 from hesse._autograd.thread_state import untraced
+from hesse._base import precision
 from hesse._base.space import Space, Splits
 from hesse._linearize.choice import Choice, EngineName
 from hesse._linearize.chunks import WIDTH, Chunks, Rows
@@ -116,13 +117,17 @@ class Point(abc.ABC):
         engines = self.engines
         engines.made += count
         if engines.made > engines.next_decision:
-            decision.decide_engine(self, 0)
+            with engines.autocast.again():
+                decision.decide_engine(self, 0)
 
     def multiply(self, entries: list[Tensor], part: Part, transposed: bool = False) -> list[Tensor]:
         """The product with one vector, leaf by leaf: a flat copy for each term would cost what small terms do.
 
         Of one term alone, products may share memory with the vector.
         """
+        if not self.engines.autocast.is_now():
+            with self.engines.autocast.again():
+                return self.multiply(entries, part, transposed)
         total: list[Tensor] = []
         # In units of the first weight, the first products need no factor.
         first, is_ours = 0.0, False
@@ -156,6 +161,9 @@ class Point(abc.ABC):
         left: int | None = None,
     ) -> Tensor:
         """The product with each row, as a matrix with one product a row, or added into ``into``."""
+        if not self.engines.autocast.is_now():
+            with self.engines.autocast.again():
+                return self.multiply_rows(rows, part, source, target, transposed=transposed, into=into, left=left)
         count, chunks = rows.shape[0], self.chunks[transposed]
         pieces = functools.partial(self._pieces, chunks, rows, part, source, target, transposed)
         if self.create_graph:
@@ -220,9 +228,10 @@ class Point(abc.ABC):
     def expect(self, products: int) -> None:
         """So many products are about to be asked for."""
         self.guard.check()
-        decision.decide_engine(self, products)
-        if products > 1:
-            self.keep()
+        with self.engines.autocast.again():
+            decision.decide_engine(self, products)
+            if products > 1:
+                self.keep()
 
     def decided(self, operator: PointOperator, earlier: Decisions | None) -> Decisions:
         """How products of an operator at this point are made from now on; see ``LinearMap.decide``."""
@@ -258,7 +267,8 @@ class PointOperator(Operator):
         self._point.engines.leave(self._point.asked)
         fresh = object.__new__(type(self))
         vars(fresh).update(vars(self))
-        untraced(fresh._move)(where, self._point.engines, self._point)
+        with self._point.engines.autocast.again():
+            untraced(fresh._move)(where, self._point.engines, self._point)
         fresh._point.inherit(self._point)
         return fresh
 
@@ -347,7 +357,10 @@ class PointOperator(Operator):
         return self._point.left_with_results()
 
     def _precision(self) -> torch.dtype:
-        return coarsest([*self.domain.leaves, *self.range.leaves])
+        inside = [one.precision() for term in self._point.kept_terms() for one in term.linearizations]
+        dtypes = [coarsest([*self.domain.leaves, *self.range.leaves]), *[dtype for dtype in inside if dtype]]
+        dtype = max(dtypes, key=lambda each: torch.finfo(each).eps)
+        return precision.coarsest(dtype, self.device, self._point.engines.autocast)
 
     def expect(self, products: int) -> None:
         """So many products are about to be asked for: ``engine="auto"`` decides by that."""
@@ -359,7 +372,8 @@ class PointOperator(Operator):
 
     def decide_alone(self, earlier: Decisions | None) -> Decisions:
         """The same of products that this process makes alone."""
-        self._point.keep()
+        with self._point.engines.autocast.again():
+            self._point.keep()
         if earlier:
             self._follow(Choice(**earlier))
         elif self._point.chunks[0].chosen is None:

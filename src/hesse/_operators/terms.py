@@ -58,6 +58,10 @@ class Term(Protocol):
         """
         ...
 
+    def release_gradient(self) -> int:
+        """Let go of the gradient, where it is kept beside what products need; its bytes."""
+        ...
+
     def kept_bytes(self, beside: Sequence[Tensor]) -> int:
         """Bytes kept for products, without the memory of the variables and of the tensors ``beside``."""
         ...
@@ -100,6 +104,12 @@ class HessianTerm:
         The Jacobian of a gradient is symmetric, and the product with its transpose costs one backward less.
         """
         return self._linearization.rmatvec(vectors, Selection(*part), batched=batched, last=last)
+
+    def release_gradient(self) -> int:
+        """It was found on the way, and products need its place in the graph alone."""
+        released = _size(self._linearization.outputs)
+        self._linearization.release_outputs()
+        return released
 
     def kept_bytes(self, beside: Sequence[Tensor]) -> int:
         """Bytes that are kept alive for products, and the gradient's."""
@@ -153,6 +163,10 @@ class OuterTerm:
         pushed = self._jacobian.matvec(vectors, Selection(outputs, part.sources), batched=batched, last=last)
         cotangents = self._curvature.multiply(pushed, batched=batched)
         return self._jacobian.rmatvec(cotangents, Selection(outputs, part.targets), batched=batched, last=last)
+
+    def release_gradient(self) -> int:
+        """It is made when it is asked for."""
+        return 0
 
     def kept_bytes(self, beside: Sequence[Tensor]) -> int:
         """Bytes that the prediction's graph, that of Jᵀw and B keep alive."""

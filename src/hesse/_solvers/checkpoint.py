@@ -85,9 +85,11 @@ def fingerprint(operator: Operator) -> str:
     if product.device.type == "cpu":
         return f"{kind} {digest(product)}"
     entries = product[:: max(1, len(product) // _ENTRIES), 0][:_ENTRIES]
+    # Products round as what they are computed in, which may be coarser than the vectors.
+    rounding = torch.finfo(operator._precision()).eps
     numbers = torch.stack([operator.gram(product, product)[0, 0].sqrt(), operator.gram(probe, product)[0, 0]])
     found = torch.cat([numbers, entries]).cpu().double().tolist()
-    return f"{kind} {str(product.dtype).removeprefix('torch.')}{_ROUNDED}{' '.join([f'{one:.17g}' for one in found])}"
+    return f"{kind}{_ROUNDED}{' '.join([f'{one:.17g}' for one in (rounding, *found)])}"
 
 
 def is_same(one: Any, other: Any) -> bool:
@@ -98,9 +100,9 @@ def is_same(one: Any, other: Any) -> bool:
     if kind != other_kind:
         return False
     a, b = [np.array(mark.split(), dtype=np.float64) for mark in (left, right)]
-    # The first number is the norm of the product.
-    tolerance = min(_ROUNDINGS * torch.finfo(getattr(torch, kind.split()[-1])).eps, _MOST) * a[0]
-    return bool(np.all(abs(a - b) <= tolerance))
+    # The first number is the rounding, and the second the norm of the product.
+    tolerance = min(_ROUNDINGS * max(a[0], b[0]), _MOST) * a[1]
+    return bool(np.all(abs(a - b)[1:] <= tolerance))
 
 
 class Keeper:

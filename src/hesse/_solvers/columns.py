@@ -96,6 +96,22 @@ def scale(U: Tensor, factors: Tensor) -> Tensor:
     return U * like(factors, U)
 
 
+def add(U: Tensor, V: Tensor, factors: Tensor) -> None:
+    """Add to each column of U that of V times its factor, in place."""
+    U.addcmul_(V, like(factors, U))
+
+
+def shrink(U: Tensor, factors: Tensor) -> None:
+    """Multiply each column by its factor, in place."""
+    U.mul_(like(factors, U))
+
+
+def overwrite(U: Tensor, V: Tensor | None, chosen: Tensor) -> None:
+    """Give the chosen columns of U the values of V, or zeros, in place."""
+    for column in chosen.nonzero().squeeze(1).tolist():
+        U[:, column].zero_() if V is None else U[:, column].copy_(V[:, column])
+
+
 def empty(operator: Operator) -> Tensor:
     """A block without columns."""
     return torch.empty(0, operator.length, dtype=operator.dtype, device=operator.device).mT

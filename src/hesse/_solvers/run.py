@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hesse._base import checks, counter_numbers, pages
+from hesse._base import checks, counter_numbers, pages, precision
 from hesse._base import memory as budgets
 from hesse._base.errors import ConvergenceWarning, MemoryBudgetError, NonFiniteProductError, warn_caller
 from hesse._base.progress import Bar
@@ -89,13 +89,11 @@ class Products:
         self.operator = as_operator(A)
         self.question = question
         self.max_products = max_products
-        self.count = 0
-        self.stopped = False
+        self.count, self.stopped = 0, False
         self._memory = memory
         self._planned: int | None = None
-        self.exponent = 0
-        self._measured = False
-        self._price = 1
+        self.exponent, self._measured, self._price = 0, False, 1
+        self._exact = precision.Exact()
         self._callback = callback
         self._keeper: Keeper | None = None
         # A question makes several, whether or not it can tell how many.
@@ -115,6 +113,7 @@ class Products:
     def __enter__(self) -> Self:
         if self._bar is not None:
             self._bar.__enter__()
+        self._pages.enter_context(self._exact)
         if self.operator.device.type == "cpu":
             self._pages.enter_context(pages.keeping_if_large())
         return self
@@ -299,7 +298,7 @@ class Products:
             else torch.zeros(V.shape[1], dtype=torch.int64, device="cpu")
         )
         before = communications()
-        with read_back_later() as flags:
+        with self._exact.as_before(), read_back_later() as flags:
             image = self.operator.matmat(blocks.ldexp(V, -powers).to(self.operator.device)).detach()
         if self._ranks is None and communications() != before:
             draws_alone = self._generator is not None and self._origin is None

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from hesse._base import tables
+from hesse._solvers.noise import said
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,13 +21,15 @@ class Eigenpairs:
         residuals: ‖A·x − λ·x‖, shape (k,), float64 on the CPU, from the products of the search, or from true products
             with the vectors where those were asked for. Some eigenvalue is that close to λ, up to rounding.
         bounds: for each pair the bound that its residual meets: ``"tol"`` for ``tol·|λ|``, ``"precision"`` for
-            32·eps·‖A‖, or ``"none"``.
+            32·eps·‖A‖, ``"noise"`` for twice the noise of the products, or ``"none"``.
         complete: for each pair whether a look from a fresh random vector has shown that no better eigenvalue is
             missing at its end of the spectrum.
         converged: whether every pair that was asked for is there, meets a bound, and none is missing.
         num_products: products made by the search.
         num_looking: how many of them were made to look for missing ones.
         num_certificate_products: products made beside those, one with each vector, for true residuals.
+        noise: to which part of themselves the products are linear, where that is measured and more than the rounding of
+            the vectors' dtype, as where the model computes in bfloat16; else None.
     """
 
     values: Tensor
@@ -38,6 +41,7 @@ class Eigenpairs:
     num_products: int
     num_looking: int
     num_certificate_products: int
+    noise: float | None = None
 
     def __iter__(self) -> Iterator[Tensor]:
         """Values and vectors, as other libraries return them."""
@@ -53,6 +57,7 @@ class Eigenpairs:
         facts = [
             ("vectors", f"{tuple(self.vectors.shape)}, {self.vectors.dtype} on {self.vectors.device}"),
             ("products", f"{self.num_products}, {self.num_looking} of them to look for missing eigenvalues"),
+            *said(self.noise),
             ("converged", tables.yes(self.converged)),
         ]
         return f"{found}\n\n{tables.labelled(facts)}"

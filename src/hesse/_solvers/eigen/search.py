@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,10 +14,13 @@ from hesse._solvers.eigen.basis import Basis
 from hesse._solvers.eigen.completeness import Completeness, Ritz
 from hesse._solvers.eigen.eigenpairs import Eigenpairs
 from hesse._solvers.eigen.wanted import Wanted
+from hesse._solvers.noise import FACTOR, PRODUCTS, Noise, is_likely, measure
 from hesse._solvers.run import Products
 
 # What residuals computed in floating point can be expected to reach, in units of eps·‖A‖.
 ROUNDING = 32
+# After so many products, and twice as many, residuals that are larger than estimated by this factor are explained.
+LOOK, APART = 64, 3
 # An eigenvalue that is better by no more than so many times the bound of a residual is not missed.
 LEEWAY = 16
 
@@ -54,6 +59,9 @@ class Search:
         self._status = ""
         # The size at which the basis is looked at next.
         self._due = wanted.count
+        self._noise: Noise | None = None
+        # With how many products residuals are compared with their estimates next, which know nothing of rounding.
+        self._look = 0 if is_likely(products) else LOOK
         self._completeness = Completeness(products, self._basis, self._rng)
 
     def begin(self, vectors: Tensor) -> None:
@@ -66,6 +74,8 @@ class Search:
         self._basis.go_on_from(saved)
         self._completeness.go_on_from(saved, self._wanted.ends)
         self._norm, self._due, self._status = saved["norm"], saved["due"], saved["status"]
+        self._look = saved["look"]
+        self._noise = None if saved["noise"] is None else Noise(*saved["noise"])
         if self._basis.size == self._basis.capacity < self._products.size:
             # A search that was stopped there has not made room.
             self._restart()
@@ -78,6 +88,8 @@ class Search:
             "norm": self._norm,
             "due": self._due,
             "status": self._status,
+            "look": self._look,
+            "noise": None if self._noise is None else dataclasses.astuple(self._noise),
             "capacity": self._basis.capacity,
         }
 
@@ -135,6 +147,7 @@ class Search:
             num_products=self._products.count,
             num_looking=self._completeness.num_looking,
             num_certificate_products=len(values) if certify else 0,
+            noise=self._noise.level if self._noise is not None and self._noise.level else None,
         )
 
     def _true_residuals(self, vectors: Tensor, values: Tensor) -> Tensor:
@@ -156,12 +169,20 @@ class Search:
         estimates = (self._basis.couplings() @ coordinates).norm(dim=0)
         claims = {}
         met = 0
+        if self._noise is None and self._products.count >= self._look:
+            best = self._wanted.best(values, 1)
+            residual = float(self._basis.residual_norms(coordinates[:, best], values[best]))
+            if self._look == 0 or residual > APART * float(estimates[best]) + self._rounding:
+                self._look_for_noise(coordinates[:, best])
+            self._look = max(LOOK, 2 * self._products.count)
         for end, part in zip(self._wanted.ends, self._wanted.choose(values), strict=True):
             met_here = self._count_met(values[part], estimates[part])
             met += met_here
             if met_here == end.count and end not in self._completeness.ends:
                 # The estimates know nothing of rounding.
                 residuals = self._basis.residual_norms(coordinates[:, part], values[part])
+                if self._count_met(values[part], residuals) < end.count:
+                    self._look_for_noise(coordinates[:, part[residuals.argmax()] : part[residuals.argmax()] + 1])
                 if self._count_met(values[part], residuals) == end.count:
                     claims[end] = end.claims(values, self._leeway(values[part][-1]))
         self._status = f"{met} of {self._wanted.count} converged"
@@ -187,11 +208,24 @@ class Search:
     def _bound(self, value: float, residual: float) -> str:
         if residual <= self._tol * abs(value):
             return "tol"
-        return "precision" if residual <= ROUNDING * self._eps * self._norm else "none"
+        if residual <= ROUNDING * self._eps * self._norm:
+            return "precision"
+        return "noise" if residual <= self._rounding else "none"
+
+    @property
+    def _rounding(self) -> float:
+        """What residuals can be expected to reach."""
+        noise = 0.0 if self._noise is None else FACTOR * self._noise.size
+        return max(ROUNDING * self._eps * self._norm, noise)
+
+    def _look_for_noise(self, coordinates: Tensor) -> None:
+        """Once, by products with a Ritz vector."""
+        if self._noise is None and self._products.left > PRODUCTS:
+            self._noise = measure(self._products, self._basis.ritz_vectors(coordinates))
 
     def _leeway(self, value: Tensor) -> float:
         """By how much an eigenvalue that is missing may be better than this one, and not be looked for."""
-        bound = max(self._tol * float(value.abs()), ROUNDING * self._eps * self._norm)
+        bound = max(self._tol * float(value.abs()), self._rounding)
         return LEEWAY * bound or torch.finfo(torch.float32).tiny
 
     def _restart(self) -> None:

@@ -25,15 +25,26 @@ class ConjugateGradients(Krylov):
     49 (1952) 409–436; Steihaug, SIAM J. Numer. Anal. 20 (1983) 626–637, for the curvature.
     """
 
-    STATE = ("_p", "_rho")
+    STATE = ("_p", "_rho", "r")
+    # x, r, p and a direction of negative curvature.
+    LEAST = MOST = 4
     # What falls from step to step is the energy ½·xᵀAx − bᵀx.
     KEEPS = ("", "negative_curvature")
 
     def __init__(
-        self, operator: Operator, B: Tensor, targets: Tensor, preconditioner: Preconditioner | None, scale: float
+        self,
+        operator: Operator,
+        B: Tensor,
+        targets: Tensor,
+        preconditioner: Preconditioner | None,
+        scale: float,
+        room: int,
     ) -> None:
-        super().__init__(operator, B, targets, preconditioner, scale)
-        self._p, self._rho = self.precondition(self.r)
+        super().__init__(operator, B, targets, preconditioner, scale, room)
+        self.r = B
+        z, self._rho = self.precondition(B)
+        # A preconditioner may hand out what it was given, or what it keeps.
+        self._p = z.clone()
 
     @property
     def vectors(self) -> Tensor:
@@ -52,10 +63,11 @@ class ConjugateGradients(Krylov):
         if bool(negative.any()):
             self.notice(blocks.select(p, negative.nonzero()[:1, 0]))
         alpha = torch.where(flat, 0, self._rho / torch.where(flat, 1, curvature))
-        self.x = self.x + blocks.scale(p, alpha)
-        self.r = self.r - blocks.scale(images, alpha)
+        blocks.add(self.x, p, alpha)
+        blocks.add(self.r, images, -alpha)
         z, rho = self.precondition(self.r)
-        self._p = z + blocks.scale(p, rho / self._rho)
+        blocks.shrink(p, rho / self._rho)
+        p.add_(z)
         self._rho = rho
-        solved = blocks.norms(operator, self.r) <= self.targets
-        return [("negative_curvature", negative), ("singular", flat), ("solved", solved)]
+        self.norms = blocks.norms(operator, self.r)
+        return [("negative_curvature", negative), ("singular", flat), ("solved", self.norms <= self.targets)]

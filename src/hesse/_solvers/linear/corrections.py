@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hesse._operators.operator import Operator
 from hesse._solvers import columns as blocks
+from hesse._solvers import noise
 from hesse._solvers.checkpoint import State
 from hesse._solvers.linear.krylov import Krylov, Preconditioner
 from hesse._solvers.linear.minres import LEAST_SQUARES
@@ -16,6 +17,10 @@ from hesse._solvers.run import Products
 
 # A correction is worth another one while it makes the true residual at least that much smaller.
 PROGRESS = 0.5
+# After so many steps, and twice as many, a run is asked whether it makes progress.
+STALL = 64
+# Endings that noise may have led to.
+DOUBTFUL = ("", "precision", "max_products", "singular")
 # Of a least-squares solution ‖A·r‖ is below eps to this power, relative to ‖A‖·‖r‖; that is more than its method needs.
 NULL = 1 / 3
 
@@ -26,23 +31,25 @@ class Answers:
 
     Attributes:
         X: solutions, (n, k).
-        R: B − A·X by true products, (n, k).
-        norms: of R, (k,).
+        norms: of B − A·X by true products, (k,).
         endings: why each column has stopped, or "" while it has not.
         iterations: steps taken by each column, (k,).
         bare: which columns go on without the preconditioner.
         scales: the largest norms of A, preconditioned and not, that runs have seen; rounding is measured by them.
         direction: of negative curvature, (n, 1), or None.
+        noise: size and level of the products' noise, or None where it was not measured.
+        mark: the largest residual norm when the run was last looked at for progress.
     """
 
     X: Tensor
-    R: Tensor
     norms: Tensor
     endings: list[str]
     iterations: Tensor
     bare: list[bool]
     scales: list[float]
     direction: Tensor | None = None
+    noise: list[float] | None = None
+    mark: float = 1.0
 
     def state(self) -> State:
         """All of it."""
@@ -65,6 +72,7 @@ def answer(
     *,
     tol: float,
     atol: float,
+    room: int,
     saved: State | None = None,
 ) -> Answers:
     """Solutions of A·X = B with residuals of at most max(tol·‖b‖, atol), or as good as they can be.
@@ -79,112 +87,211 @@ def answer(
         preconditioner: M, or None.
         tol: residual norm relative to that of b.
         atol: residual norm.
+        room: how many vectors may be held; see ``vectors``.
         saved: the state of the run that a checkpoint interrupted, if any.
     """
     lengths = blocks.norms(products.operator, B)
     units = blocks.exponents(lengths)
-    B, targets = blocks.ldexp(B, -units), blocks.ldexp((tol * lengths).clamp(min=atol), -units)
+    sides = _Sides(products, B, units, blocks.ldexp((tol * lengths).clamp(min=atol), -units))
     inverse = None if preconditioner is None else Preconditioner(products.operator, preconditioner)
+    least, most = _each(method, preconditioner)
+    # Beside b and x; columns that run together are copied where one of them stops.
+    room -= 2 * B.shape[1]
+    width = max(1, (room - noise.VECTORS) // (most + 1))
+    each = most if width > 1 else min(max(room, least), most)
+    looks = room >= width * each + noise.VECTORS
     if saved is None:
-        answers = _begin(products, B, x0, units, targets)
-        answers.bare = [inverse is None] * len(units)
+        norms = blocks.ldexp(lengths, -units)
+        steps = torch.zeros(B.shape[1], dtype=torch.int64, device="cpu")
+        bare = [inverse is None] * B.shape[1]
+        answers = Answers(torch.zeros_like(B), norms, [""] * B.shape[1], steps, bare, [0.0, 0.0])
     else:
         answers = Answers.of(saved)
     lift = x0 is None and inverse is None
-    _carry_on(products, method, B, answers, units, targets, inverse, lift=lift, saved=saved)
+    corrections = _Corrections(
+        sides,
+        method,
+        answers,
+        inverse,
+        lift=lift,
+        width=width,
+        room=each,
+        looks=looks,
+        is_noisy=noise.is_likely(products),
+    )
+    if saved is None:
+        corrections.begin(x0)
+    corrections.carry_on(saved)
     answers.X = blocks.ldexp(answers.X, units - products.exponent)
     answers.norms = blocks.ldexp(answers.norms, units)
     return answers
 
 
-def _begin(products: Products, B: Tensor, x0: Tensor | None, units: Tensor, targets: Tensor) -> Answers:
-    """Answers before the first step; a start other than zero costs a product for each column that is not zero."""
-    X, R = torch.zeros_like(B), B.clone()
-    # Zero solves what has zero for its right-hand side, wherever the caller would begin.
-    open_columns = blocks.norms(products.operator, B).nonzero().squeeze(1)
-    if x0 is not None and len(open_columns):
-        starts, shifts = blocks.select(x0, open_columns), units[open_columns]
-        lengths = blocks.norms(products.operator, starts)
-        sizes = blocks.exponents(lengths)
-        images = products.multiply(blocks.ldexp(starts, -sizes))
-        if bool(lengths.any()):
-            products.keep_units()
-        place = open_columns.to(B.device)
-        X.mT[place] = blocks.ldexp(starts, products.exponent - shifts).mT
-        R.mT[place] -= blocks.ldexp(images, products.exponent + sizes - shifts).mT
-    norms = blocks.norms(products.operator, R)
-    endings = ["converged" if norm <= target else "" for norm, target in zip(norms, targets, strict=True)]
-    return Answers(X, R, norms, endings, torch.zeros(B.shape[1], dtype=torch.int64, device="cpu"), [], [0.0, 0.0])
+def vectors(method: type[Krylov], columns: int, preconditioner: Operator | None) -> tuple[int, int]:
+    """How many vectors an answer holds at least, one column at a time, and at most; b, x and the best x among them."""
+    least, most = _each(method, preconditioner)
+    return 2 * columns + least, columns * (3 + most) + noise.VECTORS
 
 
-def _carry_on(
-    products: Products,
-    method: type[Krylov],
-    B: Tensor,
-    answers: Answers,
-    units: Tensor,
-    targets: Tensor,
-    inverse: Preconditioner | None,
-    *,
-    lift: bool,
-    saved: State | None,
-) -> None:
-    """Correct the answers until each column has ended, and every residual is a true one.
+def _each(method: type[Krylov], preconditioner: Operator | None) -> tuple[int, int]:
+    """Of one column that runs; a preconditioned method needs M·r beside r."""
+    return (method.LEAST, method.MOST) if preconditioner is None else (method.MOST + 1, method.MOST + 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sides:
+    """Right-hand sides in their units and the residuals at which they are solved."""
+
+    products: Products
+    B: Tensor
+    units: Tensor
+    targets: Tensor
+
+    def residuals(self, index: Tensor, X: Tensor | None) -> Tensor:
+        """B − A·X of some columns, in memory of their own; of no X without a product."""
+        R = blocks.ldexp(blocks.select(self.B, index), -self.units[index])
+        if X is not None:
+            R.sub_(self.products.multiply(X))
+        return R
+
+
+@dataclasses.dataclass
+class _Corrections:
+    """Answers that are corrected until each column has ended, and every residual is a true one.
 
     A method's own residual drifts from the true one by rounding. So the true one is made at its end, by one product for
     each column, and if it is too large the method starts again from there; a correction that hardly helps is the last,
     and one that does harm is not taken. What minimizes a preconditioned residual goes on without the preconditioner.
 
-    Args:
-        products: the question's products.
+    Attributes:
+        sides: what is to be solved.
         method: the Krylov method.
-        B: right-hand sides, (n, k).
         answers: changed in place.
-        units: exponents of the right-hand sides' units, (k,).
-        targets: residual norms that are small enough, (k,).
         inverse: M, or None.
         lift: whether a least-squares solution is to be made the one of minimum length.
-        saved: the state of the run that a checkpoint interrupted, if any.
+        width: how many columns run together.
+        room: how many vectors each of them may hold.
+        is_noisy: whether the operator is known to compute in less than the dtype of its vectors.
+        looks: whether there is room to look for noise beside a run.
+        held: residuals of answers that have not ended, (n, 1), where they are known; no run holds them beside its own.
     """
-    eps = torch.finfo(B.dtype).eps
-    if saved is not None and inverse is not None:
-        inverse.exponent = saved["inverse.exponent"]
-    while open_columns := [column for column, ending in enumerate(answers.endings) if not ending]:
-        bare = all(answers.bare[column] for column in open_columns)
-        open_columns = [column for column in open_columns if answers.bare[column] == bare]
-        index, matrix = torch.tensor(open_columns, device="cpu"), None if bare else inverse
-        starts, scales = blocks.unit(products.operator, blocks.select(answers.R, index))
+
+    sides: _Sides
+    method: type[Krylov]
+    answers: Answers
+    inverse: Preconditioner | None
+    lift: bool
+    width: int
+    room: int
+    looks: bool
+    is_noisy: bool
+    held: dict[int, Tensor] = dataclasses.field(default_factory=dict)
+
+    def begin(self, x0: Tensor | None) -> None:
+        """A start other than zero costs a product for each column that is not zero."""
+        if x0 is None:
+            return
+        # Zero solves what has zero for its right-hand side, wherever the caller would begin.
+        open_columns = self.answers.norms.nonzero().squeeze(1)
+        for index in torch.split(open_columns, self.width):
+            R = self._start(index, x0)
+            if len(open_columns) <= self.width:
+                self._hold(index, R)
+
+    def _start(self, index: Tensor, x0: Tensor) -> Tensor:
+        products, shifts, place = self.sides.products, self.sides.units[index], index.to(x0.device)
+        starts = blocks.select(x0, index)
+        lengths = blocks.norms(products.operator, starts)
+        sizes = blocks.exponents(lengths)
+        images = products.multiply(blocks.ldexp(starts, -sizes))
+        if bool(lengths.any()):
+            products.keep_units()
+        self.answers.X.mT[place] = blocks.ldexp(starts, products.exponent - shifts).mT
+        del starts
+        R = self.sides.residuals(index, None).sub_(blocks.ldexp(images, products.exponent + sizes - shifts))
+        self.answers.norms[index] = blocks.norms(products.operator, R)
+        return R
+
+    def carry_on(self, saved: State | None) -> None:
+        """Until all columns have ended; from the state of a run that a checkpoint interrupted, if any."""
+        answers, products = self.answers, self.sides.products
+        for column, norm in enumerate(answers.norms):
+            if norm <= self.sides.targets[column] and not answers.endings[column]:
+                answers.endings[column] = "converged"
+        if saved is not None and self.inverse is not None:
+            self.inverse.exponent = saved["inverse.exponent"]
+        while open_columns := [column for column, ending in enumerate(answers.endings) if not ending]:
+            bare = all(answers.bare[column] for column in open_columns)
+            open_columns = [column for column in open_columns if answers.bare[column] == bare][: self.width]
+            index = torch.tensor(open_columns, device="cpu")
+            if saved is None and products.left < self._price(open_columns) + 2 * len(open_columns):
+                endings, ran = [""] * len(open_columns), False
+                scales = answers.norms[index]
+            else:
+                endings, ran, scales = self._run(index, bare, saved)
+            saved = None
+            self._end(open_columns, endings, bare, ran, scales)
+            self.held = {column: R for column, R in self.held.items() if not answers.endings[column]}
+
+    def _run(self, index: Tensor, bare: bool, saved: State | None) -> tuple[list[str], bool, Tensor]:
+        """Correct some columns once: how the run ended, whether it took a step, and the residuals' norms before."""
+        answers, products, sides = self.answers, self.sides.products, self.sides
+        eps, matrix, scales = torch.finfo(answers.X.dtype).eps, None if bare else self.inverse, answers.norms[index]
+        # The state of a run has its own residuals.
+        starts = self._residuals(index) if saved is None else sides.residuals(index, None)
+        starts, _ = blocks.unit(products.operator, starts)
+        if saved is None and self.is_noisy:
+            self._look_for_noise(starts[:, :1])
+        answers.mark = 1.0 if saved is None else answers.mark
         # No run makes a residual smaller than rounding of the first one.
-        run = method(products.operator, starts, (targets[index] / scales).clamp(min=eps), matrix, answers.scales[bare])
+        targets = (sides.targets[index] / scales).clamp(min=eps)
+        run = self.method(products.operator, starts, targets, matrix, answers.scales[bare], self.room)
+        del starts
         if saved is not None:
             run.load(saved)
-            saved = None
-        _iterate(products, run, answers, inverse, len(open_columns))
-        ran = int(run.iterations.max()) > 0
+        self._iterate(run, len(index))
         answers.direction = answers.direction if answers.direction is not None else run.direction
         answers.scales[bare] = run.scale
-        endings = run.endings
+        assert run.solution is not None
+        X, endings = run.solution, run.endings
+        earlier, taken = answers.iterations[index], run.iterations
+        del run
+        answers.iterations[index] += taken
+        ran = int(taken.max()) > 0
         if ran:
-            before, X = (blocks.select(part, index) for part in (answers.R, answers.X))
-            changes = blocks.scale(run.solution, scales)
-            X = X + changes
-            # What the solution loses where it leaves the range of its dtype belongs to its residual.
-            powers = units[index] - products.exponent
-            X = blocks.ldexp(blocks.ldexp(X, powers), -powers)
-            R = blocks.select(B, index) - products.multiply(X)
-            norms = blocks.norms(products.operator, R)
-            better = norms <= answers.norms[index]
-            # The energy ½·xᵀAx − bᵀx changes by −½·cᵀ(r + r′) where the correction c takes r to r′.
-            fallen = blocks.dots(products.operator, changes, before + R) > 0
-            kept = torch.tensor([ending in method.KEEPS for ending in endings], device="cpu") & (
-                answers.iterations[index] == 0
-            )
-            _replace(answers, index, X, R, norms, better | (kept & fallen))
-        answers.iterations[index] += run.iterations
+            kept = torch.tensor([ending in self.method.KEEPS for ending in endings], device="cpu") & (earlier == 0)
+            self._take(index, X, scales, kept)
         claimed = torch.tensor([ending == "least_squares" for ending in endings], device="cpu")
-        if bare and 0 < int(claimed.sum()) <= products.left:
-            claimed[claimed.clone()] = ~_shorten(products, answers, index[claimed], lift=lift)
+        price = int(claimed.sum()) + self._price(index[claimed].tolist())
+        if bare and bool(claimed.any()) and price <= products.left:
+            claimed[claimed.clone()] = ~self._shorten(index[claimed])
             endings = ["precision" if wrong else ending for wrong, ending in zip(claimed, endings, strict=True)]
+        return endings, ran, scales
+
+    def _take(self, index: Tensor, changes: Tensor, scales: Tensor, kept: Tensor) -> None:
+        """Add changes, in units of the residuals, to answers that they make better; those ``kept`` by their energy."""
+        answers, sides, operator = self.answers, self.sides, self.sides.products.operator
+        X = changes
+        blocks.shrink(X, scales)
+        X.add_(blocks.select(answers.X, index))
+        # What the solution loses where it leaves the range of its dtype belongs to its residual.
+        powers = sides.units[index] - sides.products.exponent
+        X = blocks.ldexp(blocks.ldexp(X, powers), -powers)
+        R = sides.residuals(index, X)
+        norms = blocks.norms(operator, R)
+        chosen = norms <= answers.norms[index]
+        doubtful = kept & ~chosen
+        if bool(doubtful.any()) and self._price(index[doubtful].tolist()) <= sides.products.left:
+            # The energy ½·xᵀAx − bᵀx changes by −½·cᵀ(r + r′) where the correction c takes r to r′.
+            places = index[doubtful]
+            sums = self._residuals(places).add_(blocks.select(R, doubtful))
+            steps = blocks.select(X, doubtful).sub_(blocks.select(answers.X, places))
+            chosen[doubtful] = blocks.dots(operator, steps, sums) > 0
+        self._replace(index, X, norms, chosen)
+        self._hold(index[chosen], blocks.select(R, chosen))
+
+    def _end(self, open_columns: list[int], endings: list[str], bare: bool, ran: bool, scales: Tensor) -> None:
+        answers, products, targets = self.answers, self.sides.products, self.sides.targets
         for place, column in enumerate(open_columns):
             ending = endings[place]
             answers.bare[column] |= ending == "least_squares"
@@ -199,43 +306,95 @@ def _carry_on(
                 answers.endings[column] = "stopped" if products.stopped else "max_products"
             elif answers.norms[column] > PROGRESS * scales[place]:
                 answers.endings[column] = "precision"
+            if answers.endings[column] in DOUBTFUL and answers.X[:, column].any():
+                x = answers.X[:, column : column + 1]
+                if answers.endings[column] == "precision":
+                    self._look_for_noise(x)
+                if answers.norms[column] <= self._floor(x)[0]:
+                    answers.endings[column] = "noise"
 
+    def _look_for_noise(self, u: Tensor) -> None:
+        """Once, with a vector of the question."""
+        products = self.sides.products
+        if self.answers.noise is None and products.left > noise.PRODUCTS + 2:
+            self.answers.noise = list(dataclasses.astuple(noise.measure(products, u)))
 
-def _iterate(products: Products, run: Krylov, answers: Answers, inverse: Preconditioner | None, columns: int) -> None:
-    def state() -> State:
-        return {**answers.state(), **run.state(), "inverse.exponent": None if inverse is None else inverse.exponent}
+    def _floor(self, X: Tensor) -> Tensor:
+        """The residual norms, (k,), below which those of X are noise."""
+        size = self.answers.noise[0] if self.answers.noise else 0.0
+        return noise.FACTOR * size * blocks.norms(self.sides.products.operator, X)
 
-    while run.width and products.left >= run.width + columns:
-        run.step(products.multiply(run.vectors))
-        largest = float(blocks.norms(products.operator, run.r).max()) if run.width else 0.0
-        products.report(
-            f"{columns - run.width} of {columns} done, residual of the others up to {largest:.2g} of theirs"
+    def _stop_at_noise(self, run: Krylov) -> None:
+        """End the columns of a run whose residuals are noise; whether they are is asked where they have not halved."""
+        answers, steps = self.answers, int(run.iterations.max())
+        if answers.noise is None and steps >= STALL and steps & (steps - 1) == 0 and run.width:
+            largest = float(run.norms.max())
+            if self.looks and largest > PROGRESS * answers.mark:
+                self._look_for_noise(run.vectors[:, :1])
+            answers.mark = largest
+        if answers.noise and answers.noise[0] and run.width:
+            # The last run's residual is this one's right-hand side.
+            run.stop([("solved", run.norms <= 0.5 * self._floor(run.x))])
+
+    def _iterate(self, run: Krylov, columns: int) -> None:
+        products, inverse = self.sides.products, self.inverse
+
+        def state() -> State:
+            exponent = None if inverse is None else inverse.exponent
+            return {**self.answers.state(), **run.state(), "inverse.exponent": exponent}
+
+        while run.width and products.left >= run.width + columns:
+            run.step(products.multiply(run.vectors))
+            self._stop_at_noise(run)
+            largest = float(run.norms.max()) if run.width else 0.0
+            products.report(
+                f"{columns - run.width} of {columns} done, residual of the others up to {largest:.2g} of theirs"
+            )
+            products.keep(state)
+        run.close()
+
+    def _shorten(self, index: Tensor) -> Tensor:
+        """Whether columns are least-squares solutions, by a true product with each residual; the shortest ones, then.
+
+        The iterates hold of the null space only the right-hand side's part, which is the residual.
+        """
+        answers, products = self.answers, self.sides.products
+        operator, eps = products.operator, torch.finfo(answers.X.dtype).eps
+        R = self._residuals(index)
+        directions, lengths = blocks.unit(operator, R)
+        images = products.multiply(directions)
+        found: Tensor = blocks.norms(operator, images) <= eps**NULL * answers.scales[True]
+        if self.lift:
+            X = blocks.select(answers.X, index)
+            along = blocks.dots(operator, directions, X)
+            blocks.add(X, directions, -along)
+            blocks.add(R, images, along)
+            norms = blocks.norms(operator, R)
+            # How exactly the residual of a least-squares solution is known counts for less than the shortest solution.
+            self._replace(index, X, norms, found & (norms <= (1 + eps**LEAST_SQUARES) * lengths))
+        return found
+
+    def _residuals(self, index: Tensor) -> Tensor:
+        """Those of answers, in memory of their own; products make what is not held."""
+        columns = [self._residual(column) for column in index.tolist()]
+        return columns[0] if len(columns) == 1 else torch.cat([column.mT for column in columns]).mT
+
+    def _residual(self, column: int) -> Tensor:
+        if column in self.held:
+            return self.held.pop(column)
+        price = self._price([column])
+        return self.sides.residuals(
+            torch.tensor([column], device="cpu"), self.answers.X[:, column : column + 1] if price else None
         )
-        products.keep(state)
-    run.close()
 
+    def _price(self, columns: list[int]) -> int:
+        """How many products their residuals cost."""
+        return sum(column not in self.held and bool(self.answers.X[:, column].any()) for column in columns)
 
-def _shorten(products: Products, answers: Answers, index: Tensor, *, lift: bool) -> Tensor:
-    """Whether columns are least-squares solutions, by a true product with each residual; those of minimum length, then.
+    def _hold(self, index: Tensor, R: Tensor) -> None:
+        self.held.update(zip(index.tolist(), blocks.pieces(R), strict=True))
 
-    The iterates hold of the null space only the right-hand side's part, which is the residual.
-    """
-    operator, eps = products.operator, torch.finfo(answers.X.dtype).eps
-    X, R = blocks.select(answers.X, index), blocks.select(answers.R, index)
-    directions, lengths = blocks.unit(operator, R)
-    images = products.multiply(directions)
-    found: Tensor = blocks.norms(operator, images) <= eps**NULL * answers.scales[True]
-    if lift:
-        along = blocks.dots(operator, directions, X)
-        X, R = X - blocks.scale(directions, along), R + blocks.scale(images, along)
-        norms = blocks.norms(operator, R)
-        # Beside the shortest solution, what the residual of a least-squares solution is known to counts for nothing.
-        _replace(answers, index, X, R, norms, found & (norms <= (1 + eps**LEAST_SQUARES) * lengths))
-    return found
-
-
-def _replace(answers: Answers, index: Tensor, X: Tensor, R: Tensor, norms: Tensor, chosen: Tensor) -> None:
-    place = index[chosen].to(X.device)
-    answers.X.mT[place] = blocks.select(X, chosen).mT
-    answers.R.mT[place] = blocks.select(R, chosen).mT
-    answers.norms[index[chosen]] = norms[chosen]
+    def _replace(self, index: Tensor, X: Tensor, norms: Tensor, chosen: Tensor) -> None:
+        for place in chosen.nonzero().squeeze(1).tolist():
+            self.answers.X[:, int(index[place])] = X[:, place]
+        self.answers.norms[index[chosen]] = norms[chosen]

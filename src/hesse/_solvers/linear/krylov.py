@@ -12,7 +12,7 @@ from hesse._operators.operator import Operator
 from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import State
 
-KEPT = ("x", "r", "columns", "targets", "solution", "iterations")
+KEPT = ("x", "columns", "targets", "norms", "solution", "iterations")
 
 
 class Preconditioner:
@@ -51,16 +51,20 @@ class Preconditioner:
 class Krylov(abc.ABC):
     """A method that solves A·X = B column by column, all running columns with one block product a step.
 
+    Vectors are written in place, so that a step makes no other than its products.
+
     Args:
         operator: A.
-        B: right-hand sides of norm one, (n, k).
+        B: right-hand sides of norm one, (n, k), whose memory the method may use.
         targets: the residual norm at which each column stops, (k,).
         preconditioner: M, about the inverse of A, symmetric and positive definite.
         scale: a norm of A, preconditioned, that is known already, or zero.
+        room: how many vectors it may hold of each column, at least ``LEAST``.
 
     Attributes:
+        norms: of the residuals by the method's own account, of the columns that run.
         vectors: what is to be multiplied by A next, a column for each that runs.
-        solution: X, (n, k); up to date for columns that have stopped.
+        solution: X, (n, k), up to date for columns that have stopped; None before the first of them has.
         endings: why each column has stopped, or "".
         iterations: steps that each column has taken, (k,).
         direction: of a nonpositive curvature that was met, (n, 1), or None.
@@ -68,11 +72,20 @@ class Krylov(abc.ABC):
     """
 
     STATE: ClassVar[tuple[str, ...]]
+    # Vectors of each column beside b and the answer: what it cannot do without, and what it has a use for.
+    LEAST: ClassVar[int]
+    MOST: ClassVar[int]
     # Endings after which an iterate is worth something even where its residual has grown.
     KEEPS: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
-        self, operator: Operator, B: Tensor, targets: Tensor, preconditioner: Preconditioner | None, scale: float
+        self,
+        operator: Operator,
+        B: Tensor,
+        targets: Tensor,
+        preconditioner: Preconditioner | None,
+        scale: float,
+        room: int,
     ) -> None:
         self.operator = operator
         self.scale = scale
@@ -80,12 +93,13 @@ class Krylov(abc.ABC):
         self.preconditioner = preconditioner
         self.eps = torch.finfo(B.dtype).eps
         self.columns = torch.arange(B.shape[1], device="cpu")
-        self.solution = torch.zeros_like(B)
+        self.solution: Tensor | None = None
         self.endings = [""] * B.shape[1]
         self.iterations = torch.zeros(B.shape[1], dtype=torch.int64, device="cpu")
         self.direction: Tensor | None = None
+        self.norms = torch.ones(B.shape[1], dtype=torch.float64, device="cpu")
+        self.room = room
         self.x = torch.zeros_like(B)
-        self.r = B.clone()
 
     @property
     @abc.abstractmethod
@@ -104,8 +118,12 @@ class Krylov(abc.ABC):
     def step(self, images: Tensor) -> None:
         """Go on by the products with ``vectors``."""
         self.iterations[self.columns] += 1
+        self.stop(self.advance(images))
+
+    def stop(self, causes: list[tuple[str, Tensor]]) -> None:
+        """End columns by the first cause that befell each."""
         stopped = torch.zeros(self.width, dtype=torch.bool, device="cpu")
-        for ending, befell in self.advance(images):
+        for ending, befell in causes:
             for column in self.columns[befell & ~stopped].tolist():
                 self.endings[column] = ending
             stopped |= befell
@@ -124,15 +142,23 @@ class Krylov(abc.ABC):
 
     def load(self, state: State) -> None:
         """Go on from what ``state`` gave."""
-        for name in (*KEPT, *self.STATE, "endings", "scale"):
-            setattr(self, name, state[f"run.{name}"])
-        self.direction = state.get("run.direction")
+        for name in (*KEPT, *self.STATE, "endings", "scale", "direction"):
+            # What is None is not kept.
+            is_known = f"run.{name}" in state or getattr(self, name) is not None
+            setattr(self, name, state[f"run.{name}"] if is_known else None)
 
     def _keep(self, kept: Tensor) -> None:
-        rows = self.columns[~kept].to(self.x.device)
-        self.solution.mT[rows] = blocks.select(self.x, ~kept).mT
-        for name in ("x", "r", "columns", "targets", *self.STATE):
-            setattr(self, name, blocks.select(getattr(self, name), kept))
+        if self.solution is None and not bool(kept.any()):
+            # All columns stop together, and x is the answer.
+            self.solution = self.x
+        else:
+            if self.solution is None:
+                self.solution = torch.zeros(len(self.endings), len(self.x), dtype=self.x.dtype, device=self.x.device).mT
+            for place in (~kept).nonzero().squeeze(1).tolist():
+                self.solution[:, int(self.columns[place])] = self.x[:, place]
+        for name in ("x", "columns", "targets", "norms", *self.STATE):
+            part = getattr(self, name)
+            setattr(self, name, None if part is None else blocks.select(part, kept))
 
     def precondition(self, R: Tensor) -> tuple[Tensor, Tensor]:
         """M·R, and rᵀ·M·r for each column."""
@@ -143,4 +169,4 @@ class Krylov(abc.ABC):
     def notice(self, direction: Tensor) -> None:
         """Remember the first direction of nonpositive curvature."""
         if self.direction is None:
-            self.direction = direction.clone()
+            self.direction = direction

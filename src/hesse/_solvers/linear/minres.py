@@ -39,39 +39,53 @@ class Minres(Krylov):
     """
 
     STATE = (
-        *("_z", "_z_before", "_v", "_d", "_d_before"),
-        *("_beta", "_beta_before", "_c", "_s", "_delta", "_epsilon", "_phi", "_longest"),
+        *("r", "_z", "_z_before", "_v", "_d", "_d_before"),
+        *("_beta", "_c", "_s", "_delta", "_epsilon", "_phi", "_longest"),
         *("_best", "_best_x", "_best_phi", "_best_step"),
     )
+    # x, two of z, two of d and the best x; with the residual and a direction of negative curvature.
+    LEAST, MOST = 6, 8
 
     def __init__(
-        self, operator: Operator, B: Tensor, targets: Tensor, preconditioner: Preconditioner | None, scale: float
+        self,
+        operator: Operator,
+        B: Tensor,
+        targets: Tensor,
+        preconditioner: Preconditioner | None,
+        scale: float,
+        room: int,
     ) -> None:
-        super().__init__(operator, B, targets, preconditioner, scale)
-        # z are the Lanczos vectors before the preconditioner, v = M·z/β after it; without one, v = z/β.
-        self._z, self._z_before = self.r, torch.zeros_like(B)
-        q, squares = self.precondition(self._z)
+        super().__init__(operator, B, targets, preconditioner, scale, room)
+        # Residuals give directions of negative curvature; without room for them the recurrence knows their norms.
+        self.r = B.clone() if room >= self.MOST else None
+        q, squares = self.precondition(B)
         self._beta = squares.sqrt()
-        self._v = blocks.scale(q, 1 / self._beta)
+        # z are the Lanczos vectors before the preconditioner, v = M·z after it; without one they are the same.
+        self._v = None if preconditioner is None else blocks.scale(q, 1 / self._beta)
+        self._z, self._z_before = B, torch.zeros_like(B)
+        blocks.shrink(self._z, 1 / self._beta)
         self._d, self._d_before = torch.zeros_like(B), torch.zeros_like(B)
         zeros = torch.zeros_like(self._beta)
-        self._beta_before, self._phi = torch.ones_like(zeros), self._beta
+        self._phi = self._beta
         self._c, self._s = -torch.ones_like(zeros), zeros
         self._delta = self._epsilon = self._longest = zeros
         # The iterate that is nearest to a least-squares solution: ‖A·r‖/(‖A‖·‖r‖), x, ‖r‖ and the step.
         self._best = torch.full_like(zeros, torch.inf)
-        self._best_x, self._best_phi, self._best_step = self.x, zeros, zeros
+        self._best_phi = self._best_step = zeros
+        self._best_x: Tensor | None = None
 
     @property
     def vectors(self) -> Tensor:
         """The Lanczos vectors v."""
-        return self._v
+        return self._z if self._v is None else self._v
 
     def advance(self, images: Tensor) -> list[tuple[str, Tensor]]:
         """One step."""
-        scale, v = blocks.scale, self._v
+        v, z = self.vectors, self._z_before
         alpha = blocks.dots(self.operator, v, images)
-        z = images - scale(self._z, alpha / self._beta) - scale(self._z_before, self._beta / self._beta_before)
+        blocks.shrink(z, -self._beta)
+        z.add_(images)
+        blocks.add(z, self._z, -alpha)
         q, squares = self.precondition(z)
         beta = squares.sqrt()
         # The column of the tridiagonal matrix; the first one has no entry above its diagonal.
@@ -85,13 +99,17 @@ class Minres(Krylov):
         ratio = torch.hypot(gamma, delta_next) / (self.scale or 1.0)
         least_squares = self._is_least_squares(ratio)
         negative = self._c * gamma > rounding
-        if self.direction is None and bool(negative.any()):
+        if self.r is not None and self.direction is None and bool(negative.any()):
             self.notice(self.precondition(blocks.select(self.r, negative.nonzero()[:1, 0]))[0])
 
         pivot = torch.hypot(gamma, beta)
         divisor = torch.where(pivot <= rounding, 1, pivot)
         c, s = gamma / divisor, beta / divisor
-        d = scale(v - scale(self._d, delta) - scale(self._d_before, self._epsilon), 1 / divisor)
+        d = self._d_before
+        blocks.shrink(d, -self._epsilon)
+        blocks.add(d, self._d, -delta)
+        d.add_(v)
+        blocks.shrink(d, 1 / divisor)
         # A step so long leaves more rounding than residual; where it was made before A's norm was known, all is void.
         void = rounding * self._longest > 1
         length = c.abs() * blocks.norms(self.operator, d)
@@ -100,20 +118,26 @@ class Minres(Krylov):
         self._longest = torch.maximum(self._longest, length)
         tau = torch.where(halted, 0, c * self._phi)
         phi = torch.where(halted, self._phi, s * self._phi)
-        self.x = self.x + scale(d, tau)
+        blocks.add(self.x, d, tau)
         exhausted = beta <= rounding
-        safe = torch.where(beta > 0, beta, 1)
-        change = scale(z, torch.where(halted | exhausted, 0, phi * c / safe))
-        self.r = scale(self.r, torch.where(halted, 1, s**2)) - change
+        safe = torch.where(exhausted, 1, beta)
+        if self._v is not None:
+            self._v.copy_(q)
+            blocks.shrink(self._v, 1 / safe)
+        blocks.shrink(z, 1 / safe)
+        self.norms = phi.abs()
+        if self.r is not None:
+            blocks.shrink(self.r, torch.where(halted, 1, s**2))
+            blocks.add(self.r, z, -torch.where(halted | exhausted, 0, phi * c))
+            self.norms = blocks.norms(self.operator, self.r)
 
-        self._z_before, self._z, self._v = self._z, z, scale(q, 1 / safe)
-        self._d_before, self._d = self._d, d
-        self._beta_before, self._beta = self._beta, safe
+        self._z_before, self._z, self._d_before, self._d = self._z, z, self._d, d
+        self._beta = safe
         self._c, self._s, self._delta, self._epsilon, self._phi = c, s, delta_next, epsilon, phi
-        solved = blocks.norms(self.operator, self.r) <= self.targets
         least_squares |= flat & torch.isfinite(self._best)
-        self.x = torch.where(least_squares.to(v.device), self._best_x, self.x)
-        self.x = torch.where(void.to(v.device), 0, self.x)
+        blocks.overwrite(self.x, self._best_x, least_squares)
+        blocks.overwrite(self.x, None, void)
+        solved = self.norms <= self.targets
         return [("void", void), ("least_squares", least_squares), ("solved", flat | solved | exhausted)]
 
     def _is_least_squares(self, ratio: Tensor) -> Tensor:
@@ -122,7 +146,8 @@ class Minres(Krylov):
         self._best = torch.where(self._phi < FALLS * self._best_phi, torch.inf, self._best)
         better = (ratio < self.eps**LEAST_SQUARES) & (ratio < 0.5 * self._best)
         if bool(better.any()):
-            self._best_x = torch.where(better.to(self.x.device), self.x, self._best_x)
+            self._best_x = torch.zeros_like(self.x) if self._best_x is None else self._best_x
+            blocks.overwrite(self._best_x, self.x, better)
             self._best = torch.where(better, ratio, self._best)
             self._best_phi = torch.where(better, self._phi, self._best_phi)
             self._best_step = torch.where(better, steps, self._best_step)

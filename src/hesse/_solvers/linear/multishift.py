@@ -27,9 +27,10 @@ class Multishift:
 
     Args:
         products: with A.
-        b: (n, 1), of a norm near one.
+        b: (n, 1), of a norm near one, whose memory may be used.
         shifts: (m,).
         target: the norm at which residuals are small enough.
+        X: zeros (n, m), where the solutions are made in place.
 
     Attributes:
         X: solutions, (n, m), in the units of the products.
@@ -40,13 +41,12 @@ class Multishift:
     Maass, "Fast CG-based methods for Tikhonov–Phillips regularization", SIAM J. Sci. Comput. 20 (1999) 1831–1850.
     """
 
-    def __init__(self, products: Products, b: Tensor, shifts: Tensor, target: float) -> None:
+    def __init__(self, products: Products, b: Tensor, shifts: Tensor, target: float, X: Tensor) -> None:
         self._products, self._operator, self._shifts = products, products.operator, shifts
         self._eps = torch.finfo(products.operator.dtype).eps
         self.direction: Tensor | None = None
         self.steps = torch.zeros(len(shifts), dtype=torch.int64, device="cpu")
-        self.X = torch.zeros(len(shifts), len(b), dtype=b.dtype, device=b.device).mT
-        self._r = self._p = b
+        self.X, self._r, self._p = X, b, b.clone()
         # The direction of each shift.
         self._P = b.repeat(1, len(shifts))
         self._square = float(blocks.dots(self._operator, b, b))
@@ -74,16 +74,16 @@ class Multishift:
 
     def _step(self) -> bool:
         """One product; whether there was curvature to go along."""
-        dots, scale, operator = blocks.dots, blocks.scale, self._operator
+        dots, operator = blocks.dots, self._operator
         p, zeta, zeta_before, running = self._p, self._zeta, self._zeta_before, self._running
         image = self._products.multiply(p)
         shifts = blocks.ldexp(self._shifts, -self._products.exponent)
         base = float(shifts.min())
-        image = image + base * p
+        image = image.add(p, alpha=base)
         curvature = float(dots(operator, p, image))
         rounding = ROUNDING * self._eps * float(blocks.norms(operator, p) * blocks.norms(operator, image))
         if curvature <= rounding:
-            self.direction = p if curvature < -rounding else None
+            self.direction = p.clone() if curvature < -rounding else None
             return False
         alpha = self._square / curvature
         mixed = zeta_before * self._alpha_before * (1 + alpha * (shifts - base)) + alpha * self._beta * (
@@ -91,14 +91,15 @@ class Multishift:
         )
         zeta_next = zeta * zeta_before * self._alpha_before / mixed
         ratio = torch.where(running, zeta_next / zeta, 0)
-        self.X = self.X + scale(self._P, alpha * ratio)
+        blocks.add(self.X, self._P, alpha * ratio)
         self.steps = self.steps + running
-        self._r = self._r - alpha * image
+        self._r.sub_(image, alpha=alpha)
+        del image
         self._square, before = float(dots(operator, self._r, self._r)), self._square
         self._alpha_before, self._beta = alpha, self._square / before
-        self._p = self._r + self._beta * p
-        along = scale(self._r.expand(-1, len(zeta)), torch.where(running, zeta_next, 0))
-        self._P = along + scale(self._P, self._beta * ratio**2)
+        p.mul_(self._beta).add_(self._r)
+        blocks.shrink(self._P, self._beta * ratio**2)
+        blocks.add(self._P, self._r.expand(-1, len(zeta)), torch.where(running, zeta_next, 0))
         self._zeta_before, self._zeta = torch.where(running, zeta, 1), torch.where(running, zeta_next, 1)
         self._running = running & (self._zeta * self._square**0.5 > self._target)
         return True

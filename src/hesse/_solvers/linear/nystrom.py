@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hesse._base import checks
+from hesse._base import checks, precision
 from hesse._operators.operator import Operator
 from hesse._operators.probes import Rng
 from hesse._solvers import columns as blocks
@@ -15,6 +15,8 @@ from hesse._solvers.run import Products
 
 # A curvature that small, in units of eps·‖A·Ω‖, is zero as far as rounding can tell.
 ROUNDING = 10
+# Vectors that are held for each column: Ω, A·Ω and what is made of both; and those that pass.
+EACH, PASSING = 3, 3
 
 
 class NystromPreconditioner(Operator):
@@ -38,11 +40,14 @@ class NystromPreconditioner(Operator):
 
     def matmat(self, V: Tensor) -> Tensor:
         """V, its parts along the eigenvectors multiplied by (λ_r + μ)/(λ + μ)."""
-        parts = self._like.gram(self.vectors, V)
-        return V + self.vectors @ (blocks.like(self._factors, V).unsqueeze(-1) * parts)
+        with precision.Exact():
+            parts = self._like.gram(self.vectors, V)
+            return V + self.vectors @ (blocks.like(self._factors, V).unsqueeze(-1) * parts)
 
 
-def nystrom(A: Any, rank: int, *, shift: float = 0.0, rng: Rng = None) -> NystromPreconditioner:
+def nystrom(
+    A: Any, rank: int, *, shift: float = 0.0, memory: int | str | None = None, rng: Rng = None
+) -> NystromPreconditioner:
     r"""The Nyström preconditioner of :math:`A + \mu I` for a positive semidefinite A, from ``rank`` products with A.
 
     .. math:: M = (\lambda_r + \mu)\, U (\Lambda + \mu I)^{-1} U^\top + (I - U U^\top), \quad
@@ -55,11 +60,14 @@ def nystrom(A: Any, rank: int, *, shift: float = 0.0, rng: Rng = None) -> Nystro
         A: a positive semidefinite operator, without the shift.
         rank: r, at least 1; of more than n, n.
         shift: μ, what the system to be solved adds to A.
+        memory: what the vectors may take, beside what a product takes: bytes, or a size such as ``"2GiB"``, at least
+            that of 3·r + 3 vectors; a quarter of the device's memory where it is not given.
         rng: seed, or NumPy or PyTorch generator, of Ω.
 
     Raises:
         ValueError: A is not square, not symmetric, or not positive semidefinite; or a number is out of range.
         NonFiniteProductError: a product holds infinities or NaNs.
+        MemoryBudgetError: ``memory`` allows fewer vectors.
 
     Source: Frangella, Tropp and Udell, "Randomized Nyström preconditioning", SIAM J. Matrix Anal. Appl. 44 (2023)
     718–752, algorithm 2.1 and equation (1.3).
@@ -74,11 +82,12 @@ def nystrom(A: Any, rank: int, *, shift: float = 0.0, rng: Rng = None) -> Nystro
     """
     checks.wholes("nystrom", 1, rank=rank)
     checks.numbers("nystrom", shift=shift)
-    with Products(A, "nystrom", max_products=rank, callback=None, progress=False) as products:
+    with Products(A, "nystrom", max_products=rank, callback=None, progress=False, memory=memory) as products:
         products.require_symmetric()
         operator = products.operator
         products.agree(rank=rank, shift=shift)
         rank = min(rank, products.size)
+        products.plan(EACH * rank + PASSING, EACH * rank + PASSING)
         probes, _ = blocks.orthonormalize(
             operator, blocks.empty(operator), operator.randn(rank, products.generator(rng))
         )
@@ -88,8 +97,11 @@ def nystrom(A: Any, rank: int, *, shift: float = 0.0, rng: Rng = None) -> Nystro
         images = blocks.ldexp(images, -unit)
         # Rounding makes the core indefinite; a shift of about that size, taken away at the end, makes up for it.
         nudge = torch.finfo(operator.dtype).eps * float(blocks.norms(operator, images).square().sum().sqrt())
-        basis, coefficients = blocks.orthonormalize(operator, blocks.empty(operator), images + nudge * probes)
-        core = blocks.gram(operator, probes, images + nudge * probes)
+        images = images.add(probes, alpha=nudge)
+        core = blocks.gram(operator, probes, images)
+        del probes
+        basis, coefficients = blocks.orthonormalize(operator, blocks.empty(operator), images)
+        del images
         weights, axes = torch.linalg.eigh(0.5 * (core + core.mT))
         if bool((weights < -ROUNDING * nudge).any()):
             raise ValueError(

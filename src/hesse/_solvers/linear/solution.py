@@ -10,8 +10,10 @@ from torch import Tensor
 
 from hesse._base import tables
 from hesse._solvers import columns as blocks
+from hesse._solvers.noise import said
 from hesse._solvers.run import Products
 
+SOLVED = ("converged", "noise")
 REMEDIES = {
     "max_products": ("products ran out", "Raise max_products or tol, or give a preconditioner."),
     "precision": ("rounding allows no smaller one", "Raise tol, use float64, or add a shift."),
@@ -35,16 +37,19 @@ class Solution:
         solution: x, in the structure that b has.
         residual_norms: ‖b − A·x‖ for each right-hand side, (k,), float64 on the CPU, from true products.
         endings: why each stopped: ``"converged"``, ``"max_products"``, ``"stopped"`` by the callback, ``"precision"``
-            where rounding allows no smaller residual, ``"least_squares"`` where a singular system has no solution and x
+            where rounding allows no smaller residual, ``"noise"`` where the products' noise does not (twice that of a
+            product with x), ``"least_squares"`` where a singular system has no solution and x
             minimizes the residual, ``"negative_curvature"`` or ``"singular"`` where conjugate gradients could not go
             on.
-        converged: whether every residual is at most max(tol·‖b‖, atol).
+        converged: whether every residual is at most max(tol·‖b‖, atol), or noise.
         negative_curvature: a direction d of norm one with dᵀAd < 0 that was met, in the structure of one right-hand
             side, or None.
         curvature: dᵀAd by a true product, or None.
         num_iterations: steps for each right-hand side, (k,).
         num_products: products made, those for true residuals among them.
         method: ``"cg"`` or ``"minres"``.
+        noise: to which part of themselves the products are linear, where that is measured and more than the rounding of
+            the vectors' dtype, as where the model computes in bfloat16; else None.
     """
 
     solution: Any
@@ -56,17 +61,18 @@ class Solution:
     num_iterations: Tensor
     num_products: int
     method: str
+    noise: float | None = None
 
     def __repr__(self) -> str:
         columns = self.residual_norms.tolist(), self.num_iterations.tolist(), self.endings
         rows = [[f"{norm:.2e}", str(steps), ending] for norm, steps, ending in zip(*columns, strict=True)]
         table = tables.table([f"residual by {self.method}", "steps", "ending"], rows)
-        return described(table, self.num_products, self.converged, self.curvature)
+        return described(table, self.num_products, self.converged, self.curvature, self.noise)
 
 
-def described(table: str, num_products: int, converged: bool, curvature: float | None) -> str:
+def described(table: str, num_products: int, converged: bool, curvature: float | None, noise: float | None) -> str:
     """A table of residuals, and what is known beside it."""
-    facts = [("products", str(num_products)), ("converged", tables.yes(converged))]
+    facts = [("products", str(num_products)), *said(noise), ("converged", tables.yes(converged))]
     if curvature is not None:
         facts.append(("negative curvature", f"{curvature:.3g}"))
     return f"{table}\n\n{tables.labelled(facts)}"
@@ -74,7 +80,7 @@ def described(table: str, num_products: int, converged: bool, curvature: float |
 
 def warn_of(products: Products, endings: list[str], norms: Tensor) -> None:
     """The one warning of a solve whose residuals are not all small enough."""
-    failed = [column for column, ending in enumerate(endings) if ending != "converged"]
+    failed = [column for column, ending in enumerate(endings) if ending not in SOLVED]
     if failed:
         worst = max(failed, key=lambda column: float(norms[column]))
         reason, remedy = REMEDIES.get(endings[worst], ("", ""))

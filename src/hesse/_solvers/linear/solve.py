@@ -16,7 +16,7 @@ from hesse._solvers.linear.conjugate_gradients import ConjugateGradients
 from hesse._solvers.linear.krylov import Krylov
 from hesse._solvers.linear.minres import Minres
 from hesse._solvers.linear.right_hand_sides import RightHandSides
-from hesse._solvers.linear.solution import Solution, certified, warn_of
+from hesse._solvers.linear.solution import SOLVED, Solution, certified, warn_of
 from hesse._solvers.run import Callback, Products
 
 METHODS: dict[str, type[Krylov]] = {"cg": ConjugateGradients, "minres": Minres}
@@ -33,6 +33,7 @@ def solve(
     preconditioner: Operator | None = None,
     x0: Any = None,
     create_graph: bool = False,
+    memory: int | str | None = None,
     checkpoint: Checkpoint | str | Path | None = None,
     callback: Callback | None = None,
     progress: bool = False,
@@ -58,6 +59,10 @@ def solve(
         x0: where to start, like b; zero if not given.
         create_graph: connect the solution to b, and to what an operator made with ``create_graph=True`` closes over, by
             the implicit derivative :math:`dx = A^{-1}(db - dA\, x)`; one product more, and in the backward one solve.
+        memory: what the vectors may take, b and x among them, beside what a product takes: bytes, or a size such as
+            ``"2GiB"``; a quarter of the device's memory where it is not given. One right-hand side takes six vectors
+            with ``"cg"`` and eight with ``"minres"``, which looks for negative curvature only where there are ten;
+            several go on one at a time where they do not fit together.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
             is one already, the solve goes on from it.
         callback: given a ``hesse.Progress`` as it goes on; a true answer stops it.
@@ -71,6 +76,7 @@ def solve(
         ValueError: the operator is not square or not symmetric, b does not fit or is not finite, the preconditioner is
             not positive definite, or a number is out of range.
         NonFiniteProductError: a product holds infinities or NaNs.
+        MemoryBudgetError: ``memory`` allows fewer vectors than the method needs.
         CheckpointError: the checkpoint is of another question, operator or version, or damaged.
 
     Source: ``conjugate_gradients.py`` and ``minres.py``; Liu, Milzarek and Roosta, "Obtaining pseudo-inverse
@@ -87,7 +93,9 @@ def solve(
     checks.numbers("solve", tol=tol, atol=atol)
     checks.wholes("solve", 1, optional=True, max_products=max_products)
     checks.flags("solve", create_graph=create_graph)
-    with Products(A, "solve", max_products=max_products or 1, callback=callback, progress=progress) as products:
+    with Products(
+        A, "solve", max_products=max_products or 1, callback=callback, progress=progress, memory=memory
+    ) as products:
         products.require_symmetric()
         operator = products.operator
         if create_graph and not operator.differentiable:
@@ -108,8 +116,9 @@ def solve(
         saved = products.resume(
             checkpoint, method=method, tol=tol, atol=atol, b=B, x0=start, preconditioner=preconditioner
         )
+        room = products.plan(*corrections.vectors(METHODS[method], B.shape[1], preconditioner))
         answers = corrections.answer(
-            products, METHODS[method], B, start, preconditioner, tol=tol, atol=atol, saved=saved
+            products, METHODS[method], B, start, preconditioner, tol=tol, atol=atol, room=room, saved=saved
         )
         direction, curvature = certified(products, answers.direction)
         warn_of(products, answers.endings, answers.norms)
@@ -118,7 +127,13 @@ def solve(
 
             def adjoint(G: Tensor) -> Tensor:
                 found: Tensor = solve(
-                    operator, G, method=method, tol=tol, max_products=max_products, preconditioner=preconditioner
+                    operator,
+                    G,
+                    method=method,
+                    tol=tol,
+                    max_products=max_products,
+                    preconditioner=preconditioner,
+                    memory=memory,
                 ).solution
                 return found
 
@@ -130,12 +145,13 @@ def solve(
         solution=solution,
         residual_norms=answers.norms,
         endings=tuple(answers.endings),
-        converged=all(ending == "converged" for ending in answers.endings),
+        converged=all(ending in SOLVED for ending in answers.endings),
         negative_curvature=None if direction is None else sides.restore_one(direction),
         curvature=curvature,
         num_iterations=answers.iterations,
         num_products=products.count,
         method=method,
+        noise=answers.noise[1] or None if answers.noise else None,
     )
 
 

@@ -18,11 +18,13 @@ from hesse._solvers.linear import corrections
 from hesse._solvers.linear.conjugate_gradients import ConjugateGradients
 from hesse._solvers.linear.multishift import Multishift
 from hesse._solvers.linear.right_hand_sides import RightHandSides
-from hesse._solvers.linear.solution import certified, described, warn_of
+from hesse._solvers.linear.solution import SOLVED, certified, described, warn_of
 from hesse._solvers.run import Callback as Watch
 from hesse._solvers.run import Products
 
-KEPT = ("X", "norms", "endings", "steps", "direction")
+# Beside two vectors for each shift: b, the residual, the direction and its product.
+TOGETHER = 4
+KEPT = ("X", "norms", "endings", "steps", "direction", "noise")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,11 +36,12 @@ class ShiftedSolutions:
         solutions: x for each, in the structure that b has.
         residual_norms: ‖b − (A + σ·I)·x‖ for each, (m,), float64 on the CPU, from true products.
         endings: why each stopped, as in ``Solution``.
-        converged: whether every residual is at most max(tol·‖b‖, atol).
+        converged: whether every residual is at most max(tol·‖b‖, atol), or noise.
         negative_curvature: a direction d of norm one with dᵀAd < 0 that was met, in the structure of b, or None.
         curvature: dᵀAd by a true product, or None.
         num_iterations: steps for each, (m,); with no preconditioner they have their products in common.
         num_products: products made with A, those for true residuals among them.
+        noise: to which part of themselves the products are linear, as in ``Solution``.
     """
 
     shifts: tuple[float, ...]
@@ -50,6 +53,7 @@ class ShiftedSolutions:
     curvature: float | None
     num_iterations: Tensor
     num_products: int
+    noise: float | None = None
 
     def __repr__(self) -> str:
         columns = self.shifts, self.residual_norms.tolist(), self.num_iterations.tolist(), self.endings
@@ -57,7 +61,7 @@ class ShiftedSolutions:
             [f"{shift:.6g}", f"{norm:.2e}", str(steps), why] for shift, norm, steps, why in zip(*columns, strict=True)
         ]
         table = tables.table(["shift", "residual", "steps", "ending"], rows)
-        return described(table, self.num_products, self.converged, self.curvature)
+        return described(table, self.num_products, self.converged, self.curvature, self.noise)
 
 
 def solve_shifted(
@@ -69,6 +73,7 @@ def solve_shifted(
     atol: float = 0.0,
     max_products: int | None = None,
     preconditioner: Callable[[float], Operator] | None = None,
+    memory: int | str | None = None,
     checkpoint: Checkpoint | str | Path | None = None,
     callback: Watch | None = None,
     progress: bool = False,
@@ -89,6 +94,10 @@ def solve_shifted(
             for each shift.
         preconditioner: gives for each σ an operator about the inverse of A + σ·I, symmetric and positive definite; the
             same one each time, if there is a checkpoint.
+        memory: what the vectors may take, b and the solutions among them, beside what a product takes: bytes, or a size
+            such as ``"2GiB"``, at least that of seven vectors beside the solutions (nine with a preconditioner); a
+            quarter of the device's memory where it is not given. One Krylov space takes two vectors for each shift and
+            four more; where they do not fit, shifts are solved one by one.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
             is one already, it goes on from that.
         callback: given a ``hesse.Progress`` as it goes on; a true answer stops it.
@@ -101,6 +110,7 @@ def solve_shifted(
     Raises:
         ValueError: the operator is not square or not symmetric, b does not fit, or a number is out of range.
         NonFiniteProductError: a product holds infinities or NaNs.
+        MemoryBudgetError: ``memory`` allows fewer vectors than it needs.
         CheckpointError: the checkpoint is of another question, operator or version, or damaged.
 
     Source: ``hesse._solvers.linear.multishift``.
@@ -118,7 +128,9 @@ def solve_shifted(
     sigmas = torch.tensor(checks.listed("solve_shifted", "shifts", shifts), dtype=torch.float64, device="cpu")
     if not len(sigmas) or not bool(torch.isfinite(sigmas).all()):
         raise ValueError(f"shifts given to solve_shifted should be finite numbers, at least one, but are {shifts!r}.")
-    with Products(A, "solve_shifted", max_products=max_products or 1, callback=callback, progress=progress) as products:
+    with Products(
+        A, "solve_shifted", max_products=max_products or 1, callback=callback, progress=progress, memory=memory
+    ) as products:
         products.require_symmetric()
         sides = RightHandSides("solve_shifted", products.operator, "b", b)
         B = sides.columns.detach()
@@ -131,13 +143,14 @@ def solve_shifted(
                 f"max_products given to solve_shifted should be at least {2 * len(sigmas)}, two for each shift, but is"
                 f" {max_products}."
             )
-        path = _Path(products, B, sigmas, tol, atol)
         saved = products.resume(
             checkpoint, b=B, shifts=sigmas.tolist(), tol=tol, atol=atol, preconditioned=preconditioner is not None
         )
+        one = ConjugateGradients.LEAST + 3 + 2 * (preconditioner is not None)
+        path = _Path(products, B, sigmas, tol, atol, products.plan(len(sigmas) + one, 2 * len(sigmas) + TOGETHER + one))
         if saved is not None and "path.X" in saved:
             path.load(saved)
-        elif preconditioner is None:
+        elif preconditioner is None and path.fits_together:
             path.together(saved)
             saved = None
         path.one_by_one(preconditioner, saved)
@@ -148,18 +161,22 @@ def solve_shifted(
         solutions=tuple([sides.restore_one(x) for x in blocks.pieces(path.X)]),
         residual_norms=path.norms,
         endings=tuple(path.endings),
-        converged=all(ending == "converged" for ending in path.endings),
+        converged=all(ending in SOLVED for ending in path.endings),
         negative_curvature=None if direction is None else sides.restore_one(direction),
         curvature=curvature,
         num_iterations=path.steps,
         num_products=products.count,
+        noise=path.noise,
     )
 
 
 class _Path:
     """The solutions for all shifts, as far as they have come."""
 
-    def __init__(self, products: Products, B: Tensor, shifts: Tensor, tol: float, atol: float) -> None:
+    def __init__(self, products: Products, B: Tensor, shifts: Tensor, tol: float, atol: float, planned: int) -> None:
+        self.fits_together = planned >= 2 * len(shifts) + TOGETHER
+        # What is left beside the solutions.
+        self._room = planned - len(shifts)
         self._products, self._B, self._shifts, self._tol, self._atol = products, B, shifts, tol, atol
         self.X = torch.zeros(len(shifts), len(B), dtype=B.dtype, device=B.device).mT
         length = float(blocks.norms(products.operator, B))
@@ -168,6 +185,7 @@ class _Path:
         self.endings = ["converged" if length <= self._target else ""] * len(shifts)
         self.steps = torch.zeros(len(shifts), dtype=torch.int64, device="cpu")
         self.direction: Tensor | None = None
+        self.noise: float | None = None
 
     def state(self) -> State:
         """All that does not belong to the shift under way."""
@@ -188,15 +206,22 @@ class _Path:
             blocks.ldexp(part, -unit)
             for part in (self._B, torch.tensor([self._target], dtype=torch.float64, device="cpu"))
         )
-        shared = Multishift(products, B, self._shifts, float(target))
+        # Where they are in units already, they are the caller's.
+        B = B.clone() if B is self._B else B
+        shared = Multishift(products, B, self._shifts, float(target), self.X)
+        del B
         if saved is not None:
             shared.load(saved)
         shared.run(reserve=len(self._shifts))
         self.steps, self.direction = shared.steps, shared.direction
-        self.X = blocks.ldexp(shared.X, unit - products.exponent)
-        X = blocks.ldexp(self.X, products.exponent - unit)
-        R = B - products.multiply(X) - blocks.scale(X, blocks.ldexp(self._shifts, -products.exponent))
-        self.norms = blocks.ldexp(blocks.norms(products.operator, R), unit)
+        self.X = shared.X
+        del shared
+        self.X = blocks.ldexp(self.X, unit - products.exponent)
+        for places in torch.split(torch.arange(len(self._shifts), device="cpu"), max(1, (self._room - 1) // 3)):
+            X = blocks.ldexp(blocks.select(self.X, places), products.exponent - unit)
+            R = blocks.ldexp(self._B, -unit) - products.multiply(X)
+            blocks.add(R, X, -blocks.ldexp(self._shifts[places], -products.exponent))
+            self.norms[places] = blocks.ldexp(blocks.norms(products.operator, R), unit)
         self.endings = ["converged" if norm <= self._target else "" for norm in self.norms]
 
     def one_by_one(self, preconditioner: Callable[[float], Operator] | None, saved: State | None) -> None:
@@ -205,8 +230,8 @@ class _Path:
         for place in self._shifts.argsort(descending=True).tolist():
             shift, x = float(self._shifts[place]), self.X[:, place : place + 1]
             if not self.endings[place]:
-                x = self._one(place, shift, x if preconditioner is None else last, preconditioner, saved)
-                self.X.mT[place] = x.squeeze(-1)
+                is_known = preconditioner is None and self.fits_together
+                x.copy_(self._one(place, shift, x if is_known else last, preconditioner, saved))
                 saved = None
             last = x
 
@@ -232,9 +257,19 @@ class _Path:
             if saved is not None:
                 products.go_on_from(saved)
             answers = corrections.answer(
-                products, ConjugateGradients, self._B, start, inverse, tol=self._tol, atol=self._atol, saved=saved
+                products,
+                ConjugateGradients,
+                self._B,
+                start,
+                inverse,
+                tol=self._tol,
+                atol=self._atol,
+                room=self._room,
+                saved=saved,
             )
         self.norms[place], self.endings[place] = answers.norms[0], answers.endings[0]
         self.steps[place] += answers.iterations[0]
+        if answers.noise and answers.noise[1]:
+            self.noise = max(self.noise or 0.0, answers.noise[1])
         self.direction = answers.direction if self.direction is None else self.direction
         return answers.X
