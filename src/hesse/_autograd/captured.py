@@ -55,19 +55,29 @@ def _dense_parts(tensor: Tensor) -> list[Tensor]:
     return [tensor.to_dense()]
 
 
-def tensors_of(func: Callable[..., Any], inputs: Any, point: Point) -> Iterator[tuple[str, Tensor]]:
+Name = str | trees.Path
+"""What a tensor of a point is called: that of an argument is made of its path, where it is needed."""
+
+
+def full_name(name: Name) -> str:
+    """The name as a sentence begins with it."""
+    return name if isinstance(name, str) else f"The input {trees.path_name(name) or 'tensor'}"
+
+
+def tensors_of(func: Callable[..., Any], inputs: Any, point: Point) -> Iterator[tuple[Name, Tensor]]:
     """Names and tensors of a point: its variables, other arguments, and what the function captures."""
     yield from arguments_of(inputs, point)
     yield from captured(func)
 
 
-def arguments_of(inputs: Any, point: Point) -> Iterator[tuple[str, Tensor]]:
+def arguments_of(inputs: Any, point: Point) -> Iterator[tuple[Name, Tensor]]:
     """Names and tensors of a point: its variables, and other arguments."""
+    yield from zip(point.spec.paths, point.leaves, strict=True)
     arguments, spec = trees.flatten(inputs)
-    for paths, tensors in ((point.spec.paths, point.leaves), (spec.paths, arguments)):
-        for path, tensor in zip(paths, tensors, strict=True):
-            if isinstance(tensor, Tensor):
-                yield f"The input {trees.path_name(path) or 'tensor'}", tensor
+    if len(arguments) > len(point.leaves):
+        for path, argument in zip(spec.paths, arguments, strict=True):
+            if isinstance(argument, Tensor):
+                yield path, argument
 
 
 def captured(func: Callable[..., Any]) -> Iterator[tuple[str, Tensor]]:

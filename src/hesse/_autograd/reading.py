@@ -91,8 +91,6 @@ def _looks_of_modules(modules: list[torch.nn.Module]) -> Iterator[_Look]:
             yield _Look.of(_unknown)
             continue
         yield _Look.of(_attributes, module)
-        for held in (module._parameters, module._buffers, module._modules):
-            yield _Look.of(_entries, held, None)
 
 
 def _has_its_own_ways(module: torch.nn.Module) -> bool:
@@ -113,7 +111,8 @@ def _children(value: Any) -> tuple[list[Any], list[Any]]:
     if type(value) is list:
         return [], value[: captured.ENTRIES]
     if type(value) is dict:
-        return _entries(value, captured.ENTRIES)
+        count = captured.ENTRIES
+        return list(itertools.islice(value, count)), list(itertools.islice(value.values(), count))
     names, objects = [], []
     for name, child in captured.children(value):
         names.append(name)
@@ -123,13 +122,10 @@ def _children(value: Any) -> tuple[list[Any], list[Any]]:
     return names, [*objects, kind, decisive]
 
 
-def _entries(held: dict[Any, Any], count: int | None) -> tuple[list[Any], list[Any]]:
-    return list(itertools.islice(held, count)), list(itertools.islice(held.values(), count))
-
-
 def _attributes(module: torch.nn.Module) -> tuple[list[Any], list[Any]]:
-    held = vars(module)
-    return list(held), list(held.values())
+    held, parameters, buffers, modules = vars(module), module._parameters, module._buffers, module._modules
+    objects = [*held.values(), *parameters.values(), *buffers.values(), *modules.values()]
+    return [*held, *parameters, *buffers, *modules], objects
 
 
 def _types(values: list[Any]) -> tuple[list[Any], list[Any]]:

@@ -190,8 +190,11 @@ class Compiled:
 
     def _serving(self, point: Leaves, surroundings: Surroundings) -> tuple[Program, list[Tensor]] | None:
         """A program for the point, and its inputs there."""
-        found = ((program, program.inputs(point, surroundings)) for program in self.programs)
-        return next(((program, inputs) for program, inputs in found if inputs is not None), None)
+        for program in self.programs:
+            inputs = program.inputs(point, surroundings)
+            if inputs is not None:
+                return program, inputs
+        return None
 
     def _new_program(
         self, map: Map, point: Leaves, surroundings: Surroundings, shared: Shared | None

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hesse._autograd.captured import same
+from hesse._autograd.captured import Name, full_name, same
 from hesse._base.errors import ClosedError, StalePointError
 from hesse._base.several_ranks import is_dtensor
 from hesse._linearize.tape import CLOSED
@@ -61,10 +61,10 @@ class Remembered:
         is_on_cpu: whether numbers of tensors can be compared without waiting for an accelerator.
     """
 
-    def __init__(self, named: Iterable[tuple[str, Tensor]]) -> None:
-        self._places: list[tuple[str, Tensor, int, int | None]] = []
+    def __init__(self, named: Iterable[tuple[Name, Tensor]]) -> None:
+        self._places: list[tuple[Name, Tensor, int, int | None]] = []
         self._others: list[State] = []
-        groups: dict[tuple[object, ...], list[tuple[str, Tensor, torch.dtype]]] = {}
+        groups: dict[tuple[object, ...], list[tuple[Name, Tensor, torch.dtype]]] = {}
         seen = set()
         for name, tensor in named:
             # A lazy module's parameters are no tensors yet.
@@ -82,6 +82,9 @@ class Remembered:
         self._groups = [_Samples.of(found) for found in groups.values()]
         self.is_on_cpu = all([group.then.device.type == "cpu" for group in self._groups])
 
+    def __len__(self) -> int:
+        return len(self._places)
+
     def has_moved(self) -> bool:
         """Whether a tensor has memory of its own elsewhere now, or was written into where PyTorch counts it."""
         return any(
@@ -96,13 +99,13 @@ class Remembered:
                 flags.setdefault(sample.device, []).append((sample != group.then).any())
             elif not torch.equal(sample, group.then):
                 return True
-        return any([state.has_changed() for state in self._others])
+        return bool(self._others) and any([state.has_changed() for state in self._others])
 
     def is_unchanged(self) -> bool:
         """Whether all is known, without waiting, to be as it was."""
-        return self.is_on_cpu and not self.has_moved() and not self.has_changed({})
+        return not self._places or (self.is_on_cpu and not self.has_moved() and not self.has_changed({}))
 
-    def changed(self) -> str | None:
+    def changed(self) -> Name | None:
         """The name of the first tensor that has changed; other bits may be the same number, as of -0.0 and 0.0."""
         written = {name for group in self._groups for name in group.changed()}
         written.update(state.name for state in self._others if state.has_changed())
@@ -125,14 +128,14 @@ class Guard:
     def __init__(
         self,
         owner: str,
-        named: Iterable[tuple[str, Tensor]],
+        named: Iterable[tuple[Name, Tensor]],
         remedy: str = "at(inputs)",
         beside: Remembered | None = None,
     ) -> None:
         self._owner = owner
         self._remedy = remedy
         own = Remembered(named)
-        self._remembered = [own] if beside is None else [own, beside]
+        self._remembered = [remembered for remembered in (own, beside) if remembered]
 
     def clear(self) -> None:
         """Forget the tensors, which are kept alive until then."""
@@ -164,7 +167,7 @@ class Guard:
             name = remembered.changed()
             if name is not None:
                 raise StalePointError(
-                    f"{name} has changed in place since this {self._owner} was made, so its point is gone."
+                    f"{full_name(name)} has changed in place since this {self._owner} was made, so its point is gone."
                     f" Call {self._remedy} for the operator at the present values."
                 )
 
@@ -183,7 +186,7 @@ class Closed(Guard):
 class State(NamedTuple):
     """What a tensor is now, as far as that can be told without a copy of a large one."""
 
-    name: str
+    name: Name
     tensor: Tensor
     version: int
     address: int | None
@@ -191,7 +194,7 @@ class State(NamedTuple):
     copy: Tensor | None
 
     @staticmethod
-    def of(name: str, tensor: Tensor) -> State:
+    def of(name: Name, tensor: Tensor) -> State:
         """The state of a tensor."""
         sample = _sample(tensor)
         copy = None if sample is None else sample.clone()
@@ -236,13 +239,13 @@ class _Samples(NamedTuple):
         then: what they held, one after the other.
     """
 
-    names: list[str]
+    names: list[Name]
     now: list[Tensor]
     dtypes: list[torch.dtype]
     then: Tensor
 
     @staticmethod
-    def of(found: list[tuple[str, Tensor, torch.dtype]]) -> _Samples:
+    def of(found: list[tuple[Name, Tensor, torch.dtype]]) -> _Samples:
         names, now, dtypes = map(list, zip(*found, strict=True))
         return _Samples(names, now, dtypes, torch.cat(now))
 
@@ -250,7 +253,7 @@ class _Samples(NamedTuple):
         """What they hold."""
         return self.now[0] if len(self.now) == 1 else torch.cat(self.now)
 
-    def changed(self) -> list[str]:
+    def changed(self) -> list[Name]:
         """The names of those that hold other numbers now."""
         then = self.then.split_with_sizes([len(bits) for bits in self.now])
         dtypes = [dtype.to_real() if dtype == torch.complex128 else dtype for dtype in self.dtypes]

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from hesse._autograd.captured import Name
 from hesse._base.devices import generator_states
 from hesse._base.space import Space
 from hesse._linearize.choice import EngineName
@@ -35,7 +36,7 @@ class FunctionPoint(Point):
         variables: Space,
         engines: Engines,
         make: Callable[[Linearize], Term],
-        watched: Callable[[], Iterable[tuple[str, Tensor]]],
+        watched: Callable[[], Iterable[tuple[Name, Tensor]]],
         remedy: str = "at(inputs)",
         *,
         captures: bool = False,

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.parameter import UninitializedTensorMixin
 
 from hesse._autograd.captured import reach
 from hesse._base import trees
@@ -46,11 +45,18 @@ class Sorted:
         self.found = found
         self.tensors = {name: value for name, value in found if isinstance(value, Tensor)}
         self.fixed: tuple[Plain, ...] = tuple([plain(*pair) for pair in found if not isinstance(pair[1], _CHANGING)])
-        self._changing = [(name, value) for name, value in found if isinstance(value, _CHANGING)]
+        self._functions = [pair for pair in found if isinstance(pair[1], types.FunctionType)]
+        self._arrays = [pair for pair in found if isinstance(pair[1], np.ndarray)]
 
     def changing(self) -> tuple[Plain, ...]:
         """Of everything else, as it is now; a lazy parameter has nothing yet."""
-        return tuple([plain(*pair) for pair in self._changing if not isinstance(pair[1], UninitializedTensorMixin)])
+        functions = [(name, "function", function.__code__) for name, function in self._functions]
+        tensors = [
+            (name, "tensor", (tensor.shape, tensor.dtype, tensor.requires_grad))
+            for name, tensor in self.tensors.items()
+            if not torch.nn.parameter.is_lazy(tensor)
+        ]
+        return (*functions, *tensors, *[plain(*pair) for pair in self._arrays])
 
 
 _CHANGING = Tensor, np.ndarray, types.FunctionType
@@ -111,8 +117,6 @@ def _named(parts: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
 
 def plain(name: str, value: Any) -> Plain:
     """What a program has of an object as a part of it."""
-    if isinstance(value, Tensor):
-        return name, "tensor", (value.shape, value.dtype, value.requires_grad)
     return name, type(value).__qualname__, token(value)
 
 
@@ -127,8 +131,6 @@ def token(value: Any) -> Any:
         if array.dtype.hasobject:
             return id(value)
         return (array.shape, array.dtype.str, hashlib.blake2b(array.view(np.uint8).data).digest())
-    if isinstance(value, types.FunctionType):
-        return value.__code__
     if isinstance(value, type | types.ModuleType | types.BuiltinFunctionType):
         return _Same(value)
     return ()
