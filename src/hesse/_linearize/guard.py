@@ -68,7 +68,7 @@ class Remembered:
         seen = set()
         for name, tensor in named:
             # A lazy module's parameters are no tensors yet.
-            if id(tensor) in seen or torch.nn.parameter.is_lazy(tensor) or tensor.is_inference():
+            if id(tensor) in seen or tensor.is_inference() or torch.nn.parameter.is_lazy(tensor):
                 continue
             seen.add(id(tensor))
             self._places.append((name, tensor, tensor._version, address(tensor)))
@@ -247,7 +247,7 @@ class _Samples(NamedTuple):
     @staticmethod
     def of(found: list[tuple[Name, Tensor, torch.dtype]]) -> _Samples:
         names, now, dtypes = map(list, zip(*found, strict=True))
-        return _Samples(names, now, dtypes, torch.cat(now))
+        return _Samples(names, now, dtypes, now[0].clone() if len(now) == 1 else torch.cat(now))
 
     def sample(self) -> Tensor:
         """What they hold."""
@@ -271,7 +271,7 @@ def _bits(sample: Tensor) -> Tensor | None:
     if sample.dtype == torch.complex128:
         sample = torch.view_as_real(sample)
     bits = sample.view(_INTEGERS[sample.element_size()])
-    return bits.view(-1) if bits.is_contiguous() else bits
+    return bits.view(-1) if bits.dim() != 1 and bits.is_contiguous() else bits
 
 
 def address(tensor: Tensor) -> int | None:
