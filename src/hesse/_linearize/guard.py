@@ -68,7 +68,7 @@ class Remembered:
         seen = set()
         for name, tensor in named:
             # A lazy module's parameters are no tensors yet.
-            if id(tensor) in seen or tensor.is_inference() or torch.nn.parameter.is_lazy(tensor):
+            if id(tensor) in seen or torch.nn.parameter.is_lazy(tensor) or tensor.is_inference():
                 continue
             seen.add(id(tensor))
             self._places.append((name, tensor, tensor._version, address(tensor)))
