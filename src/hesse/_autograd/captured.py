@@ -12,7 +12,7 @@ import itertools
 import logging
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -22,7 +22,8 @@ from hesse._autograd.arguments import Point
 from hesse._base import trees
 
 _DEPTH = 6
-_ENTRIES = 1_000
+# Of a container.
+ENTRIES = 1_000
 _LIBRARIES = {"torch", "hesse", "numpy", "scipy", *sys.stdlib_module_names} - {"__main__"}
 # What calling an object calls.
 _CALLED = frozenset({"__call__", "forward"})
@@ -54,20 +55,39 @@ def _dense_parts(tensor: Tensor) -> list[Tensor]:
     return [tensor.to_dense()]
 
 
-def tensors_of(func: Callable[..., Any], inputs: Any, point: Point) -> Iterator[tuple[str, Tensor]]:
+Name = str | trees.Path
+"""What a tensor of a point is called: that of an argument is made of its path, where it is needed."""
+
+
+def full_name(name: Name) -> str:
+    """The name as a sentence begins with it."""
+    return name if isinstance(name, str) else f"The input {trees.path_name(name) or 'tensor'}"
+
+
+def tensors_of(func: Callable[..., Any], inputs: Any, point: Point) -> Iterator[tuple[Name, Tensor]]:
     """Names and tensors of a point: its variables, other arguments, and what the function captures."""
-    arguments, spec = trees.flatten(inputs)
-    for paths, tensors in ((point.spec.paths, point.leaves), (spec.paths, arguments)):
-        for path, tensor in zip(paths, tensors, strict=True):
-            if isinstance(tensor, Tensor):
-                yield f"The input {trees.path_name(path) or 'tensor'}", tensor
+    yield from arguments_of(inputs, point)
     yield from captured(func)
+
+
+def arguments_of(inputs: Any, point: Point) -> Iterator[tuple[Name, Tensor]]:
+    """Names and tensors of a point: its variables, and other arguments."""
+    yield from zip(point.spec.paths, point.leaves, strict=True)
+    arguments, spec = trees.flatten(inputs)
+    if len(arguments) > len(point.leaves):
+        for path, argument in zip(spec.paths, arguments, strict=True):
+            if isinstance(argument, Tensor):
+                yield path, argument
 
 
 def captured(func: Callable[..., Any]) -> Iterator[tuple[str, Tensor]]:
     """Names and tensors that ``func`` reaches beside its arguments."""
-    for name, tensor in reached(func, Tensor):
-        yield f"The captured tensor {name!r}", tensor
+    return captured_among(reach(func))
+
+
+def captured_among(found: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of what a function reaches."""
+    return ((f"The captured tensor {name!r}", value) for name, value in found if isinstance(value, Tensor))
 
 
 def reached(func: Callable[..., Any], kind: type[Kind]) -> Iterator[tuple[str, Kind]]:
@@ -75,25 +95,32 @@ def reached(func: Callable[..., Any], kind: type[Kind]) -> Iterator[tuple[str, K
     return ((name, value) for name, value in reach(func) if isinstance(value, kind))
 
 
-def reach(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Names and objects of every kind that ``value`` reaches, itself included; its own name is ``name``."""
-    yield from _reach(value, name, set(), _DEPTH, _CALLED)
+def reach(
+    value: Any, name: str = "", passed: dict[int, tuple[Any, frozenset[str]]] | None = None
+) -> Iterator[tuple[str, Any]]:
+    """Names and objects of every kind that ``value`` reaches, itself included; its own name is ``name``.
+
+    ``passed`` takes the objects that others were found in, by identity, and what was looked for in their classes.
+    """
+    yield from _reach(value, name, {} if passed is None else passed, _DEPTH, _CALLED)
 
 
-def _reach(value: Any, name: str, seen: set[int], depth: int, named: frozenset[str]) -> Iterator[tuple[str, Any]]:
+def _reach(
+    value: Any, name: str, passed: dict[int, tuple[Any, frozenset[str]]], depth: int, named: frozenset[str]
+) -> Iterator[tuple[str, Any]]:
     """``named`` are the attributes that the functions on the way here read: of a class, only these are reached."""
     yield name, value
     # A logger caches its level in an attribute.
     if isinstance(value, Tensor | type | types.ModuleType | str | bytes | int | float | logging.Logger):
         return
-    if depth == 0 or id(value) in seen:
+    if depth == 0 or id(value) in passed:
         return
-    seen.add(id(value))
+    passed[id(value)] = value, named
     of_classes = list(_of_classes(value, named))
     functions = [_function_of(value), *[entry for _, entry in of_classes]]
     named = named.union(*[_attribute_names(function.__code__) for function in functions if _is_users_code(function)])
-    for inner, child in (*_children(value), *of_classes):
-        yield from _reach(child, f"{name}.{inner}" if name and inner else name or inner, seen, depth - 1, named)
+    for inner, child in (*children(value), *of_classes):
+        yield from _reach(child, f"{name}.{inner}" if name and inner else name or inner, passed, depth - 1, named)
 
 
 def _of_classes(value: Any, named: frozenset[str]) -> Iterator[tuple[str, Any]]:
@@ -103,13 +130,13 @@ def _of_classes(value: Any, named: frozenset[str]) -> Iterator[tuple[str, Any]]:
     for path, owned in modules:
         owners.setdefault(type(owned), path)
     for owner, path in owners.items():
-        for key, entry in _of_class(owner, named).items():
+        for key, entry in of_class(owner, named).items():
             yield f"{path}.{key}" if path else key, entry
 
 
-def _of_class(owner: type, named: frozenset[str]) -> dict[str, Any]:
+def of_class(owner: type, named: frozenset[str]) -> dict[str, Any]:
     """The attributes of a class with these names, and those that its own functions among them read in turn."""
-    bases = [vars(base) for base in reversed(owner.__mro__) if is_the_users(base.__module__)]
+    bases = [vars(base) for base in users_bases(owner.__mro__)]
     found: dict[str, Any] = {}
     new = named if bases else frozenset()
     while new:
@@ -118,6 +145,12 @@ def _of_class(owner: type, named: frozenset[str]) -> dict[str, Any]:
         codes = [entry.__code__ for entry in entries.values() if _is_users_code(entry)]
         new = frozenset().union(*map(_attribute_names, codes)) - found.keys()
     return found
+
+
+@functools.lru_cache(maxsize=1024)
+def users_bases(order: tuple[type, ...]) -> list[type]:
+    """Of the classes that an attribute is looked up in, those of the user, the last first."""
+    return [base for base in reversed(order) if is_the_users(base.__module__)]
 
 
 def _function_of(value: Any) -> Any:
@@ -142,7 +175,8 @@ def _is_users_code(value: Any) -> bool:
     return isinstance(value, types.FunctionType) and is_the_users(value.__module__)
 
 
-def _children(value: Any) -> Iterator[tuple[str, Any]]:
+def children(value: Any) -> Iterator[tuple[str, Any]]:
+    """Names and objects that an object holds itself."""
     if isinstance(value, types.FunctionType):
         yield from _variables(value)
     elif isinstance(value, types.MethodType):
@@ -160,9 +194,9 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
                 if key not in _OF_EVERY_MODULE:
                     yield f"{path}.{key}" if path else key, attribute
     elif isinstance(value, dict):
-        yield from ((str(key), entry) for key, entry in list(itertools.islice(value.items(), _ENTRIES)))
+        yield from ((str(key), entry) for key, entry in list(itertools.islice(value.items(), ENTRIES)))
     elif isinstance(value, list | tuple | set | frozenset):
-        yield from ((str(i), entry) for i, entry in enumerate(itertools.islice(value, _ENTRIES)))
+        yield from ((str(i), entry) for i, entry in enumerate(itertools.islice(value, ENTRIES)))
     else:
         yield from list(getattr(value, "__dict__", {}).items())
         yield from (

@@ -79,7 +79,7 @@ def refuse_compiled(name: str, outputs: Sequence[Tensor], x: Sequence[Tensor]) -
 
     Compiled functions run eagerly here, unless the function loads the compiler or sets its stance itself.
     """
-    compiled = [node for node in graph.nodes(outputs) if "CompiledFunction" in graph.name_of(node)]
+    compiled = [node for node in graph.nodes(outputs) if "CompiledFunction" in type(node).__name__]
     if not compiled:
         return
     variables = {torch.autograd.graph.get_gradient_edge(leaf).node for leaf in x}

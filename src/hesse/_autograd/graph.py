@@ -18,21 +18,23 @@ def name_of(node: Any) -> str:
     return name
 
 
-def nodes(roots: Iterable[Tensor | Node], until: Iterable[Node] = ()) -> Iterator[Node]:
+def nodes(roots: Iterable[Tensor | Node], until: Iterable[Node] = ()) -> list[Node]:
     """Every node that a backward from ``roots``, tensors or nodes, can reach, once; none beyond those in ``until``."""
     ends = frozenset(until)
     starts = [root.grad_fn if isinstance(root, Tensor) else root for root in roots]
-    stack = [start for start in starts if start is not None]
+    stack = list(dict.fromkeys([start for start in starts if start is not None]))
     seen = set(stack)
+    found = []
     while stack:
         node = stack.pop()
-        yield node
+        found.append(node)
         if node in ends:
             continue
         for following, _ in node.next_functions:
             if following is not None and following not in seen:
                 seen.add(following)
                 stack.append(following)
+    return found
 
 
 def is_accumulation(node: Node) -> bool:

@@ -48,7 +48,7 @@ def watch(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Removable
         return []
     if hooks.may_exist(inputs):
         # A node does not tell what hooks it has.
-        return [handle for node in list(graph.nodes(outputs)) for handle in _Watch(node, outputs[0]).handles()]
+        return [handle for node in graph.nodes(outputs) for handle in _Watch(node, outputs[0]).handles()]
     return [_Watch(node, outputs[0]).handle() for node in graph.nodes(outputs) if _is_custom(node)]
 
 

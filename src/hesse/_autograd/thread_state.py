@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import sys
 import threading
 import traceback
@@ -268,8 +269,10 @@ class _EagerStance:
     """
 
     def __enter__(self) -> None:
-        from torch._dynamo import eval_frame
-
+        # An import statement takes as long as a small operation, and this stands in each product.
+        eval_frame: Any = sys.modules.get("torch._dynamo.eval_frame") or importlib.import_module(
+            "torch._dynamo.eval_frame"
+        )
         if not isinstance(eval_frame._stance, _EagerInside):
             stance: Any = _EagerInside(eval_frame._stance)
             eval_frame._set_stance(stance)

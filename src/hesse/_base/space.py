@@ -27,23 +27,24 @@ class Space:
     """
 
     def __init__(self, leaves: Sequence[Tensor], spec: Spec, name: str) -> None:
-        self.leaves = [leaf.detach() for leaf in leaves]
+        self.leaves: list[Tensor] = []
         self.spec = spec
         self.name = name
-        self.lengths = [leaf.numel() * (2 if leaf.dtype.is_complex else 1) for leaf in leaves]
-        self.size = sum(self.lengths)
-        self.dtype = torch.float32
+        self.lengths: list[int] = []
+        self.dtype, self.device = torch.float32, leaves[0].device
         for leaf in leaves:
-            self.dtype = torch.promote_types(self.dtype, leaf.dtype.to_real())
-        self.device = leaves[0].device
+            dtype = leaf.dtype
+            self.leaves.append(leaf.detach())
+            self.lengths.append(leaf.numel() * (2 if dtype.is_complex else 1))
+            if dtype != self.dtype:
+                self.dtype = torch.promote_types(self.dtype, dtype.to_real())
+        self.size = sum(self.lengths)
         # Dense real leaves of the flat vectors' own dtype and device need no cast.
-        self._is_plain = all(
-            leaf.layout == torch.strided
-            and leaf.dtype == self.dtype
-            and leaf.device == self.device
-            and not is_dtensor(leaf)
-            for leaf in leaves
-        )
+        self._is_plain = True
+        for leaf in leaves:
+            is_alike = leaf.dtype == self.dtype and leaf.device == self.device and leaf.layout == torch.strided
+            if not is_alike or is_dtensor(leaf):
+                self._is_plain = False
         # A lone vector is flat as it is: views of it would take as long as a small product.
         self._is_vector = self._is_plain and len(leaves) == 1 and leaves[0].dim() == 1
 

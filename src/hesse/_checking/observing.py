@@ -66,7 +66,7 @@ def observe(subject: Subject) -> Observation:
 
     def graph_of(x: tuple[Tensor, ...]) -> Observation:
         outputs = _output(subject, x)
-        nodes = list(graph.nodes(outputs))
+        nodes = graph.nodes(outputs)
         compiled = _places(nodes, _is_compiled)
         kinks = _places(nodes, lambda node: graph.name_of(node).startswith(_KINKED))
         return Observation([], [], [], kinks, compiled, [] if compiled else _rules(outputs, x), len(nodes))

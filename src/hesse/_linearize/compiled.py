@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hesse._autograd.agreement import FACTOR, Again, disagreement
 from hesse._autograd.gradients import memory_of
+from hesse._autograd.reading import Reading
 from hesse._autograd.thread_state import untraced
 from hesse._base import trees
 from hesse._base.devices import States, generator_states, put_back
@@ -23,7 +24,7 @@ from hesse._linearize.draws import drawing_from
 from hesse._linearize.lone_product import LoneProduct
 from hesse._linearize.options import Verify
 from hesse._linearize.program.explained import described, refused
-from hesse._linearize.program.surroundings import Surroundings
+from hesse._linearize.program.surroundings import Sorted, Surroundings
 from hesse._linearize.protocol import Direction, Leaves, Linearization, Map, Selection
 
 if TYPE_CHECKING:
@@ -54,14 +55,14 @@ class Shared:
     @functools.cached_property
     def surroundings(self) -> Surroundings:
         """What those read, looked through once."""
-        return Surroundings(self.reads(), (), ())
+        return Surroundings(Sorted(Reading(self.reads()).now()), (), ())
 
 
 class Compiled:
     """Makes linearizations by programs, and keeps the programs of one function.
 
     Args:
-        func: the user's function, or whatever else reaches all that a map reads beside its arguments.
+        reading: of the user's function, or of whatever else reaches all that a map reads beside its arguments.
         directions: the products that are wanted.
         verify: compare with the tape also at points 2, 4, 8, … of a program (True), or at every point ("always").
         or_tape: go on with the tape, and one warning, where no program can be had.
@@ -75,7 +76,7 @@ class Compiled:
 
     def __init__(
         self,
-        func: Any,
+        reading: Reading,
         directions: Sequence[Direction],
         *,
         verify: Verify = True,
@@ -83,7 +84,8 @@ class Compiled:
         backend: Backend | None = None,
         most_kept: int | None = None,
     ) -> None:
-        self.func = func
+        self.reading = reading
+        self._sorted: Sorted | None = None
         self.verify = verify
         self.programs: list[Program] = []
         self.exceptions = 0
@@ -122,7 +124,7 @@ class Compiled:
     def _linearize(
         self, map: Map, point: Leaves, arguments: Any, name: str, shared: Shared | None, lone: bool
     ) -> Linearization:
-        surroundings = Surroundings(self.func, arguments, point, shared.surroundings if shared else None)
+        surroundings = self._surroundings(arguments, point, shared.surroundings if shared else None)
         try:
             program, inputs = self._serving(point, surroundings) or self._new_program(map, point, surroundings, shared)
         except CaptureError as error:
@@ -166,9 +168,16 @@ class Compiled:
         program.points["lone"] += 1
         return LoneProduct(program, inputs, linearize)
 
+    def _surroundings(self, arguments: Any, point: Leaves, beside: Surroundings | None = None) -> Surroundings:
+        """Everything found now."""
+        found = self.reading.now()
+        if self._sorted is None or self._sorted.found is not found:
+            self._sorted = Sorted(found)
+        return Surroundings(self._sorted, arguments, point, beside)
+
     def _is_as_it_was(self, program: Program, inputs: list[Tensor], point: Leaves, arguments: Any) -> bool:
         """Whether the function still reads what it read when these inputs of its program were found."""
-        now = program.inputs(point, Surroundings(self.func, arguments, point))
+        now = program.inputs(point, self._surroundings(arguments, point))
         return now is not None and all(
             memory_of(entry) == memory_of(earlier) or torch.equal(entry, earlier)
             for entry, earlier in zip(now, inputs, strict=True)
@@ -181,8 +190,11 @@ class Compiled:
 
     def _serving(self, point: Leaves, surroundings: Surroundings) -> tuple[Program, list[Tensor]] | None:
         """A program for the point, and its inputs there."""
-        found = ((program, program.inputs(point, surroundings)) for program in self.programs)
-        return next(((program, inputs) for program, inputs in found if inputs is not None), None)
+        for program in self.programs:
+            inputs = program.inputs(point, surroundings)
+            if inputs is not None:
+                return program, inputs
+        return None
 
     def _new_program(
         self, map: Map, point: Leaves, surroundings: Surroundings, shared: Shared | None
@@ -195,7 +207,7 @@ class Compiled:
         from hesse._linearize.program.program import Program
 
         states = generator_states()
-        reads = (self.func, shared and shared.reads())
+        reads = (self.reading.func, shared and shared.reads())
         with refused(described("making its program")), leftovers.removed(reads):
             self._backend = self._backend or _inductor()
             program = Program(
@@ -262,7 +274,7 @@ class Compiled:
         Raises:
             CaptureError: there is no program, or not for a point that has passed.
         """
-        surroundings = Surroundings(self.func, arguments, point)
+        surroundings = self._surroundings(arguments, point)
         program, inputs = self._serving(point, surroundings) or self._new_program(map, point, surroundings, None)
         if program.changed_inputs(inputs):
             raise CaptureError("it changes tensors in place, so that its evaluation cannot be repeated")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hesse._autograd.reading import Reading
 from hesse._autograd.thread_state import untraced
 from hesse._base.devices import generator_states
 from hesse._base.errors import CaptureError, warn_caller
@@ -15,7 +16,6 @@ from hesse._linearize import tape
 from hesse._linearize.compiled import PROGRAMS, Compiled
 from hesse._linearize.compiled_linearization import CompiledLinearization
 from hesse._linearize.options import Verify
-from hesse._linearize.program.surroundings import Surroundings
 from hesse._linearize.protocol import Leaves, Linearization, Map, Selection
 
 
@@ -31,7 +31,7 @@ class Differentiable(Compiled):
     """
 
     def __init__(self, func: Any, name: str, *, verify: Verify) -> None:
-        super().__init__(func, ("rmatvec",), verify=verify)
+        super().__init__(Reading(func), ("rmatvec",), verify=verify)
         self._follows, self._name, self._warned = True, name, False
 
     def evaluate(self, map: Map, point: Leaves, arguments: Any) -> tuple[list[Tensor], Any] | None:
@@ -44,7 +44,7 @@ class Differentiable(Compiled):
         return evaluated
 
     def _evaluate(self, map: Map, point: Leaves, arguments: Any) -> tuple[list[Tensor], Any] | None:
-        surroundings = Surroundings(self.func, arguments, point)
+        surroundings = self._surroundings(arguments, point)
         serving = self._serving(point, surroundings)
         if serving is None and len(self.programs) == PROGRAMS:
             if not self._warned:

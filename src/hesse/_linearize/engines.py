@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from hesse._autograd.captured import captured_among
+from hesse._autograd.reading import Found, Reading
 from hesse._base.memory import budget, readable
 from hesse._base.precision import Autocast
 from hesse._linearize import tape
 from hesse._linearize.choice import Choice, EngineName
 from hesse._linearize.compiled import EXCEPTION, Compiled, Shared
+from hesse._linearize.guard import Remembered
 from hesse._linearize.options import Options
 from hesse._linearize.protocol import Direction, Leaves, Linearization, Map
 
@@ -60,6 +63,7 @@ class Engines:
         next_decision: the number of products at which a decision is due.
         lone: whether the next point is made for one product.
         autocast: what the operator evaluates under, at all of its points.
+        reading: of the function.
     """
 
     def __init__(self, options: Options, func: Any = None, backend: Backend | None = None) -> None:
@@ -73,6 +77,8 @@ class Engines:
         self.lone = options.engine.lone if isinstance(options.engine, Choice) else (options.expect or FEW) == 1
         self._is_open = asked == "auto"
         self._func, self._backend = func, backend
+        self.reading = Reading(func)
+        self._captured: tuple[Found, Remembered] | None = None
         self._by_kind: dict[Kind, Compiled] = {}
         self._refusal: str | None = None
         self._seconds: dict[EngineName, float] = {}
@@ -96,12 +102,22 @@ class Engines:
         lone = self.lone and kind == "gradient" and shared is None
         return self.programs_of(kind).linearize(map, point, arguments, name=name, shared=shared, lone=lone)
 
+    def captured(self, *, was_evaluated: bool) -> Remembered:
+        """The tensors that the function captures, as they are now; ``was_evaluated`` since they were last looked for.
+
+        What an earlier point has remembered serves further while nothing has changed.
+        """
+        found = self.reading.now() if was_evaluated else self.reading.last()
+        if self._captured is None or self._captured[0] is not found or not self._captured[1].is_unchanged():
+            self._captured = found, Remembered(captured_among(found))
+        return self._captured[1]
+
     def programs_of(self, kind: Kind) -> Compiled:
         """The programs for maps of that kind."""
         if kind not in self._by_kind:
             options = self.options
             self._by_kind[kind] = Compiled(
-                self._func,
+                self.reading,
                 _DIRECTIONS[kind],
                 verify=options.verify,
                 or_tape=options.engine_name == "auto",

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hesse._autograd.captured import same
+from hesse._autograd.captured import Name, full_name, same
 from hesse._base.errors import ClosedError, StalePointError
 from hesse._base.several_ranks import is_dtensor
 from hesse._linearize.tape import CLOSED
@@ -54,43 +54,106 @@ def read_back(numbers: Tensor, flags: list[Flag]) -> Tensor:
     return together[: len(numbers)]
 
 
-class Guard:
-    """Remembers the state of tensors when made; ``check`` raises one sentence that names the first that changed."""
+class Remembered:
+    """Tensors, and what they were when this was made.
 
-    def __init__(self, owner: str, named: Iterable[tuple[str, Tensor]], remedy: str = "at(inputs)") -> None:
-        self._owner = owner
-        self._remedy = remedy
-        self._states: list[State] = []
+    Attributes:
+        is_on_cpu: whether numbers of tensors can be compared without waiting for an accelerator.
+    """
+
+    def __init__(self, named: Iterable[tuple[Name, Tensor]]) -> None:
+        self._places: list[tuple[Name, Tensor, int, int | None]] = []
+        self._others: list[State] = []
+        groups: dict[tuple[object, ...], list[tuple[Name, Tensor, torch.dtype]]] = {}
         seen = set()
         for name, tensor in named:
             # A lazy module's parameters are no tensors yet.
-            lazy = torch.nn.parameter.is_lazy(tensor)
-            if id(tensor) not in seen and not lazy and not tensor.is_inference():
-                seen.add(id(tensor))
-                self._states.append(State.of(name, tensor))
-        self._samples, self._others = _together(self._states)
+            if id(tensor) in seen or torch.nn.parameter.is_lazy(tensor) or tensor.is_inference():
+                continue
+            seen.add(id(tensor))
+            self._places.append((name, tensor, tensor._version, address(tensor)))
+            sample = _sample(tensor)
+            bits = None if sample is None else _bits(sample)
+            if bits is not None:
+                found = groups.setdefault((bits.device, bits.dtype, bits.shape[1:]), [])
+                found.append((name, bits, tensor.dtype))
+            elif sample is not None:
+                self._others.append(State.of(name, tensor))
+        self._groups = [_Samples.of(found) for found in groups.values()]
+        self.is_on_cpu = all([group.then.device.type == "cpu" for group in self._groups])
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def has_moved(self) -> bool:
+        """Whether a tensor has memory of its own elsewhere now, or was written into where PyTorch counts it."""
+        return any(
+            [tensor._version != version or address(tensor) != where for _, tensor, version, where in self._places]
+        )
+
+    def has_changed(self, flags: dict[torch.device, list[Tensor]]) -> bool:
+        """Whether numbers have changed that are on the CPU; ``flags`` takes what is to be read of accelerators."""
+        for group in self._groups:
+            sample = group.sample()
+            if sample.device.type != "cpu":
+                flags.setdefault(sample.device, []).append((sample != group.then).any())
+            elif not torch.equal(sample, group.then):
+                return True
+        return bool(self._others) and any([state.has_changed() for state in self._others])
+
+    def is_unchanged(self) -> bool:
+        """Whether all is known, without waiting, to be as it was."""
+        return not self._places or (self.is_on_cpu and not self.has_moved() and not self.has_changed({}))
+
+    def changed(self) -> Name | None:
+        """The name of the first tensor that has changed; other bits may be the same number, as of -0.0 and 0.0."""
+        written = {name for group in self._groups for name in group.changed()}
+        written.update(state.name for state in self._others if state.has_changed())
+        for name, tensor, version, where in self._places:
+            if name in written or tensor._version != version or address(tensor) != where:
+                return name
+        return None
+
+
+class Guard:
+    """Remembers the state of tensors when made; ``check`` raises one sentence that names the first that changed.
+
+    Args:
+        owner: what was made of the tensors.
+        named: their names, and they.
+        remedy: the call that helps.
+        beside: others, which have been remembered already.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        named: Iterable[tuple[Name, Tensor]],
+        remedy: str = "at(inputs)",
+        beside: Remembered | None = None,
+    ) -> None:
+        self._owner = owner
+        self._remedy = remedy
+        own = Remembered(named)
+        self._remembered = [remembered for remembered in (own, beside) if remembered]
 
     def clear(self) -> None:
         """Forget the tensors, which are kept alive until then."""
-        self._states, self._samples, self._others = [], [], []
+        self._remembered = []
 
     def check(self) -> None:
         """Raise :class:`~hesse._base.errors.StalePointError` if a tensor has changed.
 
         Within ``read_back_later`` it is ``read_back`` that raises where the numbers of an accelerator's have changed.
         """
-        for state in self._states:
-            if state.has_moved():
-                self._refuse()
         flags: dict[torch.device, list[Tensor]] = {}
-        for now, then in self._samples:
-            sample = now[0] if len(now) == 1 else torch.cat(now)
-            if sample.device.type != "cpu":
-                flags.setdefault(sample.device, []).append((sample != then).any())
-            elif not torch.equal(sample, then):
+        for remembered in self._remembered:
+            if remembered.has_moved() or remembered.has_changed(flags):
                 self._refuse()
-        if any([state.has_changed() for state in self._others]):
-            self._refuse()
+        if flags:
+            self._check_on_devices(flags)
+
+    def _check_on_devices(self, flags: dict[torch.device, list[Tensor]]) -> None:
         later = _pending.get()
         for found in flags.values():
             flag = found[0] if len(found) == 1 else torch.stack(found).any()
@@ -100,11 +163,11 @@ class Guard:
                 self._refuse()
 
     def _refuse(self) -> None:
-        """Name the first tensor that has changed; other bits may still be the same number, as those of −0.0 and 0.0."""
-        for state in self._states:
-            if state.has_changed():
+        for remembered in self._remembered:
+            name = remembered.changed()
+            if name is not None:
                 raise StalePointError(
-                    f"{state.name} has changed in place since this {self._owner} was made, so its point is gone."
+                    f"{full_name(name)} has changed in place since this {self._owner} was made, so its point is gone."
                     f" Call {self._remedy} for the operator at the present values."
                 )
 
@@ -123,7 +186,7 @@ class Closed(Guard):
 class State(NamedTuple):
     """What a tensor is now, as far as that can be told without a copy of a large one."""
 
-    name: str
+    name: Name
     tensor: Tensor
     version: int
     address: int | None
@@ -131,7 +194,7 @@ class State(NamedTuple):
     copy: Tensor | None
 
     @staticmethod
-    def of(name: str, tensor: Tensor) -> State:
+    def of(name: Name, tensor: Tensor) -> State:
         """The state of a tensor."""
         sample = _sample(tensor)
         copy = None if sample is None else sample.clone()
@@ -169,19 +232,36 @@ def _sample(tensor: Tensor) -> Tensor | None:
     return tensor.detach()[tuple(steps)]
 
 
-def _together(states: list[State]) -> tuple[list[tuple[list[Tensor], Tensor]], list[State]]:
-    """Samples that are compared at once, as integers, with what they hold now; and the states of all others."""
-    groups: dict[tuple[object, ...], list[Tensor]] = {}
-    others = []
-    for state in states:
-        if state.sample is None:
-            continue
-        bits = _bits(state.sample)
-        if bits is None:
-            others.append(state)
-        else:
-            groups.setdefault((bits.device, bits.dtype, bits.shape[1:]), []).append(bits)
-    return [(now, torch.cat(now)) for now in groups.values()], others
+class _Samples(NamedTuple):
+    """Samples of several tensors that are compared at once, as integers.
+
+    Attributes:
+        then: what they held, one after the other.
+    """
+
+    names: list[Name]
+    now: list[Tensor]
+    dtypes: list[torch.dtype]
+    then: Tensor
+
+    @staticmethod
+    def of(found: list[tuple[Name, Tensor, torch.dtype]]) -> _Samples:
+        names, now, dtypes = map(list, zip(*found, strict=True))
+        return _Samples(names, now, dtypes, now[0].clone() if len(now) == 1 else torch.cat(now))
+
+    def sample(self) -> Tensor:
+        """What they hold."""
+        return self.now[0] if len(self.now) == 1 else torch.cat(self.now)
+
+    def changed(self) -> list[Name]:
+        """The names of those that hold other numbers now."""
+        then = self.then.split_with_sizes([len(bits) for bits in self.now])
+        dtypes = [dtype.to_real() if dtype == torch.complex128 else dtype for dtype in self.dtypes]
+        return [
+            name
+            for name, bits, dtype, before in zip(self.names, self.now, dtypes, then, strict=True)
+            if not same(bits.view(dtype), before.view(dtype))
+        ]
 
 
 def _bits(sample: Tensor) -> Tensor | None:
@@ -191,7 +271,7 @@ def _bits(sample: Tensor) -> Tensor | None:
     if sample.dtype == torch.complex128:
         sample = torch.view_as_real(sample)
     bits = sample.view(_INTEGERS[sample.element_size()])
-    return bits.view(-1) if bits.is_contiguous() else bits
+    return bits.view(-1) if bits.dim() != 1 and bits.is_contiguous() else bits
 
 
 def address(tensor: Tensor) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from hesse._autograd.captured import Name
 from hesse._base.devices import generator_states
 from hesse._base.space import Space
 from hesse._linearize.choice import EngineName
@@ -26,6 +27,7 @@ class FunctionPoint(Point):
     Args:
         make: makes the term by what it is given to linearize with; evaluates the function.
         watched: names and tensors of the point, once the function was evaluated.
+        captures: whether the tensors that the engines' function captures belong to them.
         remedy: the call that takes the point as it is now.
     """
 
@@ -34,15 +36,18 @@ class FunctionPoint(Point):
         variables: Space,
         engines: Engines,
         make: Callable[[Linearize], Term],
-        watched: Callable[[], Iterable[tuple[str, Tensor]]],
+        watched: Callable[[], Iterable[tuple[Name, Tensor]]],
         remedy: str = "at(inputs)",
+        *,
+        captures: bool = False,
     ) -> None:
         super().__init__(variables, engines, strict=True)
         self._make = make
         # The function runs once: a program that takes the tape's place draws from where the tape did.
         self._states = generator_states() if engines.options.engine_name == "auto" else {}
         self.term = make(functools.partial(engines.linearize, name=variables.name))
-        self.guard = Guard(variables.name, watched(), remedy)
+        beside = engines.captured(was_evaluated=self._was_evaluated) if captures else None
+        self.guard = Guard(variables.name, watched(), remedy, beside)
         self._taped: Term | None = None
         self._fixed = [(1.0, self.term, (), False)]
 
@@ -60,9 +65,14 @@ class FunctionPoint(Point):
         """The linearization of the one term, to read what the evaluation returned."""
         self.asked += 1
         (linearization,) = self.term.linearizations
-        if isinstance(linearization, LoneProduct) and not linearization.is_evaluated:
+        if not self._was_evaluated:
             self.guard.check()
         return linearization
+
+    @property
+    def _was_evaluated(self) -> bool:
+        """Whether the function or its program has run here, and not only a lone product."""
+        return any([not isinstance(one, LoneProduct) or one.is_evaluated for one in self.term.linearizations])
 
     @property
     def is_lone(self) -> bool:

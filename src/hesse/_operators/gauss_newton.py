@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hesse._autograd.arguments import check_point
-from hesse._autograd.captured import captured, tensors_of
+from hesse._autograd.captured import Name, captured, tensors_of
 from hesse._autograd.thread_state import untraced
 from hesse._base import checks, trees
 from hesse._base.several_ranks import refusing_models
@@ -139,7 +139,7 @@ class GaussNewton(DataOperator):
             self._predicted = predicted
             return OuterTerm(jacobian, at.leaves, LossCurvature.of(loss_of, linearize, predicted))
 
-        def tensors() -> Iterator[tuple[str, Tensor]]:
+        def tensors() -> Iterator[tuple[Name, Tensor]]:
             yield from tensors_of(func, inputs, at)
             yield from captured(loss) if loss is not None else ()
 

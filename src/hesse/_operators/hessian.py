@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hesse._autograd.arguments import Argnums, check_point, evaluate_scalar, without_history
 from hesse._autograd.arguments import Point as At
-from hesse._autograd.captured import tensors_of
+from hesse._autograd.captured import arguments_of
 from hesse._autograd.dependence import Followed, followed_function, require_dependence
 from hesse._autograd.gradients import gradient_to_multiply, zeros_where_none
 from hesse._autograd.thread_state import untraced
@@ -139,7 +139,9 @@ class Hessian(PointOperator):
 
         variables = Space(at.leaves, at.spec, "Hessian")
         point = at_point(
-            "Hessian", self.ranks, lambda: FunctionPoint(variables, engines, term, lambda: tensors_of(func, inputs, at))
+            "Hessian",
+            self.ranks,
+            lambda: FunctionPoint(variables, engines, term, lambda: arguments_of(inputs, at), captures=True),
         )
         super().__init__(point, point.whole, point.variables, point.variables, symmetric=True)
 

@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from hesse._base import trees
 from hesse._linearize.program.randomness import draws
-from hesse._linearize.program.surroundings import Layout, token
+from hesse._linearize.program.surroundings import layout, token
 from hesse._linearize.program.undisturbed import undisturbed
 
 aten = torch.ops.aten
@@ -216,4 +216,4 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 def identifying(values: Sequence[Any]) -> list[Any]:
     """What a program takes for granted about known values: numbers, and the layouts of tensors."""
-    return [Layout.of(value) if isinstance(value, Tensor) else token(value) for value in values]
+    return [layout(value) if isinstance(value, Tensor) else token(value) for value in values]

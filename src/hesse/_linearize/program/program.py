@@ -20,7 +20,7 @@ from hesse._linearize.program.graph import Graph, copy_of, inputs_of, results_of
 from hesse._linearize.program.known_values import identifying
 from hesse._linearize.program.partition import Replay, partition, whole_product
 from hesse._linearize.program.passes.scatter_adds import sort_scatter_adds
-from hesse._linearize.program.surroundings import Layout, Surroundings
+from hesse._linearize.program.surroundings import Surroundings, layout
 from hesse._linearize.program.undisturbed import undisturbed
 from hesse._linearize.protocol import Direction, Leaves, Map, Sources
 
@@ -85,7 +85,7 @@ class Program:
         self.draws, self.plain = halves.draws, surroundings.plain
         self._captured = [names[key] for key in joint.captured]
         self._variables, self._followed = joint.variables, [names[key] for key in joint.followed]
-        self._layouts = [Layout.of(tensor) for tensor in (*point, *[reachable[key] for key in joint.captured])]
+        self._layouts = [layout(tensor) for tensor in (*point, *[reachable[key] for key in joint.captured])]
         # Without the joint graph, which takes memory.
         self._joint, self._backend = joint._replace(graph=halves.first), backend
         self._replays.update(halves.replays.items())
@@ -114,20 +114,23 @@ class Program:
         """The inputs of the first half at a point; None where the program does not serve it."""
         if self.plain != surroundings.plain:
             return None
-        captured = [tensor for names in self._captured if (tensor := surroundings.the_one(names)) is not None]
-        if [Layout.of(tensor) for tensor in (*point, *captured)] != self._layouts:
+        given = [*point]
+        for names in self._captured:
+            tensor = surroundings.the_one(names)
+            if tensor is None:
+                return None
+            given.append(tensor)
+        if list(map(layout, given)) != self._layouts:
             return None
         known: list[Any] = []
         if self._joint.known is not None:
             known = self._joint.known.values(lambda key: surroundings.the_one(self._names[key]))
             if identifying(known) != self._expected:
                 return None
-        constants = [
-            constant if position is None else known[position]
-            for constant, position in zip(self._joint.constants, self._known, strict=True)
-        ]
+        for constant, position in zip(self._joint.constants, self._known, strict=True):
+            given.append(constant if position is None else known[position])
         # Compiled code does not know of lazy conjugation and negation.
-        return [tensor.detach().resolve_conj().resolve_neg() for tensor in (*point, *captured, *constants)]
+        return [tensor.detach().resolve_conj().resolve_neg() for tensor in given]
 
     def has_lone_product(self) -> bool:
         """Whether the product can be one program: the map draws nothing, changes nothing, and no rule is missing."""

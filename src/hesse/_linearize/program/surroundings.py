@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import itertools
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,58 +24,74 @@ Plain = tuple[str, str, Any]
 """Name, kind and value of something that is no tensor, so that equal values are equal parts of a program."""
 
 
-class Layout(NamedTuple):
+Layout = tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device, bool, type]
+"""Shape, strides, dtype, device, whether gradients are required, and type."""
+
+
+def layout(tensor: Tensor) -> Layout:
     """All that a compiled program takes for granted about a tensor that it is given."""
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad, type(tensor)
 
-    shape: torch.Size
-    stride: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-    requires_grad: bool
-    kind: type
 
-    @staticmethod
-    def of(tensor: Tensor) -> Layout:
-        return Layout(tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad, type(tensor))
+class Sorted:
+    """What a walk has found, sorted once for all points at which it finds the same.
+
+    Attributes:
+        tensors: by name.
+        fixed: plain values of what cannot change while it is the same object.
+    """
+
+    def __init__(self, found: Sequence[tuple[str, Any]]) -> None:
+        self.found = found
+        self.tensors = {name: value for name, value in found if isinstance(value, Tensor)}
+        self.fixed: tuple[Plain, ...] = tuple([plain(*pair) for pair in found if not isinstance(pair[1], _CHANGING)])
+        self._functions = [pair for pair in found if isinstance(pair[1], types.FunctionType)]
+        self._arrays = [pair for pair in found if isinstance(pair[1], np.ndarray)]
+
+    def changing(self) -> tuple[Plain, ...]:
+        """Of everything else, as it is now; a lazy parameter has nothing yet."""
+        functions = [(name, "function", function.__code__) for name, function in self._functions]
+        tensors = [
+            (name, "tensor", (tensor.shape, tensor.dtype, tensor.requires_grad))
+            for name, tensor in self.tensors.items()
+            if not torch.nn.parameter.is_lazy(tensor)
+        ]
+        return (*functions, *tensors, *[plain(*pair) for pair in self._arrays])
+
+
+_CHANGING = Tensor, np.ndarray, types.FunctionType
 
 
 class Surroundings:
     """Everything found at one point.
 
     Args:
-        func: a function, or whatever else reaches all that is read beside the arguments.
+        reads: what a function reads beside the arguments.
         arguments: what it is called with.
         variables: those of the arguments that a program takes for themselves.
         beside: what was found elsewhere, and belongs to it.
 
     Attributes:
         tensors: by name; the variables are left out.
-        plain: names and values of everything else, and the shapes of the tensors, which a function may read without
-            the tensors' values.
+        plain: settings of PyTorch; then names and values of everything else, and the shapes of the tensors, which a
+            function may read without the tensors' values.
     """
 
     def __init__(
-        self, func: Any, arguments: Any, variables: Sequence[Tensor], beside: Surroundings | None = None
+        self, reads: Sorted, arguments: Any, variables: Sequence[Tensor], beside: Surroundings | None = None
     ) -> None:
-        self.tensors: dict[str, Tensor] = {} if beside is None else dict(beside.tensors)
-        plain: list[Plain] = [] if beside is None else list(beside._found)
+        self.tensors = reads.tensors
+        self.plain: tuple[Any, ...] = (_settings(), reads.fixed, reads.changing())
+        if beside is not None:
+            self.tensors = {**beside.tensors, **self.tensors}
+            self.plain += beside.plain[1:]
         own = {id(variable) for variable in variables}
         leaves, spec = trees.flatten(arguments)
-        for path, leaf in zip(spec.paths, leaves, strict=True):
+        for place, leaf in enumerate(leaves):
             if id(leaf) not in own:
-                self._sort(reach(leaf, f"the argument {trees.path_name(path)}"), plain)
-        self._sort(reach(func), plain)
-        self._found: list[Plain] = plain
-        self.plain = (*_settings(), *plain)
-
-    def _sort(self, found: Any, plain: list[Plain]) -> None:
-        for name, value in found:
-            if isinstance(value, Tensor):
-                self.tensors[name] = value
-                if not torch.nn.parameter.is_lazy(value):
-                    plain.append((name, "tensor", (value.shape, value.dtype, value.requires_grad)))
-            else:
-                plain.append((name, type(value).__qualname__, token(value)))
+                found = Sorted(list(reach(leaf, f"the argument {trees.path_name(spec.paths[place])}")))
+                self.tensors = {**self.tensors, **found.tensors}
+                self.plain += found.fixed, found.changing()
 
     def names_by_tensor(self) -> dict[int, tuple[str, ...]]:
         """All names of each tensor, by its identity."""
@@ -85,13 +102,22 @@ class Surroundings:
 
     def the_one(self, names: Sequence[str]) -> Tensor | None:
         """The tensor that all these names lead to, or None if they lead to none or to several."""
-        found = {id(self.tensors.get(name)): self.tensors.get(name) for name in names}
-        return next(iter(found.values())) if len(found) == 1 else None
+        first = self.tensors.get(names[0])
+        return first if all([self.tensors.get(name) is first for name in names[1:]]) else None
 
-    def difference(self, earlier: Sequence[Plain]) -> str | None:
+    def difference(self, earlier: tuple[Any, ...]) -> str | None:
         """The name of a plain value that is not what it was, if there is one."""
-        changed = set(self.plain).symmetric_difference(earlier)
-        return min(name for name, _, _ in changed) if changed else None
+        changed = set(_named(self.plain)).symmetric_difference(_named(earlier))
+        return min([name for name, *_ in changed], default=None)
+
+
+def _named(parts: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    return itertools.chain(zip(_SETTINGS, parts[0], strict=True), *parts[1:])
+
+
+def plain(name: str, value: Any) -> Plain:
+    """What a program has of an object as a part of it."""
+    return name, type(value).__qualname__, token(value)
 
 
 def token(value: Any) -> Any:
@@ -105,8 +131,6 @@ def token(value: Any) -> Any:
         if array.dtype.hasobject:
             return id(value)
         return (array.shape, array.dtype.str, hashlib.blake2b(array.view(np.uint8).data).digest())
-    if isinstance(value, types.FunctionType):
-        return value.__code__
     if isinstance(value, type | types.ModuleType | types.BuiltinFunctionType):
         return _Same(value)
     return ()
@@ -124,14 +148,24 @@ class _Same(NamedTuple):
         return id(self.value)
 
 
-def _settings() -> list[Plain]:
+_SETTINGS = (
+    "the default dtype",
+    "the default device",
+    "deterministic algorithms",
+    "the precision of matrix products",
+    "autocast on cpu",
+    "autocast on cuda",
+)
+
+
+def _settings() -> tuple[Any, ...]:
     """Settings of this thread and process that change what the operations of a function do."""
-    settings: dict[str, Any] = {
-        "the default dtype": torch.get_default_dtype(),
-        "the default device": str(torch.get_default_device()),
-        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-        "the precision of matrix products": torch.get_float32_matmul_precision(),
-    }
-    for kind in ("cpu", "cuda"):
-        settings[f"autocast on {kind}"] = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else False
-    return [(name, "setting", value) for name, value in settings.items()]
+    return (
+        torch.get_default_dtype(),
+        # The default is a mode, and without one there is nothing to look for.
+        str(torch.get_default_device()) if torch._C._len_torch_function_stack() else "cpu",
+        torch.are_deterministic_algorithms_enabled(),
+        torch.get_float32_matmul_precision(),
+        torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"),
+        torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda"),
+    )

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 
 import torch
 
 from hesse._autograd.thread_state import inference_mode
 
 
-@contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Nothing that surrounds a call changes what a program was compiled to do."""
-    with contextlib.ExitStack() as stack:
-        if torch.is_inference_mode_enabled():
-            stack.enter_context(inference_mode(False))
-        stack.enter_context(torch.no_grad())
-        for kind in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
-        yield
+class undisturbed:
+    """Nothing that surrounds a call changes what a program was compiled to do.
+
+    Below a function that is ``interruptible``.
+    """
+
+    def __enter__(self) -> None:
+        # No generator, and a stack only where it is needed: they take longer than the arithmetic of a small program.
+        self._gradients = torch.is_grad_enabled()
+        self._others: contextlib.ExitStack | None = None
+        if torch.is_inference_mode_enabled() or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+            self._others = contextlib.ExitStack()
+            if torch.is_inference_mode_enabled():
+                self._others.enter_context(inference_mode(False))
+            for kind in ("cpu", "cuda"):
+                self._others.enter_context(torch.autocast(kind, enabled=False))
+        torch._C._set_grad_enabled(False)
+
+    def __exit__(self, *exception: object) -> None:
+        torch._C._set_grad_enabled(self._gradients)
+        if self._others is not None:
+            self._others.close()

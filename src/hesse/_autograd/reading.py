@@ -1,0 +1,142 @@
+"""``Reading``: what a function reaches, walked through again only where something on the way has changed."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from hesse._autograd import captured
+
+Found = list[tuple[str, Any]]
+
+_WALKED = ("named_parameters", "named_buffers", "named_modules", "_named_members")
+"""What a walk asks of a module. A module with its own may answer otherwise though nothing that it holds has changed."""
+
+
+class Reading:
+    """What a function reaches beside its arguments, as ``reach`` finds it.
+
+    A second walk finds the same where each object on the way still holds the same objects by the same names, which
+    takes a part of the time to see.
+
+    Args:
+        func: a function, or whatever else reaches what is read.
+    """
+
+    def __init__(self, func: Any) -> None:
+        self.func = func
+        self._last: tuple[Found, list[_Look]] | None = None
+
+    def now(self) -> Found:
+        """Names and objects at present; the same list as before where nothing has changed."""
+        if self._last is not None:
+            found, looks = self._last
+            for look in looks:
+                if not look.is_unchanged():
+                    break
+            else:
+                return found
+        passed: dict[int, tuple[Any, frozenset[str]]] = {}
+        found = list(captured.reach(self.func, passed=passed))
+        self._last = found, [look for value, named in passed.values() for look in _looks(value, named)]
+        return found
+
+    def last(self) -> Found:
+        """What was found the last time."""
+        return self.now() if self._last is None else self._last[0]
+
+
+class _Look(NamedTuple):
+    """What a call has given once: names, and objects."""
+
+    call: Callable[..., tuple[list[Any], list[Any]]]
+    arguments: tuple[Any, ...]
+    names: list[Any]
+    objects: list[Any]
+
+    @staticmethod
+    def of(call: Callable[..., tuple[list[Any], list[Any]]], *arguments: Any) -> _Look:
+        return _Look(call, arguments, *call(*arguments))
+
+    def is_unchanged(self) -> bool:
+        """Whether the call gives the same objects, by the same names."""
+        names, objects = self.call(*self.arguments)
+        # What was found is kept alive, so an object that is the same was never another in between.
+        return (
+            len(objects) == len(self.objects) and all(map(operator.is_, objects, self.objects)) and names == self.names
+        )
+
+
+def _looks(value: Any, named: frozenset[str]) -> Iterator[_Look]:
+    """What decides where a walk goes from a value, by ``named``: see ``captured``."""
+    members = list(value.modules()) if isinstance(value, torch.nn.Module) else [value]
+    if isinstance(value, torch.nn.Module):
+        yield from _looks_of_modules(members)
+    elif type(value) not in (tuple, frozenset) and _can_hold(value):
+        yield _Look.of(_children, value)
+    for owner in {type(member) for member in members}:
+        if captured.users_bases(owner.__mro__):
+            yield _Look.of(_of_class, owner, named)
+
+
+def _looks_of_modules(modules: list[torch.nn.Module]) -> Iterator[_Look]:
+    yield _Look.of(_types, modules)
+    for module in modules:
+        if _has_its_own_ways(module):
+            yield _Look.of(_unknown)
+            continue
+        yield _Look.of(_attributes, module)
+
+
+def _has_its_own_ways(module: torch.nn.Module) -> bool:
+    kind = type(module)
+    return "_parameters" not in vars(module) or any(
+        [getattr(kind, name) is not getattr(torch.nn.Module, name) for name in _WALKED]
+    )
+
+
+def _can_hold(value: Any) -> bool:
+    """Whether a walk may find something else in a value later."""
+    has_slots = any(["__slots__" in vars(kind) for kind in type(value).__mro__])
+    return hasattr(value, "__dict__") or has_slots or isinstance(value, list | tuple | set | dict)
+
+
+def _children(value: Any) -> tuple[list[Any], list[Any]]:
+    # Of these, names take longer to make than to compare what is held.
+    if type(value) is list:
+        return [], value[: captured.ENTRIES]
+    if type(value) is dict:
+        count = captured.ENTRIES
+        return list(itertools.islice(value, count)), list(itertools.islice(value.values(), count))
+    names, objects = [], []
+    for name, child in captured.children(value):
+        names.append(name)
+        objects.append(child)
+    kind = type(value)
+    decisive = value.__code__ if kind is types.FunctionType else kind.__mro__
+    return names, [*objects, kind, decisive]
+
+
+def _attributes(module: torch.nn.Module) -> tuple[list[Any], list[Any]]:
+    held, parameters, buffers, modules = vars(module), module._parameters, module._buffers, module._modules
+    objects = [*held.values(), *parameters.values(), *buffers.values(), *modules.values()]
+    return [*held, *parameters, *buffers, *modules], objects
+
+
+def _types(values: list[Any]) -> tuple[list[Any], list[Any]]:
+    return [], [kind for value in values for kind in (type(value), type(value).__mro__)]
+
+
+def _of_class(owner: type, named: frozenset[str]) -> tuple[list[Any], list[Any]]:
+    found = captured.of_class(owner, named)
+    return list(found), list(found.values())
+
+
+def _unknown() -> tuple[list[Any], list[Any]]:
+    """Nothing that could be the same a second time."""
+    return [], [object()]
