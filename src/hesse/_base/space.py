@@ -24,6 +24,7 @@ class Space:
         size: length of a flat vector.
         dtype: real dtype of flat vectors, at least float32.
         device: device of flat vectors, that of the first leaf.
+        whole_size: that of a whole one, of which this process may hold a part.
     """
 
     def __init__(self, leaves: Sequence[Tensor], spec: Spec, name: str) -> None:
@@ -31,7 +32,7 @@ class Space:
         self.spec = spec
         self.name = name
         self.lengths = [leaf.numel() * (2 if leaf.dtype.is_complex else 1) for leaf in leaves]
-        self.size = sum(self.lengths)
+        self.size = self.whole_size = sum(self.lengths)
         self.dtype = torch.float32
         for leaf in leaves:
             self.dtype = torch.promote_types(self.dtype, leaf.dtype.to_real())
@@ -46,6 +47,10 @@ class Space:
         )
         # A lone vector is flat as it is: views of it would take as long as a small product.
         self._is_vector = self._is_plain and len(leaves) == 1 and leaves[0].dim() == 1
+
+    def part(self, positions: Sequence[int], spec: Spec, name: str) -> Space:
+        """The space of some of its leaves."""
+        return Space([self.leaves[position] for position in positions], spec, name)
 
     def check(self, v: Any) -> list[Tensor]:
         """The entries of a structured vector in flat order, or one sentence that names what does not fit."""
