@@ -36,6 +36,15 @@ def sharded(mesh: DeviceMesh) -> nn.Module:
     return fully_shard(model, mesh=mesh)
 
 
+def strided(mesh: DeviceMesh) -> nn.Module:
+    """Tensor parallel in part, and cut by FSDP in another."""
+    model = network()
+    parallelize_module(model, mesh, {"2": ColwiseParallel()})
+    fully_shard(model[0], mesh=mesh)
+    model[0].register_parameter("more", nn.Parameter(DTensor.from_local(torch.ones(3), mesh, [Replicate()])))
+    return model
+
+
 def dense_hessian(x: Tensor) -> Tensor:
     """Of the network's mean loss over x, by torch alone."""
     model = network()
@@ -80,10 +89,20 @@ def of_parameters(name: str, model: nn.Module, x: Tensor) -> Any:
 ENTRIES = ["vhp", "hvp", "jvp", "vjp", "jacobian", "hessian", "Hessian", "Jacobian", "GaussNewton"]
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
-def test_an_operator_over_data_refuses_a_model_of_fsdp(operator: Any, mesh: DeviceMesh, x: Tensor) -> None:
-    with pytest.raises(NotImplementedError, match=rf"^{operator.__name__} .* model of FSDP.*get_model_state_dict"):
-        operator(sharded(mesh), CROSS_ENTROPY, (x, LABELS))
+def test_an_operator_over_data_takes_a_model_of_fsdp_of_one_rank(mesh: DeviceMesh, x: Tensor) -> None:
+    v = torch.linspace(-1, 1, 76, dtype=torch.float64)
+    H = hesse.LossHessian(sharded(mesh), CROSS_ENTROPY, (x, LABELS))
+    torch.testing.assert_close(H @ v, dense_hessian(x) @ v)
+
+
+def test_what_is_evaluated_beside_operators_refuses_a_model_of_fsdp(mesh: DeviceMesh, x: Tensor) -> None:
+    problem = hesse.Problem(model=sharded(mesh), loss=CROSS_ENTROPY, data=(x, LABELS))
+    with pytest.raises(NotImplementedError, match=r"^Problem .* model of FSDP.*get_model_state_dict"):
+        problem.function()
+    with pytest.raises(
+        NotImplementedError, match=r"^LossHessian takes a model whose parameters fully_shard cut over one mesh, but"
+    ):
+        hesse.LossHessian(strided(mesh), CROSS_ENTROPY, (x, LABELS))
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

@@ -16,7 +16,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NOT_RUN = {
     "docs/coming-from.md": "other libraries' code, which the benchmark runs",
     "docs/limits.md": "needs several ranks; tests/distributed has the same",
-    "docs/ranks.md": "needs several ranks; examples/ranks.py has the same, and a test runs it",
+    "docs/ranks.md": "needs several ranks; examples/ranks.py and sharded.py have the same, and tests run them",
     "docs/memory.md": "a line with names of the reader",
     "docs/rules.md": "a rule that is in the source",
 }

@@ -40,11 +40,25 @@ def is_dtensor(tensor: Tensor) -> bool:
     return type(tensor) not in (Tensor, nn.Parameter) and "DTensor" in _names(tensor)
 
 
-def refuse_model(model: nn.Module, name: str) -> None:
-    """Raise if a model, whose parameters ``name`` would differentiate by, is shared by several ranks."""
+def is_fsdp(module: nn.Module) -> bool:
+    """Whether ``fully_shard`` was called on a module."""
+    return "FSDPModule" in _names(module)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether ``fully_shard`` cut up a model, or a part of it."""
+    return any(map(is_fsdp, model.modules()))
+
+
+def refuse_model(model: nn.Module, name: str, *, sharded: bool = False) -> None:
+    """Raise if a model, whose parameters ``name`` would differentiate by, is shared by several ranks.
+
+    One that ``fully_shard`` cut up passes if it is to be evaluated as such, with DTensors for parameters.
+    """
     for module in model.modules():
-        _refuse_module(module, name)
-    for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if not (sharded and is_fsdp(module)):
+            _refuse_module(module, name)
+    for key, tensor in [*([] if sharded else model.named_parameters()), *model.named_buffers()]:
         if is_dtensor(tensor):
             raise NotImplementedError(
                 f"{name} cannot be made of a model with DTensors, as tensor parallel makes them, but {key!r} is"

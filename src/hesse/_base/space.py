@@ -24,6 +24,7 @@ class Space:
         size: length of a flat vector.
         dtype: real dtype of flat vectors, at least float32.
         device: device of flat vectors, that of the first leaf.
+        whole_size: that of a whole one, of which this process may hold a part.
     """
 
     def __init__(self, leaves: Sequence[Tensor], spec: Spec, name: str) -> None:
@@ -38,7 +39,7 @@ class Space:
             self.lengths.append(leaf.numel() * (2 if dtype.is_complex else 1))
             if dtype != self.dtype:
                 self.dtype = torch.promote_types(self.dtype, dtype.to_real())
-        self.size = sum(self.lengths)
+        self.size = self.whole_size = sum(self.lengths)
         # Dense real leaves of the flat vectors' own dtype and device need no cast.
         self._is_plain = True
         for leaf in leaves:
@@ -47,6 +48,10 @@ class Space:
                 self._is_plain = False
         # A lone vector is flat as it is: views of it would take as long as a small product.
         self._is_vector = self._is_plain and len(leaves) == 1 and leaves[0].dim() == 1
+
+    def part(self, positions: Sequence[int], spec: Spec, name: str) -> Space:
+        """The space of some of its leaves."""
+        return Space([self.leaves[position] for position in positions], spec, name)
 
     def check(self, v: Any) -> list[Tensor]:
         """The entries of a structured vector in flat order, or one sentence that names what does not fit."""

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from hesse._autograd.captured import captured
 from hesse._base import checks, trees
 from hesse._base.errors import StalePointError, first_line
-from hesse._base.several_ranks import refuse_model, refusing_models
+from hesse._base.several_ranks import is_sharded, refuse_model, refusing_models
+from hesse._base.space import Space
 from hesse._base.trees import Spec
 from hesse._data import rows
 from hesse._data.losses import (
@@ -24,6 +25,8 @@ from hesse._data.losses import (
 from hesse._data.objective import Counted, Prediction, require_scalar
 from hesse._data.parameters import Params, select
 from hesse._data.private_model import Model, Private
+from hesse._data.sharded_model import ShardedModel, reshard
+from hesse._ranks.group import Ranks
 
 Call = Callable[[nn.Module, Any, Any], Tensor]
 """The loss of a batch, made from model, loss and batch."""
@@ -42,15 +45,26 @@ def model_objective(
     output: Output | None = None,
     weight: Weight | None = None,
     predicts: bool = False,
+    ranks: Ranks | None = None,
 ) -> ModelObjective:
-    """The loss of a batch as a function of the model's chosen parameters as they are now."""
+    """The loss of a batch as a function of the model's chosen parameters as they are now; ``ranks`` may share it."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"The model given to {name} should be a torch.nn.Module but has type {type(model)}.")
-    refuse_model(model, name)
+    sharded = ranks is not None and is_sharded(model)
+    if not sharded:
+        refuse_model(model, name)
     if call is not None and output is not None:
         raise TypeError(f"{name} takes call= or output=, which both say what the loss of a batch is, but got both.")
+    if sharded:
+        reshard(model)
+    functions, chosen = (loss, call, output), select(model, params, name)
+    if sharded:
+        assert ranks is not None
+        made: Model = ShardedModel(model, chosen, functions, name, ranks)
+    else:
+        made = Model(model, chosen, functions, name)
     return ModelObjective(
-        Model(model, select(model, params, name), (loss, call, output), name),
+        made,
         loss,
         call=call,
         output=output,
@@ -85,7 +99,7 @@ class ModelObjective:
     ) -> None:
         checks.functions(name, optional=True, loss=loss, call=call, output=output, weight=weight)
         self.model = model
-        self.leaves: list[Tensor] = list(model.chosen.values())
+        self.leaves = model.leaves
         names = list(model.chosen)
         self.spec = Spec(
             lambda leaves: dict(zip(names, leaves, strict=True)), tuple([(key,) for key in names]), length=None
@@ -107,9 +121,12 @@ class ModelObjective:
         return self.model.batch_statistics()
 
     def tensors(self) -> Iterator[Tensor]:
-        """All parameters and buffers, chosen or not."""
-        yield from self.model.module.parameters()
-        yield from self.model.module.buffers()
+        """All parameters and buffers that are the same on all ranks, chosen or not."""
+        yield from self.model.tensors()
+
+    def space(self) -> Space:
+        """The vectors of the parameters."""
+        return self.model.space(self.spec, self.name)
 
     def require_same_mode(self) -> None:
         """Raise if the model is not the one that this was made of, in the same mode."""
@@ -129,6 +146,7 @@ class ModelObjective:
             return value, counted
 
         found: tuple[Tensor, Counted] = self.model.run(x, refusing_models(self.name, evaluate))
+        self.model.weigh(lambda: self.count(batch, found[1]))
         return found
 
     def predict(self, x: Sequence[Tensor], batch: Any) -> Prediction:
@@ -140,6 +158,7 @@ class ModelObjective:
             return prediction
 
         found: Prediction = self.model.run(x, refusing_models(self.name, evaluate))
+        self.model.weigh(lambda: self.count(batch, found.counted))
         return found
 
     def _value(self, private: Private, batch: Any) -> tuple[Tensor, Counted]:

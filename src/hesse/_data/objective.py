@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from hesse._base.space import Space
 from hesse._base.trees import Spec
 from hesse._data.losses import Known
 
@@ -101,7 +102,11 @@ class Objective(Protocol):
         ...
 
     def tensors(self) -> Iterable[Tensor]:
-        """All parameters and buffers, chosen or not."""
+        """All parameters and buffers that are the same on all ranks, chosen or not."""
+        ...
+
+    def space(self) -> Space:
+        """The vectors of the variables."""
         ...
 
     def require_same_mode(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -14,6 +14,8 @@ from hesse._autograd.agreement import coarsest, disagreement
 from hesse._autograd.aliases import Aliases
 from hesse._autograd.blueprint import Blueprint
 from hesse._autograd.captured import same
+from hesse._base.space import Space
+from hesse._base.trees import Spec
 from hesse._linearize.guard import State, address
 
 Result = TypeVar("Result")
@@ -47,11 +49,15 @@ class Model:
         chosen: those of its parameters that are variables, by name.
         functions: functions of the user's that may lead to modules of the model, which then lead to the copies.
         name: the operator that errors speak of.
+
+    Attributes:
+        leaves: the variables at the point.
     """
 
     def __init__(self, model: nn.Module, chosen: dict[str, nn.Parameter], functions: Sequence[Any], name: str) -> None:
         self.module = model
         self.chosen = chosen
+        self.leaves: list[Tensor] = list(chosen.values())
         self._operator = name
         self._blueprint = Blueprint(model, *functions)
         tensors = self._blueprint.tensors
@@ -118,16 +124,25 @@ class Model:
     @functools.cached_property
     def as_it_is(self) -> Private:
         """The model and the functions with the user's own tensors, as a program looks for them."""
-        return _private(self._blueprint.make(self._given))
+        return self._made(self._given)
 
     def _private(self, x: Sequence[Tensor], copied: Sequence[int]) -> Private:
-        return _private(self._blueprint.make(self._tensors(x, copied)))
+        return self._made(self._tensors(x, copied))
 
-    def _tensors(self, x: Sequence[Tensor], copied: Sequence[int]) -> list[Any]:
-        tensors = self._given.copy()
+    def _made(self, tensors: Sequence[Any]) -> Private:
+        """Copies of the model and of the functions, with these tensors."""
+        copies = self._blueprint.make(tensors)
+        return Private(copies[0], copies[1:])
+
+    def _put(self, x: Sequence[Tensor], tensors: list[Any]) -> None:
+        """The variables into their places."""
         for place, leaf in zip(self._variables, x, strict=True):
             if place is not None:
                 tensors[place] = leaf
+
+    def _tensors(self, x: Sequence[Tensor], copied: Sequence[int]) -> list[Any]:
+        tensors = self._given.copy()
+        self._put(x, tensors)
         places = self._aliases.together([*self._copied, *copied])
         for place, fresh in self._aliases.copies(tensors, places):
             tensors[place] = fresh
@@ -142,7 +157,7 @@ class Model:
         users = [module for module in self._modules if not type(module).__module__.startswith("torch.")]
         states = [State.of("", parameter) for module in users for parameter in module.parameters(recurse=False)]
         tensors = self._tensors(x, plain)
-        private = _private(self._blueprint.make(tensors))
+        private = self._made(tensors)
         try:
             result = evaluate(private)
         finally:
@@ -224,14 +239,22 @@ class Model:
                 return f"{key or 'the model itself'} ({type(module).__name__})"
         return None
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Parameters and buffers that every rank has whole."""
+        yield from self.module.parameters()
+        yield from self.module.buffers()
+
+    def space(self, spec: Spec, name: str) -> Space:
+        """The vectors of the chosen parameters."""
+        return Space(self.leaves, spec, name)
+
+    def weigh(self, count: Callable[[], float | None]) -> None:
+        """The last evaluation's loss is a mean of so many terms; only ranks that hold it together need to know."""
+
     def device(self) -> torch.device | None:
         """Where the model is, or None where it is on several devices and places tensors itself."""
         devices = {tensor.device for tensor in [*self.module.parameters(), *self.module.buffers()]}
         return devices.pop() if len(devices) == 1 else None
-
-
-def _private(copies: list[Any]) -> Private:
-    return Private(copies[0], copies[1:])
 
 
 def _made_parameter(module: nn.Module, given: Sequence[Tensor | None]) -> str | None:

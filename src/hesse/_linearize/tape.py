@@ -298,6 +298,8 @@ def refuse_replay_inside_transform() -> None:
 def _saved_tensors(roots: Sequence[Tensor | Node]) -> Iterator[Tensor]:
     """Every tensor that the graph above ``roots`` saved, without unpacking: a checkpoint would be recomputed."""
     for node in graph.nodes(roots):
+        # A unit of a sharded model has a graph of its own.
+        yield from _saved_tensors(getattr(node, "hesse_inner_roots", list)())
         for name in _saved_names(type(node)):
             saved = getattr(node, name)
             for entry in saved if isinstance(saved, list | tuple) else (saved,):

@@ -17,12 +17,14 @@ from hesse._data.batches import Batches
 from hesse._data.objective import Objective
 from hesse._data.options import DataKeywords, DataOptions
 from hesse._data.parameters import matching
+from hesse._data.sharded_model import ShardedModel
 from hesse._linearize.engines import Engines
 from hesse._linearize.guard import Guard
 from hesse._operators.block import Block
 from hesse._operators.data_point import DataPoint, MakeTerm
 from hesse._operators.function_point import FunctionPoint
 from hesse._operators.point import PointOperator
+from hesse._operators.sharded_point import ShardedPoint
 from hesse._operators.shared_point import SharedPoint
 from hesse._operators.sharing import share_data
 from hesse._operators.terms import Part
@@ -80,20 +82,26 @@ class DataOperator(PointOperator):
             name = objective.name
             before = earlier.local if isinstance(earlier, SharedPoint) else earlier
             assert before is None or isinstance(before, DataPoint)
+            batches = Batches(
+                self._data,
+                objective.device,
+                name,
+                pairs=objective.known is not None,
+                may_be_empty=ranks is not None,
+                most=None if ranks is None else own_rows(self._data, ranks.size, ranks.rank),
+            )
+            guard = Guard(name, self._watched(), remedy="at()")
+            model = getattr(objective, "model", None)
+            if isinstance(model, ShardedModel):
+                assert ranks is not None
+                return ShardedPoint(ranks, model, objective, self._make_term, batches, options, engines, guard, seed)
             return DataPoint(
                 objective,
                 self._make_term,
-                Batches(
-                    self._data,
-                    objective.device,
-                    name,
-                    pairs=objective.known is not None,
-                    may_be_empty=ranks is not None,
-                    most=None if ranks is None else own_rows(self._data, ranks.size, ranks.rank),
-                ),
+                batches,
                 options,
                 engines,
-                Guard(name, self._watched(), remedy="at()"),
+                guard,
                 None if before is None else before.plan,
                 seed,
                 is_other=where is not None,
@@ -145,7 +153,10 @@ class DataOperator(PointOperator):
         Raises:
             KeyError: no parameter matches.
         """
-        return self._block(self._positions(rows), self._positions(rows if columns is None else columns))
+        rows_, columns_ = self._positions(rows), self._positions(rows if columns is None else columns)
+        if rows_ != columns_:
+            self._require_whole("a block of some parameters by others")
+        return self._block(rows_, columns_)
 
     def blocks(self, by: Literal["parameter", "layer"] = "parameter") -> dict[str, Block]:
         """The diagonal blocks, by the name of the parameter or of the layer.
@@ -185,4 +196,4 @@ def _part(space: Space, positions: tuple[int, ...]) -> Space:
     paths = tuple([space.spec.paths[position] for position in positions])
     names = [dotted_name(path) for path in paths]
     spec = Spec(lambda leaves: dict(zip(names, leaves, strict=True)), tuple([(name,) for name in names]), length=None)
-    return Space([space.leaves[position] for position in positions], spec, "block")
+    return space.part(positions, spec, "block")

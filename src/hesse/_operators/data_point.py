@@ -73,7 +73,7 @@ class DataPoint(Point):
         is_other: bool = False,
         is_part: bool = False,
     ) -> None:
-        super().__init__(Space(objective.leaves, objective.spec, objective.name), engines, strict=False)
+        super().__init__(objective.space(), engines, strict=False)
         self.guard = guard
         self.objective, self.batches, self.options = objective, batches, options
         self._make, self._is_part = make, is_part

@@ -72,7 +72,9 @@ class EmpiricalFisher(DataOperator):
         model, ranks = ranks_of(model, how.group, "EmpiricalFisher")
 
         def objective() -> Objective:
-            return model_objective("EmpiricalFisher", model, loss, params, output=output, weight=weight, predicts=True)
+            return model_objective(
+                "EmpiricalFisher", model, loss, params, output=output, weight=weight, predicts=True, ranks=ranks
+            )
 
         def term(
             objective: Objective, linearize: Linearize, batch: Any, reduction: Reduction, place: Place

@@ -81,7 +81,9 @@ class Fisher(DataOperator):
         seed = seed_of(ranks, "the draws of a Fisher", int(generator("Fisher", rng).integers(2**62)))
 
         def objective() -> Objective:
-            made = model_objective("Fisher", model, loss, params, output=output, weight=weight, predicts=True)
+            made = model_objective(
+                "Fisher", model, loss, params, output=output, weight=weight, predicts=True, ranks=ranks
+            )
             if made.known is None:
                 raise TypeError(
                     "Fisher needs the distribution of targets that the loss means, and knows those of PyTorch's cross"

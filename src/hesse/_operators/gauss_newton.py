@@ -99,7 +99,9 @@ class GaussNewton(DataOperator):
             self.positive_semidefinite = recognize(loss) is not None
 
             def objective() -> Objective:
-                return model_objective("GaussNewton", module, loss, params, output=output, weight=weight, predicts=True)
+                return model_objective(
+                    "GaussNewton", module, loss, params, output=output, weight=weight, predicts=True, ranks=ranks
+                )
 
             super().__init__(objective, _term, data, how, lambda: watched(module, loss, output), ranks)
             return

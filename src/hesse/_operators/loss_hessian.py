@@ -29,7 +29,8 @@ class LossHessian(DataOperator):
     ragged last batch and masked tokens give the Hessian of the true mean, that of one large batch.
 
     Args:
-        model: any ``nn.Module``; it is left as it is.
+        model: any ``nn.Module``; it is left as it is. Of one that ``fully_shard`` cut up, flat vectors hold the entries
+            of this rank, and structured vectors DTensors.
         loss: for a batch that is a pair (x, y) called as ``loss(model(x), y)``, for any other batch (a dict, a tensor,
             a longer tuple) as ``loss(model, batch)``; None for Hugging Face's ``model(**batch).loss``. Returns a
             tensor with a single element.
@@ -57,8 +58,8 @@ class LossHessian(DataOperator):
             ``"per batch"`` takes the sum of the batches' own losses.
         progress: show a bar for each pass over the data, on a terminal.
         group: the process group of ranks that each have a part of the data, and the same model; left out for a model in
-            ``DistributedDataParallel``, whose group it is. Making the operator and asking it is then a collective call,
-            and results are the same on all ranks.
+            ``DistributedDataParallel`` or of ``fully_shard``, whose group it is. Making the operator and asking it is
+            then a collective call, and results are the same on all ranks.
 
     Attributes:
         value, gradient: the loss and its gradient, found in the same pass as the first product.
@@ -103,7 +104,9 @@ class LossHessian(DataOperator):
         model, ranks = ranks_of(model, how.group, "LossHessian")
 
         def objective() -> Objective:
-            return model_objective("LossHessian", model, loss, params, call=call, output=output, weight=weight)
+            return model_objective(
+                "LossHessian", model, loss, params, call=call, output=output, weight=weight, ranks=ranks
+            )
 
         super().__init__(
             objective,
@@ -130,5 +133,6 @@ class LossHessian(DataOperator):
         Raises:
             KeyError, TypeError: a batch has no such part, or it is no floating-point tensor.
         """
+        self._require_whole("data_block()")
         assert isinstance(self._point, DataPoint | SharedPoint)
         return MixedBlock(self._point, part)

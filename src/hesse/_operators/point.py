@@ -16,6 +16,7 @@ from hesse._autograd.gradients import unaliased
 from hesse._autograd.thread_state import untraced
 from hesse._base import precision
 from hesse._base.space import Space, Splits
+from hesse._data.sharded_space import ShardedSpace
 from hesse._linearize.choice import Choice, EngineName
 from hesse._linearize.chunks import WIDTH, Chunks, Rows
 from hesse._linearize.engines import Engines
@@ -252,7 +253,8 @@ class PointOperator(Operator):
         self._point, self._part = point, part
         self._transposed_part = Part(part.targets, part.sources)
         self.domain, self.range = domain, range_
-        self.shape = (range_.size, domain.size)
+        self.shape = (range_.whole_size, domain.whole_size)
+        self.shards = domain.shards if isinstance(domain, ShardedSpace) else None
         self.dtype, self.device = torch.promote_types(domain.dtype, range_.dtype), domain.device
         self.symmetric = symmetric
         self.differentiable = point.create_graph
@@ -329,6 +331,7 @@ class PointOperator(Operator):
 
     def rows(self, indices: Indices) -> Tensor:
         """Some rows of the matrix, (k, n): one product each, in chunks that stay within ``memory``."""
+        self._require_whole("rows()")
         units = UnitVectors(self.range.size, self.range.dtype, self.device, row_numbers(indices, self.shape[0]))
         return self._rows(units, not self.symmetric)
 
@@ -340,6 +343,7 @@ class PointOperator(Operator):
         Raises:
             MemoryBudgetError: the matrix and a product do not stay within ``memory``.
         """
+        self._require_whole("to_dense()")
         if self.differentiable:
             return super().to_dense()
         self._point.begin(min(self.shape))

@@ -13,12 +13,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hesse._base.errors import warn_caller
-from hesse._base.several_ranks import replicated
+from hesse._base.several_ranks import is_sharded, replicated
 from hesse._base.version import __version__
 from hesse._data.objective import Objective
 from hesse._data.options import DataOptions
+from hesse._data.sharded_model import ShardedModel, group_of
 from hesse._operators.data_point import DataPoint, drawn_seed
 from hesse._operators.function_point import FunctionPoint
+from hesse._operators.sharded_point import ShardedPoint
 from hesse._operators.shared_point import SharedPoint
 from hesse._ranks.group import Ranks
 from hesse._ranks.marks import differs, mark
@@ -33,6 +35,13 @@ _FREE = ("memory", "progress", "group")
 
 def ranks_of(model: nn.Module, group: dist.ProcessGroup | None, name: str) -> tuple[nn.Module, Ranks | None]:
     """The model that each rank evaluates, and the ranks that have other data for it; None for a process alone."""
+    if isinstance(model, nn.Module) and is_sharded(model):
+        own = group_of(model, name)
+        if group is not None and group is not own:
+            raise ValueError(
+                f"{name} was given group= and a model that is sharded over another group. Leave group= out."
+            )
+        return model, Ranks.of(own, alone=True)
     inner, own = replicated(model)
     if group is not None and own is not None and group is not own:
         raise ValueError(f"{name} was given group= and a model of another group. Leave group= out.")
@@ -76,8 +85,8 @@ def share_data(
     objective: Callable[[], Objective],
     make: Callable[[Objective, DataOptions, int], DataPoint],
     options: DataOptions,
-) -> SharedPoint:
-    """The weighted sum over the data of all ranks.
+) -> SharedPoint | ShardedPoint:
+    """The weighted sum over the data of all ranks, of which each has the model, or pieces of its parameters.
 
     Args:
         ranks: those that make it.
@@ -95,7 +104,7 @@ def share_data(
         return {
             "hesse": __version__,
             "torch": torch.__version__,
-            "parameters": _shapes(own.leaves),
+            "parameters": _shapes(own.model.chosen.values()),
             **{key: value for key, value in given.items() if key not in _FREE},
             "mark": mark(list(own.tensors()), _CPU),
             "seed": drawn_seed(),
@@ -108,6 +117,9 @@ def share_data(
     memory = ranks.least(f"the memory of a {name}", allowed, device, is_shared=is_shared)
     agreed = dataclasses.replace(options, memory=memory, progress=options.progress and ranks.is_first)
     seed = _of_rank(found[0]["seed"], ranks.rank)
+
+    if isinstance(made[0].model, ShardedModel):
+        return _sharded(ranks, name, lambda: make(made[0], agreed, seed))
 
     def local() -> dict[str, Any]:
         made.append(make(made[0], agreed, seed))
@@ -123,6 +135,37 @@ def share_data(
     return SharedPoint(ranks, made[1], _share(ranks, name, parts))
 
 
+def _sharded(ranks: Ranks, name: str, make: Callable[[], DataPoint]) -> ShardedPoint:
+    """The point that ranks make together, each step of it."""
+
+    def together() -> ShardedPoint:
+        point = make()
+        assert isinstance(point, ShardedPoint)
+        point.complete()
+        return point
+
+    point = ranks.together(f"the first pass of a {name}", together)
+    parts = ranks.gather(
+        f"what a {name} was made of",
+        lambda: {"reduction": point.plan.reduction, "checksums": point.batches.checksums},
+    )
+    _require_one_reduction(name, parts)
+    if ranks.is_first:
+        _warn_of_repeats(name, parts)
+    return point
+
+
+def _require_one_reduction(name: str, parts: Sequence[dict[str, Any]]) -> set[str]:
+    """The reductions of ranks that have batches, which are one; or one sentence."""
+    reductions = {part["reduction"] for part in parts if part["checksums"]}
+    if len(reductions) > 1:
+        raise ValueError(
+            f"The loss given to {name} counts as a mean over rows on some ranks and as a sum on others. Give"
+            ' reduction="mean" or "sum".'
+        )
+    return reductions
+
+
 def _share(ranks: Ranks, name: str, parts: Sequence[dict[str, Any]]) -> float:
     """This rank's share of the sum over all data."""
     having = [rank for rank, part in enumerate(parts) if part["checksums"]]
@@ -130,12 +173,7 @@ def _share(ranks: Ranks, name: str, parts: Sequence[dict[str, Any]]) -> float:
     if not weight:
         what = "holds nothing that counts: all weights are zero" if having else "holds no batch"
         raise ValueError(f"The data given to {name} {what}, on any rank.")
-    reductions = {parts[rank]["reduction"] for rank in having}
-    if len(reductions) > 1:
-        raise ValueError(
-            f"The loss given to {name} counts as a mean over rows on some ranks and as a sum on others. Give"
-            ' reduction="mean" or "sum".'
-        )
+    reductions = _require_one_reduction(name, parts)
     if ranks.is_first:
         _warn_of_repeats(name, parts)
     own = parts[ranks.rank]["weight"]

@@ -45,15 +45,15 @@ class Ranks:
         self._numbers = 0
 
     @staticmethod
-    def of(group: dist.ProcessGroup | None) -> Ranks | None:
-        """Those of a group; None for a rank that is alone."""
+    def of(group: dist.ProcessGroup | None, *, alone: bool = False) -> Ranks | None:
+        """Those of a group; None for a rank that is alone, unless that is asked for."""
         if group is None:
             return None
         if not isinstance(group, dist.ProcessGroup):
             raise TypeError(
                 f"group should be a process group of torch.distributed that this rank is in but is {group!r}."
             )
-        if dist.get_world_size(group) == 1:
+        if dist.get_world_size(group) == 1 and not alone:
             return None
         found = _known.get(group)
         if found is None:
@@ -157,6 +157,40 @@ class Ranks:
         places = [place for place, *_ in found]
         return max(1, min([size // (places.count(place) if shared else 1) for place, size, shared in found]))
 
+    def together(self, what: str, compute: Callable[[], T]) -> T:
+        """What this rank computes by steps that all ranks take; an error on one is raised on all.
+
+        A rank that fails between two steps says so where the others announce their next one.
+        """
+        self._announce(what, (), self._device)()
+        value, error = _tried(compute)
+        if error is not None and self._has_come(error):
+            raise error
+        self._announce(f"the end of {what}", (), self._device, error=error)()
+        return cast(T, value)
+
+    def step(self, what: str, begin: Callable[[], Any]) -> None:
+        """A collective within what ranks compute together, which all are about to begin.
+
+        So it is not long under way; with gloo some are not done before they are waited for.
+        """
+        self._announce(what, (), self._device)()
+        try:
+            begin().wait()
+        except BaseException as error:
+            self._left_alone(what, error)
+            raise
+
+    def _has_come(self, error: BaseException | None) -> bool:
+        """Whether all ranks raise an error, or what another one is the cause of."""
+        seen: set[int] = set()
+        while error is not None and id(error) not in seen:
+            if error is self._shared:
+                return True
+            seen.add(id(error))
+            error = error.__cause__ or error.__context__
+        return False
+
     def share(self, length: int) -> slice:
         """This rank's share of so many rows."""
         return slice(length * self.rank // self.size, length * (self.rank + 1) // self.size)
@@ -177,17 +211,27 @@ class Ranks:
         if error is not self._shared:
             self._notes.leave(self._count + 1, what, error)
 
-    def _announce(self, what: str, vector: Sequence[Tensor], device: torch.device, key: str = "") -> Callable[[], None]:
-        """Begin to tell what this rank is about to do; what is returned waits for the others, and compares."""
+    def _announce(
+        self,
+        what: str,
+        vector: Sequence[Tensor],
+        device: torch.device,
+        key: str = "",
+        error: BaseException | None = None,
+    ) -> Callable[[], None]:
+        """Begin to tell what this rank is about to do, or its error; what is returned waits for all, and compares."""
         self._count += 1
         said = torch.zeros(self.size, 3, dtype=widest(device), device=device)
-        said[self.rank, 0] = 1 + zlib.crc32(f"{self._count} {what} {key}".encode())
+        said[self.rank, 0] = -1 if error else 1 + zlib.crc32(f"{self._count} {what} {key}".encode())
         said[self.rank, 1:] = mark(vector, device)
         work = dist.all_reduce(said, group=self.group, async_op=True)
 
         def agree() -> None:
             self._finish(work, what, computing=False)
-            self._compare(what, key, said.cpu(), rounding(vector))
+            everywhere = said.cpu()
+            if bool((everywhere[:, 0] < 0).any()):
+                self._exchange(None, error)
+            self._compare(what, key, everywhere, rounding(vector))
 
         return agree
 
@@ -212,8 +256,13 @@ class Ranks:
         try:
             self._notes.wait(work, self._count, what, computing=computing)
         except BaseException as error:
-            self._notes.leave(self._count, what, error)
+            self._left_alone(what, error)
             raise
+
+    def _left_alone(self, what: str, error: BaseException) -> None:
+        """A collective failed: the others are told by a note, and are not waited for any more."""
+        self._notes.leave(self._count, what, error)
+        self._shared = error
 
 
 def _tried(compute: Callable[[], T]) -> tuple[Any, BaseException | None]:

@@ -1,0 +1,93 @@
+"""``ShardedSpace``: vectors of which each rank holds the entries of its pieces of the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from hesse._base.several_ranks import is_dtensor
+from hesse._base.space import Space
+from hesse._base.trees import Spec, dotted_name
+from hesse._base.vectors import check_vector
+from hesse._ranks.pieces import Bundle, Groups, Piece
+from hesse._ranks.shards import Shards
+
+
+class ShardedSpace(Space):
+    """Vectors structured like sharded parameters: flat ones are this rank's entries, structured ones are DTensors.
+
+    Making it is a collective call. Parameters that FSDP ignores are plain in structured vectors, and whole.
+
+    Args:
+        parameters: of the model.
+        leaves: this rank's piece of each.
+        pieces: how each is cut.
+        groups: the ranks.
+        spec, name: as of :class:`Space`.
+
+    Attributes:
+        shards: which entries of a flat vector this rank holds.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        leaves: Sequence[Tensor],
+        pieces: Sequence[Piece],
+        groups: Groups,
+        spec: Spec,
+        name: str,
+    ) -> None:
+        self._parameters, self._pieces, self._groups = list(parameters), list(pieces), groups
+        self._structure = spec
+        super().__init__(leaves, Spec(self._rebuilt, spec.paths, spec.length), name)
+        ranges: list[tuple[int, int]] = []
+        offset = 0
+        for parameter, piece in zip(parameters, pieces, strict=True):
+            ranges += piece.ranges(offset)
+            offset += parameter.numel()
+        self.whole_size = offset
+        self.shards = Shards(groups.ranks, offset, ranges)
+
+    def part(self, positions: Sequence[int], spec: Spec, name: str) -> Space:
+        """The space of some of its leaves."""
+        chosen = [(self._parameters[i], self.leaves[i], self._pieces[i]) for i in positions]
+        parameters, leaves, pieces = zip(*chosen, strict=True)
+        return ShardedSpace(parameters, leaves, pieces, self._groups, spec, name)
+
+    def holds(self, v: Tensor) -> bool:
+        """A tensor that is no DTensor is flat here."""
+        return is_dtensor(v) and super().holds(v)
+
+    def check(self, v: Any) -> list[Tensor]:
+        """This rank's entries of a structured vector, or one sentence that names what does not fit."""
+        entries = check_vector(self.name, v, self._parameters, self.spec)
+        return [
+            self._here(*found) for found in zip(entries, self._parameters, self._pieces, self.spec.paths, strict=True)
+        ]
+
+    def _here(self, entry: Any, parameter: Any, piece: Piece, path: Any) -> Tensor:
+        if not is_dtensor(entry):
+            return piece.here_of(entry)
+        if entry.device_mesh != parameter.device_mesh or entry.placements != parameter.placements:
+            raise ValueError(
+                f"Entry {dotted_name(path)} of the vector given to {self.name} should be placed as"
+                f" {parameter.placements} like the parameter but is placed as {entry.placements}. Call redistribute."
+            )
+        local: Tensor = entry.to_local()
+        return local
+
+    def _rebuilt(self, leaves: Sequence[Tensor]) -> Any:
+        from torch.distributed.tensor import DTensor  # loaded by whoever made the parameters
+
+        found: list[Tensor] = []
+        for leaf, parameter, piece in zip(leaves, self._parameters, self._pieces, strict=True):
+            if is_dtensor(parameter):
+                mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
+                shape, stride = parameter.shape, parameter.stride()
+                found.append(DTensor.from_local(leaf, mesh, placements, run_check=False, shape=shape, stride=stride))
+            else:
+                found += Bundle(self._groups, [piece], "an entry of a vector").gather([leaf])
+        return self._structure.rebuild(found)

@@ -1,0 +1,196 @@
+"""Parameters of which each rank holds a piece: where the entries are, and how whole ones are gathered and summed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd import Function
+
+from hesse._ranks.group import Ranks
+
+# PyTorch 2.13 renamed both, and warns of the earlier names.
+_all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
+class Groups(NamedTuple):
+    """The processes among which pieces lie.
+
+    Attributes:
+        ranks: all that make products together.
+        pieces: the group whose ranks hold the pieces of one copy.
+        copies: the group whose ranks hold the same piece, of several copies; None where there is one copy.
+    """
+
+    ranks: Ranks
+    pieces: dist.ProcessGroup
+    copies: dist.ProcessGroup | None
+
+
+class Piece:
+    """How a parameter is cut among ranks: along one dimension, in equal parts but for the last ones.
+
+    Args:
+        shape: of the parameter.
+        dim: the dimension; None for one whose flat entries are cut.
+        size, rank: among how many ranks, and which of them this is.
+
+    Attributes:
+        here: the shape of this rank's piece.
+        counts: how many entries each rank holds.
+    """
+
+    def __init__(self, shape: Sequence[int], dim: int | None, size: int, rank: int) -> None:
+        self._shape, self._rank = tuple(shape), rank
+        cut = self._shape if dim is not None else (math.prod(self._shape),)
+        dim = dim or 0
+        rows = cut[dim]
+        part = -(-rows // size)
+        self._starts = [min(place * part, rows) for place in range(size + 1)]
+        self._outer, self._inner = math.prod(cut[:dim]), math.prod(cut[dim + 1 :])
+        self._rows = rows
+        self.here = (*cut[:dim], self._starts[rank + 1] - self._starts[rank], *cut[dim + 1 :])
+        self.counts = [self._outer * self._inner * (end - start) for start, end in self._ends()]
+
+    def _ends(self) -> list[tuple[int, int]]:
+        return list(zip(self._starts, self._starts[1:], strict=False))
+
+    @property
+    def count(self) -> int:
+        """How many entries this rank holds."""
+        return self.counts[self._rank]
+
+    def ranges(self, offset: int) -> Iterator[tuple[int, int]]:
+        """Index and number of consecutive entries that this rank holds, of a parameter that begins at ``offset``."""
+        start, end = self._ends()[self._rank]
+        for outer in range(self._outer):
+            yield offset + (outer * self._rows + start) * self._inner, (end - start) * self._inner
+
+    def here_of(self, whole: Tensor) -> Tensor:
+        """This rank's piece of a whole parameter, in its memory where that is in order."""
+        return self.parts(whole)[self._rank].reshape(self.here)
+
+    def whole(self, parts: Sequence[Tensor]) -> Tensor:
+        """The parameter, of the flat entries of each rank."""
+        views = [
+            part.view(self._outer, (end - start) * self._inner)
+            for part, (start, end) in zip(parts, self._ends(), strict=True)
+        ]
+        return torch.cat(views, dim=1).view(self._shape)
+
+    def parts(self, whole: Tensor) -> Sequence[Tensor]:
+        """The inverse: the entries of each rank, two-dimensional."""
+        lengths = [(end - start) * self._inner for start, end in self._ends()]
+        return whole.reshape(self._outer, self._rows * self._inner).split_with_sizes(lengths, dim=1)
+
+
+class Bundle:
+    """Pieces of one dtype that travel together: one collective gathers all of them, and one sums all.
+
+    Args:
+        groups: the processes among which they lie.
+        pieces: how each is cut.
+        what: they are of, for a sentence.
+    """
+
+    def __init__(self, groups: Groups, pieces: Sequence[Piece], what: str) -> None:
+        self.pieces = list(pieces)
+        self._groups, self._what = groups, what
+        self._places = [0]
+        for piece in pieces:
+            self._places.append(self._places[-1] + max(piece.counts))
+
+    def gather(self, pieces: Sequence[Tensor]) -> list[Tensor]:
+        """Whole parameters of the pieces of all ranks."""
+        flat = pieces[0].new_zeros(self._places[-1])
+        for place, piece in zip(self._places, pieces, strict=False):
+            flat[place : place + piece.numel()] = piece.reshape(-1)
+        ranks, group = self._groups.ranks, self._groups.pieces
+        found = flat.new_empty(len(self.pieces[0].counts), len(flat))
+        ranks.step(
+            f"the gathering of {self._what}", lambda: _all_gather(found.view(-1), flat, group=group, async_op=True)
+        )
+        return [
+            piece.whole([row[place : place + count] for row, count in zip(found, piece.counts, strict=True)])
+            for place, piece in zip(self._places, self.pieces, strict=False)
+        ]
+
+    def sum(self, wholes: Sequence[Tensor], weight: float) -> list[Tensor]:
+        """This rank's piece of the sum over ranks of weighted whole tensors; nothing of a rank without a weight."""
+        dtype = torch.promote_types(wholes[0].dtype, torch.float32)
+        here = wholes[0].new_zeros(len(self.pieces[0].counts), self._places[-1], dtype=dtype)
+        if weight:
+            for place, piece, whole in zip(self._places, self.pieces, wholes, strict=False):
+                for row, part in zip(here, piece.parts(whole), strict=True):
+                    row[place : place + part.numel()].view(part.shape).copy_(part)
+            here *= weight
+        ranks, group, copies = self._groups
+        found = here.new_empty(here.shape[1])
+        what = f"the sum of {self._what}"
+        ranks.step(what, lambda: _reduce_scatter(found, here.view(-1), group=group, async_op=True))
+        if copies is not None:
+            ranks.step(what, lambda: dist.all_reduce(found, group=copies, async_op=True))
+        return [
+            found[place : place + piece.count].view(piece.here).to(whole.dtype)
+            for place, piece, whole in zip(self._places, self.pieces, wholes, strict=False)
+        ]
+
+
+class Share:
+    """What this rank's part of a function counts in the sum over ranks.
+
+    Attributes:
+        weight: that; known before a gradient is taken.
+        is_idle: whether sums are not needed now, but only what they depend on: they are zeros, and cost nothing.
+    """
+
+    weight: float | None = None
+    is_idle = False
+
+
+class Gather(Function):
+    """Pieces to whole parameters. Its transpose adds up over ranks, each with its weight.
+
+    Cotangents of whole parameters are this rank's alone, and in units of its weight. So derivatives of any order are
+    those of the weighted sum of all ranks' functions.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, bundle: Bundle, share: Share, *pieces: Tensor) -> tuple[Tensor, ...]:
+        """Whole parameters."""
+        ctx.bundle, ctx.share = bundle, share
+        return tuple(bundle.gather(pieces))
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        """This rank's pieces of the sum."""
+        return (None, None, *Sum.apply(ctx.bundle, ctx.share, *cotangents))  # type: ignore[no-untyped-call]  # no types there
+
+
+class Sum(Function):
+    """The transpose of :class:`Gather`."""
+
+    @staticmethod
+    def forward(ctx: Any, bundle: Bundle, share: Share, *wholes: Tensor) -> tuple[Tensor, ...]:
+        """Pieces of the weighted sum over ranks."""
+        ctx.bundle, ctx.share = bundle, share
+        if share.is_idle:
+            return tuple([whole.new_zeros(piece.here) for piece, whole in zip(bundle.pieces, wholes, strict=True)])
+        assert share.weight is not None
+        return tuple(bundle.sum(wholes, share.weight))
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        """Whole tensors, in units of this rank's weight."""
+        return (None, None, *gathered(ctx.bundle, ctx.share, cotangents))
+
+
+def gathered(bundle: Bundle, share: Share, pieces: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Whole parameters, which autograd follows to their pieces."""
+    found: tuple[Tensor, ...] = Gather.apply(bundle, share, *pieces)  # type: ignore[no-untyped-call]  # no types there
+    return found
