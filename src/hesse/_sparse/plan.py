@@ -54,6 +54,11 @@ class SparsePlan:
         """How many products the matrix takes."""
         return len(self.begins) - 1
 
+    @property
+    def num_products(self) -> int:
+        """How many products the matrix and its comparison take."""
+        return self.num_colors + len(self.vectors)
+
     def seeds(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
         """The vectors to multiply, one a row: each the sum of the unit vectors of its color."""
         seeds = torch.empty(stop - start, len(self.colors), dtype=dtype, device=self.colors.device)
