@@ -369,3 +369,14 @@ def test_entries_are_read_and_compared_in_several_threads(monkeypatch):
         lacking[place, place + 1] = lacking[place + 1, place] = 0
         with pytest.raises(ValueError, match=rf"lacks an entry in row ({place}|{place + 1}):"):
             hesse.sparse_hessian(rosenbrock, x, lacking.tocsr() != 0)
+
+
+def test_errors_of_sparse_hessian_name_it():
+    with pytest.raises(TypeError, match=r"^The inputs given to sparse_hessian must be"):
+        hesse.sparse_hessian(rosenbrock, [1, 2])
+    with pytest.raises(RuntimeError, match=r"function given to sparse_hessian should"):
+        hesse.sparse_hessian(lambda x: x * 2, random(3))
+    with pytest.raises(ValueError, match=r"^The pattern given to sparse_hessian should have shape \(5, 5\)"):
+        hesse.sparse_hessian(rosenbrock, random(5), band(4))
+    with pytest.raises(ValueError, match=r"^The pattern given to sparse_hessian\(\) lacks an entry in row"):
+        hesse.sparse_hessian(rosenbrock, random(5), np.eye(5, dtype=bool))

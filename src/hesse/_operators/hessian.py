@@ -142,7 +142,9 @@ class Hessian(PointOperator):
 
         variables = Space(at.leaves, at.spec, self._entry)
         point = at_point(
-            self._entry, self.ranks, lambda: FunctionPoint(variables, engines, term, lambda: tensors_of(func, inputs, at))
+            self._entry,
+            self.ranks,
+            lambda: FunctionPoint(variables, engines, term, lambda: tensors_of(func, inputs, at)),
         )
         super().__init__(point, point.whole, point.variables, point.variables, symmetric=True)
 

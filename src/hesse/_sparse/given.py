@@ -23,9 +23,7 @@ _KINDS = (
 )
 
 
-def given_pattern(
-    pattern: Any, shape: tuple[int, int], *, symmetric: bool, name: str = "to_sparse"
-) -> Pattern:
+def given_pattern(pattern: Any, shape: tuple[int, int], *, symmetric: bool, name: str = "to_sparse") -> Pattern:
     """The pattern of a matrix of this shape, or one sentence that says what does not fit.
 
     Args:

@@ -16,7 +16,6 @@ from hesse._operators.operator import Operator
 from hesse._operators.scipy import is_symmetric
 from hesse._sparse.to_scipy import to_scipy
 
-
 Library = Literal["CHOLMOD", "SuperLU"]
 
 
@@ -120,8 +119,8 @@ def _columns(matrix: Any) -> Any:
         matrix = to_scipy(matrix)
     if not scipy.sparse.issparse(matrix):
         raise TypeError(
-            f"factorize takes a sparse tensor, a SciPy sparse matrix or an operator but got {type(matrix)}. Give"
-            " to_sparse() of a dense tensor."
+            f"factorize takes an operator, a sparse tensor or a SciPy sparse matrix but got {type(matrix)}. Give a dense"
+            " tensor as matrix.to_sparse()."
         )
     stored: Any = matrix
     m, n = stored.shape

@@ -23,7 +23,7 @@ def minimize(
     func: Callable[..., Any],
     x0: Any,
     *,
-    method: Literal["newton", "sparse-newton", "levenberg-marquardt"] = "newton",
+    method: Literal["newton", "levenberg-marquardt", "sparse-newton"] = "newton",
     pattern: Any = None,
     engine: Name | Choice = "auto",
     verify: bool = True,
@@ -50,7 +50,7 @@ def minimize(
             ``"levenberg-marquardt"`` the residuals, a tensor or a structure of them.
         x0: where to begin, left as it is: a floating-point or complex tensor, or a structure of them; an outermost
             tuple is splatted into ``func``.
-        method: ``"newton"``, ``"sparse-newton"`` or ``"levenberg-marquardt"``.
+        method: ``"newton"``, ``"levenberg-marquardt"`` or ``"sparse-newton"``.
         pattern: for ``"sparse-newton"``, where entries of the Hessian may be, as :meth:`hesse.Operator.to_sparse` takes
             it; found from ``func`` when left out.
         engine, verify: as for :class:`hesse.Hessian`; one program serves all points.

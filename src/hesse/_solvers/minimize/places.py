@@ -82,12 +82,13 @@ class SparsePlace(ScalarPlace):
 
     @property
     def matrix_price(self) -> int:
-        """How many products the matrix takes."""
+        """How many products the matrix takes, unless its pattern has moved."""
         return self._plan.num_products
 
-    def sparse_matrix(self) -> Tensor:
-        """The Hessian in compressed rows."""
-        return sparse.to_sparse(self._H, None, "minimize")
+    def sparse_matrix(self) -> tuple[Tensor, int]:
+        """The Hessian in compressed rows, and how many products it took."""
+        matrix, plan = sparse.to_sparse(self._H, None, "minimize"), sparse.planned(self._H, None)
+        return matrix, self._plan.num_products + (0 if plan is self._plan else plan.num_products)
 
 
 class ResidualPlace(Place):
@@ -114,6 +115,6 @@ class ResidualPlace(Place):
 # How the function at its first point is made, by method.
 METHODS: dict[str, Callable[..., Place]] = {
     "newton": lambda pattern, *function, **options: ScalarPlace(Hessian(*function, **options)),
-    "sparse-newton": lambda pattern, *function, **options: SparsePlace(Hessian(*function, **options), pattern),
     "levenberg-marquardt": lambda pattern, *function, **options: ResidualPlace(Jacobian(*function, **options)),
+    "sparse-newton": lambda pattern, *function, **options: SparsePlace(Hessian(*function, **options), pattern),
 }

@@ -10,7 +10,6 @@ import scipy
 import torch
 from torch import Tensor
 
-from hesse._sparse.to_scipy import to_scipy
 from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import State
 from hesse._solvers.eigen.basis import BREAKDOWN, Basis, orthogonalize
@@ -18,6 +17,7 @@ from hesse._solvers.eigen.capacity import BASIS_VECTORS
 from hesse._solvers.linear.factorization import Factors, positive_factors
 from hesse._solvers.minimize.places import Place, SparsePlace
 from hesse._solvers.run import Products
+from hesse._sparse.to_scipy import to_scipy
 
 # A shift in units of the matrix's norm: the first where the matrix is not positive definite, and one that is dropped.
 FIRST_SHIFT, NO_SHIFT = 1e-4, 1e-6
@@ -158,8 +158,8 @@ class FactorSpace(Subspace):
         self._products, self._place = products, place
         self.capacity = min(products.size, room // 2)
         self.size = 0
-        self._first_shift = FALL * earlier.shift if earlier is not None else 0.0
-        self.shift = self._first_shift
+        self._first_shift: float = FALL * earlier.shift if earlier is not None else 0.0
+        self.shift: float = self._first_shift
         self._factors: Factors | None = None
         self._sparse: Tensor | None = None
         self._next: Tensor | None = blocks.unit(place.operator, place.gradient)[0] if place.slope else None
@@ -200,8 +200,8 @@ class FactorSpace(Subspace):
     def _factorize(self) -> None:
         """Make the sparse matrix, and raise the shift until the factors show a positive definite matrix."""
         place = self._place
-        self._products.count += self.price
-        self._sparse = place.sparse_matrix()
+        self._sparse, made = place.sparse_matrix()
+        self._products.count += made
         stored = scipy.sparse.csc_array(to_scipy(self._sparse))
         norm = float(abs(stored).sum(axis=0).max())
         diagonal = scipy.sparse.eye_array(self._products.size, dtype=stored.dtype, format="csc")
