@@ -119,8 +119,8 @@ def _columns(matrix: Any) -> Any:
         matrix = to_scipy(matrix)
     if not scipy.sparse.issparse(matrix):
         raise TypeError(
-            f"factorize takes an operator, a sparse tensor or a SciPy sparse matrix but got {type(matrix)}. Give a dense"
-            " tensor as matrix.to_sparse()."
+            f"factorize takes an operator, a sparse tensor or a SciPy sparse matrix but got {type(matrix)}. Give a"
+            " dense tensor as matrix.to_sparse()."
         )
     stored: Any = matrix
     m, n = stored.shape
