@@ -29,7 +29,7 @@ def run_fresh(module: str, *arguments: str, timeout: float) -> dict[str, Any]:
             timeout=timeout,
         )
     except subprocess.TimeoutExpired:
-        return {"problem": f"The process was stopped after {timeout:.0f} seconds."}
+        return {"problem": stopped(timeout)}
     if finished.returncode < 0:
         return {"problem": f"The process was ended by signal {-finished.returncode}."}
     if finished.returncode > 0:
@@ -37,6 +37,11 @@ def run_fresh(module: str, *arguments: str, timeout: float) -> dict[str, Any]:
     # Libraries may print, too; the result is the last line.
     result: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
     return result
+
+
+def stopped(timeout: float) -> str:
+    """The problem of a process that did not end in time."""
+    return f"The process was stopped after {timeout:.0f} seconds."
 
 
 def limit_memory() -> None:

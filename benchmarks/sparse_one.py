@@ -36,12 +36,14 @@ def hesse(problem: SparseProblem, engine: Any = "auto") -> Contestant:
     import hesse
 
     constants = [torch.from_numpy(array) for array in problem.constants]
+    # The function alone: a program is asked at each point whether arrays that its function reaches have changed.
+    energy = problem.energy
     state: dict[str, Any] = {}
 
     def call(x: Any) -> Any:
         earlier = state.get("H")
         if earlier is None:
-            state["H"] = hesse.Hessian(lambda x: problem.energy(torch, x, *constants), x, engine=engine)
+            state["H"] = hesse.Hessian(lambda x: energy(torch, x, *constants), x, engine=engine)
         else:
             state["H"] = earlier.at(x)
         return state["H"].to_sparse()

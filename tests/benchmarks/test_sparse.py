@@ -6,7 +6,7 @@ import torch
 from benchmarks.sparse_problems import PROBLEMS
 
 import hesse
-from benchmarks import sparse, sparse_one
+from benchmarks import processes, sparse, sparse_one
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -47,3 +47,20 @@ def test_what_fails_has_its_reason_and_no_figures(monkeypatch):
     found = sparse.measure("grid", 1, quick=True)
     assert found["problems"] == dict.fromkeys(sparse.CONTESTANTS, "It is not installed.")
     assert "It is not installed." in sparse.view({"rows": [found]})
+
+
+def test_a_library_that_does_not_end_is_named_with_its_limit_and_not_run_again(monkeypatch):
+    figures = {"problem": None, "colors": 3, "entries": 7, "size": 3, "norm": 2.0, "component": 1.0}
+    figures |= {"first_seconds": 1.0, "again_seconds": 2.0, "peak_mib": 4.0}
+    runs = []
+
+    def run(module, problem, contestant, *flags, timeout):
+        runs.append(contestant)
+        return figures if contestant != "asdex" else {"problem": processes.stopped(timeout)}
+
+    monkeypatch.setattr(sparse, "run_fresh", run)
+    found = sparse.measure("random field", 2, quick=True)
+    assert found["problems"] == {"asdex": "asdex did not end within 300 s"}
+    assert runs == [*sparse.CONTESTANTS, "hesse", "hesse compiled"]
+    assert "asdex did not end within 300 s" in sparse.view({"rows": [found]})
+    assert "1.00 s" in sparse.view({"rows": [found]})

@@ -375,6 +375,26 @@ def loaders() -> None:
     close(H @ VECTORS, dense() @ VECTORS)
 
 
+def sparse_matrices() -> None:
+    share, x = dist.get_rank() + 1.0, POINT[:12]
+
+    def chain(x: Tensor) -> Tensor:
+        return (x[1:] * x[:-1]).square().sum()
+
+    H = hesse.Hessian(lambda x: share * chain(x), x, group=dist.group.WORLD)
+    found = H.to_sparse(torch.stack([torch.arange(11), torch.arange(1, 12)]))
+    total = sum(range(1, dist.get_world_size() + 1))
+    close(found.to_dense(), total * torch.autograd.functional.hessian(chain, x))
+    require_same_bits(found.values())
+    assert H.explain().colors == 3
+    # An entry that one rank's function alone has.
+    lone = hesse.Hessian(lambda x: chain(x) + (x[0] * x[11] if share == 1 else 0.0), x, group=dist.group.WORLD)
+    pattern = (torch.arange(12) - torch.arange(12).unsqueeze(1)).abs() <= 1
+    refused(ValueError, "given to to_sparse() lacks an entry in row ", lambda: lone.to_sparse(pattern))
+    fresh = hesse.Hessian(chain, x, group=dist.group.WORLD)
+    refused(TypeError, "to_sparse() finds no pattern of a Hessian. Give pattern=", fresh.to_sparse)
+
+
 CHECKS = [
     the_four_operators,
     masked_rows_and_empty_ranks,
@@ -387,6 +407,7 @@ CHECKS = [
     errors_of_one_rank,
     other_questions_on_one_rank,
     loaders,
+    sparse_matrices,
 ]
 
 if __name__ == "__main__":

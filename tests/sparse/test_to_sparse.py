@@ -355,3 +355,28 @@ def test_the_difference_names_the_worst_row():
     found = verification.difference(lambda rows: rows @ whole, lambda: 0.7 * matrix, matrix, vectors, torch.float64)
     assert found is not None
     assert found.row == 2
+
+
+def test_entries_are_read_and_compared_in_several_threads(monkeypatch):
+    from hesse._sparse import compiled
+
+    monkeypatch.setattr(compiled, "_STEPS", 5)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    x = random(50)
+    torch.testing.assert_close(hesse.sparse_hessian(rosenbrock, x, band(50)).to_dense(), dense(rosenbrock, x))
+    for place in (0, 25, 48):
+        lacking = band(50).tolil()
+        lacking[place, place + 1] = lacking[place + 1, place] = 0
+        with pytest.raises(ValueError, match=rf"lacks an entry in row ({place}|{place + 1}):"):
+            hesse.sparse_hessian(rosenbrock, x, lacking.tocsr() != 0)
+
+
+def test_errors_of_sparse_hessian_name_it():
+    with pytest.raises(TypeError, match=r"^The inputs given to sparse_hessian must be"):
+        hesse.sparse_hessian(rosenbrock, [1, 2])
+    with pytest.raises(RuntimeError, match=r"function given to sparse_hessian should"):
+        hesse.sparse_hessian(lambda x: x * 2, random(3))
+    with pytest.raises(ValueError, match=r"^The pattern given to sparse_hessian should have shape \(5, 5\)"):
+        hesse.sparse_hessian(rosenbrock, random(5), band(4))
+    with pytest.raises(ValueError, match=r"^The pattern given to sparse_hessian\(\) lacks an entry in row"):
+        hesse.sparse_hessian(rosenbrock, random(5), np.eye(5, dtype=bool))

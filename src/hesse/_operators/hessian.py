@@ -99,6 +99,9 @@ class Hessian(PointOperator):
                 [ 0., 12.]])
     """
 
+    # What errors call it.
+    _entry = "Hessian"
+
     def __init__(
         self,
         func: Callable[..., Any],
@@ -127,19 +130,19 @@ class Hessian(PointOperator):
     def _move(self, inputs: Any, engines: Engines, earlier: Any) -> None:
         """Take the point: evaluate the function, once."""
         func = self._func
-        at = check_point("Hessian", func, inputs, self._argnums)
+        at = check_point(self._entry, func, inputs, self._argnums)
         self._at, self._inputs = at, inputs
-        followed = followed_function("Hessian", func, inputs, at, self._has_aux)
+        followed = followed_function(self._entry, func, inputs, at, self._has_aux)
         gradient_at = gradient_map(
-            "Hessian", at, self._has_aux, engines.options.create_graph, self._batch_dim, followed
+            self._entry, at, self._has_aux, engines.options.create_graph, self._batch_dim, followed
         )
 
         def term(linearize: Linearize) -> HessianTerm:
             return HessianTerm(linearize("gradient", gradient_at, at.leaves, inputs), at.leaves)
 
-        variables = Space(at.leaves, at.spec, "Hessian")
+        variables = Space(at.leaves, at.spec, self._entry)
         point = at_point(
-            "Hessian",
+            self._entry,
             self.ranks,
             lambda: FunctionPoint(variables, engines, term, lambda: arguments_of(inputs, at), captures=True),
         )
@@ -202,13 +205,13 @@ class Hessian(PointOperator):
 
         def gradient_at(x: tuple[Tensor, ...]) -> tuple[Leaves, Any]:
             if self._batch_dim is None:
-                output, _ = evaluate_scalar("Hessian", self._at, x, False, self._has_aux)
+                output, _ = evaluate_scalar(self._entry, self._at, x, False, self._has_aux)
             else:
-                output = independent.evaluate_each("Hessian", self._at, x, self._has_aux)[0].sum()
+                output = independent.evaluate_each(self._entry, self._at, x, self._has_aux)[0].sum()
             return zeros_where_none(gradient_to_multiply(output, x, False), x), None
 
         memory = self._point.engines.options.memory
-        found = jacobian_pattern_of_map("Hessian", gradient_at, self._at, self._func, self._inputs, memory)
+        found = jacobian_pattern_of_map(self._entry, gradient_at, self._at, self._func, self._inputs, memory)
         # The formulas of both sides of the diagonal are not always known equally well.
         symmetric: Pattern = (found + found.T).tocsr()
         return symmetric

@@ -17,40 +17,50 @@ from hesse._sparse.verification import Difference, difference
 _WIDTH = 16
 
 
-def to_sparse(A: Any, pattern: Any) -> Tensor:
-    """The matrix in compressed rows; see ``Operator.to_sparse``. The operator keeps the plan."""
+def planned(A: Any, pattern: Any, name: str = "to_sparse") -> SparsePlan:
+    """The plan of a matrix with the pattern, which the operator keeps; a pattern of None is the one that it has."""
+    earlier: SparsePlan | None = A._sparse_plan
+    if earlier is None or (pattern is not None and pattern is not earlier.given):
+        A._sparse_plan = earlier = _plan(A, pattern, name)
+    return earlier
+
+
+def to_sparse(A: Any, pattern: Any, name: str = "to_sparse") -> Tensor:
+    """The matrix in compressed rows; see ``Operator.to_sparse``. The operator keeps the plan.
+
+    ``name`` is what errors call the entry that the pattern was given to.
+    """
     A._require_whole("to_sparse()")
     if A.differentiable and A.domain is not None:
         raise ValueError(
             f"to_sparse() of this {type(A).__name__} would cut off the derivatives of its products. Make the operator"
             " without create_graph=True."
         )
-    earlier: SparsePlan | None = A._sparse_plan
-    if earlier is None or (pattern is not None and pattern is not earlier.given):
-        A._sparse_plan, earlier = _plan(A, pattern), None
-    matrix, wrong = _compared(A, A._sparse_plan)
-    if wrong is not None and earlier is not None and earlier.given is None:
+    earlier = A._sparse_plan
+    plan = planned(A, pattern, name)
+    matrix, wrong = _compared(A, plan)
+    if wrong is not None and plan is earlier and plan.given is None:
         # What the pattern followed has moved with the point, as indices of neighbors do.
-        A._sparse_plan = _plan(A, None)
-        matrix, wrong = _compared(A, A._sparse_plan)
+        plan = A._sparse_plan = _plan(A, None, name)
+        matrix, wrong = _compared(A, plan)
     if wrong is not None:
-        whose = "found for" if A._sparse_plan.given is None else "given to"
+        whose = "found for" if plan.given is None else "given to"
         raise ValueError(
-            f"The pattern {whose} to_sparse() lacks an entry in row {wrong.row}: the product with a random vector is"
+            f"The pattern {whose} {name}() lacks an entry in row {wrong.row}: the product with a random vector is"
             f" {wrong.expected:.9g} there and {wrong.found:.9g} by the sparse matrix. Give a pattern= that holds every"
             " entry which is not zero here."
         )
     return matrix
 
 
-def _plan(A: LinearMap, pattern: Any) -> SparsePlan:
-    places = given_pattern(A._find_pattern() if pattern is None else pattern, A.shape, symmetric=A.symmetric)
+def _plan(A: LinearMap, pattern: Any, name: str) -> SparsePlan:
+    places = given_pattern(A._find_pattern() if pattern is None else pattern, A.shape, symmetric=A.symmetric, name=name)
     return plan(places, pattern, symmetric=A.symmetric, dtype=A.dtype, device=A.device, room=A._room())
 
 
 def _compared(A: LinearMap, plan: SparsePlan) -> tuple[Tensor, Difference | None]:
     """The matrix, and where it differs from the operator."""
-    A.expect(plan.num_colors + len(plan.vectors))
+    A.expect(plan.num_products)
     matrix = _read(A, plan)
     wrong = difference(
         A._matvec,

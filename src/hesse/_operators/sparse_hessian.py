@@ -11,6 +11,7 @@ from hesse._autograd.arguments import Argnums
 from hesse._linearize.choice import Choice
 from hesse._linearize.options import Name
 from hesse._operators.hessian import Hessian
+from hesse._operators.sparse import to_sparse
 
 
 def sparse_hessian(
@@ -54,5 +55,9 @@ def sparse_hessian(
                 [0., 2., 6., 4.],
                 [0., 0., 4., 0.]])
     """
-    H = Hessian(func, inputs, has_aux=has_aux, argnums=argnums, engine=engine, memory=memory)
-    return H.to_sparse(pattern)
+    H = _Hessian(func, inputs, has_aux=has_aux, argnums=argnums, engine=engine, memory=memory)
+    return to_sparse(H, pattern, "sparse_hessian")
+
+
+class _Hessian(Hessian):
+    _entry = "sparse_hessian"

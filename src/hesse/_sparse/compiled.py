@@ -1,11 +1,18 @@
-"""``compiled``: a loop in machine code, by numba."""
+"""``compiled``: a loop in machine code, by numba; ``in_threads``: the same by all threads that PyTorch takes."""
 
 from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import torch
+
+# A thread takes about as long to start as a loop takes for so many steps.
+_STEPS = 100_000
 
 
 @functools.cache
@@ -23,8 +30,18 @@ def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
             ' "hesse[sparse]".'
         ) from error
     try:
-        found: Callable[..., Any] = numba.njit(cache=True)(loop)
+        found: Callable[..., Any] = numba.njit(cache=True, nogil=True)(loop)
     except RuntimeError:
         # No place for the kept code can be written to.
-        found = numba.njit(loop)
+        found = numba.njit(nogil=True)(loop)
     return found
+
+
+def in_threads(loop: Callable[..., Any], steps: int, *arguments: Any) -> list[Any]:
+    """What ``loop(begin, end, *arguments)`` returns for consecutive parts of so many steps, each in a thread."""
+    parts = max(1, min(torch.get_num_threads(), steps // _STEPS))
+    if parts == 1:
+        return [compiled(loop)(0, steps, *arguments)]
+    bounds = itertools.pairwise([steps * part // parts for part in range(parts + 1)])
+    with ThreadPoolExecutor(parts) as pool:
+        return list(pool.map(lambda bound: compiled(loop)(*bound, *arguments), bounds))

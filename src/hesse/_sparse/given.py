@@ -23,7 +23,7 @@ _KINDS = (
 )
 
 
-def given_pattern(pattern: Any, shape: tuple[int, int], *, symmetric: bool) -> Pattern:
+def given_pattern(pattern: Any, shape: tuple[int, int], *, symmetric: bool, name: str = "to_sparse") -> Pattern:
     """The pattern of a matrix of this shape, or one sentence that says what does not fit.
 
     Args:
@@ -33,16 +33,17 @@ def given_pattern(pattern: Any, shape: tuple[int, int], *, symmetric: bool) -> P
             zeros belong to the pattern.
         shape: of the matrix.
         symmetric: whether the matrix is, so that the pattern must be.
+        name: of the entry that the pattern was given to.
 
     Raises:
         TypeError: ``pattern`` is none of these.
         ValueError: it has another shape, an entry outside the matrix, or an entry without its mirror image.
     """
-    found = _rows(_stored(pattern, shape, symmetric))
+    found = _rows(_stored(pattern, shape, symmetric, name))
     if found.shape != shape:
-        raise ValueError(f"The pattern given to to_sparse should have shape {shape} but has {found.shape}.")
+        raise ValueError(f"The pattern given to {name} should have shape {shape} but has {found.shape}.")
     if symmetric:
-        _require_symmetric(found)
+        _require_symmetric(found, name)
     return found
 
 
@@ -52,29 +53,29 @@ def entries_of(matrix: Tensor) -> tuple[Array, Array, Array]:
     return parts[0], parts[1], parts[2]
 
 
-def _stored(pattern: Any, shape: tuple[int, int], symmetric: bool) -> Any:
+def _stored(pattern: Any, shape: tuple[int, int], symmetric: bool, name: str) -> Any:
     """The stored entries as a SciPy matrix."""
     if scipy.sparse.issparse(pattern):
         matrix: Any = pattern
         if matrix.ndim != 2:
-            raise ValueError(f"The pattern given to to_sparse should have shape {shape} but has {matrix.shape}.")
+            raise ValueError(f"The pattern given to {name} should have shape {shape} but has {matrix.shape}.")
         return matrix
     if isinstance(pattern, Tensor) and pattern.layout != torch.strided:
-        return _from_sparse_tensor(pattern.detach(), shape)
+        return _from_sparse_tensor(pattern.detach(), shape, name)
     if isinstance(pattern, Tensor):
         pattern = pattern.detach().cpu().numpy()
     if isinstance(pattern, np.ndarray) and pattern.ndim == 2:
         if pattern.dtype == bool:
             return scipy.sparse.csr_array(pattern)
         if pattern.dtype.kind in "iu" and pattern.shape[0] == 2:
-            return _from_entries(pattern, shape, symmetric)
+            return _from_entries(pattern, shape, symmetric, name)
     what = f"{pattern.dtype} of shape {pattern.shape}" if isinstance(pattern, np.ndarray) else f"{type(pattern)}"
-    raise TypeError(f"The pattern given to to_sparse should be {_KINDS}, but is {what}. Of a matrix, give matrix != 0.")
+    raise TypeError(f"The pattern given to {name} should be {_KINDS}, but is {what}. Of a matrix, give matrix != 0.")
 
 
-def _from_sparse_tensor(pattern: Tensor, shape: tuple[int, int]) -> Any:
+def _from_sparse_tensor(pattern: Tensor, shape: tuple[int, int], name: str) -> Any:
     if pattern.dim() != 2 or (pattern.layout == torch.sparse_coo and pattern.sparse_dim() != 2):
-        raise ValueError(f"The pattern given to to_sparse should have shape {shape} but has {tuple(pattern.shape)}.")
+        raise ValueError(f"The pattern given to {name} should have shape {shape} but has {tuple(pattern.shape)}.")
     size = (pattern.shape[0], pattern.shape[1])
     if pattern.layout == torch.sparse_csr:
         return scipy.sparse.csr_array(entries_of(pattern), shape=size)
@@ -82,12 +83,12 @@ def _from_sparse_tensor(pattern: Tensor, shape: tuple[int, int]) -> Any:
     return scipy.sparse.coo_array((np.ones(len(rows), bool), (rows, columns)), shape=size)
 
 
-def _from_entries(entries: Array, shape: tuple[int, int], symmetric: bool) -> Any:
+def _from_entries(entries: Array, shape: tuple[int, int], symmetric: bool, name: str) -> Any:
     rows, columns = entries.astype(np.int64)
-    for name, indices, size in (("rows", rows, shape[0]), ("columns", columns, shape[1])):
+    for what, indices, size in (("rows", rows, shape[0]), ("columns", columns, shape[1])):
         if len(indices) and not (indices.min() >= 0 and indices.max() < size):
             raise ValueError(
-                f"The {name} of the pattern given to to_sparse should be from 0 to {size - 1} but go from"
+                f"The {what} of the pattern given to {name} should be from 0 to {size - 1} but go from"
                 f" {indices.min()} to {indices.max()}."
             )
     if symmetric:
@@ -109,12 +110,12 @@ def _rows(stored: Any) -> Pattern:
     return found
 
 
-def _require_symmetric(pattern: Pattern) -> None:
+def _require_symmetric(pattern: Pattern, name: str) -> None:
     mirrored = pattern.T.tocsr()
     if np.array_equal(mirrored.indptr, pattern.indptr) and np.array_equal(mirrored.indices, pattern.indices):
         return
     rows, columns = (pattern.astype(np.int8) - mirrored.astype(np.int8) > 0).nonzero()
     raise ValueError(
-        f"The pattern given to to_sparse should be symmetric but holds ({rows[0]}, {columns[0]}) without"
+        f"The pattern given to {name} should be symmetric but holds ({rows[0]}, {columns[0]}) without"
         f" ({columns[0]}, {rows[0]}). Give pattern + pattern.T."
     )

@@ -215,3 +215,35 @@ def sorted_by_color(source_rows: Array, source_colors: Array, count: int) -> tup
         entries[place] = entry
         rows[place] = source_rows[entry]
     return begins, entries, rows
+
+
+def read_product(begin: int, end: int, entries: Array, places: Array, product: Array, values: Array) -> None:
+    """Write entries ``begin`` to ``end`` of those that lie in a product into ``values``."""
+    for entry in range(begin, end):
+        values[entries[entry]] = product[places[entry]]
+
+
+def rows_agree(
+    begin: int,
+    end: int,
+    starts: Array,
+    columns: Array,
+    values: Array,
+    vectors: Array,
+    expected: tuple[Array, ...],
+    allowed: float,
+) -> bool:
+    """Whether rows ``begin`` to ``end`` times each vector are ``expected``.
+
+    They may differ by ``allowed`` times the sum of the absolute terms. An infinity or NaN does not agree.
+    """
+    for row in range(begin, end):
+        for number in range(len(vectors)):
+            found = size = 0.0
+            for entry in range(starts[row], starts[row + 1]):
+                term = values[entry] * vectors[number, columns[entry]]
+                found += term
+                size += abs(term)
+            if not abs(expected[number][row] - found) <= allowed * size:
+                return False
+    return True

@@ -1,5 +1,8 @@
 """Factors of sparse matrices, against dense solutions and determinants, and as preconditioners."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -108,3 +111,50 @@ def test_scipy_gets_sparse_tensors_of_any_layout():
     np.testing.assert_array_equal(hesse.to_scipy(dense.to_sparse()).toarray(), dense.numpy())
     with pytest.raises(TypeError, match="sparse tensor of two dimensions"):
         hesse.to_scipy(dense)
+
+
+def test_the_factors_of_an_operator_are_those_of_its_sparse_matrix():
+    H = hesse.Hessian(lambda x: (x[1:] * x[:-1]).sum() + (x**4).sum(), torch.ones(30, dtype=torch.float64))
+    F = hesse.factorize(H)
+    assert F.logdet == pytest.approx(float(torch.logdet(H.to_dense())), rel=1e-13)
+    torch.testing.assert_close(F.to_dense(), torch.linalg.inv(H.to_dense()))
+    with pytest.raises(TypeError, match=r"no pattern of a Dense\. Give pattern="):
+        hesse.factorize(hesse.as_operator(torch.eye(3)))
+
+
+def test_cholmod_makes_the_factors_of_positive_definite_matrices():
+    pytest.importorskip("sksparse.cholmod", reason="scikit-sparse has no wheels, so only some have it installed")
+    A, b = laplacian(6), torch.linspace(0, 1, 36, dtype=torch.float64)
+    F = hesse.factorize(A)
+    assert F.library == "CHOLMOD"
+    torch.testing.assert_close(F @ b, torch.linalg.solve(torch.from_numpy(A.toarray()), b))
+    assert F.logdet == pytest.approx(np.linalg.slogdet(A.toarray())[1], rel=1e-13)
+    assert hesse.factorize(scipy.sparse.csc_array(indefinite(20))).library == "SuperLU"
+
+
+@pytest.mark.parametrize("shift", [0.0, -2.0])
+def test_a_factor_that_shows_no_positive_definite_matrix_is_not_taken(shift, monkeypatch):
+    class Factor:
+        """As CHOLMOD's, by dense loops: without blocks it factorizes indefinite matrices too."""
+
+        def __init__(self, A):
+            lower, self._A = A.toarray(), A.toarray()
+            for k in range(len(lower)):
+                lower[k + 1 :, k + 1 :] -= np.outer(lower[k + 1 :, k], lower[k, k + 1 :]) / lower[k, k]
+            self._pivots = lower.diagonal()
+
+        def D(self):  # its name
+            return self._pivots
+
+        def __call__(self, b):
+            return np.linalg.solve(self._A, b)
+
+    errors = dict.fromkeys(["CholmodNotPositiveDefiniteError", "CholmodOutOfMemoryError", "CholmodTooLargeError"])
+    library = types.SimpleNamespace(cholesky=Factor, **{name: type(name, (Exception,), {}) for name in errors})
+    monkeypatch.setitem(sys.modules, "sksparse", types.SimpleNamespace(cholmod=library))
+    monkeypatch.setitem(sys.modules, "sksparse.cholmod", library)
+    A = laplacian(4) + shift * scipy.sparse.eye_array(16)
+    F = hesse.factorize(A)
+    lowest = float(np.linalg.eigvalsh(A.toarray())[0])
+    assert (F.library, F.positive_semidefinite) == (("CHOLMOD", True) if lowest > 0 else ("SuperLU", False))
+    torch.testing.assert_close(F.to_dense(), torch.from_numpy(np.linalg.inv(A.toarray())))

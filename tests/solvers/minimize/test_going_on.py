@@ -23,7 +23,7 @@ START = [torch.linspace(-1, 1.5, 12, dtype=DOUBLE), torch.tensor(3.0, dtype=DOUB
 
 
 def ask(method, path=None, stop=10**9, **words):
-    f = func if method == "newton" else residuals
+    f = residuals if method == "levenberg-marquardt" else func
     words = {"tol": 1e-9, **words}
     evaluated = []
 
@@ -38,7 +38,7 @@ def ask(method, path=None, stop=10**9, **words):
 
 
 @pytest.mark.parametrize("stops", [2, pytest.param(7, marks=pytest.mark.exhaustive)])
-@pytest.mark.parametrize("method", ["newton", "levenberg-marquardt"])
+@pytest.mark.parametrize("method", ["newton", "levenberg-marquardt", "sparse-newton"])
 def test_it_goes_on_with_the_same_digits_wherever_it_was_stopped(method, stops, tmp_path):
     whole, evaluations = ask(method)
     assert whole.converged

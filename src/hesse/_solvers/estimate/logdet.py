@@ -31,7 +31,8 @@ def logdet(
     r"""The logarithm of the determinant, :math:`\log \det A = \mathrm{tr} \log A`, of a positive definite operator.
 
     By ``hesse.trace_of``. Every Ritz value lies inside the spectrum, so one that is zero or less proves that the
-    operator is not positive definite.
+    operator is not positive definite. Of a sparse matrix whose factors fit into the memory,
+    ``hesse.factorize(A).logdet`` is exact.
 
     Args:
         A: a positive definite operator of shape (n, n), or what ``hesse.as_operator`` takes for one; for the Hessian of

@@ -13,6 +13,7 @@ from hesse._linearize.options import Name
 from hesse._solvers.checkpoint import Checkpoint
 from hesse._solvers.minimize.minimum import MESSAGES, REMEDIES, Minimum
 from hesse._solvers.minimize.places import METHODS
+from hesse._solvers.minimize.subspace import FactorSpace, KrylovSpace
 from hesse._solvers.minimize.trust_region import TrustRegion
 from hesse._solvers.run import Callback as Watch
 from hesse._solvers.run import Products
@@ -22,7 +23,8 @@ def minimize(
     func: Callable[..., Any],
     x0: Any,
     *,
-    method: Literal["newton", "levenberg-marquardt"] = "newton",
+    method: Literal["newton", "levenberg-marquardt", "sparse-newton"] = "newton",
+    pattern: Any = None,
     engine: Name | Choice = "auto",
     verify: bool = True,
     tol: float = 1e-6,
@@ -33,10 +35,12 @@ def minimize(
     callback: Watch | None = None,
     progress: bool = False,
 ) -> Minimum:
-    r"""A minimum of a function, by a trust-region method that multiplies vectors and holds no matrix.
+    r"""A minimum of a function, by a trust-region method.
 
     Each step minimizes the model :math:`g^\top s + \frac12 s^\top A s` with :math:`\|s\| \le \Delta` in a Krylov space
-    of A and g. ``"newton"`` minimizes :math:`f(x)`, with the Hessian as A, and follows negative curvature.
+    of A and g. ``"newton"`` minimizes :math:`f(x)`, with the Hessian as A, and follows negative curvature; it holds no
+    matrix. ``"sparse-newton"`` does the same by the sparse Hessian and its factors, shifted where it is not positive
+    definite: the space is that of :math:`(A + \sigma I)^{-1}` and g, which has Newton's step in its second vector.
     ``"levenberg-marquardt"`` minimizes :math:`\frac12 \|r(x)\|^2`, with :math:`A = J^\top J`; the multiplier of the
     constraint is its damping. The minimum is a local one, as far as the gradient tells: a saddle point where g is zero
     ends the search too.
@@ -46,14 +50,17 @@ def minimize(
             ``"levenberg-marquardt"`` the residuals, a tensor or a structure of them.
         x0: where to begin, left as it is: a floating-point or complex tensor, or a structure of them; an outermost
             tuple is splatted into ``func``.
-        method: ``"newton"`` or ``"levenberg-marquardt"``.
+        method: ``"newton"``, ``"levenberg-marquardt"`` or ``"sparse-newton"``.
+        pattern: for ``"sparse-newton"``, where entries of the Hessian may be, as :meth:`hesse.Operator.to_sparse` takes
+            it; found from ``func`` when left out.
         engine, verify: as for :class:`hesse.Hessian`; one program serves all points.
         tol: norm of the gradient relative to the first one.
         atol: norm of the gradient.
-        max_products: how many products may be made; those with J and with Jᵀ count as one each.
-        memory: what the Krylov space, points and gradients may take at their peak, beside what a product takes: bytes,
-            or a size such as ``"2GiB"``, at least that of twelve vectors; a quarter of the device's memory where it is
-            not given.
+        max_products: how many products may be made; those with J and with Jᵀ count as one each, a sparse Hessian as
+            one for each color and two that compare it.
+        memory: what the subspace, points and gradients may take at their peak, beside what a product, a sparse Hessian
+            and its factors take: bytes, or a size such as ``"2GiB"``, at least that of twelve vectors, or fourteen for
+            ``"sparse-newton"``; a quarter of the device's memory where it is not given.
         checkpoint: a file that keeps the state every minute, or a ``hesse.Checkpoint`` that says how often; where there
             is one already, the search goes on from it.
         callback: given a ``hesse.Progress`` after each product; a true answer stops the search.
@@ -65,9 +72,11 @@ def minimize(
 
     Raises:
         TypeError, RuntimeError: ``func`` returns no scalar; or for residuals no tensors, or a scalar.
-        ValueError: value or gradient at ``x0`` are not finite, or a number is out of range.
+        ValueError: value or gradient at ``x0`` are not finite, a number is out of range, or ``pattern`` lacks an entry
+            or is given to another method.
+        ImportError: ``"sparse-newton"`` needs numba, of ``hesse[sparse]``.
         CaptureError: ``engine="compiled"`` cannot take ``func``.
-        MemoryBudgetError: ``memory`` allows fewer vectors than that.
+        MemoryBudgetError: ``memory`` allows fewer vectors than that, or the factors do not fit.
         NonFiniteProductError: a product holds infinities or NaNs.
         CheckpointError: the checkpoint is of another question, function or version, or damaged.
 
@@ -81,6 +90,8 @@ def minimize(
         >>> found = hesse.minimize(rosenbrock, torch.zeros(5, dtype=torch.float64), tol=1e-9)
         >>> found.x, found.converged
         (tensor([1.0000, 1.0000, 1.0000, 1.0000, 1.0000], dtype=torch.float64), True)
+        >>> hesse.minimize(rosenbrock, torch.zeros(1000, dtype=torch.float64), method="sparse-newton").converged
+        True
         >>> def residuals(x):
         ...     return {"slopes": 10 * (x[1:] - x[:-1] ** 2), "heights": 1 - x[:-1]}
         >>> hesse.minimize(residuals, torch.zeros(5, dtype=torch.float64), method="levenberg-marquardt").converged
@@ -91,7 +102,9 @@ def minimize(
     checks.choices("minimize", list(METHODS), method=method)
     checks.numbers("minimize", tol=tol, atol=atol)
     checks.wholes("minimize", 1, max_products=max_products)
-    place = METHODS[method](func, x0, engine=engine, verify=verify)
+    if pattern is not None and method != "sparse-newton":
+        raise ValueError(f'pattern given to minimize is for method="sparse-newton" but method is {method!r}.')
+    place = METHODS[method](pattern, func, x0, engine=engine, verify=verify)
     if not place.is_finite:
         raise ValueError(
             f"func given to minimize should be finite at x0 but its value is {place.value:.6g}, with a gradient of norm"
@@ -108,7 +121,7 @@ def minimize(
         memory=memory,
     ) as products:
         saved = products.resume(checkpoint, method=method, tol=tol, atol=atol, x0=x)
-        search = TrustRegion(products, place, x, tol, atol)
+        search = TrustRegion(products, place, x, tol, atol, FactorSpace if method == "sparse-newton" else KrylovSpace)
         if saved is not None:
             search.load(saved)
         search.run()

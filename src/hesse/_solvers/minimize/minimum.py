@@ -41,7 +41,7 @@ class Minimum:
         num_products: products with the Hessian; for residuals those with J and those with Jᵀ, gradients among them.
         converged: whether ``grad_norm`` is at most max(tol·‖∇f(x₀)‖, atol).
         message: why it ended, in a sentence.
-        method: ``"newton"`` or ``"levenberg-marquardt"``.
+        method: ``"newton"``, ``"levenberg-marquardt"`` or ``"sparse-newton"``.
     """
 
     x: Any

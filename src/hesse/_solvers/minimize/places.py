@@ -5,12 +5,13 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from hesse._base.space import Space
+from hesse._operators import sparse
 from hesse._operators.hessian import Hessian
 from hesse._operators.jacobian import Jacobian
 from hesse._operators.operator import Operator
@@ -72,6 +73,24 @@ class ScalarPlace(Place):
         return type(self)(self._H.at(self.space.unflatten(x)))
 
 
+class SparsePlace(ScalarPlace):
+    """A scalar function whose Hessian is made as a sparse matrix; ``pattern`` is as ``to_sparse()`` takes it."""
+
+    def __init__(self, H: Hessian, pattern: Any = None) -> None:
+        super().__init__(H)
+        self._plan = sparse.planned(H, pattern, "minimize")
+
+    @property
+    def matrix_price(self) -> int:
+        """How many products the matrix takes, unless its pattern has moved."""
+        return self._plan.num_products
+
+    def sparse_matrix(self) -> tuple[Tensor, int]:
+        """The Hessian in compressed rows, and how many products it took."""
+        matrix, plan = sparse.to_sparse(self._H, None, "minimize"), sparse.planned(self._H, None)
+        return matrix, self._plan.num_products + (0 if plan is self._plan else plan.num_products)
+
+
 class ResidualPlace(Place):
     """½‖r‖² of residuals r with the Jacobian J; the matrix is JᵀJ, and the gradient Jᵀr."""
 
@@ -95,6 +114,7 @@ class ResidualPlace(Place):
 
 # How the function at its first point is made, by method.
 METHODS: dict[str, Callable[..., Place]] = {
-    "newton": lambda *function, **options: ScalarPlace(Hessian(*function, **options)),
-    "levenberg-marquardt": lambda *function, **options: ResidualPlace(Jacobian(*function, **options)),
+    "newton": lambda pattern, *function, **options: ScalarPlace(Hessian(*function, **options)),
+    "levenberg-marquardt": lambda pattern, *function, **options: ResidualPlace(Jacobian(*function, **options)),
+    "sparse-newton": lambda pattern, *function, **options: SparsePlace(Hessian(*function, **options), pattern),
 }

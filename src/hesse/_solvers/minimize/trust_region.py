@@ -1,4 +1,4 @@
-"""Trust-region steps in Krylov spaces (GLTR), for Newton's method and that of Levenberg and Marquardt alike."""
+"""Trust-region steps in subspaces, for Newton's method and that of Levenberg and Marquardt alike."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from torch import Tensor
 
 from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import State
-from hesse._solvers.eigen.basis import Basis
-from hesse._solvers.eigen.capacity import BASIS_VECTORS
 from hesse._solvers.minimize.model import Step, minimize_model
 from hesse._solvers.minimize.places import Place
+from hesse._solvers.minimize.subspace import Subspace
 from hesse._solvers.run import Products
 
 KEPT = ("first_slope", "last_slope", "radius", "nit", "nfev", "failures")
@@ -22,9 +21,9 @@ ACCEPTED = 1e-4
 POOR, GOOD = 0.25, 0.75
 # The first radius in units of the step to the minimum along the gradient.
 FIRST_RADIUS = 10
-# The model's gradient is made smaller by the first factor at least; or by the second times the square of how much the
-# last step has made the function's smaller (Eisenstat and Walker, SIAM J. Sci. Comput. 17 (1996) 16–32).
-FORCING, QUADRATIC = 0.5, 0.9
+# The model's gradient is made smaller by this factor times the square of how much the last step has made the function's
+# smaller (Eisenstat and Walker, SIAM J. Sci. Comput. 17 (1996) 16–32).
+QUADRATIC = 0.9
 # A difference of two values needs so many units of their rounding.
 DIGITS = 100
 # Vectors beside the basis: points and gradients here and there, a step, and what is left of a product.
@@ -36,14 +35,15 @@ FAILURES = 8
 class TrustRegion:
     r"""A point that moves downhill by steps s that minimize :math:`g^\top s + \frac12 s^\top A s` with ‖s‖ ≤ Δ.
 
-    The minimizer within a Krylov space of A and g follows from a small matrix. After a refused step the same space has
-    the minimizer for a smaller Δ, so a refused step costs an evaluation and no products.
+    The minimizer within a subspace follows from a small matrix. After a refused step the same space has the minimizer
+    for a smaller Δ, so a refused step costs an evaluation and no products.
 
     Args:
         products: the question's products.
         place: the function at the first point.
         x: the first point, (n,).
         tol, atol: the norm of the gradient to reach, relative to the first one and absolute.
+        kind: of the subspaces.
 
     Attributes:
         place: the function at the current point.
@@ -56,35 +56,33 @@ class TrustRegion:
     Optim. 9 (1999) 504–525; Conn, Gould and Toint, Trust-Region Methods, SIAM 2000, chapters 6, 7 and 17.
     """
 
-    def __init__(self, products: Products, place: Place, x: Tensor, tol: float, atol: float) -> None:
-        self._products, self._tol, self._atol = products, tol, atol
+    def __init__(
+        self, products: Products, place: Place, x: Tensor, tol: float, atol: float, kind: type[Subspace]
+    ) -> None:
+        self._products, self._tol, self._atol, self._kind = products, tol, atol, kind
         self.place, self.x = place, x
         self.first_slope = self.last_slope = place.slope
         self.radius = math.inf
         self.nit, self.nfev, self.failures = 0, 1, 0
         products.count += place.gradient_price
         self.ending = ""
-        # How many vectors a basis may hold.
-        self._room = products.plan(PASSING + 2, PASSING + BASIS_VECTORS) - PASSING
-        self._basis = self._begin()
+        # How many vectors a subspace may hold.
+        self._room = products.plan(PASSING + kind.least, PASSING + kind.most) - PASSING
+        self._space = self._begin(None)
 
     @property
     def target(self) -> float:
         """The norm of the gradient that is small enough."""
         return max(self._tol * self.first_slope, self._atol)
 
-    def _begin(self) -> Basis:
-        """The Krylov space of the model here, before its first product."""
-        products = self._products
-        products.move(self.place.operator, self.place.price)
-        basis = Basis(products, min(products.size, self._room), keep_products=False)
-        if self.place.slope:
-            basis.push(self.place.gradient)
-        return basis
+    def _begin(self, earlier: Subspace | None) -> Subspace:
+        """The subspace of the model here, before its first product."""
+        self._products.move(self.place.operator, self.place.price)
+        return self._kind(self._products, self.place, self._room, earlier)
 
     def state(self) -> State:
         """All that the next product depends on."""
-        return {"x": self.x, **{name: getattr(self, name) for name in KEPT}, **self._basis.state()}
+        return {"x": self.x, **{name: getattr(self, name) for name in KEPT}, **self._space.state()}
 
     def load(self, saved: State) -> None:
         """Go on from what ``state`` gave."""
@@ -92,8 +90,8 @@ class TrustRegion:
         self.place = self.place.at(self.x)
         for name in KEPT:
             setattr(self, name, saved[name])
-        self._basis = self._begin()
-        self._basis.go_on_from(saved)
+        self._space = self._begin(None)
+        self._space.go_on_from(saved)
         # Moving to the point has begun new units.
         self._products.go_on_from(saved)
 
@@ -108,28 +106,22 @@ class TrustRegion:
                 self.ending = "stopped" if self._products.stopped else "max_products"
 
     def _step(self) -> Step | None:
-        """The step for the radius, from a Krylov space that is large enough; None where no products are left for one.
-
-        The residual of the model's gradient is the last coordinate times the norm of what the last product leaves
-        outside of the space.
-        """
-        products, basis, place = self._products, self._basis, self.place
+        """The step for the radius, from a subspace that is large enough; None where no products are left for one."""
+        products, space, place = self._products, self._space, self.place
         step = None
         while True:
-            if basis.size:
-                matrix = blocks.ldexp(basis.matrix, products.exponent)
-                step = minimize_model(matrix, place.slope, self.radius)
-                residual = products.grow(basis.coupling) * abs(float(step.coordinates[-1]))
-                forcing = min(FORCING, QUADRATIC * (place.slope / self.last_slope) ** 2)
+            if space.size:
+                step = minimize_model(space.matrix, place.slope, self.radius)
+                forcing = min(space.forcing, QUADRATIC * (place.slope / self.last_slope) ** 2)
                 # Less than what would end the search is of no use.
-                enough = residual <= max(forcing * place.slope, 0.1 * self.target)
-                if enough or basis.exhausted or basis.size == basis.capacity:
+                enough = space.residual(step.coordinates) <= max(forcing * place.slope, 0.1 * self.target)
+                if enough or space.exhausted or space.size == space.capacity:
                     return step
-            if products.left < place.price:
+            if products.left < space.price or products.stopped:
                 return None if products.stopped else step
-            basis.grow()
+            space.grow()
             if math.isinf(self.radius):
-                curvature = abs(products.grow(float(basis.matrix[0, 0])))
+                curvature = abs(float(space.matrix[0, 0]))
                 self.radius = FIRST_RADIUS * place.slope / curvature if curvature else 1.0
             products.report(f"step {self.nit + 1}, value {place.value:.6g}, gradient {place.slope:.2g}")
             products.keep(self.state)
@@ -137,7 +129,7 @@ class TrustRegion:
     def _try(self, step: Step) -> None:
         """Evaluate the function at the end of a step, then take the step or make the radius smaller."""
         place, space = self.place, self.place.space
-        s = self._basis.ritz_vectors(step.coordinates.unsqueeze(-1))
+        s = self._space.vector(step.coordinates)
         # As the function sees it: leaves may be of less precision than flat vectors.
         x = space.flatten(space.unflatten(self.x + s.squeeze(-1)))
         if torch.equal(x, self.x) or step.decrease <= 0:
@@ -154,7 +146,7 @@ class TrustRegion:
         if ratio > ACCEPTED:
             self.nit, self.failures = self.nit + 1, 0
             self.x, self.place, self.last_slope = x, there, place.slope
-            self._basis = self._begin()
+            self._space = self._begin(self._space)
         elif unclear:
             self.failures += 1
             if self.failures == FAILURES:
