@@ -5,8 +5,9 @@ VENV := .venv$(TORCH:%=-torch-%)
 BIN := $(VENV)/bin
 # By the environment, in place of a machine's own constraints, which could not be met together with these.
 PIP := PIP_CONSTRAINT=$(VENV)/constraints.txt $(BIN)/python -m pip --disable-pip-version-check install --quiet
-# One thread in each of two test workers: two cores, and no worker waits for the other's threads.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+# One thread in each of two test workers: two cores, and no worker waits for the other's threads. Compiled modules are
+# kept, whatever the environment says: the tests start Python some eighty times.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2
 
 # A warning is an error.
 SPHINX := $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet

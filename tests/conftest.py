@@ -3,12 +3,16 @@
 Two workers share two cores, and sums come out the same on every machine.
 """
 
+import gc
 from collections import Counter
 
+import hypothesis  # noqa: F401  # when it is loaded it looks for references, which a frozen object does not show
 import pytest
 import torch
 
 torch.set_num_threads(1)
+# What is collected stays: the garbage collector goes through what tests make, not through a million objects more.
+gc.disable()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -23,3 +27,8 @@ def pytest_collection_modifyitems(items):
             if rows[name] % step:
                 item.add_marker(pytest.mark.exhaustive)
             rows[name] += 1
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()

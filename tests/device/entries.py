@@ -251,3 +251,23 @@ def flat(found: Any) -> list[Tensor]:
     if isinstance(found, Tensor):
         return [found.detach().cpu().double()]
     return [torch.tensor(float(found), dtype=torch.float64, device=CPU)] if isinstance(found, int | float) else []
+
+
+# A build without CUDA has no kernels of sparse matrices under CUDA's keys.
+_NEEDS_SPARSE_KERNELS = {"sparse_hessian", "factorize", "to_scipy"}
+DENSE = [name for name in ENTRIES if name.split()[0] not in _NEEDS_SPARSE_KERNELS]
+
+
+@functools.cache
+def _on_the_cpu(name: str) -> list[Tensor]:
+    return flat(ENTRIES[name](Setting(CPU)))
+
+
+def assert_same_as_on_the_cpu(name: str, device: str) -> None:
+    """An entry gives the same numbers there, and draws none from the devices' own generators."""
+    generators = [generator.get_state() for generator in torch.cuda.default_generators]
+    found = flat(ENTRIES[name](Setting(torch.device(device))))
+    for now, then in zip(torch.cuda.default_generators, generators, strict=True):
+        torch.testing.assert_close(now.get_state(), then, rtol=0, atol=0)
+    for ours, theirs in zip(found, _on_the_cpu(name), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)

@@ -1,5 +1,6 @@
 """Scripts that several ranks run, by torchrun and gloo."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -41,3 +42,14 @@ def held(run: subprocess.CompletedProcess[str]) -> list[str]:
     """What the ranks said, sorted; the output as an error where one failed."""
     assert run.returncode == 0, run.stdout + run.stderr
     return sorted(run.stdout.splitlines())
+
+
+def require_checks(ranks: int, *modules: str) -> None:
+    """Every check of these modules holds on every rank."""
+    checks = [
+        f"{check.__name__} of {module}"
+        for module in modules
+        for check in importlib.import_module(f"tests.distributed.{module}").CHECKS
+    ]
+    expected = [f"rank {rank}: {check} held" for rank in range(ranks) for check in checks]
+    assert held(torchrun(HERE / "checks.py", ranks, *modules)) == sorted(expected)

@@ -1,10 +1,8 @@
-"""Run by torchrun: operators of all ranks against dense matrices of torch alone, in float64."""
+"""Checks that ranks run: operators of all ranks against dense matrices of torch alone, in float64."""
 
 import re
-import sys
 import warnings
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -409,12 +407,3 @@ CHECKS = [
     loaders,
     sparse_matrices,
 ]
-
-if __name__ == "__main__":
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-    for check in CHECKS:
-        check()
-        # In one piece: ranks write to one pipe.
-        sys.stdout.write(f"rank {dist.get_rank()}: {check.__name__} held\n")
-        sys.stdout.flush()
-    dist.destroy_process_group()

@@ -1,9 +1,7 @@
-"""Run by torchrun: questions about operators of all ranks, with the answers of a dense matrix on every rank."""
+"""Checks that ranks run: questions about operators of all ranks, with the answers of a dense matrix on every rank."""
 
-import sys
 import tempfile
 import warnings
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -126,11 +124,3 @@ def other_groups() -> None:
 
 
 CHECKS = [eigenvalues, traces, solves, checkpoints, warnings_of_the_first_rank, other_groups]
-
-if __name__ == "__main__":
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-    for check in CHECKS:
-        check()
-        sys.stdout.write(f"rank {dist.get_rank()}: {check.__name__} held\n")
-        sys.stdout.flush()
-    dist.destroy_process_group()

@@ -2,11 +2,10 @@
 
 import pytest
 
-from tests.distributed.launch import HERE, held, torchrun
-from tests.distributed.shared_products import CHECKS
+from tests.distributed.launch import require_checks
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.exhaustive)])
-def test_products_of_ranks_are_those_of_one_process(ranks: int) -> None:
-    expected = [f"rank {rank}: {check.__name__} held" for rank in range(ranks) for check in CHECKS]
-    assert held(torchrun(HERE / "shared_products.py", ranks)) == sorted(expected)
+# On two ranks: test_two_ranks.py.
+@pytest.mark.exhaustive
+def test_products_of_four_ranks_are_those_of_one_process() -> None:
+    require_checks(4, "shared_products")

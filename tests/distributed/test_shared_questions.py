@@ -4,14 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.launch import HERE, held, torchrun
-from tests.distributed.shared_questions import CHECKS
+from tests.distributed.launch import HERE, held, require_checks, torchrun
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.exhaustive)])
-def test_questions_have_the_same_right_answers_on_all_ranks(ranks: int) -> None:
-    expected = [f"rank {rank}: {check.__name__} held" for rank in range(ranks) for check in CHECKS]
-    assert held(torchrun(HERE / "shared_questions.py", ranks)) == sorted(expected)
+# On two ranks: test_two_ranks.py.
+@pytest.mark.exhaustive
+def test_questions_have_the_same_right_answers_on_four_ranks() -> None:
+    require_checks(4, "shared_questions")
 
 
 @pytest.mark.private

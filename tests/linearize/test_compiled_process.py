@@ -28,17 +28,6 @@ def run(code: str, **variables: str) -> str:
     return found.stdout
 
 
-def test_the_compiler_is_loaded_only_where_it_is_used() -> None:
-    code = """
-import sys, torch, hesse
-x = torch.ones(3)
-hesse.vhp(lambda x: (x**3).sum(), x, x)
-hesse.Hessian(lambda x: (x**3).sum(), x) @ x
-print([name for name in ("torch._dynamo", "torch._inductor", "torch._functorch.partitioners") if name in sys.modules])
-"""
-    assert run(code).strip() == "[]"
-
-
 NO_COMPILER = """
 import torch, hesse, warnings
 from hesse._linearize import engines

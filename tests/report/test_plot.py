@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import matplotlib
@@ -56,21 +54,3 @@ def test_a_second_density_has_a_color_of_its_own_and_both_are_seen() -> None:
 def test_what_is_no_density_is_refused() -> None:
     with pytest.raises(TypeError, match=r"plot draws what hesse\.spectral_density has found but got"):
         hesse.plot(hesse.trace(torch.eye(3)))  # type: ignore[arg-type]  # the wrong type is the point
-
-
-def test_hesse_loads_without_matplotlib_and_plot_says_what_is_missing() -> None:
-    code = """
-import sys
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "matplotlib":
-            raise ModuleNotFoundError(f"No module named {name!r}")
-sys.meta_path.insert(0, Missing())
-import torch, hesse
-try:
-    hesse.plot(hesse.spectral_density(torch.eye(3), rng=0))
-except ImportError as error:
-    print(error)
-"""
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout == "hesse.plot needs matplotlib. Install it with: pip install matplotlib\n"

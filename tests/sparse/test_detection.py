@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
 from typing import Any
 
@@ -379,17 +377,6 @@ def test_a_large_chain_has_three_entries_a_row() -> None:
 
 
 @pytest.mark.private
-def test_finding_a_pattern_does_not_load_the_compiler() -> None:
-    script = (
-        "import sys, torch\nfrom hesse._sparse.detection import hessian_pattern\n"
-        "assert hessian_pattern(lambda x: (x**3).sum(), torch.ones(3)).nnz == 3\n"
-        "assert hessian_pattern(lambda x: (x.softmax(1) ** 3).sum(), torch.ones(2, 3)).nnz == 18\n"
-        "print('torch._dynamo' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
-
-
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 @pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
 def test_a_large_sparse_constant_is_never_made_dense(layout: torch.layout) -> None:

@@ -21,19 +21,19 @@ def render(spectrum: Spectrum) -> str:
         loader=jinja2.PackageLoader("hesse", "_report"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters |= {"number": number, "duration": duration, "memory": memory}
+    narrow, wide = [picture.to_bytes(picture.draw(spectrum, narrow=narrow), "svg") for narrow in (True, False)]
     pictures = [
-        (f"{DARK} and {NARROW}", _picture(spectrum, picture.DARK, narrow=True)),
-        (NARROW, _picture(spectrum, picture.LIGHT, narrow=True)),
-        (DARK, _picture(spectrum, picture.DARK, narrow=False)),
+        (f"{DARK} and {NARROW}", _address(picture.recolored(narrow, picture.DARK))),
+        (NARROW, _address(narrow)),
+        (DARK, _address(picture.recolored(wide, picture.DARK))),
     ]
     return environment.get_template("page.html.j2").render(
         spectrum=spectrum,
         sources=pictures,
-        fallback=_picture(spectrum, picture.LIGHT, narrow=False),
+        fallback=_address(wide),
         description=picture.describe(spectrum),
     )
 
 
-def _picture(spectrum: Spectrum, colors: picture.Colors, *, narrow: bool) -> str:
-    drawn = picture.to_bytes(picture.draw(spectrum, colors, narrow=narrow), "svg")
-    return "data:image/svg+xml;base64," + base64.b64encode(drawn).decode()
+def _address(svg: bytes) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import re
 from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from hesse._report.spectrum import Spectrum
@@ -55,13 +57,12 @@ def draw(spectrum: Spectrum, colors: Colors = LIGHT, *, narrow: bool = False) ->
         "legend.frameon": False,
     }
     with rc_context(settings):
-        figure = Figure(figsize=(4.4, 6.8) if narrow else (10.4, 4.0), layout="constrained")
+        figure = Figure(figsize=(4.4, 6.8) if narrow else (10.4, 4.0))
         first, second = figure.subplots(2, 1) if narrow else figure.subplots(1, 2)
         _density(first, spectrum, colors)
         _magnitudes(second, spectrum, colors)
-        # Text is laid out while these settings hold, and once: a layout takes a third of a second.
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        # Text is laid out while these settings hold, and once: an engine of the figure's own would run in each draw.
+        ConstrainedLayoutEngine().execute(figure)
     return figure
 
 
@@ -72,6 +73,12 @@ def to_bytes(figure: Figure, form: str) -> bytes:
     with rc_context({"svg.hashsalt": "hesse"}):
         figure.savefig(buffer, format=form, dpi=160, metadata={"Date": None} if form == "svg" else None)
     return buffer.getvalue()
+
+
+def recolored(svg: bytes, colors: Colors) -> bytes:
+    """A light picture in other colors, without another layout."""
+    new = dict(zip(dataclasses.astuple(LIGHT), dataclasses.astuple(colors), strict=True))
+    return re.sub(b"#[0-9a-f]{6}", lambda found: new.get(found[0].decode(), found[0].decode()).encode(), svg)
 
 
 def describe(spectrum: Spectrum) -> str:
