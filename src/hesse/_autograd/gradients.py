@@ -149,7 +149,7 @@ def memory_of(tensor: Tensor) -> int | None:
         if type(tensor) in _PLAIN:
             # The same without the memory's own object, which takes longer to make than a small product.
             start = tensor.data_ptr()
-            return (start - tensor.storage_offset() * tensor.element_size()) or None if start else None
+            return (start - int(tensor.storage_offset()) * tensor.element_size()) or None if start else None
         memory = tensor.untyped_storage()
         # A stand-in without data says where its data would be; its memory says that there is none.
         return None if memory.device.type == "meta" else memory.data_ptr() or None
