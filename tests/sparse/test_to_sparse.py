@@ -161,7 +161,7 @@ def test_a_pattern_that_lacks_an_entry_is_refused(dtype, size):
     def func(x: Tensor) -> Tensor:
         return (x**4).sum() + size * x[3] * x[17]
 
-    with pytest.raises(ValueError, match=r"given to to_sparse\(\) lacks an entry in row (3|17)"):
+    with pytest.raises(ValueError, match=r"given to sparse_hessian\(\) lacks an entry in row (3|17)"):
         hesse.sparse_hessian(func, random(20).to(dtype), scipy.sparse.eye_array(20))
     edges = torch.tensor([[3], [17]])
     torch.testing.assert_close(

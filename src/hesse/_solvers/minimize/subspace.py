@@ -205,10 +205,10 @@ class FactorSpace(Subspace):
         stored = scipy.sparse.csc_array(to_scipy(self._sparse))
         norm = float(abs(stored).sum(axis=0).max())
         diagonal = scipy.sparse.eye_array(self._products.size, dtype=stored.dtype, format="csc")
-        if self.shift <= NO_SHIFT * norm:
+        # A matrix of zeros has one shift.
+        first, least = (FIRST_SHIFT * norm, NO_SHIFT * norm) if norm else (1.0, 1.0)
+        if self.shift <= least:
             self.shift = 0.0
-        # A matrix of zeros has any shift.
-        first = FIRST_SHIFT * norm or 1.0
         # A shift of twice the norm makes the diagonal dominant.
         while (factors := positive_factors(stored + self.shift * diagonal if self.shift else stored)) is None:
             self.shift = max(GROWTH * self.shift, first)
