@@ -36,6 +36,10 @@ REAL = inputs(ROWS, 3, seed=2)
 BITS = torch.randint(2, (ROWS, 3), generator=generator(3)).double()
 
 
+EVEN = 5
+"""A batch size that divides the rows: one layout, and so half as many programs to capture."""
+
+
 def loader(*tensors: Tensor, batch_size: int = 4) -> DataLoader:
     """Batches of 4, 4 and a ragged 2."""
     return DataLoader(TensorDataset(*tensors), batch_size=batch_size)

@@ -16,7 +16,7 @@ import hesse
 from hesse._linearize import engines
 from hesse._operators.data_point import DataPoint
 from tests.data import references
-from tests.data.models import CLASSES, REAL, X, loader, mlp
+from tests.data.models import CLASSES, EVEN, REAL, X, loader, mlp
 from tests.data.test_programs import MATRICES, PROGRAMS, TIGHT, assert_equal
 from tests.linearize.own_clock import OwnClock
 
@@ -43,8 +43,8 @@ def roomy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "_LOADED", -(2**30))
 
 
-def hessian(model: nn.Module, **options: Any) -> hesse.LossHessian:
-    return hesse.LossHessian(model, F.cross_entropy, loader(X, CLASSES), **options)
+def hessian(model: nn.Module, batch_size: int = 4, **options: Any) -> hesse.LossHessian:
+    return hesse.LossHessian(model, F.cross_entropy, loader(X, CLASSES, batch_size=batch_size), **options)
 
 
 def multiplied(H: Any, times: int) -> Any:
@@ -137,7 +137,7 @@ def test_products_at_all_points_count(clock: OwnClock) -> None:
 
 def test_many_vectors_at_once_and_blocks_change_to_programs_too() -> None:
     model = mlp()
-    H = hessian(model, expect=MANY)
+    H = hessian(model, EVEN, expect=MANY)
     V = torch.eye(27, dtype=torch.float64).repeat(1, 3)
     expected = MATRICES[hesse.LossHessian](model)
     torch.testing.assert_close(H @ V, expected @ V)
@@ -176,7 +176,7 @@ def test_a_checkpoint_by_the_tape_is_gone_on_with_by_the_tape(tmp_path: Path) ->
     path = hesse.Checkpoint(tmp_path / "eigsh.safetensors", seconds=0)
 
     def asked(engine: Any) -> Any:
-        H = hessian(model, engine=engine, expect=MANY)
+        H = hessian(model, EVEN, engine=engine, expect=MANY)
         H @ ONES
         before = H.explain().engine
         return hesse.eigsh(H, 2, checkpoint=path, rng=0), before, H.explain().engine

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import hesse
 from tests.data import references
-from tests.data.models import CLASSES, REAL, Tied, X, generator, inputs, loader, mlp, seeded
+from tests.data.models import CLASSES, EVEN, REAL, Tied, X, generator, inputs, loader, mlp, seeded
 from tests.data.test_gauss_newton import jtlj
 from tests.functional.test_compiled_functions import HAS_COMPILER
 
@@ -166,7 +166,7 @@ def test_a_convolutional_network_with_batch_norm_in_evaluation(operator: type) -
     model(x)  # averages that are not those of the beginning
     model.eval()
     state = copy.deepcopy(model.state_dict())
-    H = operator(model, nn.CrossEntropyLoss(), loader(x, labels), engine="compiled")
+    H = operator(model, nn.CrossEntropyLoss(), loader(x, labels, batch_size=EVEN), engine="compiled")
     if operator is hesse.LossHessian:
         expected = references.hessian(model, lambda call: F.cross_entropy(call(x), labels))
     else:
@@ -234,7 +234,8 @@ def test_what_is_not_chosen_of_the_model_is_read_anew_at_each_point() -> None:
 def test_frozen_and_unused_parameters_have_zeros() -> None:
     model = mlp()
     model[0].bias.requires_grad_(False)
-    matrix = hesse.LossHessian(model, F.mse_loss, loader(X, REAL), params="*", engine="compiled").to_dense()
+    even = loader(X, REAL, batch_size=EVEN)
+    matrix = hesse.LossHessian(model, F.mse_loss, even, params="*", engine="compiled").to_dense()
     assert matrix[12:15].abs().max() == matrix[:, 12:15].abs().max() == 0
     names = ["0.weight", "2.weight", "2.bias"]
     expected = references.hessian(model, lambda call: F.mse_loss(call(X), REAL), names)
@@ -255,7 +256,8 @@ def test_sixteen_vectors_go_through_a_program_at_once(operator: type, memory: st
 
 def test_blocks_and_the_data_block() -> None:
     model = mlp()
-    H, tape = [hesse.LossHessian(model, F.mse_loss, loader(X, REAL), engine=name) for name in ("compiled", "tape")]
+    even = loader(X, REAL, batch_size=EVEN)
+    H, tape = [hesse.LossHessian(model, F.mse_loss, even, engine=name) for name in ("compiled", "tape")]
     dense = references.hessian(model, lambda call: F.mse_loss(call(X), REAL))
     torch.testing.assert_close(H.block("2.weight", "0").to_dense(), dense[15:24, :15])
     M = H.data_block(0)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import hesse
 from hesse._linearize.program import backends
 from tests.data import references
-from tests.data.models import CLASSES, REAL, X, inputs, loader, mlp, seeded
+from tests.data.models import CLASSES, EVEN, REAL, X, inputs, loader, mlp, seeded
 from tests.data.test_data_conduct import LITTLE, OPERATORS, Recording, Stateful, unchanged
 from tests.data.test_users_models import FLOAT32, batches, gpt2
 
@@ -79,10 +79,11 @@ def test_dropout_draws_the_numbers_of_the_tape(memory: str | None) -> None:
 
 def test_drawing_can_be_refused() -> None:
     model = Recording()
-    H = hesse.LossHessian(model.model, F.cross_entropy, loader(X, CLASSES), randomness="refuse", engine="compiled")
+    even = loader(X, CLASSES, batch_size=EVEN)
+    H = hesse.LossHessian(model.model, F.cross_entropy, even, randomness="refuse", engine="compiled")
     H @ ONES
     with pytest.raises(RuntimeError, match='randomness="refuse" does not allow'):
-        hesse.LossHessian(model, F.cross_entropy, loader(X, CLASSES), randomness="refuse", engine="compiled")
+        hesse.LossHessian(model, F.cross_entropy, even, randomness="refuse", engine="compiled")
 
 
 class Branching(nn.Module):
@@ -191,7 +192,7 @@ def test_a_program_that_differs_from_the_tape_is_refused(
     monkeypatch.setattr(backends, "INDUCTOR", wrong(after))
     model = mlp()
     for operator in (hesse.LossHessian, hesse.GaussNewton):
-        H = operator(model, F.mse_loss, loader(X, REAL), engine="compiled")
+        H = operator(model, F.mse_loss, loader(X, REAL, batch_size=EVEN), engine="compiled")
         with pytest.raises(hesse.CaptureError, match=f"the {what} differs from the tape's by"):
             H @ ONES
         monkeypatch.setattr(backends, "INDUCTOR", wrong(after))
@@ -210,7 +211,7 @@ def test_a_program_that_is_right_at_one_point_only_is_refused_at_the_next() -> N
     def loss(f: Tensor, y: Tensor) -> Tensor:
         return Hidden.factor * F.mse_loss(f, y)
 
-    H = hesse.LossHessian(mlp(), loss, loader(X, REAL), engine="compiled")
+    H = hesse.LossHessian(mlp(), loss, loader(X, REAL, batch_size=EVEN), engine="compiled")
     H @ ONES
     Hidden.factor = 2.0
     with pytest.raises(hesse.CaptureError, match="differs from the tape's"):
@@ -228,7 +229,7 @@ def test_what_is_kept_is_freed_without_the_collector(operator: type) -> None:
     gc.collect()
     gc.disable()
     try:
-        H = operator(mlp(), F.cross_entropy, loader(X, CLASSES), engine="compiled")
+        H = operator(mlp(), F.cross_entropy, loader(X, CLASSES, batch_size=EVEN), engine="compiled")
         H @ torch.ones(27, 70, dtype=torch.float64)
         kept = weakref.ref(H._point.kept_terms()[0])
         del H
@@ -239,7 +240,8 @@ def test_what_is_kept_is_freed_without_the_collector(operator: type) -> None:
 
 def test_a_stale_point_is_refused_and_the_mode_too() -> None:
     model = nn.Sequential(mlp(), nn.Dropout(0.0))
-    H = hesse.LossHessian(model, F.cross_entropy, loader(X, CLASSES), engine="compiled", verify=False)
+    even = loader(X, CLASSES, batch_size=EVEN)
+    H = hesse.LossHessian(model, F.cross_entropy, even, engine="compiled", verify=False)
     product = H @ ONES
     model.eval()
     with pytest.raises(hesse.StalePointError, match="switched between training and evaluation"):
