@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -164,7 +164,7 @@ def unequal_batches() -> None:
         assert bool(kept) == (memory is None)
     batches = [(X[:5], Y[:5]), (X[5:], Y[5:])] if rank == last else []
     for operator, expected in ((hesse.LossHessian, dense()), (hesse.GaussNewton, gauss_newton())):
-        require_products(operator(sharded(), LOSS, batches), expected @ VECTORS)
+        require_products(operator(sharded(), LOSS, batches, memory=1), expected @ VECTORS)
     refused(ValueError, "holds no batch, on any rank", lambda: hesse.LossHessian(sharded(), LOSS, []))
     none = torch.full_like(Y, -100)
     refused(ValueError, "all weights are zero, on any rank", lambda: hesse.LossHessian(sharded(), LOSS, mine(X, none)))
@@ -191,6 +191,14 @@ def layouts() -> None:
     def ignored(model: LanguageModel) -> None:
         fully_shard(model, mesh=mesh, ignored_params={model.places, model.blocks[1].mix.bias})
 
+    def along_columns(model: LanguageModel) -> None:
+        def placement(parameter: Tensor) -> Shard:
+            return Shard(1) if parameter.dim() == 2 and parameter.shape[1] % ranks == 0 else Shard(0)
+
+        for block in model.blocks:
+            fully_shard(block, mesh=mesh, shard_placement_fn=placement)
+        fully_shard(model, mesh=mesh, shard_placement_fn=placement)
+
     def in_part(model: LanguageModel) -> None:
         fully_shard(model.blocks[1], mesh=mesh)
 
@@ -213,7 +221,7 @@ def layouts() -> None:
     n = sum(parameter.numel() for parameter in LanguageModel().parameters())
     vectors = torch.randn(n, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     expected = product(LanguageModel(), vectors[:, 0]).unsqueeze(1)
-    for cut in (blocks, nested, grouped, ignored, in_part, replicated, checkpointed):
+    for cut in (blocks, nested, grouped, ignored, along_columns, in_part, replicated, checkpointed):
         model = LanguageModel()
         cut(model)
         H = hesse.LossHessian(model, loss, mine(TOKENS, NEXT))
