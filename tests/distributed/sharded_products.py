@@ -189,7 +189,9 @@ def layouts() -> None:
         fully_shard(model, mesh=mesh)
 
     def ignored(model: LanguageModel) -> None:
-        fully_shard(model, mesh=mesh, ignored_params={model.places, model.blocks[1].mix.bias})
+        plain = {model.places, model.blocks[1].mix.bias}
+        fully_shard(model.blocks[1], mesh=mesh, ignored_params=plain)
+        fully_shard(model, mesh=mesh, ignored_params=plain)
 
     def along_columns(model: LanguageModel) -> None:
         def placement(parameter: Tensor) -> Shard:
@@ -216,7 +218,7 @@ def layouts() -> None:
         """Adapters: the words are constants, and one matrix of each block is a variable."""
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.endswith(("wide.weight", "places")))
-        blocks(model)
+        ignored(model)
 
     n = sum(parameter.numel() for parameter in LanguageModel().parameters())
     vectors = torch.randn(n, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
