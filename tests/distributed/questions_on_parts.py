@@ -27,7 +27,8 @@ N = len(A)
 B = torch.randn(N, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 # With few steps to a solution, rounding does not change their number.
 MILD = matrix(low=20.0)
-INDEFINITE = A - 0.5 * torch.eye(N, dtype=torch.float64)
+TOP = torch.linalg.eigh(MILD)[1][:, -1:]
+INDEFINITE = MILD - 150 * (TOP @ TOP.mT)
 
 
 def close(found: Any, expected: Any, tolerance: float = 1e-9) -> None:
@@ -58,7 +59,7 @@ def eigenvalues() -> None:
     H, expected = RowsOfRanks(A), torch.linalg.eigvalsh(A).flip(0)
     for options in (
         {"k": 3},
-        {"k": (2, 2), "which": "BE", "basis_size": 20, "max_products": 140},
+        {"k": (2, 2), "which": "BE", "basis_size": 14, "max_products": 60},
         {"k": 3, "block_size": 3, "certify": True, "basis_device": "cpu"},
         {"k": 2, "basis_size": 8, "tol": 1e-9},
     ):
@@ -82,7 +83,7 @@ def eigenvalues() -> None:
 
 def traces() -> None:
     for method in ("auto", "hutchinson", "hutch++", "xtrace", "exact"):
-        found, alone = both(lambda H, _: hesse.trace(H, method=method, tol=0.02, rng=0, max_products=400))  # noqa: B023
+        found, alone = both(lambda H, _: hesse.trace(H, method=method, tol=0.02, rng=0, max_products=150))  # noqa: B023
         close([found.estimate, found.standard_error], [alone.estimate, alone.standard_error])
         assert (found.num_products, found.method) == (alone.num_products, alone.method)
         require_same_bits(found.estimate, found.error_estimate)
@@ -106,35 +107,35 @@ def diagonals() -> None:
 
 
 def functions_of_the_matrix() -> None:
-    for options in ({"num_probes": 3, "num_steps": 12}, {"num_probes": 4, "num_steps": 40}):
+    for options in ({"num_probes": 3, "num_steps": 8}, {"num_probes": 4, "num_steps": 30}):
         found, alone = both(lambda H, _: hesse.spectral_density(H, rng=0, **options))  # noqa: B023
         assert (found.num_products, found.exact) == (alone.num_products, alone.exact)
         for power in (1, 2):
             close(found.moment(power)[0], alone.moment(power)[0])
     close(found.moment(1)[0], A.trace() / N)
-    # By a basis of each probe, without one, and by the whole matrix.
-    for options in ({}, {"memory": 8 * 151 * 7}, {"tol": 1e-6}):
+    # With a basis of each probe, and without.
+    for options in ({"max_products": 60}, {"memory": 8 * N * 7}):
         found, alone = both(
-            lambda H, _: hesse.logdet(H, rng=0, **{"tol": 0.2, "num_steps": 8, "max_products": 161, **options}),  # noqa: B023
+            lambda H, _: hesse.logdet(H, rng=0, **{"tol": 0.2, "num_steps": 6, "max_products": 30, **options}),  # noqa: B023
             MILD,
         )
         close([found.estimate, *found.interval], [alone.estimate, *alone.interval])
         assert (found.num_products, found.num_probes) == (alone.num_products, alone.num_probes)
         require_same_bits(found.estimate)
-    exact = hesse.trace_of(torch.sqrt, RowsOfRanks(MILD), rng=0, tol=1e-9)
-    close(exact.estimate, torch.linalg.eigvalsh(MILD).sqrt().sum())
+    small = matrix(97)
+    exact = hesse.trace_of(torch.sqrt, RowsOfRanks(small), rng=0, tol=1e-9)
+    close(exact.estimate, torch.linalg.eigvalsh(small).sqrt().sum())
 
 
 def solves() -> None:
     exact = torch.linalg.solve(MILD, B)
     preconditioners: list[Callable[[Any, Any], Any]] = [
         lambda H, part: None,
-        lambda H, part: hesse.jacobi(hesse.diagonal(H, method="exact")),
         lambda H, part: hesse.jacobi(part(MILD.diagonal()), like=H),
         lambda H, part: hesse.nystrom(H, 20, shift=0.01, rng=0),
     ]
     for method in ("cg", "minres"):
-        for M in preconditioners:
+        for M in preconditioners if method == "cg" else preconditioners[::2]:
 
             def question(H: Any, part: Any) -> hesse.Solution:
                 return hesse.solve(H, part(B), method=method, tol=1e-11, preconditioner=M(H, part))  # noqa: B023
@@ -143,8 +144,11 @@ def solves() -> None:
             close(RowsOfRanks(MILD).whole(found.solution), exact)
             assert (found.endings, found.num_products) == (alone.endings, alone.num_products)
             require_same_bits(found.residual_norms)
-    found, _ = both(lambda H, part: hesse.solve(H, part(B[:, 0]), tol=1e-10, x0=part(B[:, 1])), INDEFINITE)
-    close(RowsOfRanks(A).whole(found.solution), torch.linalg.solve(INDEFINITE, B[:, 0]), 1e-6)
+    H = RowsOfRanks(MILD)
+    estimated = hesse.jacobi(hesse.diagonal(H, method="exact"))
+    close(estimated @ H.part(B), H.part(B) / H.part(MILD.diagonal()).unsqueeze(-1))
+    found, _ = both(lambda H, part: hesse.solve(H, part(B[:, 0]), tol=1e-11, x0=part(B[:, 1])), INDEFINITE)
+    close(RowsOfRanks(A).whole(found.solution), torch.linalg.solve(INDEFINITE, B[:, 0]))
     arrays, _ = both(lambda H, part: hesse.solve(H, part(B[:, 0]).numpy(), tol=1e-11), MILD)
     assert isinstance(arrays.solution, np.ndarray)
     close(RowsOfRanks(MILD).whole(torch.from_numpy(arrays.solution)), exact[:, 0])
@@ -204,9 +208,9 @@ def refusals() -> None:
         ("rows()", lambda: H.rows([0])),
         ("to_scipy()", H.to_scipy),
         ("to_sparse()", lambda: H.to_sparse(torch.eye(N))),
+        ("to_sparse()", lambda: hesse.factorize(H)),
     ):
         refused(NotImplementedError, f"{name} needs whole vectors, but those of this", ask)
-    refused(TypeError, "factorize", lambda: hesse.factorize(H))
     refused(ValueError, f"should have shape ({H.length},) or", lambda: H @ B)
     refused(ValueError, f"should have shape ({H.length},) or", lambda: H @ B[:, 0])
     refused(ValueError, "start given to eigsh", lambda: hesse.eigsh(H, 1, start=B))
@@ -247,22 +251,20 @@ def checkpoints() -> None:
         kept = hesse.Checkpoint(folder / name, seconds=0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            whole = question(checkpoint=hesse.Checkpoint(folder / f"{name}-whole", seconds=0), callback=None)
+            whole = question(checkpoint=None, callback=None)
             question(checkpoint=kept, callback=stop)
         return whole, question(checkpoint=kept, callback=None)
 
-    b = H.part(B)
+    M, b = RowsOfRanks(MILD), H.part(B)
     for name, most, question in (
         ("eigsh", 14, lambda **keep: hesse.eigsh(H, 2, rng=5, basis_size=12, **keep).vectors),
         ("diagonal", 50, lambda **keep: hesse.diagonal(H, method="exact", rng=5, **keep).estimate),
-        ("trace", 40, lambda **keep: torch.tensor(hesse.trace(H, method="hutch++", rng=5, tol=1e-3, **keep).estimate)),
-        ("logdet", 60, lambda **keep: torch.tensor(hesse.logdet(H, rng=5, tol=0.1, num_steps=40, **keep).estimate)),
-        ("minres", 60, lambda **keep: hesse.solve(H, b, method="minres", **keep).solution),
+        ("minres", 20, lambda **keep: hesse.solve(M, b, method="minres", tol=1e-3, **keep).solution),
         (
             "shifted",
-            60,
+            20,
             lambda **keep: hesse.solve_shifted(
-                H, b[:, 0], [1.0, 0.1], preconditioner=lambda shift: hesse.nystrom(H, 9, shift=shift, rng=0), **keep
+                M, b[:, 0], [1.0, 0.1], preconditioner=lambda shift: hesse.nystrom(M, 9, shift=shift, rng=0), **keep
             ).solutions[1],
         ),
     ):
@@ -281,7 +283,7 @@ def checkpoints() -> None:
     refused(
         hesse.CheckpointError,
         "was written with b ",
-        lambda: hesse.solve(H, changed, method="minres", checkpoint=folder / "minres"),
+        lambda: hesse.solve(M, changed, method="minres", tol=1e-3, checkpoint=folder / "minres"),
     )
     if rank == 1:
         for slot in "ab":
@@ -300,7 +302,7 @@ def copies() -> None:
     if dist.get_world_size() < 4:
         return
     H = RowsOfRanks(A, [0, 1, 0, 1, 1, 0])
-    assert H.shards.length in (17 + 1 + 21, N - 39)
+    assert H.shards.length in (11 + 1 + 17, N - 29)
     close(H.gram(H.part(B), H.part(B)), B.mT @ B, 1e-12)
     close(H.total(H.part(B[:, 0]).sum()), B[:, 0].sum(), 1e-12)
     assert torch.equal(H.whole(H.part(B)), B)

@@ -2,9 +2,11 @@
 
 import functools
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -102,12 +104,12 @@ def require_products(H: Any, expected: Tensor, vectors: Tensor = VECTORS) -> Non
     here = entries(H)
     assert H.shape == (len(expected),) * 2
     assert H.length == len(here)
-    close(H @ vectors[here, 0], expected[here, 0])
-    close(H @ vectors[here], expected[here])
+    products = H @ vectors[here]
+    close(products, expected[here])
+    close(H.whole(products), expected)
     structured = H.unflatten(vectors[here, 0])
     close(H.flatten(structured), vectors[here, 0])
     close(H.flatten(H @ structured), expected[here, 0])
-    close(H.whole(H @ vectors[here]), expected)
 
 
 def sharded(*, mesh: Any = None) -> nn.Module:
@@ -162,7 +164,7 @@ def unequal_batches() -> None:
         assert bool(kept) == (memory is None)
     batches = [(X[:5], Y[:5]), (X[5:], Y[5:])] if rank == last else []
     for operator, expected in ((hesse.LossHessian, dense()), (hesse.GaussNewton, gauss_newton())):
-        require_products(operator(sharded(), LOSS, batches), expected @ VECTORS)
+        require_products(operator(sharded(), LOSS, batches, memory=1), expected @ VECTORS)
     refused(ValueError, "holds no batch, on any rank", lambda: hesse.LossHessian(sharded(), LOSS, []))
     none = torch.full_like(Y, -100)
     refused(ValueError, "all weights are zero, on any rank", lambda: hesse.LossHessian(sharded(), LOSS, mine(X, none)))
@@ -187,7 +189,17 @@ def layouts() -> None:
         fully_shard(model, mesh=mesh)
 
     def ignored(model: LanguageModel) -> None:
-        fully_shard(model, mesh=mesh, ignored_params={model.places, model.blocks[1].mix.bias})
+        plain = {model.places, model.blocks[1].mix.bias}
+        fully_shard(model.blocks[1], mesh=mesh, ignored_params=plain)
+        fully_shard(model, mesh=mesh, ignored_params=plain)
+
+    def along_columns(model: LanguageModel) -> None:
+        def placement(parameter: Tensor) -> Shard:
+            return Shard(1) if parameter.dim() == 2 and parameter.shape[1] % ranks == 0 else Shard(0)
+
+        for block in model.blocks:
+            fully_shard(block, mesh=mesh, shard_placement_fn=placement)
+        fully_shard(model, mesh=mesh, shard_placement_fn=placement)
 
     def in_part(model: LanguageModel) -> None:
         fully_shard(model.blocks[1], mesh=mesh)
@@ -202,16 +214,29 @@ def layouts() -> None:
         model.blocks[0].checkpointed = True
         blocks(model)
 
+    def frozen(model: LanguageModel) -> None:
+        """Adapters: the words are constants, and one matrix of each block is a variable."""
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.endswith(("wide.weight", "places")))
+        ignored(model)
+
     n = sum(parameter.numel() for parameter in LanguageModel().parameters())
     vectors = torch.randn(n, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     expected = product(LanguageModel(), vectors[:, 0]).unsqueeze(1)
-    for cut in (blocks, nested, grouped, ignored, in_part, replicated, checkpointed):
+    for cut in (blocks, nested, grouped, ignored, along_columns, in_part, replicated, checkpointed):
         model = LanguageModel()
         cut(model)
         H = hesse.LossHessian(model, loss, mine(TOKENS, NEXT))
         require_products(H, expected, vectors)
         if cut is ignored:
             assert not isinstance(H.gradient["places"], DTensor)
+    model = LanguageModel()
+    frozen(model)
+    names = ["places", "blocks.0.wide.weight", "blocks.1.wide.weight"]
+    few = vectors[: 20 + 2 * 36]
+    expected = product(LanguageModel(), few[:, 0], names).unsqueeze(1)
+    for memory in (None, 1):
+        require_products(hesse.LossHessian(model, loss, mine(TOKENS, NEXT), memory=memory), expected, few)
 
 
 class Awkward(nn.Module):
@@ -359,6 +384,59 @@ def points_that_move() -> None:
     require_products(few, expected @ VECTORS)
 
 
+def questions() -> None:
+    """As on one process: eigenvalues by a checkpoint too, the trace, a linear system."""
+    H = hesse.LossHessian(sharded(), LOSS, mine(X, Y))
+    matrix, here = dense(), entries(H)
+    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+    folder = [tempfile.mkdtemp()]
+    dist.broadcast_object_list(folder)
+    file = Path(folder[0]) / "eigsh.safetensors"
+    begun = hesse.eigsh(H, k=2, rng=0, tol=1e-8, checkpoint=file, callback=lambda progress: progress.num_products > 12)
+    assert not begun.converged
+    top = hesse.eigsh(H, k=2, rng=0, tol=1e-8, checkpoint=file)
+    close(top.values, values.flip(0)[:2], 1e-9)
+    close(H.whole(top.vectors).abs(), vectors.flip(1)[:, :2].abs(), 1e-6)
+    require_same_bits(top.values, H.whole(top.vectors))
+    bias = hesse.trace(H.block("2.bias"), method="exact").estimate
+    close(torch.tensor(bias, dtype=torch.float64), matrix[72:, 72:].trace())
+    found = hesse.solve(H.shift(1.0), H.gradient, tol=1e-11).solution
+    gradient = H.whole(H.flatten(H.gradient))
+    expected = torch.linalg.solve(matrix + torch.eye(76, dtype=torch.float64), gradient)
+    close(H.flatten(found), expected[here], 1e-9)
+
+
+def hugging_face() -> None:
+    """Llama and GPT-2 from their configurations, with PyTorch's fused attention."""
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    shape = {"vocab_size": 11, "use_cache": False}
+    llama = LlamaConfig(hidden_size=8, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2, **shape)
+    gpt = GPT2Config(n_embd=8, n_layer=2, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, **shape)
+    for kind, config in ((LlamaForCausalLM, llama), (GPT2LMHeadModel, gpt)):
+        torch.manual_seed(0)
+        alone, model = kind(config).double(), kind(config).double()
+        model.load_state_dict(alone.state_dict())
+        leaves = {name: parameter.detach().clone().requires_grad_() for name, parameter in alone.named_parameters()}
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            value = loss(functional_call(alone, leaves, (TOKENS,)).logits, NEXT)
+            gradient = torch.autograd.grad(value, [*leaves.values()], create_graph=True)
+            flat = torch.cat([part.reshape(-1) for part in gradient])
+            v = torch.randn(len(flat), 1, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+            parts = torch.autograd.grad(flat @ v[:, 0], [*leaves.values()])
+        for layer in model.model.layers if kind is LlamaForCausalLM else model.transformer.h:
+            fully_shard(layer)
+        fully_shard(model)
+        H = hesse.LossHessian(
+            model, loss, mine(TOKENS, NEXT), output=lambda model, batch: (model(batch[0]).logits, batch[1])
+        )
+        here = entries(H)
+        # Llama's normalization rounds to single precision itself.
+        tolerance = 1e-5 if kind is LlamaForCausalLM else 1e-12
+        close(H @ v[here], torch.cat([part.reshape(-1, 1) for part in parts])[here], tolerance)
+        assert "in full" not in str(H.explain())
+
+
 def errors_of_one_rank() -> None:
     rank, last = dist.get_rank(), dist.get_world_size() - 1
 
@@ -433,6 +511,7 @@ def refusals() -> None:
     hesse.LossHessian(made(offload_policy=CPUOffloadPolicy(pin_memory=False)), LOSS, data)
 
 
+LONG = [hugging_face]
 CHECKS = [
     the_four_operators,
     unequal_batches,
@@ -441,6 +520,7 @@ CHECKS = [
     draws,
     collectives,
     points_that_move,
+    questions,
     errors_of_one_rank,
     refusals,
 ]

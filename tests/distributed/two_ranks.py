@@ -94,7 +94,6 @@ def fsdp() -> None:
     fully_shard(model, mesh=mesh())
     at = {name: parameter.detach() for name, parameter in model.named_parameters()}
     ones = {name: torch.ones_like(tensor) for name, tensor in at.items()}
-    refused(NotImplementedError, "model of FSDP", lambda: hesse.LossHessian(model, LOSS, mine()))
     refused(
         NotImplementedError,
         "model of FSDP",

@@ -155,7 +155,11 @@ class ShardedModel(Model):
             groups.setdefault((plan is None, owner, parameter.dtype), []).append(position)
         bundles = {
             key: (
-                Bundle(self.groups, [self._pieces[i] for i in chosen], f"the parameters of {key[1] or 'the model'}"),
+                Bundle(
+                    self.groups,
+                    [self._pieces[i] for i in chosen],
+                    "parameters of the model" if key[0] else f"the parameters of {key[1]!r}",
+                ),
                 chosen,
             )
             for key, chosen in groups.items()
@@ -166,10 +170,14 @@ class ShardedModel(Model):
         self._absent: list[tuple[int, Absent]] = []
         for place in self._blueprint.parameters:
             parameter = tensors[place]
+            is_variable = id(parameter) in positions
+            if not (is_variable or is_dtensor(parameter)):
+                # A constant that every rank has whole.
+                continue
             plan = inside.get(id(parameter))
             if plan is not None:
                 self._absent.append((place, Absent.of(parameter, plan.key)))
-            if id(parameter) in positions or not is_dtensor(parameter):
+            if is_variable:
                 continue
             piece = self._piece(parameter)
             bundle = Bundle(self.groups, [piece], "a constant parameter")

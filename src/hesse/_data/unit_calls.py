@@ -96,7 +96,9 @@ class UnitParts:
         self._frozen = [(bundle, piece) for bundle, piece, _ in frozen]
         order = [id(variables[position]) for position in self.positions] + [id(parameter) for *_, parameter in frozen]
         places = {identity: place for place, identity in enumerate(order)}
-        self._slots = [(path, name, places[id(plan.parameters[i])]) for path, name, i in plan.slots]
+        slots = [(path, name, id(plan.parameters[i])) for path, name, i in plan.slots]
+        # What is gathered nowhere is a constant that the module has anyway.
+        self._slots = [(path, name, places[identity]) for path, name, identity in slots if identity in places]
 
     def gather(self, share: Share, pieces: Sequence[Tensor]) -> list[Tensor]:
         """Whole parameters: variables of these pieces, and constants."""

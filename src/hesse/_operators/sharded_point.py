@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hesse._base.errors import warn_caller
 from hesse._base.memory import readable
 from hesse._base.space import Space, Splits
 from hesse._data import rows
@@ -68,6 +69,7 @@ class ShardedPoint(DataPoint):
                 )
         self.ranks, self._model = ranks, model
         self._due = 0
+        self._warned = False
         # A batch of which nothing counts, for ranks that have fewer than others.
         self._filler: Any = None
         self._weights: dict[Place, float] = {}
@@ -254,7 +256,14 @@ class ShardedPoint(DataPoint):
         self._compare(place, float(term.value))
         if place not in self._bytes:
             size = term.kept_bytes(self.batches.held_elsewhere(piece))
-            self._bytes[place] = max(self.ranks.gather(f"the bytes of a batch of {self._what}", lambda: size))
+            largest = max(self.ranks.gather(f"the bytes of a batch of {self._what}", lambda: size))
+            self._bytes[place] = largest
+            if needed(largest) > self._kept.budget and self.ranks.is_first and not self._warned:
+                self._warned = True
+                warn_caller(
+                    f"A batch takes about {readable(needed(largest))} and memory= allows"
+                    f" {readable(self._kept.budget)}, but batches of a sharded model are not cut up. Give smaller ones."
+                )
         self._kept.see(self._bytes[place])
         self._kept.offer(place, term, self._bytes[place])
         return term
