@@ -1,10 +1,7 @@
-"""Run by torchrun: operators of models that ``fully_shard`` cut up, against torch alone in one process, in float64."""
+"""Checks that ranks run: operators of models that ``fully_shard`` cut up, against torch alone, in float64."""
 
 import functools
-import sys
-import warnings
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -444,15 +441,3 @@ CHECKS = [
     errors_of_one_rank,
     refusals,
 ]
-
-if __name__ == "__main__":
-    # PyTorch 2.13 warns of names that FSDP itself calls.
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-    torch.set_num_threads(1)
-    for check in CHECKS if len(sys.argv) < 2 else [globals()[name] for name in sys.argv[1:]]:
-        check()
-        # In one piece: ranks write to one pipe.
-        sys.stdout.write(f"rank {dist.get_rank()}: {check.__name__} held\n")
-        sys.stdout.flush()
-    dist.destroy_process_group()
