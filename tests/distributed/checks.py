@@ -2,11 +2,16 @@
 
 import importlib
 import sys
+import warnings
 from datetime import timedelta
 
+import torch
 import torch.distributed as dist
 
 if __name__ == "__main__":
+    # PyTorch 2.13 warns of names that FSDP itself calls.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     for module in sys.argv[1:]:
         for check in importlib.import_module(f"tests.distributed.{module}").CHECKS:

@@ -1,11 +1,8 @@
-"""Run by torchrun: operators of models that ``fully_shard`` cut up, against torch alone in one process, in float64."""
+"""Checks that ranks run: operators of models that ``fully_shard`` cut up, against torch alone, in float64."""
 
 import functools
-import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -406,37 +403,6 @@ def questions() -> None:
     close(H.flatten(found), expected[here], 1e-9)
 
 
-def hugging_face() -> None:
-    """Llama and GPT-2 from their configurations, with PyTorch's fused attention."""
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
-
-    shape = {"vocab_size": 11, "use_cache": False}
-    llama = LlamaConfig(hidden_size=8, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2, **shape)
-    gpt = GPT2Config(n_embd=8, n_layer=2, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, **shape)
-    for kind, config in ((LlamaForCausalLM, llama), (GPT2LMHeadModel, gpt)):
-        torch.manual_seed(0)
-        alone, model = kind(config).double(), kind(config).double()
-        model.load_state_dict(alone.state_dict())
-        leaves = {name: parameter.detach().clone().requires_grad_() for name, parameter in alone.named_parameters()}
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-            value = loss(functional_call(alone, leaves, (TOKENS,)).logits, NEXT)
-            gradient = torch.autograd.grad(value, [*leaves.values()], create_graph=True)
-            flat = torch.cat([part.reshape(-1) for part in gradient])
-            v = torch.randn(len(flat), 1, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-            parts = torch.autograd.grad(flat @ v[:, 0], [*leaves.values()])
-        for layer in model.model.layers if kind is LlamaForCausalLM else model.transformer.h:
-            fully_shard(layer)
-        fully_shard(model)
-        H = hesse.LossHessian(
-            model, loss, mine(TOKENS, NEXT), output=lambda model, batch: (model(batch[0]).logits, batch[1])
-        )
-        here = entries(H)
-        # Llama's normalization rounds to single precision itself.
-        tolerance = 1e-5 if kind is LlamaForCausalLM else 1e-12
-        close(H @ v[here], torch.cat([part.reshape(-1, 1) for part in parts])[here], tolerance)
-        assert "in full" not in str(H.explain())
-
-
 def errors_of_one_rank() -> None:
     rank, last = dist.get_rank(), dist.get_world_size() - 1
 
@@ -511,7 +477,6 @@ def refusals() -> None:
     hesse.LossHessian(made(offload_policy=CPUOffloadPolicy(pin_memory=False)), LOSS, data)
 
 
-LONG = [hugging_face]
 CHECKS = [
     the_four_operators,
     unequal_batches,
@@ -524,15 +489,3 @@ CHECKS = [
     errors_of_one_rank,
     refusals,
 ]
-
-if __name__ == "__main__":
-    # PyTorch 2.13 warns of names that FSDP itself calls.
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-    torch.set_num_threads(1)
-    for check in CHECKS if len(sys.argv) < 2 else [globals()[name] for name in sys.argv[1:]]:
-        check()
-        # In one piece: ranks write to one pipe.
-        sys.stdout.write(f"rank {dist.get_rank()}: {check.__name__} held\n")
-        sys.stdout.flush()
-    dist.destroy_process_group()

@@ -94,6 +94,7 @@ def fsdp() -> None:
     fully_shard(model, mesh=mesh())
     at = {name: parameter.detach() for name, parameter in model.named_parameters()}
     ones = {name: torch.ones_like(tensor) for name, tensor in at.items()}
+    # Operators over data know such models: sharded_products.py.
     refused(
         NotImplementedError,
         "model of FSDP",
