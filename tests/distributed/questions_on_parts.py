@@ -58,7 +58,7 @@ def eigenvalues() -> None:
     H, expected = RowsOfRanks(A), torch.linalg.eigvalsh(A).flip(0)
     for options in (
         {"k": 3},
-        {"k": (2, 2), "which": "BE", "basis_size": 20, "max_products": 140},
+        {"k": (2, 2), "which": "BE", "basis_size": 14, "max_products": 60},
         {"k": 3, "block_size": 3, "certify": True, "basis_device": "cpu"},
         {"k": 2, "basis_size": 8, "tol": 1e-9},
     ):
@@ -82,7 +82,7 @@ def eigenvalues() -> None:
 
 def traces() -> None:
     for method in ("auto", "hutchinson", "hutch++", "xtrace", "exact"):
-        found, alone = both(lambda H, _: hesse.trace(H, method=method, tol=0.02, rng=0, max_products=400))  # noqa: B023
+        found, alone = both(lambda H, _: hesse.trace(H, method=method, tol=0.02, rng=0, max_products=150))  # noqa: B023
         close([found.estimate, found.standard_error], [alone.estimate, alone.standard_error])
         assert (found.num_products, found.method) == (alone.num_products, alone.method)
         require_same_bits(found.estimate, found.error_estimate)
@@ -106,23 +106,24 @@ def diagonals() -> None:
 
 
 def functions_of_the_matrix() -> None:
-    for options in ({"num_probes": 3, "num_steps": 12}, {"num_probes": 4, "num_steps": 40}):
+    for options in ({"num_probes": 3, "num_steps": 8}, {"num_probes": 4, "num_steps": 30}):
         found, alone = both(lambda H, _: hesse.spectral_density(H, rng=0, **options))  # noqa: B023
         assert (found.num_products, found.exact) == (alone.num_products, alone.exact)
         for power in (1, 2):
             close(found.moment(power)[0], alone.moment(power)[0])
     close(found.moment(1)[0], A.trace() / N)
     # By a basis of each probe, without one, and by the whole matrix.
-    for options in ({}, {"memory": 8 * 151 * 7}, {"tol": 1e-6}):
+    for options in ({"max_products": 60}, {"memory": 8 * N * 7}, {"tol": 1e-6, "max_products": 160}):
         found, alone = both(
-            lambda H, _: hesse.logdet(H, rng=0, **{"tol": 0.2, "num_steps": 8, "max_products": 161, **options}),  # noqa: B023
+            lambda H, _: hesse.logdet(H, rng=0, **{"tol": 0.2, "num_steps": 6, "max_products": 30, **options}),  # noqa: B023
             MILD,
         )
         close([found.estimate, *found.interval], [alone.estimate, *alone.interval])
         assert (found.num_products, found.num_probes) == (alone.num_products, alone.num_probes)
         require_same_bits(found.estimate)
-    exact = hesse.trace_of(torch.sqrt, RowsOfRanks(MILD), rng=0, tol=1e-9)
-    close(exact.estimate, torch.linalg.eigvalsh(MILD).sqrt().sum())
+    small = matrix(97)
+    exact = hesse.trace_of(torch.sqrt, RowsOfRanks(small), rng=0, tol=1e-9)
+    close(exact.estimate, torch.linalg.eigvalsh(small).sqrt().sum())
 
 
 def solves() -> None:
@@ -134,7 +135,7 @@ def solves() -> None:
         lambda H, part: hesse.nystrom(H, 20, shift=0.01, rng=0),
     ]
     for method in ("cg", "minres"):
-        for M in preconditioners:
+        for M in preconditioners if method == "cg" else preconditioners[::3]:
 
             def question(H: Any, part: Any) -> hesse.Solution:
                 return hesse.solve(H, part(B), method=method, tol=1e-11, preconditioner=M(H, part))  # noqa: B023
@@ -247,22 +248,20 @@ def checkpoints() -> None:
         kept = hesse.Checkpoint(folder / name, seconds=0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            whole = question(checkpoint=hesse.Checkpoint(folder / f"{name}-whole", seconds=0), callback=None)
+            whole = question(checkpoint=None, callback=None)
             question(checkpoint=kept, callback=stop)
         return whole, question(checkpoint=kept, callback=None)
 
-    b = H.part(B)
+    M, b = RowsOfRanks(MILD), H.part(B)
     for name, most, question in (
         ("eigsh", 14, lambda **keep: hesse.eigsh(H, 2, rng=5, basis_size=12, **keep).vectors),
         ("diagonal", 50, lambda **keep: hesse.diagonal(H, method="exact", rng=5, **keep).estimate),
-        ("trace", 40, lambda **keep: torch.tensor(hesse.trace(H, method="hutch++", rng=5, tol=1e-3, **keep).estimate)),
-        ("logdet", 60, lambda **keep: torch.tensor(hesse.logdet(H, rng=5, tol=0.1, num_steps=40, **keep).estimate)),
-        ("minres", 60, lambda **keep: hesse.solve(H, b, method="minres", **keep).solution),
+        ("minres", 20, lambda **keep: hesse.solve(M, b, method="minres", tol=1e-3, **keep).solution),
         (
             "shifted",
-            60,
+            20,
             lambda **keep: hesse.solve_shifted(
-                H, b[:, 0], [1.0, 0.1], preconditioner=lambda shift: hesse.nystrom(H, 9, shift=shift, rng=0), **keep
+                M, b[:, 0], [1.0, 0.1], preconditioner=lambda shift: hesse.nystrom(M, 9, shift=shift, rng=0), **keep
             ).solutions[1],
         ),
     ):
@@ -281,7 +280,7 @@ def checkpoints() -> None:
     refused(
         hesse.CheckpointError,
         "was written with b ",
-        lambda: hesse.solve(H, changed, method="minres", checkpoint=folder / "minres"),
+        lambda: hesse.solve(M, changed, method="minres", tol=1e-3, checkpoint=folder / "minres"),
     )
     if rank == 1:
         for slot in "ab":
@@ -300,7 +299,7 @@ def copies() -> None:
     if dist.get_world_size() < 4:
         return
     H = RowsOfRanks(A, [0, 1, 0, 1, 1, 0])
-    assert H.shards.length in (17 + 1 + 21, N - 39)
+    assert H.shards.length in (11 + 1 + 17, N - 29)
     close(H.gram(H.part(B), H.part(B)), B.mT @ B, 1e-12)
     close(H.total(H.part(B[:, 0]).sum()), B[:, 0].sum(), 1e-12)
     assert torch.equal(H.whole(H.part(B)), B)

@@ -8,12 +8,12 @@ import hesse
 from hesse._ranks.group import Ranks
 from hesse._ranks.shards import Shards
 
-CUTS = [0, 17, 40, 41, 90, 130]
+CUTS = [0, 11, 27, 28, 60, 86]
 # Which rank holds which piece. Of four, the last one holds nothing.
 OWNERS = {2: [0, 1, 0, 1, 1, 0], 4: [0, 1, 0, 2, 2, 1]}
 
 
-def matrix(n: int = 151, low: float = 1e-2) -> Tensor:
+def matrix(n: int = 103, low: float = 1e-2) -> Tensor:
     """A positive definite matrix (n, n) with eigenvalues from ``low`` to 100."""
     generator = torch.Generator().manual_seed(0)
     Q = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, generator=generator)).Q
