@@ -27,7 +27,8 @@ N = len(A)
 B = torch.randn(N, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 # With few steps to a solution, rounding does not change their number.
 MILD = matrix(low=20.0)
-INDEFINITE = A - 0.5 * torch.eye(N, dtype=torch.float64)
+TOP = torch.linalg.eigh(MILD)[1][:, -1:]
+INDEFINITE = MILD - 150 * (TOP @ TOP.mT)
 
 
 def close(found: Any, expected: Any, tolerance: float = 1e-9) -> None:
@@ -112,8 +113,8 @@ def functions_of_the_matrix() -> None:
         for power in (1, 2):
             close(found.moment(power)[0], alone.moment(power)[0])
     close(found.moment(1)[0], A.trace() / N)
-    # By a basis of each probe, without one, and by the whole matrix.
-    for options in ({"max_products": 60}, {"memory": 8 * N * 7}, {"tol": 1e-6, "max_products": 160}):
+    # With a basis of each probe, and without.
+    for options in ({"max_products": 60}, {"memory": 8 * N * 7}):
         found, alone = both(
             lambda H, _: hesse.logdet(H, rng=0, **{"tol": 0.2, "num_steps": 6, "max_products": 30, **options}),  # noqa: B023
             MILD,
@@ -130,12 +131,11 @@ def solves() -> None:
     exact = torch.linalg.solve(MILD, B)
     preconditioners: list[Callable[[Any, Any], Any]] = [
         lambda H, part: None,
-        lambda H, part: hesse.jacobi(hesse.diagonal(H, method="exact")),
         lambda H, part: hesse.jacobi(part(MILD.diagonal()), like=H),
         lambda H, part: hesse.nystrom(H, 20, shift=0.01, rng=0),
     ]
     for method in ("cg", "minres"):
-        for M in preconditioners if method == "cg" else preconditioners[::3]:
+        for M in preconditioners if method == "cg" else preconditioners[::2]:
 
             def question(H: Any, part: Any) -> hesse.Solution:
                 return hesse.solve(H, part(B), method=method, tol=1e-11, preconditioner=M(H, part))  # noqa: B023
@@ -144,8 +144,11 @@ def solves() -> None:
             close(RowsOfRanks(MILD).whole(found.solution), exact)
             assert (found.endings, found.num_products) == (alone.endings, alone.num_products)
             require_same_bits(found.residual_norms)
-    found, _ = both(lambda H, part: hesse.solve(H, part(B[:, 0]), tol=1e-10, x0=part(B[:, 1])), INDEFINITE)
-    close(RowsOfRanks(A).whole(found.solution), torch.linalg.solve(INDEFINITE, B[:, 0]), 1e-6)
+    H = RowsOfRanks(MILD)
+    estimated = hesse.jacobi(hesse.diagonal(H, method="exact"))
+    close(estimated @ H.part(B), H.part(B) / H.part(MILD.diagonal()).unsqueeze(-1))
+    found, _ = both(lambda H, part: hesse.solve(H, part(B[:, 0]), tol=1e-11, x0=part(B[:, 1])), INDEFINITE)
+    close(RowsOfRanks(A).whole(found.solution), torch.linalg.solve(INDEFINITE, B[:, 0]))
     arrays, _ = both(lambda H, part: hesse.solve(H, part(B[:, 0]).numpy(), tol=1e-11), MILD)
     assert isinstance(arrays.solution, np.ndarray)
     close(RowsOfRanks(MILD).whole(torch.from_numpy(arrays.solution)), exact[:, 0])
@@ -205,9 +208,9 @@ def refusals() -> None:
         ("rows()", lambda: H.rows([0])),
         ("to_scipy()", H.to_scipy),
         ("to_sparse()", lambda: H.to_sparse(torch.eye(N))),
+        ("to_sparse()", lambda: hesse.factorize(H)),
     ):
         refused(NotImplementedError, f"{name} needs whole vectors, but those of this", ask)
-    refused(TypeError, "factorize", lambda: hesse.factorize(H))
     refused(ValueError, f"should have shape ({H.length},) or", lambda: H @ B)
     refused(ValueError, f"should have shape ({H.length},) or", lambda: H @ B[:, 0])
     refused(ValueError, "start given to eigsh", lambda: hesse.eigsh(H, 1, start=B))

@@ -37,7 +37,11 @@ class Noise:
 def is_likely(products: Products) -> bool:
     """Whether the operator is known to compute in less than the dtype of its vectors."""
     operator = products.operator
-    return torch.finfo(operator._precision()).eps > torch.finfo(operator.dtype).eps
+    found = torch.finfo(operator._precision()).eps > torch.finfo(operator.dtype).eps
+    if operator.ranks is None:
+        return found
+    # A rank knows how its own part of the data is computed.
+    return bool(operator.ranks.largest(torch.tensor(found, device="cpu"), "the precision of products"))
 
 
 def measure(products: Products, u: Tensor) -> Noise:
