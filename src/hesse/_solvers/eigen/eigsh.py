@@ -173,7 +173,7 @@ def _columns(start: Tensor | Eigenpairs | None, products: Products) -> Tensor:
     if not isinstance(vectors, Tensor) or vectors.dim() not in (1, 2) or len(vectors) != n:
         found = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors)
         raise ValueError(f"start given to eigsh should be vectors of shape ({n},) or ({n}, j) but is {found}.")
-    columns = vectors.detach().reshape(n, -1).to(operator.device, operator.dtype)
+    columns = (vectors if vectors.dim() == 2 else vectors.unsqueeze(-1)).detach().to(operator.device, operator.dtype)
     if bool(operator.total(~columns.isfinite().all(), "max")):
         raise ValueError("start given to eigsh should be finite but holds infinities or NaNs.")
     return columns

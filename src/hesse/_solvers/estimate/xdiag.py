@@ -35,7 +35,8 @@ def xdiag(finder: RangeFinder, probes: Tensor, images: Tensor) -> tuple[Tensor, 
     Matrix Anal. Appl. 45 (2024) 1–23, section 2.4.
     """
     whole = (finder.basis * images).sum(dim=1)
-    if finder.exhausted or finder.is_whole:
+    # A rank may hold no entries, and PyTorch warns of the variance of nothing.
+    if finder.exhausted or finder.is_whole or not len(whole):
         return whole, torch.zeros_like(whole)
     lone, distances = finder.leave_one_out()
     along, k = finder.basis @ blocks.like(lone, probes), finder.size
