@@ -1,6 +1,7 @@
 """Run as a script: a question whose ranks are killed at random places, each time anew, and which goes on.
 
-``python -m tests.distributed.lives KIND KILLS``: ``parts`` of vectors on each rank, or parts of the ``data``.
+``python -m tests.distributed.lives KIND KILLS``: a matrix or a ``model`` of which each rank holds ``parts``, or parts
+of the ``data``.
 """
 
 import os
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 import hesse
 from hesse._solvers import checkpoint_file
@@ -21,8 +24,17 @@ from tests.distributed.forks import ranks
 from tests.distributed.rows_of_ranks import RowsOfRanks, matrix
 from tests.distributed.shared_products import LOSS, X, Y, mine, network
 
+
+def sharded_model() -> hesse.LossHessian:
+    model, mesh = network(), init_device_mesh("cpu", (SIZE,))
+    fully_shard(model[0], mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return hesse.LossHessian(model, LOSS, mine(X, Y))
+
+
 OPERATORS: dict[str, Callable[[], hesse.Operator]] = {
     "parts": lambda: RowsOfRanks(matrix()),
+    "model": sharded_model,
     "data": lambda: hesse.LossHessian(network(), LOSS, mine(X, Y), group=dist.group.WORLD),
 }
 SIZE = 2

@@ -16,11 +16,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 import hesse
 from hesse._ranks.shards import Shards
 from tests.distributed.forks import ranks
 from tests.distributed.rows_of_ranks import RowsOfRanks, matrix, ranges
+from tests.distributed.shared_products import LOSS, X, Y, dense, mine, network
 
 A = matrix()
 N = len(A)
@@ -297,6 +300,22 @@ def checkpoints() -> None:
     refused(hesse.CheckpointError, "lacks the file eigsh.rank1.", lambda: hesse.eigsh(H, **again))
 
 
+def of_a_sharded_model() -> None:
+    model, mesh = network(), init_device_mesh("cpu", (dist.get_world_size(),))
+    fully_shard(model[0], mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    H, D = hesse.LossHessian(model, LOSS, mine(X, Y)), dense()
+    D = (D + D.mT) / 2
+    close(hesse.eigsh(H, 2, tol=1e-10).values, torch.linalg.eigvalsh(D).flip(0)[:2])
+    close(hesse.trace(H, method="exact").estimate, D.trace())
+    close(hesse.trace(H, method="xtrace", rng=0).estimate, hesse.trace(D, method="xtrace", rng=0).estimate)
+    S, b = H.shift(1.0), torch.ones(H.length, dtype=torch.float64)
+    M = hesse.jacobi(hesse.diagonal(S, method="exact"))
+    identity = torch.eye(len(D), dtype=torch.float64)
+    solved = hesse.solve(S, b, preconditioner=M, tol=1e-11).solution
+    close(H.whole(solved), torch.linalg.solve(D + identity, torch.ones(len(D), dtype=torch.float64)))
+
+
 def copies() -> None:
     """Ranks in pairs that hold the same parts."""
     if dist.get_world_size() < 4:
@@ -313,7 +332,7 @@ def copies() -> None:
 
 CHECKS = [
     *(eigenvalues, traces, diagonals, functions_of_the_matrix, solves, paths_of_solutions, algebra, refusals),
-    *(checkpoints, copies),
+    *(checkpoints, of_a_sharded_model, copies),
 ]
 
 

@@ -14,7 +14,7 @@ def test_questions_on_parts_of_vectors_have_the_answers_of_one_process(ranks: in
 
 @pytest.mark.parametrize(
     ("kind", "kills"),
-    [("parts", 1), *[pytest.param(kind, 30, marks=pytest.mark.exhaustive) for kind in ("parts", "data")]],
+    [("parts", 1), *[pytest.param(kind, 30, marks=pytest.mark.exhaustive) for kind in ("parts", "model", "data")]],
 )
 def test_ranks_that_are_killed_anywhere_go_on_with_the_same_digits(kind: str, kills: int) -> None:
     assert held(forking("lives", kind, str(kills), seconds=1800)) == [f"{kind}: the same digits after {kills} kills"]
