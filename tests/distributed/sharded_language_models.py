@@ -5,8 +5,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.func import functional_call
 
 import hesse
-from tests.distributed.shared_products import close, mine
 from tests.distributed.sharded_products import NEXT, TOKENS, entries, loss
+from tests.distributed.shared_products import close, mine
 
 
 def hugging_face() -> None:

@@ -3,12 +3,12 @@
 import pytest
 
 from tests.distributed.launch import forking, held
-from tests.distributed.questions_on_parts import CHECKS
+from tests.distributed.questions_on_parts import checks
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.exhaustive)])
 def test_questions_on_parts_of_vectors_have_the_answers_of_one_process(ranks: int) -> None:
-    expected = [f"rank {rank}: {check.__name__} held" for rank in range(ranks) for check in CHECKS]
+    expected = [f"rank {rank}: {check.__name__} held" for rank in range(ranks) for check in checks(ranks)]
     assert held(forking("questions_on_parts", str(ranks), seconds=540)) == sorted(expected)
 
 
