@@ -46,6 +46,10 @@ class Reading:
         self._last = found, [look for value, named in passed.values() for look in _looks(value, named)]
         return found
 
+    def forget(self) -> None:
+        """Let go of what was found, which is kept alive until then."""
+        self._last = None
+
     def last(self) -> Found:
         """What was found the last time."""
         return self.now() if self._last is None else self._last[0]
@@ -123,9 +127,9 @@ def _looks_of_modules(modules: list[torch.nn.Module]) -> Iterator[_Look]:
 
 
 def _has_its_own_ways(module: torch.nn.Module) -> bool:
-    kind = type(module)
-    return "_parameters" not in vars(module) or any(
-        [getattr(kind, name) is not getattr(torch.nn.Module, name) for name in _WALKED]
+    kind, held = type(module), vars(module)
+    return "_parameters" not in held or any(
+        [name in held or getattr(kind, name) is not getattr(torch.nn.Module, name) for name in _WALKED]
     )
 
 
