@@ -118,7 +118,7 @@ def _reach(
     passed[id(value)] = value, named
     of_classes = list(_of_classes(value, named))
     functions = [_function_of(value), *[entry for _, entry in of_classes]]
-    named = named.union(*[_attribute_names(function.__code__) for function in functions if _is_users_code(function)])
+    named = named.union(*[attribute_names(function.__code__) for function in functions if is_users_code(function)])
     for inner, child in (*children(value), *of_classes):
         yield from _reach(child, f"{name}.{inner}" if name and inner else name or inner, passed, depth - 1, named)
 
@@ -142,8 +142,8 @@ def of_class(owner: type, named: frozenset[str]) -> dict[str, Any]:
     while new:
         entries = {key: _function_of(base[key]) for base in bases for key in new & base.keys()}
         found |= entries
-        codes = [entry.__code__ for entry in entries.values() if _is_users_code(entry)]
-        new = frozenset().union(*map(_attribute_names, codes)) - found.keys()
+        codes = [entry.__code__ for entry in entries.values() if is_users_code(entry)]
+        new = frozenset().union(*map(attribute_names, codes)) - found.keys()
     return found
 
 
@@ -171,7 +171,8 @@ _WRAPPERS: dict[type, str] = {
 }
 
 
-def _is_users_code(value: Any) -> bool:
+def is_users_code(value: Any) -> bool:
+    """Whether a value is a Python function of the user's."""
     return isinstance(value, types.FunctionType) and is_the_users(value.__module__)
 
 
@@ -211,13 +212,13 @@ def _variables(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
             yield name, cell.cell_contents
     yield from ((str(i), default) for i, default in enumerate(function.__defaults__ or ()))
     yield from (function.__kwdefaults__ or {}).items()
-    if _is_users_code(function):
+    if is_users_code(function):
         for name in sorted(global_names(function.__code__)):
             if name in function.__globals__:
                 value = function.__globals__[name]
                 yield name, value
                 if isinstance(value, types.ModuleType) and is_the_users(value.__name__):
-                    yield from _settings(value, name, _attribute_names(function.__code__))
+                    yield from _settings(value, name, attribute_names(function.__code__))
 
 
 def _settings(module: types.ModuleType, name: str, attributes: frozenset[str]) -> Iterator[tuple[str, Any]]:
@@ -245,8 +246,9 @@ def stores_globals(code: types.CodeType) -> bool:
 
 
 @functools.lru_cache(maxsize=1024)
-def _attribute_names(code: types.CodeType) -> frozenset[str]:
-    return frozenset(set(code.co_names).union(*[_attribute_names(inner) for inner in _inner(code)]))
+def attribute_names(code: types.CodeType) -> frozenset[str]:
+    """The names of attributes, and globals, that code reads, the functions in it too."""
+    return frozenset(set(code.co_names).union(*[attribute_names(inner) for inner in _inner(code)]))
 
 
 def _inner(code: types.CodeType) -> list[types.CodeType]:

@@ -46,6 +46,10 @@ class Reading:
         self._last = found, [look for value, named in passed.values() for look in _looks(value, named)]
         return found
 
+    def forget(self) -> None:
+        """Let go of what was found, which is kept alive until then."""
+        self._last = None
+
     def last(self) -> Found:
         """What was found the last time."""
         return self.now() if self._last is None else self._last[0]
@@ -77,11 +81,40 @@ def _looks(value: Any, named: frozenset[str]) -> Iterator[_Look]:
     members = list(value.modules()) if isinstance(value, torch.nn.Module) else [value]
     if isinstance(value, torch.nn.Module):
         yield from _looks_of_modules(members)
+    elif type(value) is types.FunctionType:
+        yield _look_of_function(value)
     elif type(value) not in (tuple, frozenset) and _can_hold(value):
         yield _Look.of(_children, value)
     for owner in {type(member) for member in members}:
         if captured.users_bases(owner.__mro__):
             yield _Look.of(_of_class, owner, named)
+
+
+def _look_of_function(function: types.FunctionType) -> _Look:
+    code = function.__code__
+    reads_globals = captured.is_users_code(function)
+    names = sorted(captured.global_names(code)) if reads_globals else []
+    return _Look.of(_variables, function, names, sorted(captured.attribute_names(code)))
+
+
+def _variables(function: types.FunctionType, names: list[str], attributes: list[str]) -> tuple[list[Any], list[Any]]:
+    """What a function reads. Its code, from which the names are, comes first."""
+    words = function.__kwdefaults__ or {}
+    objects = [function.__code__, function.__module__, function.__defaults__, *words.values()]
+    for cell in function.__closure__ or ():
+        try:
+            objects.append(cell.cell_contents)
+        except ValueError:  # not filled yet
+            objects.append(_ABSENT)
+    for name in names:
+        value = function.__globals__.get(name, _ABSENT)
+        objects.append(value)
+        if isinstance(value, types.ModuleType) and captured.is_the_users(value.__name__):
+            objects += [vars(value).get(key, _ABSENT) for key in attributes]
+    return list(words), objects
+
+
+_ABSENT = object()
 
 
 def _looks_of_modules(modules: list[torch.nn.Module]) -> Iterator[_Look]:
@@ -94,9 +127,9 @@ def _looks_of_modules(modules: list[torch.nn.Module]) -> Iterator[_Look]:
 
 
 def _has_its_own_ways(module: torch.nn.Module) -> bool:
-    kind = type(module)
-    return "_parameters" not in vars(module) or any(
-        [getattr(kind, name) is not getattr(torch.nn.Module, name) for name in _WALKED]
+    kind, held = type(module), vars(module)
+    return "_parameters" not in held or any(
+        [name in held or getattr(kind, name) is not getattr(torch.nn.Module, name) for name in _WALKED]
     )
 
 
@@ -117,9 +150,7 @@ def _children(value: Any) -> tuple[list[Any], list[Any]]:
     for name, child in captured.children(value):
         names.append(name)
         objects.append(child)
-    kind = type(value)
-    decisive = value.__code__ if kind is types.FunctionType else kind.__mro__
-    return names, [*objects, kind, decisive]
+    return names, [*objects, type(value), type(value).__mro__]
 
 
 def _attributes(module: torch.nn.Module) -> tuple[list[Any], list[Any]]:

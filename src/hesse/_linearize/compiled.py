@@ -116,6 +116,10 @@ class Compiled:
         linearization: Linearization = untraced(self._linearize)(map, point, arguments, name, shared, lone)
         return linearization
 
+    def forget(self) -> None:
+        """Let go of what the function reads."""
+        self._sorted = None
+
     @property
     def seconds(self) -> float:
         """Spent on capturing and compiling, at all points so far."""

@@ -112,6 +112,13 @@ class Engines:
             self._captured = found, Remembered(captured_among(found))
         return self._captured[1]
 
+    def forget(self) -> None:
+        """Let go of what the function captures; a further point looks for it anew."""
+        self.reading.forget()
+        self._captured = None
+        for programs in self._by_kind.values():
+            programs.forget()
+
     def programs_of(self, kind: Kind) -> Compiled:
         """The programs for maps of that kind."""
         if kind not in self._by_kind:

@@ -22,8 +22,10 @@ from hesse._linearize.tape import CLOSED
 # A tensor of at most this many elements is compared whole, a larger one by some along each dimension.
 _WHOLE = 4096
 _SAMPLES_A_DIMENSION = 8
-# Samples are compared as integers of as many bytes: with these, a NaN is equal to itself.
+# Of as many bytes.
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+_PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
 Flag = tuple[Tensor, Callable[[], object]]
 """Whether samples on an accelerator have changed, which is not read back yet, and what raises if so."""
@@ -64,26 +66,30 @@ class Remembered:
     def __init__(self, named: Iterable[tuple[Name, Tensor]]) -> None:
         self._places: list[tuple[Name, Tensor, int, int | None]] = []
         self._others: list[State] = []
-        groups: dict[tuple[object, ...], list[tuple[Name, Tensor, torch.dtype]]] = {}
+        groups: dict[tuple[torch.device, torch.dtype, torch.Size], tuple[list[Name], list[Tensor]]] = {}
         seen = set()
         for name, tensor in named:
+            is_plain = type(tensor) in _PLAIN
             # A lazy module's parameters are no tensors yet.
-            if id(tensor) in seen or torch.nn.parameter.is_lazy(tensor) or tensor.is_inference():
+            if id(tensor) in seen or (not is_plain and torch.nn.parameter.is_lazy(tensor)) or tensor.is_inference():
                 continue
             seen.add(id(tensor))
             self._places.append((name, tensor, tensor._version, address(tensor)))
             sample = _sample(tensor)
-            bits = None if sample is None else _bits(sample)
-            if bits is not None:
-                found = groups.setdefault((bits.device, bits.dtype, bits.shape[1:]), [])
-                found.append((name, bits, tensor.dtype))
+            part = None if sample is None else _comparable(sample)
+            if part is not None:
+                names, parts = groups.setdefault((part.device, tensor.dtype, part.shape[1:]), ([], []))
+                names.append(name)
+                parts.append(part)
             elif sample is not None:
                 self._others.append(State.of(name, tensor))
-        self._groups = [_Samples.of(found) for found in groups.values()]
-        self.is_on_cpu = all([group.then.device.type == "cpu" for group in self._groups])
+        self._groups = [_Samples.of(names, parts, dtype) for (_, dtype, _), (names, parts) in groups.items()]
+        self.is_on_cpu = all([group.then.is_cpu for group in self._groups])
 
-    def __len__(self) -> int:
-        return len(self._places)
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is none."""
+        return not self._places
 
     def has_moved(self) -> bool:
         """Whether a tensor has memory of its own elsewhere now, or was written into where PyTorch counts it."""
@@ -95,9 +101,9 @@ class Remembered:
         """Whether numbers have changed that are on the CPU; ``flags`` takes what is to be read of accelerators."""
         for group in self._groups:
             sample = group.sample()
-            if sample.device.type != "cpu":
+            if not sample.is_cpu:
                 flags.setdefault(sample.device, []).append((sample != group.then).any())
-            elif not torch.equal(sample, group.then):
+            elif not torch.equal(sample, group.then) and group.changed():
                 return True
         return bool(self._others) and any([state.has_changed() for state in self._others])
 
@@ -134,8 +140,9 @@ class Guard:
     ) -> None:
         self._owner = owner
         self._remedy = remedy
-        own = Remembered(named)
-        self._remembered = [remembered for remembered in (own, beside) if remembered]
+        self._remembered = [Remembered(named)]
+        if beside is not None and not beside.is_empty:
+            self._remembered.append(beside)
 
     def clear(self) -> None:
         """Forget the tensors, which are kept alive until then."""
@@ -222,7 +229,7 @@ def _sample(tensor: Tensor) -> Tensor | None:
     if is_dtensor(tensor):
         # What this rank holds, as a view of it.
         tensor = tensor.detach().to_local()  # type: ignore[attr-defined]  # only DTensor has it
-    if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.layout != torch.strided:
+    if type(tensor) not in _PLAIN or tensor.layout != torch.strided:
         return None
     if tensor.is_meta or tensor.is_nested or tensor.dtype == torch.complex32:
         return None
@@ -233,21 +240,21 @@ def _sample(tensor: Tensor) -> Tensor | None:
 
 
 class _Samples(NamedTuple):
-    """Samples of several tensors that are compared at once, as integers.
+    """Samples of several tensors that are compared at once.
 
     Attributes:
         then: what they held, one after the other.
+        dtype: of the numbers that they are.
     """
 
     names: list[Name]
     now: list[Tensor]
-    dtypes: list[torch.dtype]
     then: Tensor
+    dtype: torch.dtype
 
     @staticmethod
-    def of(found: list[tuple[Name, Tensor, torch.dtype]]) -> _Samples:
-        names, now, dtypes = map(list, zip(*found, strict=True))
-        return _Samples(names, now, dtypes, now[0].clone() if len(now) == 1 else torch.cat(now))
+    def of(names: list[Name], now: list[Tensor], dtype: torch.dtype) -> _Samples:
+        return _Samples(names, now, now[0].clone() if len(now) == 1 else torch.cat(now), dtype)
 
     def sample(self) -> Tensor:
         """What they hold."""
@@ -255,29 +262,34 @@ class _Samples(NamedTuple):
 
     def changed(self) -> list[Name]:
         """The names of those that hold other numbers now."""
-        then = self.then.split_with_sizes([len(bits) for bits in self.now])
-        dtypes = [dtype.to_real() if dtype == torch.complex128 else dtype for dtype in self.dtypes]
+        then = self.then.split_with_sizes([len(sample) for sample in self.now])
+        # The parts of a complex number may be apart.
+        dtype = self.dtype.to_real() if self.dtype == torch.complex128 and not self.then.is_complex() else self.dtype
         return [
             name
-            for name, bits, dtype, before in zip(self.names, self.now, dtypes, then, strict=True)
-            if not same(bits.view(dtype), before.view(dtype))
+            for name, sample, before in zip(self.names, self.now, then, strict=True)
+            if not same(sample.view(dtype), before.view(dtype))
         ]
 
 
-def _bits(sample: Tensor) -> Tensor | None:
-    """A view of a sample as integers, of one dimension where it can be; None where views are not to be had."""
+def _comparable(sample: Tensor) -> Tensor | None:
+    """A view of a sample, of one dimension where it can be, that is compared with others; None where there is none.
+
+    On an accelerator it holds integers: with these, a NaN is equal to itself, and a flag tells without more to read.
+    """
     if sample.is_quantized or sample.is_conj() or sample.is_neg():
         return None
-    if sample.dtype == torch.complex128:
-        sample = torch.view_as_real(sample)
-    bits = sample.view(_INTEGERS[sample.element_size()])
-    return bits.view(-1) if bits.dim() != 1 and bits.is_contiguous() else bits
+    if not sample.is_cpu:
+        if sample.dtype == torch.complex128:
+            sample = torch.view_as_real(sample)
+        sample = sample.view(_INTEGERS[sample.element_size()])
+    return sample.view(-1) if sample.dim() != 1 and sample.is_contiguous() else sample
 
 
 def address(tensor: Tensor) -> int | None:
     """Where a tensor's elements are, or None where it has none to show."""
     # A stand-in has no memory, and warns of being asked.
-    if type(tensor).__name__ == "FakeTensor":
+    if type(tensor) not in _PLAIN and type(tensor).__name__ == "FakeTensor":
         return None
     try:
         return tensor.data_ptr()

@@ -129,9 +129,10 @@ class FunctionPoint(Point):
         return explanation
 
     def close(self) -> None:
-        """Free the kept graph."""
+        """Free the kept graph, and what was remembered of captured tensors."""
         super().close()
         _close(self.term)
+        self.engines.forget()
 
 
 def _close(term: Term) -> None:
