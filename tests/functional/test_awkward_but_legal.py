@@ -42,6 +42,25 @@ def cube(x: Tensor) -> Tensor:
 # Autograd's own machinery
 
 
+@pytest.mark.private
+def test_zeros_are_tensors_that_can_be_read_and_changed() -> None:
+    """The derivative of a sign is a tensor without memory to autograd."""
+    absolute, x, v = lambda x: x.abs().sum(), draw(3), draw(3, seed=1)  # a function in one line
+    for product in (
+        hesse.vhp(absolute, x, v)[1],
+        hesse.vhp(absolute, x, v, create_graph=True)[1],
+        hesse.hvp(absolute, x, v)[1],
+        hesse.Hessian(absolute, x) @ v,
+        (hesse.Hessian(lambda x, y: x.abs().sum() + (y**2).sum(), (x, v)) @ (v, v))[0],
+        hesse.Jacobian(torch.sgn, x).T @ v,
+        hesse.func.hvp(absolute)(x, v),
+        hesse.func.grad(lambda x: x.sgn().sum())(x),
+        hesse.functional.vjp(torch.sgn, x, v)[1],
+    ):
+        assert not product.detach().numpy().any()
+        assert product.detach().add_(1).tolist() == [1.0, 1.0, 1.0]
+
+
 def test_reentrant_checkpoints_are_refused_with_the_remedy() -> None:
     for product in (hesse.vhp, hesse.hvp, lambda func, x, v: hesse.Hessian(func, x)):
         with pytest.raises(RuntimeError, match="use_reentrant=False"):

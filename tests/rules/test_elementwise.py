@@ -1,4 +1,4 @@
-"""logaddexp, logit, mish and powers, where PyTorch's second derivatives are no numbers or wrong ones."""
+"""logaddexp, logcumsumexp, logit, mish and powers, where PyTorch's second derivatives are no numbers or wrong ones."""
 
 from __future__ import annotations
 
@@ -163,6 +163,43 @@ def test_powers_elsewhere_are_as_ever() -> None:
     assert nothing[1, 1].isnan()
 
 
+@pytest.mark.parametrize(
+    ("raised", "entries"),
+    [(lambda x: 0.0**x, (0.0, 0.5, 1.0, 3.0)), (lambda x: torch.zeros((), dtype=DOUBLE) ** x, (1.5, 3.0))],
+    ids=["number", "tensor"],
+)
+def test_powers_of_zero_are_constants(raised: Callable[[Tensor], Tensor], entries: tuple[float, ...]) -> None:
+    for product in products(raised, numbers(*entries)):
+        assert_values(product, torch.zeros(len(entries), dtype=DOUBLE))
+
+
+def cumulated(x: Tensor) -> Tensor:
+    """Also of what is far below its neighbors, or nothing."""
+    nothing = x.new_full((1,), -torch.inf)
+    return (torch.cat([nothing, nothing, x, nothing]).logcumsumexp(0)[2:] * numbers(1, -2, 3, 0.5, 2, 1)).sin().sum()
+
+
+def test_cumulated_exponentials_have_every_derivative() -> None:
+    x = numbers(0.5, -90.0, -1.2, 2.0, 0.1)
+    assert_thrice_differentiable(cumulated, (x,))
+    v = draw(5)
+    weights = torch.tril(torch.softmax(x.expand(5, 5).masked_fill(~torch.ones(5, 5).tril().bool(), -torch.inf), 1))
+    J = hesse.Jacobian(lambda x: x.logcumsumexp(0), x)
+    assert_values(J @ v, weights @ v)
+    assert_values(hesse.functional.jvp(lambda x: x.logcumsumexp(0), x, v)[1], weights @ v)
+    assert_right(lambda x: x.reshape(2, 3).logcumsumexp(-1).sin().sum(), (draw(6),))
+
+
+def test_what_a_transform_calls_in_another_operator_needs_no_rule() -> None:
+    """There every rule is called, for arguments that need none too."""
+    x, v = numbers(0.2, 0.7), numbers(1.0, -2.0)
+    by_hand = (1 / (1 - x) ** 2 - 1 / x**2) * v
+    assert_values(hesse.func.hvp(lambda x: torch.special.logit(x).sum())(x, v), by_hand)
+    # |z²| is x² + x⁴ at z = x + i·x².
+    raised = lambda x: torch.float_power(torch.complex(x, x**2), 2 * torch.ones(2, dtype=x.dtype)).abs().sum()  # noqa: E731
+    assert_values(hesse.func.hvp(raised)(x, v), (2 + 12 * x**2) * v)
+
+
 def test_pytorch_has_no_numbers_or_wrong_ones() -> None:
     """A release in which one of these fails has mended it: then its rule can go."""
     vhp = torch.autograd.functional.vhp
@@ -170,8 +207,11 @@ def test_pytorch_has_no_numbers_or_wrong_ones() -> None:
         (F.mish, [800.0]),
         (lambda x: torch.logaddexp(x, torch.zeros_like(x)), [-800.0]),
         (lambda x: torch.logit(x, eps=1e-3), [0.0]),
+        (lambda x: 0.0**x, [2.0]),
     ):
         x = numbers(*entries)
         assert vhp(lambda x, func=func: func(x).sum(), x, torch.ones_like(x))[1].isnan().all()
+    x = numbers(1.0, 2.0)
+    assert torch.autograd.functional.jvp(lambda x: x.logcumsumexp(0), x, x)[1].isnan().all()
     theirs = torch.autograd.functional.hessian(power, numbers(2.0, 0.0))
     assert theirs[0, 1] == 0 != theirs[1, 0]

@@ -109,5 +109,6 @@ def _at_transform_level(body: Callable[[tuple[Tensor, ...]], Any], leaves: Seque
     finally:
         scope.put_back(held)
     results, spec = kept
-    unwrapped = iter(tensors)
+    # As ``gradients`` does; here zeros without memory are seen once they are unwrapped.
+    unwrapped = iter([tensor.clone() if tensor._is_zerotensor() else tensor for tensor in tensors])
     return spec.rebuild([next(unwrapped) if isinstance(result, Tensor) else result for result in results])

@@ -6,7 +6,7 @@ Strict mode tests connection in the graph, not mathematics. The texts are PyTorc
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -59,7 +59,7 @@ def gradients(
             given.append(cotangent)
     if not followed:
         return (None,) * len(inputs)
-    compute = functools.partial(
+    compute: Callable[[], Gradients] = functools.partial(
         torch.autograd.grad,
         followed,
         inputs,
@@ -71,14 +71,20 @@ def gradients(
     )
     try:
         if not (create_graph and cut_history.may_exist()):
-            return compute()
-        with cut_history.refused([output for output in followed if isinstance(output, Tensor)]):
-            return compute()
+            found = compute()
+        else:
+            with cut_history.refused([output for output in followed if isinstance(output, Tensor)]):
+                found = compute()
     except RuntimeError as error:
         missing = MissingDerivative.of_error(error)
         if missing is None or isinstance(error, NoDerivativeError | MissingDerivative):
             raise
         raise missing from error
+    for gradient in found:
+        # Zeros without memory, the derivative of a sign: they can be neither changed nor read by NumPy.
+        if gradient is not None and gradient._is_zerotensor():
+            return tuple([entry if entry is None else entry.clone() for entry in found])
+    return found
 
 
 def followed_gradients(

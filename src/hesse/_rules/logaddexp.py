@@ -26,16 +26,18 @@ def _are_real(arguments: Sequence[Any]) -> bool:
 @rule("aten::logaddexp", where=_are_real)
 def logaddexp(x: Tensor, y: Tensor) -> Tensor:
     """The larger one and a correction."""
-    return _of_base(x, y, 1.0)
+    return add_exponentials(x, y)
 
 
 @rule("aten::logaddexp2", where=_are_real)
 def logaddexp2(x: Tensor, y: Tensor) -> Tensor:
     """The same in base two."""
-    return _of_base(x, y, math.log(2))
+    return add_exponentials(x, y, math.log(2))
 
 
-def _of_base(x: Tensor, y: Tensor, factor: float) -> Tensor:
+def add_exponentials(x: Tensor, y: Tensor, factor: float = 1.0) -> Tensor:
+    """The logarithm of the sum of the exponentials, to the base whose natural logarithm is ``factor``."""
     # Not maximum and minimum, which part the derivative where both are equal.
     larger, smaller = torch.where(x > y, x, y), torch.where(x > y, y, x)
-    return larger + F.softplus((smaller - larger) * factor) / factor
+    gap = torch.where((larger == smaller) & larger.isinf(), 0, smaller - larger)
+    return larger + F.softplus(gap * factor) / factor

@@ -22,8 +22,10 @@ def _clamps(arguments: Sequence[Any]) -> bool:
 
 
 @rule("aten::logit", where=_clamps)
-def logit(x: Tensor, eps: float) -> Tensor:
+def logit(x: Tensor, eps: float | None) -> Tensor:
     """The logarithm inside, and constants outside."""
+    if eps is None:  # PyTorch's own code for a transform calls every rule
+        return x.log() - (1 - x).log()
     inside = ~((x < eps) | (x > 1 - eps))  # a NaN stays one
     z = torch.where(inside, x, 0.5)
     return torch.where(inside, z.log() - (1 - z).log(), x.detach().clamp(eps, 1 - eps).logit())

@@ -2,7 +2,8 @@ r"""``x ** y`` of tensors where an exponent or a base is zero.
 
 Where y is zero the power is :math:`e^{y \log x}`: PyTorch's derivative by x leaves out :math:`y x^{y-1}` there, so that
 the mixed second derivative, which is :math:`1 / x`, is zero without a word, and at :math:`x = 0` it is NaN instead of
-zero. Where x is zero and :math:`y > 1`, derivatives by y vanish; PyTorch's second ones are NaN.
+zero. Where x is zero and :math:`y > 1`, derivatives by y vanish; PyTorch's second ones are NaN. So they are where x is
+the number zero.
 
 Source: elementary.
 """
@@ -20,9 +21,13 @@ from hesse._rules.rule import rule
 from hesse._rules.scope import put, put_back
 
 
+def _is_complex(x: Tensor, y: Tensor) -> bool:
+    return x.is_complex() or y.is_complex()
+
+
 def _is_needed(arguments: Sequence[Any]) -> bool:
     x, y = arguments
-    if x.is_complex() or y.is_complex():
+    if _is_complex(x, y):
         return False
     if not (has_values(x) and has_values(y)):
         # What cannot be decided by values now is right by the rule too, which takes longer.
@@ -36,6 +41,8 @@ def _is_needed(arguments: Sequence[Any]) -> bool:
 @rule("aten::pow.Tensor_Tensor", where=_is_needed)
 def power(x: Tensor, y: Tensor) -> Tensor:
     """The exponential where y is zero, a power of constant exponent where x is, and the power elsewhere."""
+    if _is_complex(x, y):  # PyTorch's own code for a transform calls every rule
+        return (y * x.log()).exp()
     by_exponential, by_constant = y == 0, (x == 0) & (y > 1)
     base = torch.where(by_exponential & (x != 0), x, 1).abs()
     exponential = (torch.where(by_exponential, y, 0) * base.log()).exp()
@@ -47,3 +54,14 @@ def power(x: Tensor, y: Tensor) -> Tensor:
     finally:
         put_back(held)
     return torch.where(by_exponential, exponential, torch.where(by_constant, constant, other))
+
+
+def _is_zero(arguments: Sequence[Any]) -> bool:
+    x, y = arguments
+    return x == 0 and not y.is_complex()
+
+
+@rule("aten::pow.Scalar", where=_is_zero)
+def power_of_zero(_: float, y: Tensor) -> Tensor:
+    """A constant almost everywhere: infinity, one or zero."""
+    return torch.where(y < 0, torch.inf, (y == 0).to(y.dtype)) + 0 * torch.where(y.isfinite(), y, 0)

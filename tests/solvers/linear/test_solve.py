@@ -147,6 +147,25 @@ def test_minres_returns_nothing_worse_than_zero_and_what_it_calls_least_squares_
     assert max(lengths) <= 1 + 1e-3 if dtype == torch.float64 else np.quantile(lengths, 0.9) <= 1.1
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_a_right_hand_side_of_the_null_space_gives_no_long_solution(dtype):
+    """But for as little as rounding, or somewhat more."""
+    eps = torch.finfo(dtype).eps
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        n = (3, 10, 40)[seed % 3]
+        turn, _ = np.linalg.qr(rng.standard_normal((n, n)))
+        values = np.r_[0.0, rng.uniform(0.1, 1, n - 1)]
+        A = (turn * values) @ turn.T
+        A = torch.from_numpy(0.5 * (A + A.T)).to(dtype)
+        for part in (eps, eps**0.75):
+            b = torch.from_numpy(turn[:, 0] + part * rng.standard_normal(n)).to(dtype)
+            with pytest.warns(hesse.ConvergenceWarning, match="not in its range"):
+                found = hesse.solve(A, b, method="minres")
+            assert found.endings == ("least_squares",)
+            assert float(found.solution.norm()) <= 0.05
+
+
 @pytest.mark.parametrize("method", ["cg", "minres"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("n", [1, 4, 50])

@@ -208,6 +208,18 @@ def test_a_function_that_is_unbounded_below_is_said_to_be(func, dtype):
     assert float(func(found.x)) < 0.5 * torch.finfo(dtype).min
 
 
+@pytest.mark.parametrize("func", [lambda x: x.log().sum(), lambda x: -(1 / x).sum()], ids=["logarithm", "pole"])
+def test_what_was_reached_is_kept_where_products_are_not_finite(func):
+    x0 = torch.tensor([1.0, 2.0, 3.0])
+    with pytest.warns(hesse.ConvergenceWarning, match=r": the value fell from .* products leave the range of its"):
+        found = hesse.minimize(func, x0)
+    assert not found.converged
+    assert found.message == "Products are not finite at the point that was reached."
+    assert found.fun == float(func(found.x)) < float(func(x0))
+    with pytest.raises(hesse.NonFiniteProductError):
+        hesse.minimize(func, found.x)
+
+
 def test_a_constant_that_hides_the_digits_is_named_with_what_it_hides():
     with pytest.warns(
         hesse.ConvergenceWarning, match=r"values near 1e\+16 are known to 2e\+01 only, .* take a constant"

@@ -11,6 +11,7 @@ from hesse._operators.operator import Operator
 from hesse._solvers import columns as blocks
 from hesse._solvers import noise
 from hesse._solvers.checkpoint import State
+from hesse._solvers.linear.answers import Answers
 from hesse._solvers.linear.krylov import Krylov, Preconditioner
 from hesse._solvers.linear.minres import LEAST_SQUARES
 from hesse._solvers.run import Products
@@ -23,44 +24,8 @@ STALL = 64
 DOUBTFUL = ("", "precision", "max_products", "singular")
 # Of a least-squares solution ‖A·r‖ is below eps to this power, relative to ‖A‖·‖r‖; that is more than its method needs.
 NULL = 1 / 3
-
-
-@dataclasses.dataclass
-class Answers:
-    """Solutions of A·X = B with their true residuals, as far as they have come.
-
-    Attributes:
-        X: solutions, (n, k).
-        norms: of B − A·X by true products, (k,).
-        endings: why each column has stopped, or "" while it has not.
-        iterations: steps taken by each column, (k,).
-        bare: which columns go on without the preconditioner.
-        scales: the largest norms of A, preconditioned and not, that runs have seen; rounding is measured by them.
-        direction: of negative curvature, (n, 1), or None.
-        noise: size and level of the products' noise, or None where it was not measured.
-        mark: the largest residual norm when the run was last looked at for progress.
-    """
-
-    X: Tensor
-    norms: Tensor
-    endings: list[str]
-    iterations: Tensor
-    bare: list[bool]
-    scales: list[float]
-    direction: Tensor | None = None
-    noise: list[float] | None = None
-    mark: float = 1.0
-
-    def state(self) -> State:
-        """All of it."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {f"answers.{name}": value for name, value in fields.items() if value is not None}
-
-    @staticmethod
-    def of(state: State) -> Answers:
-        """What ``state`` gave."""
-        names = [field.name for field in dataclasses.fields(Answers)]
-        return Answers(**{name: state[f"answers.{name}"] for name in names if f"answers.{name}" in state})
+# Eigenvalues below eps to this power, relative to ‖A‖, are zero where a correction along them hardly helps.
+RANK = 3 / 4
 
 
 def answer(
@@ -260,19 +225,28 @@ class _Corrections:
         ran = int(taken.max()) > 0
         if ran:
             kept = torch.tensor([ending in self.method.KEEPS for ending in endings], device="cpu") & (earlier == 0)
-            self._take(index, X, scales, kept)
-        claimed = torch.tensor([ending == "least_squares" for ending in endings], device="cpu")
+            helped = self._take(index, X, scales, kept, bare).tolist()
+        else:
+            helped = [True] * len(endings)
+        # Where no correction helps, the residual may be of the null space itself: a product tells.
+        asked = {"least_squares"} if self.method.KEEPS else {"least_squares", "solved"}
+        pairs = zip(endings, helped, strict=True)
+        claimed = torch.tensor(
+            [ending == "least_squares" or (ending in asked and not helps) for ending, helps in pairs], device="cpu"
+        )
         price = int(claimed.sum()) + self._price(index[claimed].tolist())
         if bare and bool(claimed.any()) and price <= products.left:
-            claimed[claimed.clone()] = ~self._shorten(index[claimed])
-            endings = ["precision" if wrong else ending for wrong, ending in zip(claimed, endings, strict=True)]
+            places = claimed.nonzero().squeeze(1).tolist()
+            for place, is_one in zip(places, self._shorten(index[claimed]).tolist(), strict=True):
+                endings[place] = "least_squares" if is_one else "precision"
         return endings, ran, scales
 
-    def _take(self, index: Tensor, changes: Tensor, scales: Tensor, kept: Tensor) -> None:
-        """Add changes, in units of the residuals, to answers that they make better; those ``kept`` by their energy."""
+    def _take(self, index: Tensor, changes: Tensor, scales: Tensor, kept: Tensor, bare: bool) -> Tensor:
+        """Add changes, in units of the residuals, to answers that they make better: which; ``kept`` ones by energy."""
         answers, sides, operator = self.answers, self.sides, self.sides.products.operator
         X = changes
         blocks.shrink(X, scales)
+        negligible = torch.finfo(X.dtype).eps ** RANK * answers.scales[True] * blocks.norms(operator, X)
         X.add_(blocks.select(answers.X, index))
         # What the solution loses where it leaves the range of its dtype belongs to its residual.
         powers = sides.units[index] - sides.products.exponent
@@ -280,6 +254,11 @@ class _Corrections:
         R = sides.residuals(index, X)
         norms = blocks.norms(operator, R)
         chosen = norms <= answers.norms[index]
+        # A correction that is of the null space lengthens a solution, and does no more.
+        null = chosen & (norms > PROGRESS * scales) & (scales - norms <= negligible)
+        if bare and bool(null.any()) and self._price(index[null].tolist()) <= sides.products.left:
+            images = self._residuals(index[null]).sub_(blocks.select(R, null))
+            chosen[null] = blocks.norms(operator, images) > negligible[null]
         doubtful = kept & ~chosen
         if bool(doubtful.any()) and self._price(index[doubtful].tolist()) <= sides.products.left:
             # The energy ½·xᵀAx − bᵀx changes by −½·cᵀ(r + r′) where the correction c takes r to r′.
@@ -289,6 +268,7 @@ class _Corrections:
             chosen[doubtful] = blocks.dots(operator, steps, sums) > 0
         self._replace(index, X, norms, chosen)
         self._hold(index[chosen], blocks.select(R, chosen))
+        return chosen
 
     def _end(self, open_columns: list[int], endings: list[str], bare: bool, ran: bool, scales: Tensor) -> None:
         answers, products, targets = self.answers, self.sides.products, self.sides.targets

@@ -77,7 +77,7 @@ def minimize(
         ImportError: ``"sparse-newton"`` needs numba, of ``hesse[sparse]``.
         CaptureError: ``engine="compiled"`` cannot take ``func``.
         MemoryBudgetError: ``memory`` allows fewer vectors than that, or the factors do not fit.
-        NonFiniteProductError: a product holds infinities or NaNs.
+        NonFiniteProductError: a product at ``x0`` holds infinities or NaNs.
         CheckpointError: the checkpoint is of another question, function or version, or damaged.
 
     Source: ``trust_region.py``; Moré, "The Levenberg-Marquardt algorithm: implementation and theory", Lecture Notes in

@@ -12,6 +12,7 @@ MESSAGES = {
     "max_products": "All products that may be made were made.",
     "stopped": "The callback stopped the search.",
     "precision": "No step improves on rounding.",
+    "singular": "Products are not finite at the point that was reached.",
     "unbounded": "The value falls below the range of its precision: the function is unbounded below.",
 }
 # Of the endings that are warned of: why, and what to do.
@@ -20,6 +21,10 @@ REMEDIES = {
     "precision": (
         "values near {value:.3g} are known to {rounding:.1g} only, which allows no better step",
         "Raise tol or atol, take a constant out of the function, or use float64.",
+    ),
+    "singular": (
+        "the value fell from {first:.3g} to {value:.3g}, where products leave the range of its precision",
+        "The function is singular or unbounded below there: keep its variables away from that point.",
     ),
     "unbounded": (
         "the value fell from {first:.3g} to {value:.3g}, where its precision ends",

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from hesse._base.errors import NonFiniteProductError
 from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import State
 from hesse._solvers.minimize.model import Step, minimize_model
@@ -100,10 +101,20 @@ class TrustRegion:
         while not self.ending:
             if self.place.slope <= self.target:
                 self.ending = "converged"
-            elif (step := self._step()) is not None:
+            elif (step := self._next()) is not None:
                 self._try(step)
-            else:
+            elif not self.ending:
                 self.ending = "stopped" if self._products.stopped else "max_products"
+
+    def _next(self) -> Step | None:
+        """The step, or None; a point that was reached is not lost where its products are not finite."""
+        try:
+            return self._step()
+        except NonFiniteProductError:
+            if not self.nit:
+                raise
+            self.ending = "singular"
+            return None
 
     def _step(self) -> Step | None:
         """The step for the radius, from a subspace that is large enough; None where no products are left for one."""
