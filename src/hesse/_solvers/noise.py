@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import torch
 from torch import Tensor
@@ -37,7 +36,11 @@ class Noise:
 def is_likely(products: Products) -> bool:
     """Whether the operator is known to compute in less than the dtype of its vectors."""
     operator = products.operator
-    return torch.finfo(operator._precision()).eps > torch.finfo(operator.dtype).eps
+    likely = torch.finfo(operator._precision()).eps > torch.finfo(operator.dtype).eps
+    if operator.ranks is None:
+        return likely
+    # A rank may have no batch to tell by.
+    return any(operator.ranks.gather(f"the precision of {products.question}", lambda: likely))
 
 
 def measure(products: Products, u: Tensor) -> Noise:
@@ -49,7 +52,8 @@ def measure(products: Products, u: Tensor) -> Noise:
     """
     operator = products.operator
     length = float(products.norms(u))
-    v = operator.signs(1, SEED).to(u.device, u.dtype).mul_(length / math.sqrt(products.size))
+    v = operator.signs(1, SEED).to(u.device, u.dtype)
+    v.mul_(length / float(products.norms(v)))
     total = products.multiply(u).clone()
     largest = float(products.norms(total))
     # The same product again, on an accelerator in another order.
