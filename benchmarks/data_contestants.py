@@ -47,7 +47,8 @@ def hesse_operator(matrix: str, problem: Problem, engine: str, memory: int | Non
     if recomputes and memory is None:
         with make(problem.model, problem.loss, problem.batches[0]) as first:
             first @ problem.vector
-            memory = int(ONE_BATCH * first.explain().bytes_kept)
+            # While a batch is linearized its gradient is there.
+            memory = int(ONE_BATCH * (first.explain().bytes_kept + first.shape[0] * first.dtype.itemsize))
     H = make(problem.model, problem.loss, problem.batches, engine=engine, memory=memory)
     if recomputes:
         H @ problem.vector

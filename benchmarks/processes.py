@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,20 @@ REPOSITORY = Path(__file__).parents[1]
 MEMORY_SHARE = 0.75
 
 
-def run_fresh(module: str, *arguments: str, timeout: float) -> dict[str, Any]:
-    """What the module printed, or the problem it ended with; `timeout` is in seconds."""
+def run_fresh(
+    module: str, *arguments: str, timeout: float, variables: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What the module printed, or the problem it ended with; `timeout` is in seconds.
+
+    `variables` are added to the environment.
+    """
     # The limit is set by the fresh process itself, in limit_memory: code between fork and exec is not
     # safe beside PyTorch's threads.
     try:
         finished = subprocess.run(
             [sys.executable, "-m", f"benchmarks.{module}", *arguments],
             cwd=REPOSITORY,
+            env={**os.environ, **(variables or {})},
             stdout=subprocess.PIPE,
             text=True,
             check=False,

@@ -18,6 +18,7 @@ from benchmarks import results_file, views, views_data, views_engines, views_min
 from benchmarks.processes import REPOSITORY
 from benchmarks.views_attention import attention
 from benchmarks.views_forces import forces
+from benchmarks.views_large import large
 from benchmarks.views_question_memory import question_memory
 from benchmarks.views_ranks import ranks
 from benchmarks.views_recomputation import recomputation
@@ -43,6 +44,7 @@ def render(results: dict[str, Any], view: str) -> str:
         others = {
             "attention": attention,
             "forces": forces,
+            "large": large,
             "vocabulary": vocabulary,
             "recomputation": recomputation,
             "versions": versions,

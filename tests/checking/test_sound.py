@@ -196,3 +196,45 @@ def test_rules_that_were_needed_are_named():
 def test_compiled_functions_are_well_since_they_run_eagerly():
     compiled = torch.compile(lambda x: (x**3).sum(), backend="aot_eager")
     assert hesse.check(compiled, torch.ones(3)).ok
+
+
+@pytest.mark.parametrize("place", ["around", "inside"])
+def test_an_asymmetry_that_is_noise_of_the_products_blames_no_backward(place):
+    loss, parameters = loss_of(perceptron(nn.Tanh()) if place == "around" else Lower(perceptron(nn.Tanh())))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=place == "around"):
+        report = hesse.check(loss, parameters)
+    assert [finding.kind for finding in report.findings] == ["precision"]
+    assert report.findings[0].sentence.endswith(": autocast computes in bfloat16.") == (place == "around")
+
+
+def test_noise_is_seen_where_a_function_refuses_double_precision():
+    loss, parameters = loss_of(perceptron(nn.Tanh()))
+
+    def refusing(parameters):
+        assert all(parameter.dtype == torch.float32 for parameter in parameters.values())
+        return loss(parameters)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        report = hesse.check(refusing, parameters)
+    assert "wrong" not in [finding.kind for finding in report.findings]
+    told = [entry.sentence for entry in (*report.findings, *report.notes) if entry.kind == "precision"]
+    assert any(sentence.endswith(": autocast computes in bfloat16.") for sentence in told)
+
+
+class Skewed(torch.autograd.Function):
+    """x², with a derivative of its gradient that is not symmetric, and exact rounding."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return (x**2).sum()
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        (x,) = ctx.saved_tensors
+        return cotangent * (2 * x + 0.1 * (x.roll(1) - x.roll(1).detach()))
+
+
+def test_a_product_that_is_linear_and_not_symmetric_is_still_wrong():
+    x = torch.linspace(1, 2, 7, dtype=torch.float64)
+    assert [finding.kind for finding in hesse.check(Skewed.apply, x).findings] == ["wrong"]

@@ -10,7 +10,7 @@ from hesse._autograd.cuts import CUTTING, Cut
 from hesse._autograd.dependence import Missed
 from hesse._autograd.missing import MissingDerivative
 from hesse._autograd.provenance import Failure
-from hesse._base import trees
+from hesse._base import precision, trees
 from hesse._checking.calls import Calls, change_in_place
 from hesse._checking.comparing import Comparison
 from hesse._checking.finding import Finding, found
@@ -111,6 +111,18 @@ def asymmetric(asymmetry: float, precision: torch.dtype) -> Finding:
     )
 
 
+def noisy(noise: float, device: torch.device) -> Finding:
+    """uᵀHv is not vᵀHu, as far as products are not linear either: no derivative is wrong."""
+    around = precision.told(device)
+    reason = around or "something inside has a narrower dtype than the inputs"
+    return found(
+        "precision",
+        f"Products are linear only to {noise:.1e}: {reason}.",
+        "Leave it off where that is too little." if around else "Cast to a wider dtype there.",
+        frame=None,
+    )
+
+
 def zero(observed: Observation, evaluation: Evaluation) -> Finding:
     """All products are zero, and rightly so."""
     steps = [cut for cut in observed.cuts if cut.kind == "steps"]
@@ -153,7 +165,7 @@ def explain(
         else:
             return _wrong(subject, observed, comparison), []
     if "not smooth" in verdicts and narrow:
-        findings += [_coarse(cut, comparison.rounding) for cut in narrow[:1]]
+        findings += [_coarse(cut, comparison.rounding, subject) for cut in narrow[:1]]
     elif "not smooth" in verdicts:
         notes.append(_not_smooth(observed))
     if "too coarse" in verdicts:
@@ -161,7 +173,9 @@ def explain(
             found("precision", "Differences in this precision are too coarse to judge the derivatives.", frame=None)
         )
     if comparison.rounding is not None and comparison.rounding > _native_eps(subject) ** (1 / 3):
-        findings = [_coarse(cut, comparison.rounding) for cut in narrow[:1]] or [_rounded(comparison.rounding)]
+        findings = [_coarse(cut, comparison.rounding, subject) for cut in narrow[:1]] or [
+            _rounded(comparison.rounding, subject)
+        ]
     if not findings and any(evaluation.connected) and not all(evaluation.connected):
         notes.append(_unconnected(subject, evaluation))
     return findings, notes
@@ -220,8 +234,10 @@ def _cut_off(cut: Cut, order: str) -> Finding:
     return found("cut off", sentence, cut.remedy(), operator=cut.operator, frame=cut.frame)
 
 
-def _coarse(cut: Cut, rounding: float | None) -> Finding:
+def _coarse(cut: Cut, rounding: float | None, subject: Subject) -> Finding:
     cost = "Differences do not settle" if rounding is None else f"The product is {rounding:.1e} off"
+    around = precision.told(subject.leaves[0].device)
+    cost += f": {around}" if around else ""
     return found(
         "precision",
         f"{cut.sentence()} {cost}.",
@@ -231,11 +247,12 @@ def _coarse(cut: Cut, rounding: float | None) -> Finding:
     )
 
 
-def _rounded(rounding: float) -> Finding:
+def _rounded(rounding: float, subject: Subject) -> Finding:
+    around = precision.told(subject.leaves[0].device)
     return found(
         "precision",
-        f"The product is {rounding:.1e} away from the same in float64.",
-        "Compute in float64, or scale the problem.",
+        f"The product is {rounding:.1e} away from the same in float64{f': {around}' if around else ''}.",
+        "Leave that off, or compute in float64." if around else "Compute in float64, or scale the problem.",
         frame=None,
     )
 

@@ -33,6 +33,9 @@ from hesse._operators.probes import Rng, generator
 
 Result = TypeVar("Result")
 
+# An asymmetry up to so many times the noise of products is noise: the same products are in both.
+NOISE = 5
+
 
 @interruptible
 def check(
@@ -182,7 +185,11 @@ class _Examination:
         }
         findings, notes = causes.explain(self._subject, observed, comparison, self._evaluation)
         if not findings and apart > self._rounding_of_symmetry(u, v, size):
-            findings = [causes.asymmetric(apart / size, coarsest(self._subject.leaves))]
+            noise = self._noise(u, v, Hu, Hv)
+            if apart <= NOISE * noise * max(norm(u), norm(v)):
+                notes = [*notes, causes.noisy(noise / size, self._subject.leaves[0].device)]
+            else:
+                findings = [causes.asymmetric(apart / size, coarsest(self._subject.leaves))]
         if not findings and not size:
             findings = [causes.zero(observed, self._evaluation)]
         self._findings += findings
@@ -194,6 +201,11 @@ class _Examination:
             self._facts["engines"] += ("compiled",)
         else:
             self._notes.append(refusal)
+
+    def _noise(self, u: Leaves, v: Leaves, Hu: list[Tensor], Hv: list[Tensor]) -> float:
+        """How far products are from linear: the norm of H(u + v) - Hu - Hv."""
+        both = self._subject.product(self._subject.leaves, [a + b for a, b in zip(u, v, strict=True)])
+        return norm([c - a - b for a, b, c in zip(Hu, Hv, both, strict=True)])
 
     def _rounding_of_symmetry(self, u: Leaves, v: Leaves, size: float) -> float:
         """What rounding may make of uᵀHv - vᵀHu: of the products, and where they are no more than rounding, of f."""

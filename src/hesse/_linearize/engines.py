@@ -10,7 +10,6 @@ import torch
 from hesse._autograd.captured import captured_among
 from hesse._autograd.reading import Found, Reading
 from hesse._base.memory import budget, readable
-from hesse._base.precision import Autocast
 from hesse._linearize import tape
 from hesse._linearize.choice import Choice, EngineName
 from hesse._linearize.compiled import EXCEPTION, Compiled, Shared
@@ -62,13 +61,11 @@ class Engines:
         made: products made so far, at all points.
         next_decision: the number of products at which a decision is due.
         lone: whether the next point is made for one product.
-        autocast: what the operator evaluates under, at all of its points.
         reading: of the function.
     """
 
     def __init__(self, options: Options, func: Any = None, backend: Backend | None = None) -> None:
         self.options = options
-        self.autocast = Autocast()
         asked = options.engine_name
         self.engine: EngineName = "compiled" if asked == "compiled" else "tape"
         self.made = 0

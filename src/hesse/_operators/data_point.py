@@ -139,14 +139,14 @@ class DataPoint(Point):
     def complete(self) -> None:
         """Make the first pass, unless it was made."""
         if not self._complete:
-            with self.engines.autocast.again():
+            with self.autocast.again():
                 for _ in self.terms():
                     pass
 
     def loss_at(self, x: Sequence[Tensor]) -> Tensor:
         """The loss over all data at other values of the variables, which autograd follows."""
-        if not self.engines.autocast.is_now():
-            with self.engines.autocast.again():
+        if not self.autocast.is_now():
+            with self.autocast.again():
                 return self.loss_at(x)
         values, weights = [], []
         for number, batch in enumerate(self.batches):

@@ -42,6 +42,7 @@ class Point(abc.ABC):
         guard: notices when the point has changed since.
         engines: what linearizes, at this point and those that ``at()`` moves to.
         divisor: d, known once all terms have been gone over.
+        autocast: what surrounded the point where it was made, and surrounds its evaluations and products.
         asked: products asked for here, and readings of what a function returned.
     """
 
@@ -53,6 +54,7 @@ class Point(abc.ABC):
 
     def __init__(self, variables: Space, engines: Engines, *, strict: bool) -> None:
         self.variables, self.engines = variables, engines
+        self.autocast = precision.Autocast()
         self._strict = strict
         self.create_graph = engines.options.create_graph
         everything = tuple(range(len(variables.leaves)))
@@ -118,7 +120,7 @@ class Point(abc.ABC):
         engines = self.engines
         engines.made += count
         if engines.made > engines.next_decision:
-            with engines.autocast.again():
+            with self.autocast.again():
                 decision.decide_engine(self, 0)
 
     def multiply(self, entries: list[Tensor], part: Part, transposed: bool = False) -> list[Tensor]:
@@ -126,8 +128,8 @@ class Point(abc.ABC):
 
         Of one term alone, products may share memory with the vector.
         """
-        if not self.engines.autocast.is_now():
-            with self.engines.autocast.again():
+        if not self.autocast.is_now():
+            with self.autocast.again():
                 return self.multiply(entries, part, transposed)
         total: list[Tensor] = []
         # In units of the first weight, the first products need no factor.
@@ -162,8 +164,8 @@ class Point(abc.ABC):
         left: int | None = None,
     ) -> Tensor:
         """The product with each row, as a matrix with one product a row, or added into ``into``."""
-        if not self.engines.autocast.is_now():
-            with self.engines.autocast.again():
+        if not self.autocast.is_now():
+            with self.autocast.again():
                 return self.multiply_rows(rows, part, source, target, transposed=transposed, into=into, left=left)
         count, chunks = rows.shape[0], self.chunks[transposed]
         pieces = functools.partial(self._pieces, chunks, rows, part, source, target, transposed)
@@ -229,7 +231,7 @@ class Point(abc.ABC):
     def expect(self, products: int) -> None:
         """So many products are about to be asked for."""
         self.guard.check()
-        with self.engines.autocast.again():
+        with self.autocast.again():
             decision.decide_engine(self, products)
             if products > 1:
                 self.keep()
@@ -269,8 +271,7 @@ class PointOperator(Operator):
         self._point.engines.leave(self._point.asked)
         fresh = object.__new__(type(self))
         vars(fresh).update(vars(self))
-        with self._point.engines.autocast.again():
-            untraced(fresh._move)(where, self._point.engines, self._point)
+        untraced(fresh._move)(where, self._point.engines, self._point)
         fresh._point.inherit(self._point)
         return fresh
 
@@ -364,7 +365,7 @@ class PointOperator(Operator):
         inside = [one.precision() for term in self._point.kept_terms() for one in term.linearizations]
         dtypes = [coarsest([*self.domain.leaves, *self.range.leaves]), *[dtype for dtype in inside if dtype]]
         dtype = max(dtypes, key=lambda each: torch.finfo(each).eps)
-        return precision.coarsest(dtype, self.device, self._point.engines.autocast)
+        return precision.coarsest(dtype, self.device, self._point.autocast)
 
     def expect(self, products: int) -> None:
         """So many products are about to be asked for: ``engine="auto"`` decides by that."""
@@ -376,7 +377,7 @@ class PointOperator(Operator):
 
     def decide_alone(self, earlier: Decisions | None) -> Decisions:
         """The same of products that this process makes alone."""
-        with self._point.engines.autocast.again():
+        with self._point.autocast.again():
             self._point.keep()
         if earlier:
             self._follow(Choice(**earlier))

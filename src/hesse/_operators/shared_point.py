@@ -40,7 +40,7 @@ class SharedPoint(Point):
         # Nothing of this point's own is made by the base class: all that it would hold is the local point's.
         self.ranks, self.local, self.share = ranks, local, share
         self.variables, self.whole, self.engines = local.variables, local.whole, local.engines
-        self.create_graph = False
+        self.create_graph, self.autocast = False, local.autocast
         self._name = local.variables.name
         self._what = f"{self._name} {ranks.number()}"
         # Products that are due to be begun by the next multiplication.

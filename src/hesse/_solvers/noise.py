@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import torch
 from torch import Tensor
@@ -53,7 +52,8 @@ def measure(products: Products, u: Tensor) -> Noise:
     """
     operator = products.operator
     length = float(products.norms(u))
-    v = operator.signs(1, SEED).to(u.device, u.dtype).mul_(length / math.sqrt(products.size))
+    v = operator.signs(1, SEED).to(u.device, u.dtype)
+    v.mul_(length / float(products.norms(v)))
     total = products.multiply(u).clone()
     largest = float(products.norms(total))
     # The same product again, on an accelerator in another order.

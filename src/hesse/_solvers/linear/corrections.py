@@ -286,7 +286,7 @@ class _Corrections:
                 answers.endings[column] = "stopped" if products.stopped else "max_products"
             elif answers.norms[column] > PROGRESS * scales[place]:
                 answers.endings[column] = "precision"
-            if answers.endings[column] in DOUBTFUL and answers.X[:, column].any():
+            if answers.endings[column] in DOUBTFUL and self._is_moved(column):
                 x = answers.X[:, column : column + 1]
                 if answers.endings[column] == "precision":
                     self._look_for_noise(x)
@@ -369,7 +369,11 @@ class _Corrections:
 
     def _price(self, columns: list[int]) -> int:
         """How many products their residuals cost."""
-        return sum(column not in self.held and bool(self.answers.X[:, column].any()) for column in columns)
+        return sum(column not in self.held and self._is_moved(column) for column in columns)
+
+    def _is_moved(self, column: int) -> bool:
+        """Whether its answer is other than zero."""
+        return bool(blocks.norms(self.sides.products.operator, self.answers.X[:, column : column + 1]) > 0)
 
     def _hold(self, index: Tensor, R: Tensor) -> None:
         self.held.update(zip(index.tolist(), blocks.pieces(R), strict=True))
