@@ -27,6 +27,7 @@ from hesse._operators.conversions import Indices, row_numbers
 from hesse._operators.explanation import Explanation
 from hesse._operators.linear_map import Decisions
 from hesse._operators.operator import Operator
+from hesse._operators.rows import products_of_rows
 from hesse._operators.terms import Part, Term
 from hesse._ranks.group import Ranks
 
@@ -168,7 +169,10 @@ class Point(abc.ABC):
             with self.autocast.again():
                 return self.multiply_rows(rows, part, source, target, transposed=transposed, into=into, left=left)
         count, chunks = rows.shape[0], self.chunks[transposed]
-        pieces = functools.partial(self._pieces, chunks, rows, part, source, target, transposed)
+        products = max(count, self.engines.made, self.engines.options.expect or 0)
+        pieces = functools.partial(
+            products_of_rows, chunks, rows, part, source, target, transposed, products, self._compared
+        )
         if self.create_graph:
             # Writing into one matrix would make the graph of every product pass through the others' copies.
             with torch.enable_grad():
@@ -187,36 +191,6 @@ class Point(abc.ABC):
             del term
             first = False
         return total.divided(self.divisor)
-
-    def _pieces(
-        self,
-        chunks: Chunks,
-        rows: Rows,
-        part: Part,
-        source: Splits,
-        target: Space,
-        transposed: bool,
-        term: Term,
-        key: Hashable,
-    ) -> Iterable[Tensor]:
-        def multiply(vectors: Tensor) -> Tensor:
-            batch = vectors.dim() - 1
-            products = term.multiply(source.split(vectors), part, transposed=transposed, batched=batch == 1)
-            joined = target.join(products, batch)
-            return joined if len(products) > 1 else unaliased((joined,), (vectors,))[0]
-
-        sizes = [one.batch_size for one in term.linearizations if one.batch_size is not None]
-        price = sum(one.batch_price for one in term.linearizations)
-        count = max(rows.shape[0], self.engines.made, self.engines.options.expect or 0)
-        return chunks.pieces(
-            multiply,
-            rows,
-            target.lengths,
-            key=(key, part, transposed),
-            compared=self._compared,
-            fixed=min(sizes, default=None),
-            pays=lambda seconds: count * seconds >= price,
-        )
 
     def inherit(self, earlier: Point) -> None:
         """Go on with what was decided at an earlier point; whether batches are right is compared anew."""
