@@ -215,3 +215,11 @@ def test_pytorch_has_no_numbers_or_wrong_ones() -> None:
     assert torch.autograd.functional.jvp(lambda x: x.logcumsumexp(0), x, x)[1].isnan().all()
     theirs = torch.autograd.functional.hessian(power, numbers(2.0, 0.0))
     assert theirs[0, 1] == 0 != theirs[1, 0]
+
+
+def test_cumulated_exponentials_of_large_numbers_are_as_exact_as_their_differences() -> None:
+    x, v, factors = (draw(6) * 4 + 1e4) - 1e4, draw(6), numbers(1, -2, 3, 0.5, 2, 1)
+    # Shifting all entries changes no derivative.
+    weights = torch.softmax(x.expand(6, 6).masked_fill(~torch.ones(6, 6).tril().bool(), -torch.inf), 1)
+    expected = factors @ (weights * v - weights * (weights @ v)[:, None])
+    assert_values(hesse.vhp(lambda x: x.logcumsumexp(0) @ factors, x + 1e4, v)[1], expected)

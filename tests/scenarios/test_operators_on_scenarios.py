@@ -15,7 +15,6 @@ from .comparison import assert_close, assert_product, assert_structured_like, ra
 from .flat import flat, leaves_of, unflat
 from .scenario import Case, Scenario
 from .table import EVERY_SCENARIO, SCENARIOS
-from .trick import NOT_A_NUMBER
 from .unbatchable import UNBATCHABLE
 
 FOLLOWED = {"constant_that_requires_no_gradient", "cut_off_by_detach"}
@@ -99,9 +98,6 @@ def test_the_jacobian_of_a_scalar_function_is_its_directional_derivative(scenari
 
     vector = random_vectors(n, 1)[0]
     structured = J @ unflat(vector, case.inputs)
-    if scenario.name in NOT_A_NUMBER:
-        assert structured.isnan()
-        return
     assert structured.shape == J.value.shape
     assert_close(structured.reshape(()), gradient @ vector, tolerance, n * size)
     # Where the input is one flat vector, a flat vector is a structured one: so is then the product.
@@ -152,9 +148,6 @@ def test_the_jacobian_of_the_gradient_is_the_hessian(scenario: Scenario, batchin
     # First the other way, so that what "auto" decides for one way is not taken for granted for the other.
     pushed = J @ columns.to(J.dtype)
     assert_product(J.T @ columns.to(J.dtype), reference.hessian.T, columns, reference.tolerance)
-    if scenario.name in NOT_A_NUMBER:
-        assert pushed.isnan().all()
-        return
     assert_product(pushed, reference.hessian, columns, reference.tolerance)
     structured = flat(J @ unflat(columns[:, 0], case.inputs))
     assert_product(structured, reference.hessian, columns[:, 0], reference.tolerance)

@@ -7,7 +7,6 @@ import pytest
 from .comparison import assert_close
 from .scenario import Scenario
 from .table import EVERY_SCENARIO, FAMILIES, SCENARIOS, WITHOUT_SECOND_DERIVATIVE, names
-from .trick import NOT_A_NUMBER
 from .unbatchable import UNBATCHABLE
 
 CLOSED_FORMS = [scenario for scenario in SCENARIOS.values() if scenario.build().hessian is not None]
@@ -20,7 +19,6 @@ def test_there_are_many_scenarios_and_no_name_stands_twice() -> None:
 
 def test_the_lists_of_exceptions_name_scenarios() -> None:
     assert UNBATCHABLE.keys() <= SCENARIOS.keys()
-    assert NOT_A_NUMBER.keys() <= SCENARIOS.keys()
 
 
 @pytest.mark.parametrize("scenario", CLOSED_FORMS, ids=names(CLOSED_FORMS))

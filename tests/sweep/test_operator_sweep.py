@@ -20,7 +20,7 @@ import hesse
 from tests.capabilities import differentiates_grid_sample_twice
 
 from .eager import Product, distance_to_finite_differences, double_backward, largest
-from .exceptions import KINKS, LOW_PRECISION, NO_NUMBER_IN_PYTORCH, RULED, WRONG_IN_PYTORCH
+from .exceptions import KINKS, LESS_EXACT_IN_PYTORCH, LOW_PRECISION, NO_NUMBER_IN_PYTORCH, RULED, WRONG_IN_PYTORCH
 from .own_samples import OWN_SAMPLES, REWRITTEN
 from .sweep import Case, cases_of, operators, weighted_sum
 
@@ -101,7 +101,8 @@ def _is_refused(name: str) -> bool:
 
 REFUSED = sorted(filter(_is_refused, RULED.keys() & OPERATORS.keys()))
 WRONG = sorted(WRONG_IN_PYTORCH.keys() & OPERATORS.keys())
-RIGHT_IN_PYTORCH = sorted(OPERATORS.keys() - {*REFUSED, *WRONG})
+LESS_EXACT = sorted(LESS_EXACT_IN_PYTORCH.keys() & OPERATORS.keys())
+RIGHT_IN_PYTORCH = sorted(OPERATORS.keys() - {*REFUSED, *WRONG, *LESS_EXACT})
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
@@ -187,7 +188,7 @@ def test_the_whole_database_is_counted(capsys: pytest.CaptureFixture[str]) -> No
             f" an independent reference, {references['no number']} at a kink"
         )
     kinks = len(KINKS.keys() & OPERATORS.keys())
-    assert counts["right"] + counts["right here"] + len(WRONG) == len(OPERATORS) >= 500
+    assert counts["right"] + counts["right here"] + len(WRONG) + len(LESS_EXACT) == len(OPERATORS) >= 500
     assert counts["right here"] == len(REFUSED)
     assert references == {"right": len(OPERATORS) - kinks, "no number": kinks}
 
@@ -199,7 +200,7 @@ def test_further_samples_stand_as_pytorchs_double_backward(name: str) -> None:
         assert compare(case).startswith("right")
 
 
-@pytest.mark.parametrize("name", sorted({*REFUSED, *WRONG, *NO_NUMBER_IN_PYTORCH} - REWRITTEN.keys()))
+@pytest.mark.parametrize("name", sorted({*REFUSED, *WRONG, *LESS_EXACT, *NO_NUMBER_IN_PYTORCH} - REWRITTEN.keys()))
 def test_further_samples_of_what_pytorch_cannot_judge_agree_with_differences(name: str) -> None:
     for case in itertools.islice(cases_of(OPERATORS[name]), 1, 4):
         _, product = hesse.vhp(case.func, case.inputs, case.vector())
