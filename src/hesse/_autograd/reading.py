@@ -128,7 +128,8 @@ def _looks_of_modules(modules: list[torch.nn.Module]) -> Iterator[_Look]:
 
 def _has_its_own_ways(module: torch.nn.Module) -> bool:
     kind, held = type(module), vars(module)
-    return "_parameters" not in held or any(
+    # Modules of TorchScript hold theirs in C++.
+    return any([not isinstance(held.get(name), dict) for name in ("_parameters", "_buffers", "_modules")]) or any(
         [name in held or getattr(kind, name) is not getattr(torch.nn.Module, name) for name in _WALKED]
     )
 

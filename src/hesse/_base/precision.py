@@ -21,10 +21,12 @@ class Autocast:
 
     Attributes:
         dtypes: of each kind of device what it casts to, or None where it is off.
+        is_on: whether it is for any of them.
     """
 
     def __init__(self) -> None:
         self.dtypes = _dtypes()
+        self.is_on = any(self.dtypes)
 
     def is_now(self) -> bool:
         """Whether this thread is under the same autocast now."""

@@ -37,8 +37,11 @@ class Apart(RuntimeError):
     """
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"The parameters or activations of {key!r} are used outside of its forward.")
+        super().__init__(key)
         self.key = key
+
+    def __str__(self) -> str:
+        return f"The parameters or activations of {self.key!r} are used outside of its forward."
 
 
 class Absent(Tensor):

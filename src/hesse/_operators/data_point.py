@@ -163,14 +163,17 @@ class DataPoint(Point):
         """Every term that counts; the first pass adds up value and gradient on the way."""
         self.objective.require_same_mode()
         total = 0.0
+        # Of terms that are all kept from an earlier pass there is nothing to add.
+        is_new = not (self._complete and len(self._kept) == len(self._values))
         for place, term, last in self._each():
             weight = self._weight(term.count, place)
             total += weight
             # Where nothing of a batch counts, its mean is 0/0.
             if weight:
-                self._add(place, term, weight)
-                # Kept terms would hold a gradient each, which is summed.
-                self._kept.shrink(place, term.release_gradient())
+                if is_new:
+                    self._add(place, term, weight)
+                    # Kept terms would hold a gradient each, which is summed.
+                    self._kept.shrink(place, term.release_gradient())
                 yield weight, term, place, last
             # The next one may be made anew, and two would not fit.
             del term

@@ -129,7 +129,8 @@ class Point(abc.ABC):
 
         Of one term alone, products may share memory with the vector.
         """
-        if not self.autocast.is_now():
+        # Asked in C, since most products are under no autocast at all.
+        if (self.autocast.is_on or any(map(torch.is_autocast_enabled, precision.KINDS))) and not self.autocast.is_now():
             with self.autocast.again():
                 return self.multiply(entries, part, transposed)
         total: list[Tensor] = []
