@@ -59,6 +59,10 @@ def test_a_limit_of_the_address_space_is_told_by_each_question():
     assert names == ["spectral_density", "solve", "nystrom", "solve_shifted", "trace", "diagonal", "logdet"]
     for line in told:
         name, sentence, cause = line.split(" | ")
+        if name == "nystrom":
+            # It counts its vectors before the first product.
+            assert re.match(r"nystrom needs [\d.]+ MiB for 303 vectors of 400000 entries, but memory allows", sentence)
+            continue
         start = (
             rf"{name} with a Diagonal of shape \(400000, 400000\) ran out of memory: [\d.]+ [MG]iB more could not be"
         )

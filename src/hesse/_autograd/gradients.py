@@ -152,8 +152,9 @@ _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 def memory_of(tensor: Tensor) -> int | None:
     """The address of a tensor's memory, or None where it has none to show."""
     try:
-        if type(tensor) in _PLAIN:
-            # The same without the memory's own object, which takes longer to make than a small product.
+        # The same without the memory's own object, which takes longer to make than a small product. Modes that watch
+        # methods of tensors would take it for a look at the numbers.
+        if type(tensor) in _PLAIN and not torch._C._len_torch_function_stack():
             start = tensor.data_ptr()
             return (start - int(tensor.storage_offset()) * tensor.element_size()) or None if start else None
         memory = tensor.untyped_storage()
