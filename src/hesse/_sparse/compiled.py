@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import importlib
 import itertools
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 
-# A thread takes about as long to start as a loop takes for so many steps.
+# A thread takes about as long to wake as a loop takes for so many steps.
 _STEPS = 100_000
 
 
@@ -42,6 +43,17 @@ def in_threads(loop: Callable[..., Any], steps: int, *arguments: Any) -> list[An
     parts = max(1, min(torch.get_num_threads(), steps // _STEPS))
     if parts == 1:
         return [compiled(loop)(0, steps, *arguments)]
-    bounds = itertools.pairwise([steps * part // parts for part in range(parts + 1)])
-    with ThreadPoolExecutor(parts) as pool:
-        return list(pool.map(lambda bound: compiled(loop)(*bound, *arguments), bounds))
+    first, *others = itertools.pairwise([steps * part // parts for part in range(parts + 1)])
+    run = compiled(loop)
+    there = [_pool(parts).submit(run, *bound, *arguments) for bound in others]
+    return [run(*first, *arguments), *[part.result() for part in there]]
+
+
+@functools.cache
+def _pool(parts: int) -> ThreadPoolExecutor:
+    """Threads that stay, since they take as long to start as a loop over many entries."""
+    return ThreadPoolExecutor(parts - 1)
+
+
+# A forked process has no threads but its own.
+os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -229,21 +229,27 @@ def rows_agree(
     starts: Array,
     columns: Array,
     values: Array,
-    vectors: Array,
-    expected: tuple[Array, ...],
+    vectors: tuple[Array, Array],
+    expected: tuple[Array, Array],
     allowed: float,
 ) -> bool:
-    """Whether rows ``begin`` to ``end`` times each vector are ``expected``.
+    """Whether rows ``begin`` to ``end`` times two vectors are ``expected``.
 
     They may differ by ``allowed`` times the sum of the absolute terms. An infinity or NaN does not agree.
     """
+    (u, v), (expected_u, expected_v) = vectors, expected
     for row in range(begin, end):
-        for number in range(len(vectors)):
-            found = size = 0.0
-            for entry in range(starts[row], starts[row + 1]):
-                term = values[entry] * vectors[number, columns[entry]]
-                found += term
-                size += abs(term)
-            if not abs(expected[number][row] - found) <= allowed * size:
-                return False
+        found_u = size_u = found_v = size_v = 0.0
+        for entry in range(starts[row], starts[row + 1]):
+            # Of an unsigned number numba does not ask whether it counts from the end.
+            column = np.uintp(columns[entry])
+            term_u, term_v = values[entry] * u[column], values[entry] * v[column]
+            found_u += term_u
+            size_u += abs(term_u)
+            found_v += term_v
+            size_v += abs(term_v)
+        if not abs(expected_u[row] - found_u) <= allowed * size_u:
+            return False
+        if not abs(expected_v[row] - found_v) <= allowed * size_v:
+            return False
     return True

@@ -41,7 +41,7 @@ def difference(
         multiply: the operator's product with a vector.
         again: the matrix once more, from seeds times ``FACTOR``.
         matrix: the sparse matrix in compressed rows.
-        vectors: random vectors, one a row.
+        vectors: two random vectors, one a row.
         precision: the dtype that rounds most on the way.
 
     Raises:
@@ -76,9 +76,10 @@ def difference(
 
 def _agree(matrix: Tensor, vectors: Tensor, products: list[Tensor], allowed: float) -> bool:
     """Whether no product differs by more than rounding: one pass over the entries, with no tensors on the way."""
-    arrays = [tensor.numpy() for tensor in (matrix.crow_indices(), matrix.col_indices(), matrix.values(), vectors)]
+    arrays = [tensor.numpy() for tensor in (matrix.crow_indices(), matrix.col_indices(), matrix.values())]
+    given = tuple([vector.numpy() for vector in vectors])
     expected = tuple([product.detach().contiguous().numpy() for product in products])
-    return all(in_threads(kernels.rows_agree, matrix.shape[0], *arrays, expected, allowed))
+    return all(in_threads(kernels.rows_agree, matrix.shape[0], *arrays, given, expected, allowed))
 
 
 def _sizes(matrix: Tensor) -> Tensor:
