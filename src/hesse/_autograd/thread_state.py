@@ -268,6 +268,10 @@ class _EagerStance:
     thread that reads it. It stays, and is the usual one outside: an interrupt must not come between two changes.
     """
 
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._products = 0
+
     def __enter__(self) -> None:
         # An import statement takes as long as a small operation, and this stands in each product.
         eval_frame: Any = sys.modules.get("torch._dynamo.eval_frame") or importlib.import_module(
@@ -276,10 +280,29 @@ class _EagerStance:
         if not isinstance(eval_frame._stance, _EagerInside):
             stance: Any = _EagerInside(eval_frame._stance)
             eval_frame._set_stance(stance)
+        if _counts_eager_frames(eval_frame):
+            self._count_for(1, eval_frame)
         put_inside(inside() + 1)
 
     def __exit__(self, *exception: object) -> None:
         put_inside(inside() - 1)
+        eval_frame: Any = sys.modules["torch._dynamo.eval_frame"]
+        if _counts_eager_frames(eval_frame):
+            self._count_for(-1, eval_frame)
+
+    def _count_for(self, change: int, eval_frame: Any) -> None:
+        """Hold the count of compiled frames, which is the process's: another does not begin, nor warns at its end."""
+        with self._lock:
+            self._products += change
+            eval_frame.set_fullgraph_compiled_frame_count(1 if self._products else -1)
+
+
+def _counts_eager_frames(eval_frame: Any) -> bool:
+    """Whether PyTorch, as 2.12 does, warns of functions without a graph break that a stance runs eagerly.
+
+    Later ones look at the stance, and can say why frames were skipped.
+    """
+    return hasattr(eval_frame, "set_fullgraph_compiled_frame_count") and not hasattr(eval_frame, "get_skip_reasons")
 
 
 _eager = _EagerStance()
