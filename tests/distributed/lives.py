@@ -60,7 +60,7 @@ def life(kind: str, folder: Path, victim: int = -1, place: str = "", count: int 
     def work(rank: int) -> None:
         H = OPERATORS[kind]()
         if rank == victim and place == "product":
-            H.matmat = killed_at(count, H.matmat)  # type: ignore[method-assign]
+            H.matmat = killed_at(count, H.matmat)  # type: ignore[method-assign]  # on purpose
         if rank == victim and place == "file":
             checkpoint_file.write = killed_at(count, checkpoint_file.write)
         kept = hesse.Checkpoint(folder / "kept", seconds=0)

@@ -78,7 +78,7 @@ def eigenvalues() -> None:
         require_same_bits(found.values, found.residuals)
     close(hesse.eigsh(H, 2, tol=1e-9).values, expected[:2])
     for start in (lambda part: part(B), lambda part: part(B[:, 0])):
-        found, alone = both(lambda H, part: hesse.eigsh(H, 2, rng=0, start=start(part)))  # noqa: B023
+        found, alone = both(lambda H, part: hesse.eigsh(H, 2, rng=0, start=start(part)))  # noqa: B023  # called at once
         close(found.values, alone.values)
         assert found.num_products == alone.num_products
     close(hesse.eigsh(H, 2, rng=0, start=found).values, expected[:2], 1e-6)
@@ -86,7 +86,7 @@ def eigenvalues() -> None:
 
 def traces() -> None:
     for method in ("auto", "hutchinson", "hutch++", "xtrace", "exact"):
-        found, alone = both(lambda H, _: hesse.trace(H, method=method, tol=0.02, rng=0, max_products=150))  # noqa: B023
+        found, alone = both(lambda H, _: hesse.trace(H, method=method, tol=0.02, rng=0, max_products=150))  # noqa: B023  # called at once
         close([found.estimate, found.standard_error], [alone.estimate, alone.standard_error])
         assert (found.num_products, found.method) == (alone.num_products, alone.method)
         require_same_bits(found.estimate, found.error_estimate)
@@ -100,7 +100,7 @@ def traces() -> None:
 def diagonals() -> None:
     H = RowsOfRanks(A)
     for method in ("auto", "hutchinson", "xdiag", "exact"):
-        found, alone = both(lambda H, _: hesse.diagonal(H, method=method, tol=0.1, rng=0, max_products=600))  # noqa: B023
+        found, alone = both(lambda H, _: hesse.diagonal(H, method=method, tol=0.1, rng=0, max_products=600))  # noqa: B023  # called at once
         close(H.whole(found.estimate), alone.estimate)
         close(H.whole(found.errors), alone.errors)
         assert (found.num_products, found.method) == (alone.num_products, alone.method)
@@ -111,7 +111,7 @@ def diagonals() -> None:
 
 def functions_of_the_matrix() -> None:
     for options in ({"num_probes": 3, "num_steps": 8}, {"num_probes": 4, "num_steps": 30}):
-        found, alone = both(lambda H, _: hesse.spectral_density(H, rng=0, **options))  # noqa: B023
+        found, alone = both(lambda H, _: hesse.spectral_density(H, rng=0, **options))  # noqa: B023  # called at once
         assert (found.num_products, found.exact) == (alone.num_products, alone.exact)
         for power in (1, 2):
             close(found.moment(power)[0], alone.moment(power)[0])
@@ -119,7 +119,7 @@ def functions_of_the_matrix() -> None:
     # With a basis of each probe, and without.
     for options in ({"max_products": 60}, {"memory": 8 * N * 7}):
         found, alone = both(
-            lambda H, _: hesse.logdet(H, rng=0, **{"tol": 0.2, "num_steps": 6, "max_products": 30, **options}),  # noqa: B023
+            lambda H, _: hesse.logdet(H, rng=0, **{"tol": 0.2, "num_steps": 6, "max_products": 30, **options}),  # noqa: B023  # called at once
             MILD,
         )
         close([found.estimate, *found.interval], [alone.estimate, *alone.interval])
@@ -141,7 +141,7 @@ def solves() -> None:
         for M in preconditioners if method == "cg" else preconditioners[::2]:
 
             def question(H: Any, part: Any) -> hesse.Solution:
-                return hesse.solve(H, part(B), method=method, tol=1e-11, preconditioner=M(H, part))  # noqa: B023
+                return hesse.solve(H, part(B), method=method, tol=1e-11, preconditioner=M(H, part))  # noqa: B023  # called at once
 
             found, alone = both(question, MILD)
             close(RowsOfRanks(MILD).whole(found.solution), exact)
@@ -166,7 +166,7 @@ def paths_of_solutions() -> None:
 
     for M in (None, of_rank_20):
         found, alone = both(
-            lambda H, part: hesse.solve_shifted(H, part(B[:, 0]), shifts, tol=1e-11, preconditioner=M and M(H)),  # noqa: B023
+            lambda H, part: hesse.solve_shifted(H, part(B[:, 0]), shifts, tol=1e-11, preconditioner=M and M(H)),  # noqa: B023  # called at once
             MILD,
         )
         assert found.num_products == alone.num_products

@@ -191,3 +191,13 @@ def test_a_flat_vector_that_looks_like_the_input_has_the_structure_of_the_output
 def test_vectors_of_another_dtype_are_cast(dtype: torch.dtype) -> None:
     product = Scaling(4) @ torch.ones(4, dtype=dtype)
     torch.testing.assert_close(product, torch.full((4,), 2.0))
+
+
+def test_totals_and_whole_vectors_of_one_process_are_refused_where_they_are_none():
+    A = hesse.as_operator(torch.ones(2, 3))
+    v = A @ torch.ones(3)
+    assert A.whole(v) is v
+    with pytest.raises(ValueError, match=r"given to whole\(\) should have shape \(3,\) but has \(4,\)"):
+        A.whole(torch.ones(4))
+    with pytest.raises(ValueError, match=r"reduce given to total"):
+        A.total(torch.ones(1), reduce="mean")

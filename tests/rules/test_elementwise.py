@@ -196,7 +196,7 @@ def test_what_a_transform_calls_in_another_operator_needs_no_rule() -> None:
     by_hand = (1 / (1 - x) ** 2 - 1 / x**2) * v
     assert_values(hesse.func.hvp(lambda x: torch.special.logit(x).sum())(x, v), by_hand)
     # |z²| is x² + x⁴ at z = x + i·x².
-    raised = lambda x: torch.float_power(torch.complex(x, x**2), 2 * torch.ones(2, dtype=x.dtype)).abs().sum()  # noqa: E731
+    raised = lambda x: torch.float_power(torch.complex(x, x**2), 2 * torch.ones(2, dtype=x.dtype)).abs().sum()  # noqa: E731  # named like its neighbors
     assert_values(hesse.func.hvp(raised)(x, v), (2 + 12 * x**2) * v)
 
 

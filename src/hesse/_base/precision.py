@@ -51,7 +51,7 @@ def _dtypes() -> tuple[torch.dtype | None, ...]:
 
 
 # Those that may multiply matrices of float32 in less: each has its own setting, of the process.
-_BACKENDS: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+_BACKENDS: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]  # no types there
 _FULL = ("ieee", "none")
 
 
@@ -131,7 +131,7 @@ def told(device: torch.device) -> str | None:
         return f"autocast computes in {str(dtype).removeprefix('torch.')}"
     if device.type != "cuda":
         return None
-    used: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)  # type: ignore[attr-defined]
+    used: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)  # type: ignore[attr-defined]  # no types there
     return "TF32 is on" if any(one.fp32_precision == "tf32" for one in used) else None
 
 

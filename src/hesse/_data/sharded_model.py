@@ -131,7 +131,7 @@ class ShardedModel(Model):
         self.share = Share()
         self._x: Sequence[Tensor] | None = None
         self._within: dict[int, tuple[weakref.ref[Tensor], str]] = {}
-        mesh = next(entry.device_mesh for entry in model.parameters() if is_dtensor(entry))  # type: ignore[attr-defined]
+        mesh = next(entry.device_mesh for entry in model.parameters() if is_dtensor(entry))  # type: ignore[attr-defined]  # a DTensor
         along = mesh.ndim - 1
         self.groups = Groups(ranks, mesh.get_group(along), mesh.get_group(0) if along else None)
         self._size, self._rank = mesh.size(along), mesh.get_local_rank(along)
@@ -204,13 +204,13 @@ class ShardedModel(Model):
                 self._cut_up()
 
     def _piece(self, parameter: Tensor) -> Piece:
-        dim = parameter.placements[-1].dim if is_dtensor(parameter) else None  # type: ignore[attr-defined]
+        dim = parameter.placements[-1].dim if is_dtensor(parameter) else None  # type: ignore[attr-defined]  # a DTensor
         return Piece(parameter.shape, dim, self._size, self._rank)
 
     def _here(self, parameter: Tensor, piece: Piece) -> Tensor:
         """This rank's piece, as it lies in the parameter's memory."""
         if is_dtensor(parameter):
-            return parameter.detach().to_local()  # type: ignore[attr-defined, no-any-return]
+            return parameter.detach().to_local()  # type: ignore[attr-defined, no-any-return]  # a DTensor
         return piece.here_of(parameter.detach())
 
     def _put(self, x: Sequence[Tensor], tensors: list[Any]) -> None:

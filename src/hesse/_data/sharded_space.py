@@ -85,7 +85,7 @@ class ShardedSpace(Space):
         found: list[Tensor] = []
         for leaf, parameter, piece in zip(leaves, self._parameters, self._pieces, strict=True):
             if is_dtensor(parameter):
-                mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
+                mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]  # a DTensor
                 shape, stride = parameter.shape, parameter.stride()
                 found.append(DTensor.from_local(leaf, mesh, placements, run_check=False, shape=shape, stride=stride))
             else:

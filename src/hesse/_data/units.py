@@ -289,7 +289,7 @@ class Evaluate(Function):
         if not torch.is_grad_enabled():
             return (None, *ctx.unit.pull(arguments, cotangents))
         given = (*cotangents, *arguments)
-        pulled: tuple[Tensor, ...] = Pull.apply(ctx.unit, len(cotangents), *given)  # type: ignore[no-untyped-call]
+        pulled: tuple[Tensor, ...] = Pull.apply(ctx.unit, len(cotangents), *given)  # type: ignore[no-untyped-call]  # no types there
         return (None, *pulled)
 
 

@@ -6,11 +6,12 @@ import abc
 import functools
 import secrets
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from hesse._base import checks
 from hesse._base.space import Space
 from hesse._operators import probes
 from hesse._operators.inner_products import inner_products, shared_inner_products
@@ -87,10 +88,15 @@ class LinearMap(abc.ABC):
 
     def total(self, values: Tensor, reduce: Reduce = "sum") -> Tensor:
         """The sum or the largest, over ranks, of numbers that each process found of its own entries."""
+        checks.choices("total", get_args(Reduce), reduce=reduce)
         return values if self.shards is None else self.shards.total(values, reduce)
 
     def whole(self, v: Tensor) -> Tensor:
         """All entries of a flat vector (length,), or of columns (length, k), on every rank."""
+        lengths = {self.length} if self.shards is not None else set(self.shape)
+        if not isinstance(v, Tensor) or v.dim() not in (1, 2) or len(v) not in lengths:
+            shape = tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__
+            raise ValueError(f"The vector given to whole() should have shape ({self.length},) but has {shape}.")
         return v if self.shards is None else self.shards.whole(v)
 
     def _require_whole(self, what: str) -> None:

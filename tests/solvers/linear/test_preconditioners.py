@@ -105,3 +105,8 @@ def test_preconditioners_that_are_none_are_refused():
         hesse.nystrom(A, 1, shift=-1)
     with pytest.raises(ValueError, match=r"diagonal given to jacobi should be finite and of shape \(n,\) but has"):
         hesse.jacobi(torch.eye(2))
+
+
+def test_jacobi_asks_for_an_operator_as_its_like():
+    with pytest.raises(TypeError, match="like given to jacobi should be an operator but is 3"):
+        hesse.jacobi(torch.ones(3), like=3)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hesse._base.checks import shown
 from hesse._operators.operator import Operator
 from hesse._ranks.shards import Shards
 from hesse._solvers.estimate import DiagonalEstimate
@@ -53,6 +54,8 @@ def jacobi(diagonal: Tensor | DiagonalEstimate, *, like: Operator | None = None)
     """
     values: Any = diagonal.estimate if isinstance(diagonal, DiagonalEstimate) else diagonal
     source = diagonal if isinstance(diagonal, DiagonalEstimate) else like
+    if source is not None and not isinstance(source, DiagonalEstimate | Operator):
+        raise TypeError(f"like given to jacobi should be an operator but is {shown(like)}.")
     shards = None if source is None else source.shards
 
     def largest_here() -> float:
