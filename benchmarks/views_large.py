@@ -17,6 +17,11 @@ def large(results: dict[str, Any]) -> str:
         elif name == "product":
             found = f"{row['seconds']:.3g} s, {row['ratio']:.2f}x of the bare double backward"
             lines.append([f"a product, {row['parameters']:,} parameters", found, AIMS[name]])
+        elif name == "beside JAX":
+            for contestant, seconds in row["seconds"].items():
+                kept = row["keeping"][contestant]
+                found = f"{1000 * seconds:.0f} ms, {1000 * kept:.0f} ms in a process that gives no memory back"
+                lines.append([f"{contestant}, {row['title']}", found, "–"])
         elif name == "fifty products":
             ratio = row["seconds"] / row["keeping"]
             found = f"{row['seconds']:.3g} s, {ratio:.2f}x of a process that gives no memory back"

@@ -15,6 +15,7 @@ BUILDERS = {
     "cnn": cnn.build,
     "resnet": resnet.build,
     "gpt": gpt.build,
+    "gpt-words": gpt.build_many_words,
     "lstm": lstm.build,
     "cubic": cubic.build,
 }

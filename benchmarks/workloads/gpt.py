@@ -91,19 +91,29 @@ def jax_twin() -> Callable[..., Any]:
             inner = jax.nn.gelu(jax_layers.linear(parameters, f"{block}.up", normed), approximate=False)
             x = x + jax_layers.linear(parameters, f"{block}.down", inner)
         logits = jax_layers.linear(parameters, "head", jax_layers.layer_norm(parameters, "norm", x))
-        return jax_layers.cross_entropy(logits.reshape(-1, VOCABULARY), targets)
+        return jax_layers.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets)
 
     return loss
 
 
 def build(dtype: torch.dtype = torch.float32, quick: bool = False) -> Workload:
-    layers, width, length, batch = (1, 8, 4, 2) if quick else (4, 128, 128, 8)
+    return of_size("gpt", (1, 8, 4, 2) if quick else (4, 128, 128, 8), VOCABULARY, dtype)
+
+
+def build_many_words(dtype: torch.dtype = torch.float32, quick: bool = False) -> Workload:
+    """28.8 million parameters, nearly all of them in the embedding and the head."""
+    return of_size("gpt-words", (1, 8, 4, 2) if quick else (4, 256, 32, 4), 500 if quick else 50_000, dtype)
+
+
+def of_size(name: str, size: tuple[int, int, int, int], words: int, dtype: torch.dtype) -> Workload:
+    layers, width, length, batch = size
     torch.manual_seed(0)
-    tokens = torch.randint(VOCABULARY, (batch, length + 1))
+    tokens = torch.randint(words, (batch, length + 1))
+    many = f", {words:,} words" if words != VOCABULARY else ""
     return of_network(
-        "gpt",
-        f"GPT, {layers} layers, d {width}, T {length}, batch {batch}",
-        GPT(layers, width, length),
+        name,
+        f"GPT, {layers} layers, d {width}, T {length}, batch {batch}{many}",
+        GPT(layers, width, length, words),
         nn.CrossEntropyLoss(),
         (tokens[:, :-1].contiguous(), tokens[:, 1:].flatten()),
         dtype,
