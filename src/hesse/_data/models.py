@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hesse._autograd.captured import captured
 from hesse._base import checks, trees
 from hesse._base.errors import StalePointError, first_line
-from hesse._base.several_ranks import is_sharded, refuse_model, refusing_models
+from hesse._base.several_ranks import is_parallel, is_sharded, refuse_model, refusing_models
 from hesse._base.space import Space
 from hesse._base.trees import Spec
 from hesse._data import rows
@@ -23,6 +23,7 @@ from hesse._data.losses import (
     reduction_of,
 )
 from hesse._data.objective import Counted, Prediction, require_scalar
+from hesse._data.parallel_model import ParallelModel
 from hesse._data.parameters import Params, select
 from hesse._data.private_model import Model, Private
 from hesse._data.sharded_model import ShardedModel, reshard
@@ -50,17 +51,16 @@ def model_objective(
     """The loss of a batch as a function of the model's chosen parameters as they are now; ``ranks`` may share it."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"The model given to {name} should be a torch.nn.Module but has type {type(model)}.")
-    sharded = ranks is not None and is_sharded(model)
-    if not sharded:
-        refuse_model(model, name)
+    sharded, parallel = [ranks is not None and of(model) for of in (is_sharded, is_parallel)]
+    refuse_model(model, name, cut=sharded or parallel)
     if call is not None and output is not None:
         raise TypeError(f"{name} takes call= or output=, which both say what the loss of a batch is, but got both.")
     if sharded:
         reshard(model)
     functions, chosen = (loss, call, output), select(model, params, name)
-    if sharded:
-        assert ranks is not None
-        made: Model = ShardedModel(model, chosen, functions, name, ranks)
+    made: Model
+    if ranks is not None and (sharded or parallel):
+        made = (ShardedModel if sharded else ParallelModel)(model, chosen, functions, name, ranks)
     else:
         made = Model(model, chosen, functions, name)
     return ModelObjective(

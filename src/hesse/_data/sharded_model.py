@@ -13,14 +13,12 @@ from torch import Tensor, nn
 
 from hesse._autograd import graph
 from hesse._base.several_ranks import is_dtensor, is_fsdp, refuse_model
-from hesse._base.space import Space
-from hesse._base.trees import Spec
-from hesse._data.private_model import Model, Private, Result
-from hesse._data.sharded_space import ShardedSpace
+from hesse._data.cut_model import CutModel
+from hesse._data.private_model import Private, Result
 from hesse._data.unit_calls import Calls, UnitParts, make_unit, owners_of, unit_plans
 from hesse._data.units import Absent, Apart
 from hesse._ranks.group import Ranks
-from hesse._ranks.pieces import Bundle, Groups, Piece, Share, gathered
+from hesse._ranks.pieces import Bundle, Groups, Share, gathered
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _FSDP = "torch.distributed.fsdp"
@@ -36,7 +34,7 @@ def reshard(model: nn.Module) -> None:
 def group_of(model: nn.Module, name: str) -> dist.ProcessGroup:
     """The group of all ranks that hold pieces of a model, or one sentence that says why it cannot be evaluated."""
     reshard(model)
-    refuse_model(model, name, sharded=True)
+    refuse_model(model, name, cut=True)
     cut = [(key, parameter) for key, parameter in model.named_parameters() if is_dtensor(parameter)]
     if not cut:
         raise ValueError(f"The model of FSDP given to {name} has no sharded parameter.")
@@ -102,42 +100,25 @@ def _is_of_fsdp(function: Any) -> bool:
     return any(str(place).startswith(_FSDP) for place in places)
 
 
-class ShardedModel(Model):
+class ShardedModel(CutModel):
     """A model with pieces of its chosen parameters as variables, of which each evaluation gathers whole ones.
 
     Its private copies have neither the hooks nor the classes of FSDP, whose state and parameters stay as they are.
-    Parameters that FSDP ignores are cut among ranks as well, so that each entry of a vector is held once.
 
     Args:
-        model, chosen, functions, name: as of :class:`Model`; the model's parameters are sharded now.
+        model, chosen, functions, name: as of :class:`CutModel`; the model's parameters are sharded now.
         ranks: those that hold the pieces.
-
-    Attributes:
-        leaves: this rank's pieces of the chosen parameters, which share their memory.
-        groups: the ranks.
-        weight: what a loss counts that is the mean of so many terms; None where no gradient is taken.
-        share: what the last evaluation counts.
-        keeps: whether graphs of units are kept, and not made again in each product.
-        apart: names of modules that cannot be units.
     """
-
-    keeps = True
-    weight: Callable[[float | None], float] | None = None
 
     def __init__(
         self, model: nn.Module, chosen: dict[str, nn.Parameter], functions: Sequence[Any], name: str, ranks: Ranks
     ) -> None:
-        super().__init__(model, chosen, functions, name)
-        self.share = Share()
-        self._x: Sequence[Tensor] | None = None
-        self._within: dict[int, tuple[weakref.ref[Tensor], str]] = {}
         mesh = next(entry.device_mesh for entry in model.parameters() if is_dtensor(entry))  # type: ignore[attr-defined]  # a DTensor
         along = mesh.ndim - 1
-        self.groups = Groups(ranks, mesh.get_group(along), mesh.get_group(0) if along else None)
-        self._size, self._rank = mesh.size(along), mesh.get_local_rank(along)
-        self._pieces = [self._piece(parameter) for parameter in chosen.values()]
-        self.leaves = [self._here(entry, piece) for entry, piece in zip(chosen.values(), self._pieces, strict=True)]
-        self.apart: set[str] = set()
+        groups = Groups(ranks, mesh.get_group(along), mesh.get_group(0) if along else None)
+        super().__init__(model, chosen, functions, name, groups)
+        self._x: Sequence[Tensor] | None = None
+        self._within: dict[int, tuple[weakref.ref[Tensor], str]] = {}
         self._cut_up()
 
     def _cut_up(self) -> None:
@@ -203,16 +184,6 @@ class ShardedModel(Model):
                 self.apart.add(apart.key)
                 self._cut_up()
 
-    def _piece(self, parameter: Tensor) -> Piece:
-        dim = parameter.placements[-1].dim if is_dtensor(parameter) else None  # type: ignore[attr-defined]  # a DTensor
-        return Piece(parameter.shape, dim, self._size, self._rank)
-
-    def _here(self, parameter: Tensor, piece: Piece) -> Tensor:
-        """This rank's piece, as it lies in the parameter's memory."""
-        if is_dtensor(parameter):
-            return parameter.detach().to_local()  # type: ignore[attr-defined, no-any-return]  # a DTensor
-        return piece.here_of(parameter.detach())
-
     def _put(self, x: Sequence[Tensor], tensors: list[Any]) -> None:
         self.share, self._x, self._within = Share(), x, {}
         for bundle, positions in self._bundles:
@@ -260,15 +231,6 @@ class ShardedModel(Model):
         """Parameters and buffers that every rank has whole."""
         yield from [entry for entry in self.module.parameters() if not is_dtensor(entry)]
         yield from self.module.buffers()
-
-    def space(self, spec: Spec, name: str) -> Space:
-        """The vectors of the chosen parameters, cut up as these are."""
-        return ShardedSpace(list(self.chosen.values()), self.leaves, self._pieces, self.groups, spec, name)
-
-    def weigh(self, count: Callable[[], float | None]) -> None:
-        """What the last evaluation counts in the sum over ranks."""
-        if self.weight is not None:
-            self.share.weight = self.weight(count())
 
 
 def _take_off(copy: nn.Module) -> None:
