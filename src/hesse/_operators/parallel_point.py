@@ -88,7 +88,7 @@ class ParallelPoint(ShardedPoint):
 
     def _refuse(self, what: str) -> None:
         raise NotImplementedError(
-            f"The {self.objective.name} of this tensor parallel model {what}. A derivative of PyTorch's misses a term, or"
-            " that of a module whose parameters are no DTensors and which computes with a part of the activations. Give"
-            " a whole copy of the model, or parallelize such modules, as by SequenceParallel."
+            f"The {self.objective.name} of this tensor parallel model {what}. A derivative of PyTorch's misses a term,"
+            " or that of a module whose parameters are no DTensors and which computes with a part of the activations."
+            " Give a whole copy of the model, or parallelize such modules, as by SequenceParallel."
         )
