@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     PrepareModuleInput,
@@ -41,6 +41,8 @@ from tests.distributed.shared_products import (
     refused,
     require_same_bits,
 )
+from tests.distributed.test_dtensors import U, V, W, entering, plain, references
+from tests.distributed.test_dtensors import close as same
 
 GENERATOR = torch.Generator().manual_seed(4)
 TOKENS, NEXT = [torch.randint(11, (6, 8), generator=GENERATOR) for _ in range(2)]
@@ -251,6 +253,7 @@ def refusals() -> None:
             return F.cross_entropy(outputs, DTensor.from_local(labels, mesh(), [Replicate()])).full_tensor()
 
     refused(hesse.NoDerivativeError, "Leave loss_parallel() out", operator(parallel({"2": apart}), loss=parted))
+    refused(TypeError, "should predict plain tensors", lambda: hesse.GaussNewton(parallel({"2": apart}), LOSS, data))
 
 
 def derivatives_that_miss_a_term() -> None:
@@ -260,6 +263,31 @@ def derivatives_that_miss_a_term() -> None:
         patch.setattr(cut_history, "_from_local", lambda node, placements: lambda gradients, cotangents: None)
         refused(NotImplementedError, "is not symmetric", lambda: hesse.LossHessian(half, LOSS, (X, Y)))
     require_products(hesse.LossHessian(half, LOSS, (X, Y)), dense() @ VECTORS)
+
+
+def functions() -> None:
+    """Of DTensors, whose derivatives of every order are those of a plain function."""
+    gradient, expected, third = references()
+    w, v, u = [distribute_tensor(tensor, mesh(), [Shard(0)]) for tensor in (W, V, U)]
+    for func, x, tangent, other in (
+        (lambda w: entering(w, mesh()), W, V, U),
+        (lambda w: plain(w.full_tensor()), w, v, u),
+        (in_turn, w, v, u),
+    ):
+        same(hesse.functional.vjp(func, x)[1], gradient)
+        for compute in (hesse.vhp, hesse.hvp):
+            same(compute(func, x, tangent)[1], expected)
+        same(hesse.functional.jvp(func, x, tangent)[1], (gradient * V).sum())
+        tracked = x.clone().detach().requires_grad_()
+        same(torch.autograd.grad(hesse.vhp(func, tracked, tangent, create_graph=True)[1], tracked, other)[0], third)
+
+
+def in_turn(w: DTensor) -> Tensor:
+    """Every rank has its share of the function, of which the square is taken and the root."""
+    share = (dist.get_rank() + 1) * plain(w.full_tensor(grad_placements=[Partial()]))
+    total = DTensor.from_local(share, mesh(), [Partial()]).redistribute(placements=[Replicate()]).to_local()
+    ranks = dist.get_world_size()
+    return (2 * total / (ranks * (ranks + 1))).square().sqrt()
 
 
 def draws() -> None:
@@ -276,5 +304,6 @@ CHECKS = [
     questions,
     refusals,
     derivatives_that_miss_a_term,
+    functions,
     draws,
 ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hesse._autograd.captured import captured
 from hesse._base import checks, trees
 from hesse._base.errors import StalePointError, first_line
-from hesse._base.several_ranks import is_parallel, is_sharded, refuse_model, refusing_models
+from hesse._base.several_ranks import is_dtensor, is_parallel, is_sharded, refuse_model, refusing_models
 from hesse._base.space import Space
 from hesse._base.trees import Spec
 from hesse._data import rows
@@ -216,6 +216,11 @@ class ModelObjective:
                 f"The model given to {self.name} should predict floating-point tensors but gave {type(predicted)}."
             )
 
+        if self._predicts and any([is_dtensor(leaves[i]) for i in places]):
+            raise TypeError(
+                f"The model given to {self.name} should predict plain tensors but gave a DTensor. Give its last layer"
+                " use_local_output=True, and outputs of the layout Replicate()."
+            )
         others = [None if i in places else leaf for i, leaf in enumerate(leaves)]
         shape = tuple(predicted.shape) if isinstance(predicted, Tensor) else None
         return Prediction([leaves[i] for i in places], places, others, spec, Counted(shape, target))

@@ -166,7 +166,13 @@ class Ranks:
         value, error = _tried(compute)
         if error is not None and self._has_come(error):
             raise error
-        self._announce(f"the end of {what}", (), self._device, error=error)()
+        try:
+            self._announce(f"the end of {what}", (), self._device, error=error)()
+        except BaseException as told:
+            if error is None or told is error:
+                raise
+            # Others may wait in a collective of PyTorch's, where they do not hear of it.
+            raise told from error
         return cast(T, value)
 
     def step(self, what: str, begin: Callable[[], Any]) -> None:
