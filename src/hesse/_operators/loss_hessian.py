@@ -58,8 +58,8 @@ class LossHessian(DataOperator):
             ``"per batch"`` takes the sum of the batches' own losses.
         progress: show a bar for each pass over the data, on a terminal.
         group: the process group of ranks that each have a part of the data, and the same model; left out for a model in
-            ``DistributedDataParallel`` or of ``fully_shard``, whose group it is. Ranks of a tensor parallel model have the
-            same data. Making the operator and asking it is then a collective call, and results are the same on all
+            ``DistributedDataParallel`` or of ``fully_shard``, whose group it is. Ranks of a tensor parallel model have
+            the same data. Making the operator and asking it is then a collective call, and results are the same on all
             ranks.
 
     Attributes:
