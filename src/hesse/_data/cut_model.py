@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hesse._base.several_ranks import is_dtensor
@@ -12,7 +13,10 @@ from hesse._base.space import Space
 from hesse._base.trees import Spec
 from hesse._data.private_model import Model
 from hesse._data.sharded_space import ShardedSpace, is_cut
+from hesse._ranks.marks import mark
 from hesse._ranks.pieces import Groups, Piece, Share
+
+_CPU = torch.device("cpu")
 
 
 class CutModel(Model):
@@ -31,9 +35,12 @@ class CutModel(Model):
         share: what the last evaluation counts; each evaluation has its own.
         keeps: whether graphs of units are kept, and not made again in each product.
         apart: names of modules that cannot be units.
+        marks: of derivatives that should be the same on several ranks.
+        teams: the ranks that evaluate one batch together, in each; None where every rank has its own.
     """
 
     keeps = True
+    teams: list[list[int]] | None = None
     weight: Callable[[float | None], float] | None = None
 
     def __init__(
@@ -42,6 +49,7 @@ class CutModel(Model):
         super().__init__(model, chosen, functions, name)
         self.groups = groups
         self.share = Share()
+        self.marks = Marks()
         self.apart: set[str] = set()
         self._pieces = [self._piece(parameter) for parameter in chosen.values()]
         self.leaves = [self._here(entry, piece) for entry, piece in zip(chosen.values(), self._pieces, strict=True)]
@@ -66,3 +74,19 @@ class CutModel(Model):
         """What the last evaluation counts in the sum over ranks."""
         if self.weight is not None:
             self.share.weight = self.weight(count())
+
+
+class Marks:
+    """Of derivatives that should be the same on all ranks of a team, while they are looked at.
+
+    Attributes:
+        found: by the name of the parameter; None while nobody looks.
+    """
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, Tensor]] | None = None
+
+    def note(self, names: Sequence[str], derivatives: Sequence[Tensor]) -> None:
+        """Add those of some parameters."""
+        if self.found is not None:
+            self.found += [(key, mark([entry], _CPU)) for key, entry in zip(names, derivatives, strict=True)]

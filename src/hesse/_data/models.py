@@ -22,6 +22,7 @@ from hesse._data.losses import (
     recognize,
     reduction_of,
 )
+from hesse._data.mesh_model import MeshModel, mesh_of
 from hesse._data.objective import Counted, Prediction, require_scalar
 from hesse._data.parallel_model import ParallelModel
 from hesse._data.parameters import Params, select
@@ -60,7 +61,8 @@ def model_objective(
     functions, chosen = (loss, call, output), select(model, params, name)
     made: Model
     if ranks is not None and (sharded or parallel):
-        made = (ShardedModel if sharded else ParallelModel)(model, chosen, functions, name, ranks)
+        kind = ParallelModel if parallel else ShardedModel if mesh_of(model) is None else MeshModel
+        made = kind(model, chosen, functions, name, ranks)
     else:
         made = Model(model, chosen, functions, name)
     return ModelObjective(

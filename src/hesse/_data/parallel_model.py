@@ -6,19 +6,16 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from hesse._base.several_ranks import is_dtensor, refuse_model
 from hesse._data.cut_model import CutModel
-from hesse._data.sharded_space import is_cut
+from hesse._data.sharded_space import as_dtensor, is_cut
 from hesse._ranks.group import Ranks
-from hesse._ranks.marks import mark
 from hesse._ranks.pieces import Groups, Share, gathered
 from hesse._ranks.together import Together
 
-_CPU = torch.device("cpu")
 _KINDS = {"Shard", "Replicate"}
 
 
@@ -49,18 +46,13 @@ class ParallelModel(CutModel):
     Args:
         model, chosen, functions, name: as of :class:`CutModel`; some parameters of the model are DTensors.
         ranks: those of its mesh.
-
-    Attributes:
-        marks: by the parameter, of derivatives that should be the same on all ranks, while they are looked at; None
-            otherwise.
     """
-
-    marks: list[tuple[str, Tensor]] | None = None
 
     def __init__(
         self, model: nn.Module, chosen: dict[str, nn.Parameter], functions: Sequence[Any], name: str, ranks: Ranks
     ) -> None:
         super().__init__(model, chosen, functions, name, Groups(ranks, ranks.group, None))
+        self.teams = [list(range(ranks.size))]
         groups: dict[Any, list[int]] = {}
         for position, parameter in enumerate(chosen.values()):
             if self._variables[position] is not None:
@@ -68,17 +60,11 @@ class ParallelModel(CutModel):
         names = list(chosen)
         self._bundles = []
         for (stay, _), positions in groups.items():
-            note = functools.partial(self._note, [names[i] for i in positions])
+            note = functools.partial(self.marks.note, [names[i] for i in positions])
             bundle = Together(self.groups, [self._pieces[i] for i in positions], note, stay=stay)
             self._bundles.append((bundle, positions))
 
-    def _note(self, names: Sequence[str], derivatives: Sequence[Tensor]) -> None:
-        if self.marks is not None:
-            self.marks += [(key, mark([entry], _CPU)) for key, entry in zip(names, derivatives, strict=True)]
-
     def _put(self, x: Sequence[Tensor], tensors: list[Any]) -> None:
-        from torch.distributed.tensor import DTensor  # loaded by whoever made the parameters
-
         self.share = Share()
         variables = list(self.chosen.values())
         for bundle, positions in self._bundles:
@@ -86,9 +72,7 @@ class ParallelModel(CutModel):
             for position, entry in zip(positions, wholes, strict=True):
                 parameter: Any = variables[position]
                 if is_dtensor(parameter):
-                    mesh, placements = parameter.device_mesh, parameter.placements
-                    shape, stride = parameter.shape, parameter.stride()
-                    entry = DTensor.from_local(entry, mesh, placements, run_check=False, shape=shape, stride=stride)
+                    entry = as_dtensor(entry, parameter, parameter.device_mesh, parameter.placements)
                 tensors[self._variables[position]] = entry  # type: ignore[index]  # these have a place
 
     def tensors(self) -> Iterator[Tensor]:

@@ -15,7 +15,7 @@ from hesse._autograd import graph
 from hesse._base.several_ranks import is_dtensor, is_fsdp, refuse_model
 from hesse._data.cut_model import CutModel
 from hesse._data.private_model import Private, Result
-from hesse._data.unit_calls import Calls, UnitParts, make_unit, owners_of, unit_plans
+from hesse._data.unit_calls import Calls, UnitParts, UnitPlan, make_unit, owners_of, unit_plans
 from hesse._data.units import Absent, Apart
 from hesse._ranks.group import Ranks
 from hesse._ranks.pieces import Bundle, Groups, Share, gathered
@@ -43,7 +43,7 @@ def group_of(model: nn.Module, name: str) -> dist.ProcessGroup:
         _require_supported(key, parameter, mesh, name)
     for key, module in model.named_modules():
         if is_fsdp(module):
-            _require_plain(key, module, name)
+            require_plain(key, module, name)
     if mesh.ndim == 1:
         return mesh.get_group()  # type: ignore[no-any-return]  # of a class without annotations
     if mesh.size() != dist.get_world_size():
@@ -72,7 +72,7 @@ def _require_supported(key: str, parameter: Any, mesh: Any, name: str) -> None:
         )
 
 
-def _require_plain(key: str, module: nn.Module, name: str) -> None:
+def require_plain(key: str, module: nn.Module, name: str) -> None:
     """Refuse what FSDP's hooks would do to numbers."""
     policy = getattr(module._get_fsdp_state(), "_mp_policy", None)  # type: ignore[operator]  # of FSDP's class
     wanted = {getattr(policy, field, None) for field in ("param_dtype", "output_dtype")} - {
@@ -113,17 +113,22 @@ class ShardedModel(CutModel):
     def __init__(
         self, model: nn.Module, chosen: dict[str, nn.Parameter], functions: Sequence[Any], name: str, ranks: Ranks
     ) -> None:
-        mesh = next(entry.device_mesh for entry in model.parameters() if is_dtensor(entry))  # type: ignore[attr-defined]  # a DTensor
-        along = mesh.ndim - 1
-        groups = Groups(ranks, mesh.get_group(along), mesh.get_group(0) if along else None)
-        super().__init__(model, chosen, functions, name, groups)
+        super().__init__(model, chosen, functions, name, self._groups_of(model, ranks))
         self._x: Sequence[Tensor] | None = None
         self._within: dict[int, tuple[weakref.ref[Tensor], str]] = {}
         self._cut_up()
 
+    def _groups_of(self, model: nn.Module, ranks: Ranks) -> Groups:
+        mesh = next(entry.device_mesh for entry in model.parameters() if is_dtensor(entry))  # type: ignore[attr-defined]  # a DTensor
+        along = mesh.ndim - 1
+        return Groups(ranks, mesh.get_group(along), mesh.get_group(0) if along else None)
+
+    def _plans(self) -> list[UnitPlan]:
+        return unit_plans(self.module, self.apart)
+
     def _cut_up(self) -> None:
         """What is gathered where: each unit's parameters in its call, all others when an evaluation begins."""
-        plans = unit_plans(self.module, self.apart)
+        plans = self._plans()
         tensors, variables = self._blueprint.tensors, list(self.chosen.values())
         positions = {id(variables[i]): i for i, place in enumerate(self._variables) if place is not None}
         owners = owners_of(self.module)
@@ -186,16 +191,26 @@ class ShardedModel(CutModel):
 
     def _put(self, x: Sequence[Tensor], tensors: list[Any]) -> None:
         self.share, self._x, self._within = Share(), x, {}
+        x, variables = self._sharded(x), list(self.chosen.values())
         for bundle, positions in self._bundles:
             wholes = gathered(bundle, self.share, [x[i] for i in positions])
             for position, whole in zip(positions, wholes, strict=True):
-                tensors[self._variables[position]] = whole  # type: ignore[index]  # these have a place
+                tensors[self._variables[position]] = self._whole(whole, variables[position])  # type: ignore[index]  # these have a place
         with torch.no_grad():
             for bundle, place in self._constants_apart:
                 parameter = self._blueprint.tensors[place]
-                (tensors[place],) = bundle.gather([self._here(parameter, bundle.pieces[0])])
+                (whole,) = bundle.gather([parameter.detach().to_local()])  # type: ignore[attr-defined]  # a DTensor
+                tensors[place] = self._whole(whole, parameter)
         for place, absent in self._absent:
             tensors[place] = absent
+
+    def _sharded(self, x: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Pieces of FSDP of the variables."""
+        return x
+
+    def _whole(self, whole: Tensor, parameter: Tensor) -> Tensor:
+        """What the model computes with, of a gathered parameter."""
+        return whole
 
     def _made(self, tensors: Sequence[Any]) -> Private:
         private = super()._made(tensors)

@@ -55,7 +55,7 @@ class ShardedSpace(Space):
         """The space of some of its leaves."""
         chosen = [(self._parameters[i], self.leaves[i], self._pieces[i]) for i in positions]
         parameters, leaves, pieces = zip(*chosen, strict=True)
-        return ShardedSpace(parameters, leaves, pieces, self._groups, spec, name)
+        return type(self)(parameters, leaves, pieces, self._groups, spec, name)
 
     def holds(self, v: Tensor) -> bool:
         """A tensor that is no DTensor is flat here."""
@@ -76,21 +76,22 @@ class ShardedSpace(Space):
                 f"Entry {dotted_name(path)} of the vector given to {self.name} should be placed as"
                 f" {parameter.placements} like the parameter but is placed as {entry.placements}. Call redistribute."
             )
-        here: Tensor = entry.to_local() if is_dtensor(entry) else entry
-        return here if is_cut(parameter) else piece.here_of(here)
+        return self._held(entry.to_local() if is_dtensor(entry) else entry, parameter, piece)
+
+    def _held(self, local: Tensor, parameter: Tensor, piece: Piece) -> Tensor:
+        """Of what this rank has of an entry, what it holds of a vector."""
+        return local if is_cut(parameter) else piece.here_of(local)
+
+    def _local(self, leaf: Tensor, parameter: Tensor, piece: Piece) -> Tensor:
+        """The inverse, which may be a collective call."""
+        return leaf if is_cut(parameter) else Bundle(self._groups, [piece], "an entry of a vector").gather([leaf])[0]
 
     def _rebuilt(self, leaves: Sequence[Tensor]) -> Any:
-        from torch.distributed.tensor import DTensor  # loaded by whoever made the parameters
-
         found: list[Tensor] = []
         for leaf, parameter, piece in zip(leaves, self._parameters, self._pieces, strict=True):
-            entry = leaf
-            if not is_cut(parameter):
-                (entry,) = Bundle(self._groups, [piece], "an entry of a vector").gather([leaf])
+            entry = self._local(leaf, parameter, piece)
             if is_dtensor(parameter):
-                mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]  # a DTensor
-                shape, stride = parameter.shape, parameter.stride()
-                entry = DTensor.from_local(entry, mesh, placements, run_check=False, shape=shape, stride=stride)
+                entry = as_dtensor(entry, parameter, parameter.device_mesh, parameter.placements)  # type: ignore[attr-defined]  # a DTensor
             found.append(entry)
         return self._structure.rebuild(found)
 
@@ -98,3 +99,11 @@ class ShardedSpace(Space):
 def is_cut(parameter: Any) -> bool:
     """Whether each rank has a part of a parameter, and not the whole."""
     return is_dtensor(parameter) and parameter.placements[-1].is_shard()
+
+
+def as_dtensor(local: Tensor, parameter: Tensor, mesh: Any, placements: Any) -> Tensor:
+    """A DTensor of a parameter's shape, of what this rank has of it."""
+    from torch.distributed.tensor import DTensor  # loaded by whoever made the parameters
+
+    shape, stride = parameter.shape, parameter.stride()
+    return DTensor.from_local(local, mesh, placements, run_check=False, shape=shape, stride=stride)

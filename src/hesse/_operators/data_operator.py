@@ -17,7 +17,6 @@ from hesse._data.batches import Batches
 from hesse._data.cut_model import CutModel
 from hesse._data.objective import Objective
 from hesse._data.options import DataKeywords, DataOptions
-from hesse._data.parallel_model import ParallelModel
 from hesse._data.parameters import matching
 from hesse._linearize.engines import Engines
 from hesse._linearize.guard import Guard
@@ -96,7 +95,7 @@ class DataOperator(PointOperator):
             model = getattr(objective, "model", None)
             if isinstance(model, CutModel):
                 assert ranks is not None
-                kind = ParallelPoint if isinstance(model, ParallelModel) else ShardedPoint
+                kind = ShardedPoint if model.teams is None else ParallelPoint
                 return kind(ranks, model, objective, self._make_term, batches, options, engines, guard, seed)
             return DataPoint(
                 objective,

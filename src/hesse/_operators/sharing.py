@@ -16,10 +16,11 @@ from hesse._base.errors import warn_caller
 from hesse._base.several_ranks import is_parallel, is_sharded, replicated
 from hesse._base.version import __version__
 from hesse._data.cut_model import CutModel
+from hesse._data.mesh_model import mesh_group_of, mesh_of
 from hesse._data.objective import Objective
 from hesse._data.options import DataOptions
-from hesse._data.parallel_model import ParallelModel, parallel_group_of
-from hesse._data.sharded_model import group_of
+from hesse._data.parallel_model import parallel_group_of
+from hesse._data.sharded_model import group_of, reshard
 from hesse._operators.data_point import DataPoint, drawn_seed
 from hesse._operators.function_point import FunctionPoint
 from hesse._operators.parallel_point import ParallelPoint
@@ -39,7 +40,9 @@ _FREE = ("memory", "progress", "group")
 def ranks_of(model: nn.Module, group: dist.ProcessGroup | None, name: str) -> tuple[nn.Module, Ranks | None]:
     """The model that each rank evaluates, and the ranks that have other data for it; None for a process alone."""
     if isinstance(model, nn.Module) and (is_sharded(model) or is_parallel(model)):
-        own = (group_of if is_sharded(model) else parallel_group_of)(model, name)
+        reshard(model)
+        of = parallel_group_of if is_parallel(model) else group_of if mesh_of(model) is None else mesh_group_of
+        own = of(model, name)
         if group is not None and group is not own:
             raise ValueError(
                 f"{name} was given group= and a model that is sharded over another group. Leave group= out."
@@ -52,11 +55,13 @@ def ranks_of(model: nn.Module, group: dist.ProcessGroup | None, name: str) -> tu
 
 
 def seed_of(ranks: Ranks | None, model: nn.Module, what: str, seed: int) -> int:
-    """Another seed on each rank, all from that of the first; the same where ranks evaluate a model together."""
+    """Another seed on each rank, all from that of the first; the same where ranks evaluate a batch together."""
     if ranks is None:
         return seed
-    first = ranks.gather(what, lambda: seed)[0]
-    return first if is_parallel(model) else _of_rank(first, ranks.rank)
+    first, mesh = ranks.gather(what, lambda: seed)[0], mesh_of(model)
+    if is_parallel(model):
+        return first
+    return _of_rank(first, ranks.rank if mesh is None else mesh.get_local_rank(0))
 
 
 def _of_rank(seed: int, rank: int) -> int:
@@ -123,9 +128,8 @@ def share_data(
     allowed, is_shared = options.allowed(device), options.memory is None
     memory = ranks.least(f"the memory of a {name}", allowed, device, is_shared=is_shared)
     agreed = dataclasses.replace(options, memory=memory, progress=options.progress and ranks.is_first)
-    seed = found[0]["seed"]
-    if not isinstance(made[0].model, ParallelModel):
-        seed = _of_rank(seed, ranks.rank)
+    teams = getattr(made[0].model, "teams", None) or [[rank] for rank in range(ranks.size)]
+    seed = _of_rank(found[0]["seed"], next(place for place, team in enumerate(teams) if ranks.rank in team))
 
     if isinstance(made[0].model, CutModel):
         return _sharded(ranks, name, lambda: make(made[0], agreed, seed), is_new=is_new)
