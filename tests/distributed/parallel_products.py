@@ -1,7 +1,7 @@
 """Checks that ranks run: operators of tensor parallel models against torch alone, in float64."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +10,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -135,9 +134,8 @@ def the_four_operators() -> None:
         (hesse.Fisher, fisher),
         (hesse.EmpiricalFisher, empirical_fisher()),
     ):
-        for data in ((X, Y), [(X[:5], Y[:5]), (X[5:], Y[5:])]):
-            H = operator(parallel(), LOSS, data)
-            require_products(H, expected @ VECTORS)
+        H = operator(parallel(), LOSS, [(X[:5], Y[:5]), (X[5:], Y[5:])])
+        require_products(H, expected @ VECTORS)
         x = POINT.clone().requires_grad_()
         value = LOSS(predicted(x, X), Y)
         close(H.value, value.detach())
@@ -157,12 +155,7 @@ def the_four_operators() -> None:
 
 
 def language_models() -> None:
-    for plan, is_fused, is_tied in (
-        (BLOCK, False, False),
-        (BLOCK | ENDS, True, True),
-        (SEQUENCE, False, True),
-        (SEQUENCE, True, False),
-    ):
+    for plan, is_fused, is_tied in ((BLOCK | ENDS, True, True), (SEQUENCE, False, False)):
         alone, model = LanguageModel(is_tied=is_tied), LanguageModel(is_fused=is_fused)
         parallelize_module(model, mesh(), plan)
         if is_tied:
@@ -207,8 +200,8 @@ def questions() -> None:
     close(H.whole(top.vectors).abs(), vectors.flip(1)[:, :2].abs(), 1e-6)
     assert top.num_products == alone.num_products
     require_same_bits(top.values, H.whole(top.vectors))
-    trace = hesse.trace(H, method="exact").estimate
-    close(torch.tensor(trace, dtype=torch.float64), matrix.trace(), 1e-9)
+    bias = hesse.trace(H.block("2.bias"), method="exact").estimate
+    close(torch.tensor(bias, dtype=torch.float64), matrix[72:, 72:].trace(), 1e-9)
     found = hesse.solve(H.shift(1.0), H.gradient, tol=1e-11).solution
     gradient = H.whole(H.flatten(H.gradient))
     expected = torch.linalg.solve(matrix + torch.eye(76, dtype=torch.float64), gradient)
@@ -299,80 +292,6 @@ def draws() -> None:
     require_products(hesse.Fisher(model, LOSS, (X, Y), samples=3, rng=1), expected)
 
 
-@functools.cache
-def both() -> DeviceMesh:
-    """Two ranks for layers; of four, two teams with different data."""
-    return init_device_mesh("cpu", (dist.get_world_size() // 2, 2), mesh_dim_names=("data", "layers"))
-
-
-def part(*tensors: Tensor) -> Any:
-    """The rows of this rank's team: seven and six of 13."""
-    data = both()["data"]
-    return tuple([tensor.tensor_split(data.size())[data.get_local_rank()] for tensor in tensors])
-
-
-def sharded_parallel(model: nn.Module, plan: dict[str, Any], units: Sequence[nn.Module]) -> nn.Module:
-    parallelize_module(model, both()["layers"], plan)
-    if isinstance(model, LanguageModel) and model.is_tied:
-        model.head.weight = model.words.weight
-    for unit in units:
-        fully_shard(unit, mesh=both()["data"])
-    return fully_shard(model, mesh=both()["data"])
-
-
-def sharded_and_parallel() -> None:
-    """Each dimension of a mesh cuts parameters in its own way."""
-
-    def made() -> nn.Module:
-        model = network()
-        return sharded_parallel(model, MLP, [model[0]])
-
-    fisher = gauss_newton()
-    x, y = part(X, Y)
-    # Teams may have other numbers of batches.
-    batches = [(x[:3], y[:3]), (x[3:], y[3:])] if both()["data"].get_local_rank() == 0 else [(x, y)]
-    for operator, expected in (
-        (hesse.LossHessian, dense()),
-        (hesse.GaussNewton, fisher),
-        (hesse.Fisher, fisher),
-        (hesse.EmpiricalFisher, empirical_fisher()),
-    ):
-        H = operator(made(), LOSS, batches)
-        require_products(H, expected @ VECTORS)
-        require_same_bits(H.value, H.whole(H.flatten(H.gradient)))
-    top = hesse.eigsh(hesse.LossHessian(made(), LOSS, batches), k=2, rng=0, tol=1e-8)
-    close(top.values, torch.linalg.eigvalsh(dense()).flip(0)[:2], 1e-9)
-    for plan, is_tied in ((BLOCK | ENDS, False), (SEQUENCE, True)):
-        alone, model = LanguageModel(is_tied=is_tied), LanguageModel(is_tied=is_tied)
-        sharded_parallel(model, plan, [model.block])
-        n = sum(parameter.numel() for parameter in alone.parameters())
-        vectors = torch.randn(n, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-        gradient, expected = product(alone, vectors[:, 0])
-        H = hesse.LossHessian(model, loss, part(TOKENS, NEXT))
-        close(H.flatten(H.gradient), gradient[entries(H)])
-        require_products(H, expected.unsqueeze(1), vectors)
-    model, other = made(), made()
-    for _ in range(2):
-        H = hesse.LossHessian(model, LOSS, (x, y))
-        H @ VECTORS[entries(H), 0]
-        for net in (model, other):
-            LOSS(net(x), y).backward()
-            torch.optim.SGD(net.parameters(), lr=0.1).step()
-            net.zero_grad()
-    for trained, reference in zip(model.parameters(), other.parameters(), strict=True):
-        assert torch.equal(trained.to_local(), reference.to_local())
-    frozen = made()
-    frozen[0].weight.requires_grad_(False)
-    frozen[2].bias.requires_grad_(False)
-    H = hesse.LossHessian(frozen, LOSS, batches)
-    require_products(H, dense()[32:72, 32:72] @ VECTORS[32:72], VECTORS[32:72])
-    shifted = (x + both()["layers"].get_local_rank(), y)
-    refused(ValueError, "evaluate the same batch", lambda: hesse.LossHessian(made(), LOSS, shifted))
-    ignoring = parallelize_module(network(), both()["layers"], MLP)
-    fully_shard(ignoring, mesh=both()["data"], ignored_params={ignoring[2].bias})
-    refused(NotImplementedError, "'2.bias' is placed as", lambda: hesse.LossHessian(ignoring, LOSS, (x, y)))
-
-
 def where_pytorch_can(check: Callable[[], None]) -> Callable[[], None]:
     """The check; DTensors of PyTorch 2.11 have no second derivatives, which is said."""
 
@@ -401,6 +320,5 @@ CHECKS = [
         derivatives_that_miss_a_term,
         functions,
         draws,
-        sharded_and_parallel,
     )
 ]
