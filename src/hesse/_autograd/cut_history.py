@@ -66,6 +66,8 @@ def _from_local(node: Any, placements: Sequence[Any]) -> Callable[[Any, Any], An
     # PyTorch's gradient by a part of a sum is that by the sum, on every rank.
     whole = sys.modules["torch.distributed.tensor"].Replicate()
     wanted = given or [whole if is_sum else placement for placement, is_sum in zip(placements, sums, strict=True)]
+    if any(want.is_partial() for want in wanted):
+        return _refusal("_FromTorchTensor")
 
     def mend(gradients: tuple[Tensor | None, ...], cotangents: tuple[Any, ...]) -> tuple[Tensor | None, ...] | None:
         (cotangent,) = cotangents
