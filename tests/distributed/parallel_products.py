@@ -20,6 +20,7 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import hesse
 from hesse._autograd import cut_history
@@ -303,6 +304,34 @@ def in_turn(w: DTensor) -> Tensor:
     return (2 * total / (ranks * (ranks + 1))).square().sqrt()
 
 
+class Collectives(TorchDispatchMode):
+    """The elements that layers send, and how often hesse gathers parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = self.gathered = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name
+        if name == "_c10d_functional::all_reduce":
+            self.sent += args[0].numel()
+        self.gathered += name == "c10d::_allgather_base_"
+        return func(*args, **(kwargs or {}))
+
+
+def collectives() -> None:
+    """A product sends what a forward and a backward send, and gathers parameters once."""
+    model = parallelize_module(LanguageModel(), mesh(), BLOCK)
+    with Collectives() as training:
+        loss(model(TOKENS), NEXT).backward()
+    H = hesse.LossHessian(model, loss, (TOKENS, NEXT))
+    with Collectives() as product:
+        H @ torch.ones(H.length, dtype=torch.float64)
+    # Forward: two layers; backward: the inputs of four; activations of 6 rows, 8 tokens and 8 entries.
+    assert product.sent == training.sent == (2 + 4) * TOKENS.numel() * 8
+    assert product.gathered == 1
+
+
 def draws() -> None:
     """All ranks draw the same: a Fisher by draws is symmetric and that of one process."""
     alone, model = network(), parallel()
@@ -338,6 +367,7 @@ CHECKS = [
         refusals,
         derivatives_that_miss_a_term,
         functions,
+        collectives,
         draws,
     )
 ]
