@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
@@ -108,15 +108,22 @@ def fsdp() -> None:
 
 
 def tensor_parallel() -> None:
+    """In a function; operators over data: parallel_products.py."""
     model = parallelize_module(network(), mesh(), {"2": ColwiseParallel(output_layouts=Replicate())})
     at = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    ones = {name: torch.ones_like(tensor) for name, tensor in at.items()}
-    refused(NotImplementedError, "DTensors", lambda: hesse.LossHessian(model, LOSS, (X, Y)))
-    refused(
-        hesse.NoDerivativeError,
-        "cannot be differentiated once more",
-        lambda: hesse.vhp(lambda p: LOSS(functional_call(model, p, (X,)), Y), at, ones),
-    )
+    v = {
+        name: distribute_tensor(tensor.contiguous(), mesh(), [Shard(0)]) if name.startswith("2") else tensor
+        for name, tensor in named(V).items()
+    }
+
+    def product() -> dict[str, Any]:
+        return hesse.vhp(lambda p: LOSS(functional_call(model, p, (X,)), Y), at, v)[1]
+
+    if not differentiates_gathers_twice(mesh()):
+        refused(hesse.NoDerivativeError, "cannot be differentiated once more", product)
+        return
+    whole = [entry.full_tensor() if isinstance(entry, DTensor) else entry for entry in product().values()]
+    close(torch.cat([entry.reshape(-1) for entry in whole]), DENSE @ V)
 
 
 def data_parallel() -> None:

@@ -50,15 +50,20 @@ def is_sharded(model: nn.Module) -> bool:
     return any(map(is_fsdp, model.modules()))
 
 
-def refuse_model(model: nn.Module, name: str, *, sharded: bool = False) -> None:
+def is_parallel(model: nn.Module) -> bool:
+    """Whether a model has DTensors for parameters as tensor parallel makes them, and not ``fully_shard``."""
+    return any(map(is_dtensor, model.parameters())) and not is_sharded(model)
+
+
+def refuse_model(model: nn.Module, name: str, *, cut: bool = False) -> None:
     """Raise if a model, whose parameters ``name`` would differentiate by, is shared by several ranks.
 
-    One that ``fully_shard`` cut up passes if it is to be evaluated as such, with DTensors for parameters.
+    One that is cut up passes if it is to be evaluated as such, with DTensors for parameters.
     """
     for module in model.modules():
-        if not (sharded and is_fsdp(module)):
+        if not (cut and is_fsdp(module)):
             _refuse_module(module, name)
-    for key, tensor in [*([] if sharded else model.named_parameters()), *model.named_buffers()]:
+    for key, tensor in [*([] if cut else model.named_parameters()), *model.named_buffers()]:
         if is_dtensor(tensor):
             raise NotImplementedError(
                 f"{name} cannot be made of a model with DTensors, as tensor parallel makes them, but {key!r} is"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hesse._autograd.captured import captured
 from hesse._base import checks, trees
 from hesse._base.errors import StalePointError, first_line
-from hesse._base.several_ranks import is_sharded, refuse_model, refusing_models
+from hesse._base.several_ranks import is_dtensor, is_parallel, is_sharded, refuse_model, refusing_models
 from hesse._base.space import Space
 from hesse._base.trees import Spec
 from hesse._data import rows
@@ -22,7 +22,9 @@ from hesse._data.losses import (
     recognize,
     reduction_of,
 )
+from hesse._data.mesh_model import MeshModel, mesh_of
 from hesse._data.objective import Counted, Prediction, require_scalar
+from hesse._data.parallel_model import ParallelModel
 from hesse._data.parameters import Params, select
 from hesse._data.private_model import Model, Private
 from hesse._data.sharded_model import ShardedModel, reshard
@@ -50,17 +52,17 @@ def model_objective(
     """The loss of a batch as a function of the model's chosen parameters as they are now; ``ranks`` may share it."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"The model given to {name} should be a torch.nn.Module but has type {type(model)}.")
-    sharded = ranks is not None and is_sharded(model)
-    if not sharded:
-        refuse_model(model, name)
+    sharded, parallel = [ranks is not None and of(model) for of in (is_sharded, is_parallel)]
+    refuse_model(model, name, cut=sharded or parallel)
     if call is not None and output is not None:
         raise TypeError(f"{name} takes call= or output=, which both say what the loss of a batch is, but got both.")
     if sharded:
         reshard(model)
     functions, chosen = (loss, call, output), select(model, params, name)
-    if sharded:
-        assert ranks is not None
-        made: Model = ShardedModel(model, chosen, functions, name, ranks)
+    made: Model
+    if ranks is not None and (sharded or parallel):
+        kind = ParallelModel if parallel else ShardedModel if mesh_of(model) is None else MeshModel
+        made = kind(model, chosen, functions, name, ranks)
     else:
         made = Model(model, chosen, functions, name)
     return ModelObjective(
@@ -216,6 +218,11 @@ class ModelObjective:
                 f"The model given to {self.name} should predict floating-point tensors but gave {type(predicted)}."
             )
 
+        if self._predicts and any([is_dtensor(leaves[i]) for i in places]):
+            raise TypeError(
+                f"The model given to {self.name} should predict plain tensors but gave a DTensor. Give its last layer"
+                " use_local_output=True, and outputs of the layout Replicate()."
+            )
         others = [None if i in places else leaf for i, leaf in enumerate(leaves)]
         shape = tuple(predicted.shape) if isinstance(predicted, Tensor) else None
         return Prediction([leaves[i] for i in places], places, others, spec, Counted(shape, target))

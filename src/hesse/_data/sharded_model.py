@@ -13,14 +13,12 @@ from torch import Tensor, nn
 
 from hesse._autograd import graph
 from hesse._base.several_ranks import is_dtensor, is_fsdp, refuse_model
-from hesse._base.space import Space
-from hesse._base.trees import Spec
-from hesse._data.private_model import Model, Private, Result
-from hesse._data.sharded_space import ShardedSpace
-from hesse._data.unit_calls import Calls, UnitParts, make_unit, owners_of, unit_plans
+from hesse._data.cut_model import CutModel
+from hesse._data.private_model import Private, Result
+from hesse._data.unit_calls import Calls, UnitParts, UnitPlan, make_unit, owners_of, unit_plans
 from hesse._data.units import Absent, Apart
 from hesse._ranks.group import Ranks
-from hesse._ranks.pieces import Bundle, Groups, Piece, Share, gathered
+from hesse._ranks.pieces import Bundle, Groups, Share, gathered
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _FSDP = "torch.distributed.fsdp"
@@ -36,7 +34,7 @@ def reshard(model: nn.Module) -> None:
 def group_of(model: nn.Module, name: str) -> dist.ProcessGroup:
     """The group of all ranks that hold pieces of a model, or one sentence that says why it cannot be evaluated."""
     reshard(model)
-    refuse_model(model, name, sharded=True)
+    refuse_model(model, name, cut=True)
     cut = [(key, parameter) for key, parameter in model.named_parameters() if is_dtensor(parameter)]
     if not cut:
         raise ValueError(f"The model of FSDP given to {name} has no sharded parameter.")
@@ -45,7 +43,7 @@ def group_of(model: nn.Module, name: str) -> dist.ProcessGroup:
         _require_supported(key, parameter, mesh, name)
     for key, module in model.named_modules():
         if is_fsdp(module):
-            _require_plain(key, module, name)
+            require_plain(key, module, name)
     if mesh.ndim == 1:
         return mesh.get_group()  # type: ignore[no-any-return]  # of a class without annotations
     if mesh.size() != dist.get_world_size():
@@ -74,7 +72,7 @@ def _require_supported(key: str, parameter: Any, mesh: Any, name: str) -> None:
         )
 
 
-def _require_plain(key: str, module: nn.Module, name: str) -> None:
+def require_plain(key: str, module: nn.Module, name: str) -> None:
     """Refuse what FSDP's hooks would do to numbers."""
     policy = getattr(module._get_fsdp_state(), "_mp_policy", None)  # type: ignore[operator]  # of FSDP's class
     wanted = {getattr(policy, field, None) for field in ("param_dtype", "output_dtype")} - {
@@ -102,47 +100,35 @@ def _is_of_fsdp(function: Any) -> bool:
     return any(str(place).startswith(_FSDP) for place in places)
 
 
-class ShardedModel(Model):
+class ShardedModel(CutModel):
     """A model with pieces of its chosen parameters as variables, of which each evaluation gathers whole ones.
 
     Its private copies have neither the hooks nor the classes of FSDP, whose state and parameters stay as they are.
-    Parameters that FSDP ignores are cut among ranks as well, so that each entry of a vector is held once.
 
     Args:
-        model, chosen, functions, name: as of :class:`Model`; the model's parameters are sharded now.
+        model, chosen, functions, name: as of :class:`CutModel`; the model's parameters are sharded now.
         ranks: those that hold the pieces.
-
-    Attributes:
-        leaves: this rank's pieces of the chosen parameters, which share their memory.
-        groups: the ranks.
-        weight: what a loss counts that is the mean of so many terms; None where no gradient is taken.
-        share: what the last evaluation counts.
-        keeps: whether graphs of units are kept, and not made again in each product.
-        apart: names of modules that cannot be units.
     """
-
-    keeps = True
-    weight: Callable[[float | None], float] | None = None
 
     def __init__(
         self, model: nn.Module, chosen: dict[str, nn.Parameter], functions: Sequence[Any], name: str, ranks: Ranks
     ) -> None:
-        super().__init__(model, chosen, functions, name)
-        self.share = Share()
+        super().__init__(model, chosen, functions, name, self._groups_of(model, ranks))
         self._x: Sequence[Tensor] | None = None
         self._within: dict[int, tuple[weakref.ref[Tensor], str]] = {}
+        self._cut_up()
+
+    def _groups_of(self, model: nn.Module, ranks: Ranks) -> Groups:
         mesh = next(entry.device_mesh for entry in model.parameters() if is_dtensor(entry))  # type: ignore[attr-defined]  # a DTensor
         along = mesh.ndim - 1
-        self.groups = Groups(ranks, mesh.get_group(along), mesh.get_group(0) if along else None)
-        self._size, self._rank = mesh.size(along), mesh.get_local_rank(along)
-        self._pieces = [self._piece(parameter) for parameter in chosen.values()]
-        self.leaves = [self._here(entry, piece) for entry, piece in zip(chosen.values(), self._pieces, strict=True)]
-        self.apart: set[str] = set()
-        self._cut_up()
+        return Groups(ranks, mesh.get_group(along), mesh.get_group(0) if along else None)
+
+    def _plans(self) -> list[UnitPlan]:
+        return unit_plans(self.module, self.apart)
 
     def _cut_up(self) -> None:
         """What is gathered where: each unit's parameters in its call, all others when an evaluation begins."""
-        plans = unit_plans(self.module, self.apart)
+        plans = self._plans()
         tensors, variables = self._blueprint.tensors, list(self.chosen.values())
         positions = {id(variables[i]): i for i, place in enumerate(self._variables) if place is not None}
         owners = owners_of(self.module)
@@ -203,28 +189,28 @@ class ShardedModel(Model):
                 self.apart.add(apart.key)
                 self._cut_up()
 
-    def _piece(self, parameter: Tensor) -> Piece:
-        dim = parameter.placements[-1].dim if is_dtensor(parameter) else None  # type: ignore[attr-defined]  # a DTensor
-        return Piece(parameter.shape, dim, self._size, self._rank)
-
-    def _here(self, parameter: Tensor, piece: Piece) -> Tensor:
-        """This rank's piece, as it lies in the parameter's memory."""
-        if is_dtensor(parameter):
-            return parameter.detach().to_local()  # type: ignore[attr-defined, no-any-return]  # a DTensor
-        return piece.here_of(parameter.detach())
-
     def _put(self, x: Sequence[Tensor], tensors: list[Any]) -> None:
         self.share, self._x, self._within = Share(), x, {}
+        x, variables = self._sharded(x), list(self.chosen.values())
         for bundle, positions in self._bundles:
             wholes = gathered(bundle, self.share, [x[i] for i in positions])
             for position, whole in zip(positions, wholes, strict=True):
-                tensors[self._variables[position]] = whole  # type: ignore[index]  # these have a place
+                tensors[self._variables[position]] = self._whole(whole, variables[position])  # type: ignore[index]  # these have a place
         with torch.no_grad():
             for bundle, place in self._constants_apart:
                 parameter = self._blueprint.tensors[place]
-                (tensors[place],) = bundle.gather([self._here(parameter, bundle.pieces[0])])
+                (whole,) = bundle.gather([parameter.detach().to_local()])  # type: ignore[attr-defined]  # a DTensor
+                tensors[place] = self._whole(whole, parameter)
         for place, absent in self._absent:
             tensors[place] = absent
+
+    def _sharded(self, x: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Pieces of FSDP of the variables."""
+        return x
+
+    def _whole(self, whole: Tensor, parameter: Tensor) -> Tensor:
+        """What the model computes with, of a gathered parameter."""
+        return whole
 
     def _made(self, tensors: Sequence[Any]) -> Private:
         private = super()._made(tensors)
@@ -260,15 +246,6 @@ class ShardedModel(Model):
         """Parameters and buffers that every rank has whole."""
         yield from [entry for entry in self.module.parameters() if not is_dtensor(entry)]
         yield from self.module.buffers()
-
-    def space(self, spec: Spec, name: str) -> Space:
-        """The vectors of the chosen parameters, cut up as these are."""
-        return ShardedSpace(list(self.chosen.values()), self.leaves, self._pieces, self.groups, spec, name)
-
-    def weigh(self, count: Callable[[], float | None]) -> None:
-        """What the last evaluation counts in the sum over ranks."""
-        if self.weight is not None:
-            self.share.weight = self.weight(count())
 
 
 def _take_off(copy: nn.Module) -> None:

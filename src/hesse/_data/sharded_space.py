@@ -18,7 +18,7 @@ from hesse._ranks.shards import Shards
 class ShardedSpace(Space):
     """Vectors structured like sharded parameters: flat ones are this rank's entries, structured ones are DTensors.
 
-    Making it is a collective call. Parameters that FSDP ignores are plain in structured vectors, and whole.
+    Making it is a collective call. Parameters that every rank has whole are whole in structured vectors, too.
 
     Args:
         parameters: of the model.
@@ -55,7 +55,7 @@ class ShardedSpace(Space):
         """The space of some of its leaves."""
         chosen = [(self._parameters[i], self.leaves[i], self._pieces[i]) for i in positions]
         parameters, leaves, pieces = zip(*chosen, strict=True)
-        return ShardedSpace(parameters, leaves, pieces, self._groups, spec, name)
+        return type(self)(parameters, leaves, pieces, self._groups, spec, name)
 
     def holds(self, v: Tensor) -> bool:
         """A tensor that is no DTensor is flat here."""
@@ -69,25 +69,41 @@ class ShardedSpace(Space):
         ]
 
     def _here(self, entry: Any, parameter: Any, piece: Piece, path: Any) -> Tensor:
-        if not is_dtensor(entry):
-            return piece.here_of(entry)
-        if entry.device_mesh != parameter.device_mesh or entry.placements != parameter.placements:
+        if is_dtensor(entry) and (
+            entry.device_mesh != parameter.device_mesh or entry.placements != parameter.placements
+        ):
             raise ValueError(
                 f"Entry {dotted_name(path)} of the vector given to {self.name} should be placed as"
                 f" {parameter.placements} like the parameter but is placed as {entry.placements}. Call redistribute."
             )
-        local: Tensor = entry.to_local()
-        return local
+        return self._held(entry.to_local() if is_dtensor(entry) else entry, parameter, piece)
+
+    def _held(self, local: Tensor, parameter: Tensor, piece: Piece) -> Tensor:
+        """Of what this rank has of an entry, what it holds of a vector."""
+        return local if is_cut(parameter) else piece.here_of(local)
+
+    def _local(self, leaf: Tensor, parameter: Tensor, piece: Piece) -> Tensor:
+        """The inverse, which may be a collective call."""
+        return leaf if is_cut(parameter) else Bundle(self._groups, [piece], "an entry of a vector").gather([leaf])[0]
 
     def _rebuilt(self, leaves: Sequence[Tensor]) -> Any:
-        from torch.distributed.tensor import DTensor  # loaded by whoever made the parameters
-
         found: list[Tensor] = []
         for leaf, parameter, piece in zip(leaves, self._parameters, self._pieces, strict=True):
+            entry = self._local(leaf, parameter, piece)
             if is_dtensor(parameter):
-                mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]  # a DTensor
-                shape, stride = parameter.shape, parameter.stride()
-                found.append(DTensor.from_local(leaf, mesh, placements, run_check=False, shape=shape, stride=stride))
-            else:
-                found += Bundle(self._groups, [piece], "an entry of a vector").gather([leaf])
+                entry = as_dtensor(entry, parameter, parameter.device_mesh, parameter.placements)  # type: ignore[attr-defined]  # a DTensor
+            found.append(entry)
         return self._structure.rebuild(found)
+
+
+def is_cut(parameter: Any) -> bool:
+    """Whether each rank has a part of a parameter, and not the whole."""
+    return is_dtensor(parameter) and parameter.placements[-1].is_shard()
+
+
+def as_dtensor(local: Tensor, parameter: Tensor, mesh: Any, placements: Any) -> Tensor:
+    """A DTensor of a parameter's shape, of what this rank has of it."""
+    from torch.distributed.tensor import DTensor  # loaded by whoever made the parameters
+
+    shape, stride = parameter.shape, parameter.stride()
+    return DTensor.from_local(local, mesh, placements, run_check=False, shape=shape, stride=stride)

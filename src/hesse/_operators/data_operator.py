@@ -14,15 +14,16 @@ from hesse._base.several_ranks import own_rows
 from hesse._base.space import Space
 from hesse._base.trees import Spec, dotted_name
 from hesse._data.batches import Batches
+from hesse._data.cut_model import CutModel
 from hesse._data.objective import Objective
 from hesse._data.options import DataKeywords, DataOptions
 from hesse._data.parameters import matching
-from hesse._data.sharded_model import ShardedModel
 from hesse._linearize.engines import Engines
 from hesse._linearize.guard import Guard
 from hesse._operators.block import Block
 from hesse._operators.data_point import DataPoint, MakeTerm
 from hesse._operators.function_point import FunctionPoint
+from hesse._operators.parallel_point import ParallelPoint
 from hesse._operators.point import PointOperator
 from hesse._operators.sharded_point import ShardedPoint
 from hesse._operators.shared_point import SharedPoint
@@ -92,9 +93,10 @@ class DataOperator(PointOperator):
             )
             guard = Guard(name, self._watched(), remedy="at()")
             model = getattr(objective, "model", None)
-            if isinstance(model, ShardedModel):
+            if isinstance(model, CutModel):
                 assert ranks is not None
-                return ShardedPoint(ranks, model, objective, self._make_term, batches, options, engines, guard, seed)
+                kind = ShardedPoint if model.teams is None else ParallelPoint
+                return kind(ranks, model, objective, self._make_term, batches, options, engines, guard, seed)
             return DataPoint(
                 objective,
                 self._make_term,
@@ -113,7 +115,7 @@ class DataOperator(PointOperator):
             point = make(self._make_objective(), self._options)
         else:
             name = type(self).__name__
-            point = share_data(ranks, name, self._make_objective, make, self._options)
+            point = share_data(ranks, name, self._make_objective, make, self._options, is_new=earlier is None)
         super().__init__(point, point.whole, point.variables, point.variables, symmetric=True)
 
     def at(self, *, data: Any = None) -> Self:

@@ -78,7 +78,7 @@ class Fisher(DataOperator):
         checks.wholes("Fisher", 1, optional=True, samples=samples)
         how = DataOptions.of("Fisher", options, weighted=weight is not None, needs_reduction=True)
         model, ranks = ranks_of(model, how.group, "Fisher")
-        seed = seed_of(ranks, "the draws of a Fisher", int(generator("Fisher", rng).integers(2**62)))
+        seed = seed_of(ranks, model, "the draws of a Fisher", int(generator("Fisher", rng).integers(2**62)))
 
         def objective() -> Objective:
             made = model_objective(

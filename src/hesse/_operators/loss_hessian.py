@@ -29,8 +29,8 @@ class LossHessian(DataOperator):
     ragged last batch and masked tokens give the Hessian of the true mean, that of one large batch.
 
     Args:
-        model: any ``nn.Module``; it is left as it is. Of one that ``fully_shard`` cut up, flat vectors hold the entries
-            of this rank, and structured vectors DTensors.
+        model: any ``nn.Module``; it is left as it is. Of one that ``fully_shard`` or ``parallelize_module`` cut up,
+            flat vectors hold the entries of this rank, and structured vectors DTensors.
         loss: for a batch that is a pair (x, y) called as ``loss(model(x), y)``, for any other batch (a dict, a tensor,
             a longer tuple) as ``loss(model, batch)``; None for Hugging Face's ``model(**batch).loss``. Returns a
             tensor with a single element.
@@ -58,8 +58,9 @@ class LossHessian(DataOperator):
             ``"per batch"`` takes the sum of the batches' own losses.
         progress: show a bar for each pass over the data, on a terminal.
         group: the process group of ranks that each have a part of the data, and the same model; left out for a model in
-            ``DistributedDataParallel`` or of ``fully_shard``, whose group it is. Making the operator and asking it is
-            then a collective call, and results are the same on all ranks.
+            ``DistributedDataParallel`` or of ``fully_shard``, whose group it is. Ranks of a tensor parallel model have
+            the same data. Making the operator and asking it is then a collective call, and results are the same on all
+            ranks.
 
     Attributes:
         value, gradient: the loss and its gradient, found in the same pass as the first product.

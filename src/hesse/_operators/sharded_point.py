@@ -16,13 +16,13 @@ from hesse._base.memory import readable
 from hesse._base.space import Space, Splits
 from hesse._data import rows
 from hesse._data.batches import Batches
+from hesse._data.cut_model import CutModel
 from hesse._data.kept import needed
 from hesse._data.losses import Reduction
 from hesse._data.objective import Objective
 from hesse._data.options import DataOptions
 from hesse._data.plan import PILOT, Plan
 from hesse._data.reduction import examine, settle
-from hesse._data.sharded_model import ShardedModel
 from hesse._linearize.chunks import Chunks, Rows
 from hesse._linearize.engines import Engines
 from hesse._linearize.guard import Guard
@@ -52,7 +52,7 @@ class ShardedPoint(DataPoint):
     def __init__(
         self,
         ranks: Ranks,
-        model: ShardedModel,
+        model: CutModel,
         objective: Objective,
         make: MakeTerm,
         batches: Batches,
@@ -67,7 +67,8 @@ class ShardedPoint(DataPoint):
                     f"{objective.name} of a sharded model gathers its parameters in each product, which no program and"
                     f" no batch of vectors can, but {what} is {given!r}. Leave {what}= out."
                 )
-        self.ranks, self._model = ranks, model
+        self.ranks = ranks
+        self._model = model
         self._due = 0
         self._warned = False
         # A batch of which nothing counts, for ranks that have fewer than others.
@@ -88,7 +89,7 @@ class ShardedPoint(DataPoint):
         """Batches stay whole; whether their losses are means is looked at on the first one of each rank."""
         objective, options = self.objective, self.options
         first, _ = self.batches.first()
-        having = self.ranks.gather(f"the first batch of {self._what}", lambda: first is not None)
+        having = self._having(first, 0)
         if not any(having):
             raise ValueError(f"The data given to {objective.name} holds no batch, on any rank.")
         if not all(having):
@@ -205,7 +206,7 @@ class ShardedPoint(DataPoint):
     def _finish(self, value: float, gradient: Sequence[Tensor]) -> None:
         own = sum(self._weights.values()), value
         found = self.ranks.gather(f"the weights of {self._what}", lambda: own)
-        self.weight, total = (sum(numbers) for numbers in zip(*found, strict=True))
+        self.weight, total = self._added_up(found)
         if not self.weight:
             raise ValueError(
                 f"The data given to {self.objective.name} holds nothing that counts: all weights are zero, on any rank."
@@ -216,6 +217,11 @@ class ShardedPoint(DataPoint):
         self._gradient = space.join(gradient).div_(self.divisor)
         self._complete = True
 
+    def _added_up(self, found: list[tuple[float, float]]) -> tuple[float, float]:
+        """Weight and value over all ranks."""
+        weights, values = zip(*found, strict=True)
+        return sum(weights), sum(values)
+
     def _each(self) -> Iterator[tuple[Place, Term, bool]]:
         """Every term in turn; in the first pass ranks tell one another whether they have more batches."""
         if self._complete and len(self._kept) == len(self._values):
@@ -225,9 +231,9 @@ class ShardedPoint(DataPoint):
             batches = iter(self.batches)
             number = 0
             while True:
-                batch = next(batches, None)
+                batch = self._next(batches)
                 place = number, 0
-                if not (place in self._values if self._complete else self._any_has(batch, number)):
+                if not (place in self._values if self._complete else any(self._having(batch, number))):
                     return
                 kept = self._kept.get(place)
                 if kept is not None:
@@ -237,8 +243,12 @@ class ShardedPoint(DataPoint):
                     yield place, made.pop(), self._kept.get(place) is None
                 number += 1
 
-    def _any_has(self, batch: Any, number: int) -> bool:
-        return any(self.ranks.gather(f"batch {number} of {self._what}", lambda: batch is not None))
+    def _having(self, batch: Any, number: int) -> list[bool]:
+        """Which ranks have a batch of that number."""
+        return self.ranks.gather(f"batch {number} of {self._what}", lambda: batch is not None)
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        return next(batches, None)
 
     def _together(self, place: Place, batch: Any) -> Term:
         """The term of one batch of each rank, kept if there is room on every rank."""

@@ -13,13 +13,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hesse._base.errors import warn_caller
-from hesse._base.several_ranks import is_sharded, replicated
+from hesse._base.several_ranks import is_parallel, is_sharded, replicated
 from hesse._base.version import __version__
+from hesse._data.cut_model import CutModel
+from hesse._data.mesh_model import mesh_group_of, mesh_of
 from hesse._data.objective import Objective
 from hesse._data.options import DataOptions
-from hesse._data.sharded_model import ShardedModel, group_of
+from hesse._data.parallel_model import parallel_group_of
+from hesse._data.sharded_model import group_of, reshard
 from hesse._operators.data_point import DataPoint, drawn_seed
 from hesse._operators.function_point import FunctionPoint
+from hesse._operators.parallel_point import ParallelPoint
 from hesse._operators.sharded_point import ShardedPoint
 from hesse._operators.shared_point import SharedPoint
 from hesse._ranks.group import Ranks
@@ -35,8 +39,10 @@ _FREE = ("memory", "progress", "group")
 
 def ranks_of(model: nn.Module, group: dist.ProcessGroup | None, name: str) -> tuple[nn.Module, Ranks | None]:
     """The model that each rank evaluates, and the ranks that have other data for it; None for a process alone."""
-    if isinstance(model, nn.Module) and is_sharded(model):
-        own = group_of(model, name)
+    if isinstance(model, nn.Module) and (is_sharded(model) or is_parallel(model)):
+        reshard(model)
+        of = parallel_group_of if is_parallel(model) else group_of if mesh_of(model) is None else mesh_group_of
+        own = of(model, name)
         if group is not None and group is not own:
             raise ValueError(
                 f"{name} was given group= and a model that is sharded over another group. Leave group= out."
@@ -48,11 +54,14 @@ def ranks_of(model: nn.Module, group: dist.ProcessGroup | None, name: str) -> tu
     return inner, Ranks.of(own if group is None else group)
 
 
-def seed_of(ranks: Ranks | None, what: str, seed: int) -> int:
-    """Another seed on each rank, all from that of the first."""
+def seed_of(ranks: Ranks | None, model: nn.Module, what: str, seed: int) -> int:
+    """Another seed on each rank, all from that of the first; the same where ranks evaluate a batch together."""
     if ranks is None:
         return seed
-    return _of_rank(ranks.gather(what, lambda: seed)[0], ranks.rank)
+    first, mesh = ranks.gather(what, lambda: seed)[0], mesh_of(model)
+    if is_parallel(model):
+        return first
+    return _of_rank(first, ranks.rank if mesh is None else mesh.get_local_rank(0))
 
 
 def _of_rank(seed: int, rank: int) -> int:
@@ -85,6 +94,8 @@ def share_data(
     objective: Callable[[], Objective],
     make: Callable[[Objective, DataOptions, int], DataPoint],
     options: DataOptions,
+    *,
+    is_new: bool,
 ) -> SharedPoint | ShardedPoint:
     """The weighted sum over the data of all ranks, of which each has the model, or pieces of its parameters.
 
@@ -94,6 +105,7 @@ def share_data(
         objective: makes this rank's objective.
         make: makes this rank's point of an objective, options and a seed.
         options: as the user gave them.
+        is_new: whether it is the first point of an operator.
     """
     made: list[Any] = []
 
@@ -116,10 +128,11 @@ def share_data(
     allowed, is_shared = options.allowed(device), options.memory is None
     memory = ranks.least(f"the memory of a {name}", allowed, device, is_shared=is_shared)
     agreed = dataclasses.replace(options, memory=memory, progress=options.progress and ranks.is_first)
-    seed = _of_rank(found[0]["seed"], ranks.rank)
+    teams = getattr(made[0].model, "teams", None) or [[rank] for rank in range(ranks.size)]
+    seed = _of_rank(found[0]["seed"], next(place for place, team in enumerate(teams) if ranks.rank in team))
 
-    if isinstance(made[0].model, ShardedModel):
-        return _sharded(ranks, name, lambda: make(made[0], agreed, seed))
+    if isinstance(made[0].model, CutModel):
+        return _sharded(ranks, name, lambda: make(made[0], agreed, seed), is_new=is_new)
 
     def local() -> dict[str, Any]:
         made.append(make(made[0], agreed, seed))
@@ -135,7 +148,7 @@ def share_data(
     return SharedPoint(ranks, made[1], _share(ranks, name, parts))
 
 
-def _sharded(ranks: Ranks, name: str, make: Callable[[], DataPoint]) -> ShardedPoint:
+def _sharded(ranks: Ranks, name: str, make: Callable[[], DataPoint], *, is_new: bool) -> ShardedPoint:
     """The point that ranks make together, each step of it."""
 
     def together() -> ShardedPoint:
@@ -150,7 +163,10 @@ def _sharded(ranks: Ranks, name: str, make: Callable[[], DataPoint]) -> ShardedP
         lambda: {"reduction": point.plan.reduction, "checksums": point.batches.checksums},
     )
     _require_one_reduction(name, parts)
-    if ranks.is_first:
+    if isinstance(point, ParallelPoint):
+        if is_new:
+            point.require_exact()
+    elif ranks.is_first:
         _warn_of_repeats(name, parts)
     return point
 

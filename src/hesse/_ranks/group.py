@@ -163,10 +163,20 @@ class Ranks:
         A rank that fails between two steps says so where the others announce their next one.
         """
         self._announce(what, (), self._device)()
+        return self.agreed(f"the end of {what}", compute)
+
+    def agreed(self, what: str, compute: Callable[[], T]) -> T:
+        """What this rank computes; an error on one is raised on all, before any goes on."""
         value, error = _tried(compute)
         if error is not None and self._has_come(error):
             raise error
-        self._announce(f"the end of {what}", (), self._device, error=error)()
+        try:
+            self._announce(what, (), self._device, error=error)()
+        except BaseException as told:
+            if error is None or told is error:
+                raise
+            # Others may wait in a collective of PyTorch's, where they do not hear of it.
+            raise told from error
         return cast(T, value)
 
     def step(self, what: str, begin: Callable[[], Any]) -> None:

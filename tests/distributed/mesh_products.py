@@ -1,0 +1,117 @@
+"""Checks that ranks run: models that are sharded and tensor parallel, against torch alone, in float64."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import parallelize_module
+
+import hesse
+from tests.distributed.parallel_products import (
+    BLOCK,
+    ENDS,
+    MLP,
+    NEXT,
+    SEQUENCE,
+    TOKENS,
+    LanguageModel,
+    loss,
+    product,
+    where_pytorch_can,
+)
+from tests.distributed.sharded_products import entries, require_products
+from tests.distributed.shared_products import (
+    LOSS,
+    VECTORS,
+    X,
+    Y,
+    close,
+    dense,
+    empirical_fisher,
+    gauss_newton,
+    network,
+    refused,
+    require_same_bits,
+)
+
+
+@functools.cache
+def both() -> DeviceMesh:
+    """Two ranks for layers; of four, two teams with different data."""
+    return init_device_mesh("cpu", (dist.get_world_size() // 2, 2), mesh_dim_names=("data", "layers"))
+
+
+def part(*tensors: Tensor) -> Any:
+    """The rows of this rank's team: seven and six of 13."""
+    data = both()["data"]
+    return tuple([tensor.tensor_split(data.size())[data.get_local_rank()] for tensor in tensors])
+
+
+def sharded_parallel(model: nn.Module, plan: dict[str, Any], units: Sequence[nn.Module]) -> nn.Module:
+    parallelize_module(model, both()["layers"], plan)
+    if isinstance(model, LanguageModel) and model.is_tied:
+        model.head.weight = model.words.weight
+    for unit in units:
+        fully_shard(unit, mesh=both()["data"])
+    return fully_shard(model, mesh=both()["data"])
+
+
+def sharded_and_parallel() -> None:
+    """Each dimension of a mesh cuts parameters in its own way."""
+
+    def made() -> nn.Module:
+        model = network()
+        return sharded_parallel(model, MLP, [model[0]])
+
+    fisher = gauss_newton()
+    x, y = part(X, Y)
+    # Teams may have other numbers of batches.
+    batches = [(x[:3], y[:3]), (x[3:], y[3:])] if both()["data"].get_local_rank() == 0 else [(x, y)]
+    for operator, expected in (
+        (hesse.LossHessian, dense()),
+        (hesse.GaussNewton, fisher),
+        (hesse.Fisher, fisher),
+        (hesse.EmpiricalFisher, empirical_fisher()),
+    ):
+        H = operator(made(), LOSS, batches)
+        require_products(H, expected @ VECTORS)
+        require_same_bits(H.value, H.whole(H.flatten(H.gradient)))
+    top = hesse.eigsh(hesse.LossHessian(made(), LOSS, batches), k=2, rng=0, tol=1e-8)
+    close(top.values, torch.linalg.eigvalsh(dense()).flip(0)[:2], 1e-9)
+    for plan, is_tied in ((BLOCK | ENDS, False), (SEQUENCE, True)):
+        alone, model = LanguageModel(is_tied=is_tied), LanguageModel(is_tied=is_tied)
+        sharded_parallel(model, plan, [model.block])
+        n = sum(parameter.numel() for parameter in alone.parameters())
+        vectors = torch.randn(n, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+        gradient, expected = product(alone, vectors[:, 0])
+        H = hesse.LossHessian(model, loss, part(TOKENS, NEXT))
+        close(H.flatten(H.gradient), gradient[entries(H)])
+        require_products(H, expected.unsqueeze(1), vectors)
+    model, other = made(), made()
+    for _ in range(2):
+        H = hesse.LossHessian(model, LOSS, (x, y))
+        H @ VECTORS[entries(H), 0]
+        for net in (model, other):
+            LOSS(net(x), y).backward()
+            torch.optim.SGD(net.parameters(), lr=0.1).step()
+            net.zero_grad()
+    for trained, reference in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(trained.to_local(), reference.to_local())
+    frozen = made()
+    frozen[0].weight.requires_grad_(False)
+    frozen[2].bias.requires_grad_(False)
+    H = hesse.LossHessian(frozen, LOSS, batches)
+    require_products(H, dense()[32:72, 32:72] @ VECTORS[32:72], VECTORS[32:72])
+    shifted = (x + both()["layers"].get_local_rank(), y)
+    refused(ValueError, "evaluate the same batch", lambda: hesse.LossHessian(made(), LOSS, shifted))
+    ignoring = parallelize_module(network(), both()["layers"], MLP)
+    fully_shard(ignoring, mesh=both()["data"], ignored_params={ignoring[2].bias})
+    refused(NotImplementedError, "'2.bias' is placed as", lambda: hesse.LossHessian(ignoring, LOSS, (x, y)))
+
+
+CHECKS = [where_pytorch_can(sharded_and_parallel)]
