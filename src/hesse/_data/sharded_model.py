@@ -265,6 +265,17 @@ class ShardedModel(Model):
         """The vectors of the chosen parameters, cut up as these are."""
         return ShardedSpace(list(self.chosen.values()), self.leaves, self._pieces, self.groups, spec, name)
 
+    @property
+    def num_units(self) -> int:
+        """How many parts are called one after another; one, where there is no unit."""
+        return max(1, len(self._units))
+
+    def whole_bytes(self) -> int:
+        """What is whole at a time takes: the parameters of the largest unit, and all that are in none."""
+        sizes = [parameter.numel() * parameter.element_size() for parameter in self.chosen.values()]
+        units = [sum([sizes[position] for position in parts.positions]) for parts in self._units.values()]
+        return sum(sizes) - sum(units) + max(units, default=0)
+
     def weigh(self, count: Callable[[], float | None]) -> None:
         """What the last evaluation counts in the sum over ranks."""
         if self.weight is not None:
