@@ -30,9 +30,7 @@ def language_model(**words: Any) -> nn.Module:
 def filled_up(parts: Sequence[nn.Module]) -> int:
     """How many elements parameters have that are filled up to equal pieces."""
     ranks = dist.get_world_size()
-    return sum(
-        [-(-len(p) // ranks) * ranks * (p.numel() // len(p)) for part in parts for p in part.parameters()]
-    )
+    return sum([-(-len(p) // ranks) * ranks * (p.numel() // len(p)) for part in parts for p in part.parameters()])
 
 
 def collectives() -> None:

@@ -422,7 +422,7 @@ def refusals() -> None:
     refused(NotImplementedError, "of mixed precision, torch.bfloat16", operator(mixed))
     other = made()
     register_fsdp_forward_method(other, "extra_repr")
-    refused(NotImplementedError, "'extra_repr' of 'the model' is registered as another forward", operator(other))
+    refused(NotImplementedError, "'extra_repr' of the model is registered as another forward", operator(other))
     refused(NotImplementedError, "engine is 'compiled'", operator(made(), engine="compiled"))
     H = operator(made())()
     refused(NotImplementedError, "to_dense() needs whole vectors", H.to_dense)

@@ -76,6 +76,7 @@ def _require_supported(key: str, parameter: Any, mesh: Any, name: str) -> None:
 
 def _require_plain(key: str, module: nn.Module, name: str) -> None:
     """Refuse what FSDP's hooks would do to numbers."""
+    where = repr(key) if key else "the model"
     policy = getattr(module._get_fsdp_state(), "_mp_policy", None)  # type: ignore[operator]  # of FSDP's class
     wanted = {getattr(policy, field, None) for field in ("param_dtype", "output_dtype")} - {
         None,
@@ -83,14 +84,14 @@ def _require_plain(key: str, module: nn.Module, name: str) -> None:
     }
     if wanted:
         raise NotImplementedError(
-            f"{name} evaluates a model of FSDP in the dtype of its parameters, but the policy of {key or 'the model'!r}"
+            f"{name} evaluates a model of FSDP in the dtype of its parameters, but the policy of {where}"
             f" is of mixed precision, {min(map(str, wanted))}. Make a model without mp_policy for {name}; its"
-            " parameters may have that dtype."
+            " parameters may have that dtype, or the operator may be made under torch.autocast."
         )
     for attribute, value in vars(module).items():
         if getattr(value, "__self__", None) is module and _is_of_fsdp(value):
             raise NotImplementedError(
-                f"{name} evaluates a model of FSDP by its forward, but {attribute!r} of {key or 'the model'!r} is"
+                f"{name} evaluates a model of FSDP by its forward, but {attribute!r} of {where} is"
                 " registered as another forward method. Make a model without register_fsdp_forward_method."
             )
 

@@ -227,9 +227,7 @@ class Unit:
                 " Take out what changes, or give more memory, so that it is called once."
             )
 
-    def pull(
-        self, arguments: Sequence[Tensor], cotangents: Sequence[Tensor], batched: bool
-    ) -> Sequence[Tensor | None]:
+    def pull(self, arguments: Sequence[Tensor], cotangents: Sequence[Tensor], batched: bool) -> Sequence[Tensor | None]:
         """Cotangents of the arguments."""
         with self._at_hand(arguments) as made:
             return gradients(made.outputs, made.inputs, cotangents, retain_graph=self._keeps, batched=batched)
