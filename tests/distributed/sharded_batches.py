@@ -14,8 +14,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hesse
-from tests.distributed.shared_products import LOSS, VECTORS, X, Y, close, dense, mine, network, refused
 from tests.distributed.sharded_products import NEXT, TOKENS, LanguageModel, entries, loss, product
+from tests.distributed.shared_products import LOSS, VECTORS, X, Y, close, dense, mine, network, refused
 
 COLUMNS = 3
 

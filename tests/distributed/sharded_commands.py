@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 import hesse
 from hesse._cli.app import app
-from tests.distributed.shared_products import LOSS, POINT, X, Y, close, dense, mine, network, predicted, refused
 from tests.distributed.sharded_products import sharded
+from tests.distributed.shared_products import LOSS, POINT, X, Y, close, dense, mine, network, predicted, refused
 
 PROBLEM = Path(__file__).with_name("problem_of_shards.py")
 NAMES = [name for name, _ in network().named_parameters()]

@@ -101,7 +101,7 @@ def minimize(
     if isinstance(func, Operator):
         raise TypeError(
             f"func given to minimize should be a function of x0 but is a {type(func).__name__}. Give the function that"
-            " it is made of, or over data its loss_at and the parameters; over ranks take steps by hesse.solve, and at()."
+            " it is made of, or over data its loss_at and the parameters; over ranks take steps by solve, and at()."
         )
     check_point("minimize", func, x0)
     checks.functions("minimize", optional=True, callback=callback)
