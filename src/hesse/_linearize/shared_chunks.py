@@ -40,6 +40,11 @@ class SharedChunks(Chunks):
         """How many vectors go through the graph at once, on all ranks."""
         return min(super().chunk, self._everywhere)
 
+    def agree(self) -> None:
+        """Take as many at once as fit on every rank, beside what the call that began last leaves."""
+        own = super().chunk
+        self._everywhere = min(self._ranks.gather(f"the room for products of {self._what}", lambda: own))
+
     def pieces(
         self,
         multiply: Multiply,
@@ -55,8 +60,7 @@ class SharedChunks(Chunks):
         count = rows.shape[0]
         if self.chosen == "vmap" and count > 1:
             # Results take more on ranks with more entries.
-            own = super().chunk
-            self._everywhere = min(self._ranks.gather(f"the room for products of {self._what}", lambda: own))
+            self.agree()
 
         def together(vectors: Tensor) -> Tensor:
             if vectors.dim() == 1:

@@ -23,7 +23,7 @@ from hesse._data.options import DataOptions
 from hesse._data.plan import PILOT, Plan
 from hesse._data.reduction import examine, settle
 from hesse._data.sharded_model import ShardedModel
-from hesse._linearize.chunks import Chunks, Rows
+from hesse._linearize.chunks import Rows
 from hesse._linearize.engines import Engines
 from hesse._linearize.guard import Guard
 from hesse._linearize.shared_chunks import SharedChunks
@@ -81,7 +81,7 @@ class ShardedPoint(DataPoint):
         engines.stay()
 
     @functools.cached_property
-    def chunks(self) -> tuple[Chunks, ...]:
+    def chunks(self) -> tuple[SharedChunks, ...]:
         """As many vectors at once on all ranks."""
         options, space = self.engines.options, self.variables
         # Of what is whole at a time, a vector and its product have entries too, and one more copy on their way.
@@ -189,10 +189,13 @@ class ShardedPoint(DataPoint):
         if earlier is not None:
             for one in self.chunks:
                 one.follow(earlier["batching"], earlier["chunk"])
-        if chunks.chosen == "vmap" and earlier is None:
+        elif chunks.chosen == "vmap":
             # Whether batches can be multiplied at all.
             space = operator.domain
             operator.matmat(torch.ones(space.size, 2, dtype=space.dtype, device=space.device))
+        if chunks.chosen == "vmap":
+            chunks.room.begin(self.left(), 0, 1)
+            chunks.agree()
         made = {"ranks": self.ranks.size, "batching": chunks.chosen, "chunk": chunks.chunk}
         if earlier is not None and earlier != made:
             raise ValueError(
