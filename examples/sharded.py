@@ -8,23 +8,16 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 
 import hesse
-from language_model import Model, sequences
+from training import my_part, new_model, train
 
 if __name__ == "__main__":
     dist.init_process_group()
-    x, y, alphabet = sequences()
-    mine = x[dist.get_rank() : 32 : dist.get_world_size()], y[dist.get_rank() : 32 : dist.get_world_size()]
-    torch.manual_seed(0)
-    model, loss = Model(len(alphabet)), torch.nn.CrossEntropyLoss()
+    model, loss, data = new_model(), torch.nn.CrossEntropyLoss(), my_part()
     for layer in model.layers.layers:
         fully_shard(layer)
     fully_shard(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
-    for _ in range(10):
-        optimizer.zero_grad()
-        loss(model(mine[0]), mine[1]).backward()
-        optimizer.step()
-    H = hesse.LossHessian(model, loss, mine)
+    train(model, loss, data, steps=10)
+    H = hesse.LossHessian(model, loss, data)
     top = hesse.eigsh(H, k=1, which="LA", rng=0, tol=1e-3)
     if dist.get_rank() == 0:
         print([round(value, 4) for value in top.values.tolist()])

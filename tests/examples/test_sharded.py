@@ -42,3 +42,9 @@ def test_two_ranks_find_the_largest_eigenvalue_of_the_sharded_model() -> None:
     operator = scipy.sparse.linalg.LinearOperator((n, n), matvec=product, dtype="float32")
     expected = scipy.sparse.linalg.eigsh(operator, k=1, which="LA", tol=1e-3, return_eigenvectors=False)
     assert ast.literal_eval(said) == pytest.approx(list(expected), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["ranks.py", "sharded.py"])
+def test_a_script_for_ranks_has_twelve_lines_beside_its_imports(name: str) -> None:
+    _, script = (FOLDER / name).read_text().split('if __name__ == "__main__":\n')
+    assert len(script.splitlines()) <= 12

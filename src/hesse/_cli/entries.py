@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hesse._base import trees
+from hesse._base.several_ranks import is_dtensor
 from hesse._cli.failures import CommandError, sentence
 
 
@@ -29,12 +30,17 @@ def names(inputs: Any) -> list[str]:
 
 
 def to_entries(tree: Any) -> dict[str, Tensor]:
-    """The leaves of a structured vector by name, each with memory of its own, as the format asks."""
+    """The leaves of a structured vector by name, each with memory of its own, as the format asks.
+
+    Of DTensors these are whole ones, on every rank: then this is a collective call.
+    """
     leaves, _ = trees.flatten(tree)
     return {name: _storable(leaf).contiguous().clone() for name, leaf in zip(names(tree), leaves, strict=True)}
 
 
 def _storable(leaf: Tensor) -> Tensor:
+    if is_dtensor(leaf):
+        leaf = leaf.full_tensor()  # type: ignore[attr-defined]  # a DTensor
     # The conjugate of a tensor is lazy, and its bytes are not what it says.
     leaf = leaf.detach().cpu().resolve_conj().resolve_neg()
     return torch.view_as_real(leaf) if leaf.dtype == torch.complex128 else leaf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,10 +14,12 @@ from torch import Tensor
 from hesse._autograd.arguments import check_point
 from hesse._base import trees
 from hesse._base.clock import Clock
+from hesse._base.devices import widest
 from hesse._cli.failures import CommandError, UserError, attributed, sentence
 from hesse._linearize.options import Name
 from hesse._operators import Hessian, LossHessian
 from hesse._operators.problem import Problem
+from hesse._solvers.columns import norms
 
 
 @dataclasses.dataclass
@@ -97,9 +100,15 @@ def _load_pytorch() -> None:
 def _vectors(hessian: Hessian | LossHessian, first: Any, count: int, rng: Any) -> Iterator[Any]:
     """One at a time: all of them at once could be many times the memory of the problem."""
     if first is not None:
-        yield first
+        yield first if hessian.shards is None else _here(hessian, first)
     for _ in range(count - (first is not None)):
         yield hessian.unflatten(hessian.randn(1, rng).squeeze(-1))
+
+
+def _here(hessian: Hessian | LossHessian, vector: Any) -> Any:
+    """Of a whole structured vector what this rank holds."""
+    flat = torch.cat([leaf.reshape(-1) for leaf in trees.flatten(vector)[0]]).to(hessian.dtype)
+    return hessian.unflatten(torch.cat([flat[first : first + count] for first, count in hessian.ranges]))
 
 
 def _pytorch(problem: Problem, vector: Any) -> Any:
@@ -131,11 +140,17 @@ def _double(hessian: Hessian | LossHessian, tree: Any) -> Tensor:
 
 def curvature(measurement: Measurement) -> tuple[float, float]:
     """vᵀHv and the Rayleigh quotient vᵀHv / vᵀv, with real inner products where entries are complex."""
-    v = _double(measurement.hessian, measurement.vector)
-    along = torch.dot(v, _double(measurement.hessian, measurement.product))
-    return float(along), float(along / torch.dot(v, v))
+    H = measurement.hessian
+    v, product = _column(H, measurement.vector), _column(H, measurement.product)
+    along, square = float(H.gram(v, product)), float(H.gram(v, v))
+    return along, along / square if square else math.nan
 
 
 def gradient_norm(measurement: Measurement) -> float:
     """The Euclidean norm of the gradient."""
-    return float(torch.linalg.vector_norm(_double(measurement.hessian, measurement.hessian.gradient)))
+    H = measurement.hessian
+    return float(norms(H, _column(H, H.gradient)))
+
+
+def _column(hessian: Hessian | LossHessian, vector: Any) -> Tensor:
+    return hessian.flatten(vector).unsqueeze(-1).to(widest(hessian.device))

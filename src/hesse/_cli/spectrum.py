@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from hesse._base.devices import widest
 from hesse._base.errors import CheckpointWarning, ConvergenceWarning
 from hesse._base.numbers import duration, memory, number
 from hesse._cli import entries, output
@@ -30,6 +31,7 @@ from hesse._cli.resources import peak_memory
 from hesse._linearize.options import Name
 from hesse._operators.problem import Problem
 from hesse._report.spectrum import Pair, Spectrum
+from hesse._solvers.columns import norms
 from hesse._solvers.eigen import eigsh
 from hesse._solvers.estimate import spectral_density, trace
 
@@ -97,12 +99,12 @@ def spectrum(
                 f"--max-products should be at least {max(2, top + bottom)}, --top plus --bottom, but is {max_products}."
             )
         wanted_device = to_device(device)
-        is_first = output.is_first()
+        is_first, is_written = output.is_first(), out is not None
         out = out if is_first else None
         with contextlib.nullcontext() if out is None else output.folder(out):
             torch.manual_seed(seed)
             loaded = load(problem, wanted_device, None if dtype is None else dtype.torch)
-            if out is not None:
+            if is_written:
                 entries.names(loaded.inputs)
             study = _Study(str(problem), loaded, seed, top, bottom, engine.kind if engine else None)
             failure: Exception | None = None
@@ -119,8 +121,10 @@ def spectrum(
             if failure is None or study.found.num_products:
                 if is_first:
                     _print(study.found)
+                # Ranks that hold parts of vectors put them together.
+                tensors = study.tensors() if is_written else {}
                 if out is not None:
-                    _write(out, study)
+                    _write(out, study.found, tensors)
             if failure is not None:
                 raise failure
         if study.found.interrupted:
@@ -137,7 +141,7 @@ class _Study:
             n = self.hessian.shape[1]
             if n == 0:
                 raise CommandError(f"The inputs of {name} hold no numbers, so there is no spectrum.")
-            gradient = self.hessian.flatten(self.hessian.gradient).cpu().double()
+            gradient = self.hessian.flatten(self.hessian.gradient).unsqueeze(-1).to(widest(self.hessian.device))
             self.found = Spectrum(
                 problem=name,
                 size=n,
@@ -145,7 +149,7 @@ class _Study:
                 device=str(self.hessian.device),
                 seed=seed,
                 value=float(self.hessian.value),
-                gradient_norm=float(torch.linalg.vector_norm(gradient)),
+                gradient_norm=float(norms(self.hessian, gradient)),
                 num_top=min(top, n),
                 num_bottom=min(bottom, max(0, n - top)),
                 seconds=self._seconds,
@@ -221,9 +225,12 @@ class _Study:
         """What is found, with eigenvectors named like the inputs: (how many, *shape) each."""
         found = self.found.tensors()
         if self.found.eigenpairs is not None:
-            domain = self.hessian.domain
-            leaves = domain.split(self.found.eigenpairs.vectors.mT)
-            named = entries.to_entries(domain.spec.rebuild(leaves))
+            H, vectors = self.hessian, self.found.eigenpairs.vectors
+            if H.shards is None:
+                named = entries.to_entries(H.domain.spec.rebuild(H.domain.split(vectors.mT)))
+            else:
+                one_by_one = [entries.to_entries(H.unflatten(vector)) for vector in vectors.mT]
+                named = {name: torch.stack([whole[name] for whole in one_by_one]) for name in one_by_one[0]}
             found |= {f"eigenvectors.{name}": leaf for name, leaf in named.items()}
         return found
 
@@ -257,12 +264,11 @@ def _kept_in(folder: Path | None) -> _Kept:
     return lambda name: folder / f"{name}.safetensors"
 
 
-def _write(out: Path, study: _Study) -> None:
+def _write(out: Path, found: Spectrum, tensors: dict[str, Tensor]) -> None:
     # Only here, since loading the plotting library would hold up every command.
     from hesse._report import page, picture
 
-    found = study.found
-    output.write_tensors(out / "result.safetensors", study.tensors())
+    output.write_tensors(out / "result.safetensors", tensors)
     output.write_bytes(out / "spectrum.png", picture.to_bytes(picture.draw(found), "png"))
     output.write_bytes(out / "index.html", page.render(found).encode())
     output.write_bytes(out / "result.json", (json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n").encode())

@@ -69,15 +69,17 @@ def vhp(
         first = None if given is None or vector is None else entries.from_entries(given, loaded.inputs, vector)
         kind = engine.kind if engine else None
         measurement = measure(loaded, first, products, np.random.default_rng(seed), compare, kind)
+        # Ranks that hold parts of vectors find numbers, and put vectors together, with one another.
+        table, product = _results(measurement), {} if out is None else entries.to_entries(measurement.product)
         if not output.is_first():
             return
         console = Console()
-        console.print(_results(measurement))
+        console.print(table)
         if compare:
             console.print()
             console.print(_comparison(measurement))
         if out is not None:
-            output.write_tensors(out, entries.to_entries(measurement.product))
+            output.write_tensors(out, product)
             console.print(f"\nwrote {out}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -31,6 +31,7 @@ class CutModel(Model):
     Attributes:
         leaves: this rank's pieces of the chosen parameters, which share their memory.
         groups: the ranks.
+        shares: whether vectors that go through a graph together share what it gathers; otherwise they go one by one.
         weight: what a loss counts that is the mean of so many terms; None where no gradient is taken.
         share: what the last evaluation counts; each evaluation has its own.
         keeps: whether graphs of units are kept, and not made again in each product.
@@ -40,6 +41,7 @@ class CutModel(Model):
     """
 
     keeps = True
+    shares = False
     teams: list[list[int]] | None = None
     weight: Callable[[float | None], float] | None = None
 
@@ -69,6 +71,15 @@ class CutModel(Model):
     def space(self, spec: Spec, name: str) -> Space:
         """The vectors of the chosen parameters, cut up as these are."""
         return ShardedSpace(list(self.chosen.values()), self.leaves, self._pieces, self.groups, spec, name)
+
+    @property
+    def num_units(self) -> int:
+        """How many parts are called one after another; one, where there is no unit."""
+        return 1
+
+    def whole_bytes(self) -> int:
+        """What is whole at a time takes."""
+        return sum([parameter.numel() * parameter.element_size() for parameter in self.chosen.values()])
 
     def weigh(self, count: Callable[[], float | None]) -> None:
         """What the last evaluation counts in the sum over ranks."""

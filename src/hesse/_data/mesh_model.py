@@ -143,6 +143,8 @@ class MeshModel(ShardedModel):
         model, chosen, functions, name, ranks: as of :class:`ShardedModel`.
     """
 
+    shares = False
+
     def _groups_of(self, model: nn.Module, ranks: Ranks) -> Groups:
         self._mesh = mesh_of(model)
         self.teams = self._mesh.mesh.tolist()

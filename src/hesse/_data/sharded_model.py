@@ -74,6 +74,7 @@ def _require_supported(key: str, parameter: Any, mesh: Any, name: str) -> None:
 
 def require_plain(key: str, module: nn.Module, name: str) -> None:
     """Refuse what FSDP's hooks would do to numbers."""
+    where = repr(key) if key else "the model"
     policy = getattr(module._get_fsdp_state(), "_mp_policy", None)  # type: ignore[operator]  # of FSDP's class
     wanted = {getattr(policy, field, None) for field in ("param_dtype", "output_dtype")} - {
         None,
@@ -81,14 +82,14 @@ def require_plain(key: str, module: nn.Module, name: str) -> None:
     }
     if wanted:
         raise NotImplementedError(
-            f"{name} evaluates a model of FSDP in the dtype of its parameters, but the policy of {key or 'the model'!r}"
+            f"{name} evaluates a model of FSDP in the dtype of its parameters, but the policy of {where}"
             f" is of mixed precision, {min(map(str, wanted))}. Make a model without mp_policy for {name}; its"
-            " parameters may have that dtype."
+            " parameters may have that dtype, or the operator may be made under torch.autocast."
         )
     for attribute, value in vars(module).items():
         if getattr(value, "__self__", None) is module and _is_of_fsdp(value):
             raise NotImplementedError(
-                f"{name} evaluates a model of FSDP by its forward, but {attribute!r} of {key or 'the model'!r} is"
+                f"{name} evaluates a model of FSDP by its forward, but {attribute!r} of {where} is"
                 " registered as another forward method. Make a model without register_fsdp_forward_method."
             )
 
@@ -109,6 +110,8 @@ class ShardedModel(CutModel):
         model, chosen, functions, name: as of :class:`CutModel`; the model's parameters are sharded now.
         ranks: those that hold the pieces.
     """
+
+    shares = True
 
     def __init__(
         self, model: nn.Module, chosen: dict[str, nn.Parameter], functions: Sequence[Any], name: str, ranks: Ranks
@@ -246,6 +249,17 @@ class ShardedModel(CutModel):
         """Parameters and buffers that every rank has whole."""
         yield from [entry for entry in self.module.parameters() if not is_dtensor(entry)]
         yield from self.module.buffers()
+
+    @property
+    def num_units(self) -> int:
+        """How many parts are called one after another; one, where there is no unit."""
+        return max(1, len(self._units))
+
+    def whole_bytes(self) -> int:
+        """What is whole at a time takes: the parameters of the largest unit, and all that are in none."""
+        sizes = [parameter.numel() * parameter.element_size() for parameter in self.chosen.values()]
+        units = [sum([sizes[position] for position in parts.positions]) for parts in self._units.values()]
+        return sum(sizes) - sum(units) + max(units, default=0)
 
 
 def _take_off(copy: nn.Module) -> None:

@@ -7,6 +7,7 @@ nothing but the inputs, and the module is called again. Either way parameters ar
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from hesse._autograd import graph
 from hesse._autograd.agreement import coarsest, disagreement
 from hesse._autograd.gradients import followed_gradients, gradients, memory_of
+from hesse._base.batched_backward import as_a_whole
 from hesse._data.draws import State
 from hesse._ranks.pieces import Share
 from hesse._rules import scope
@@ -225,10 +227,10 @@ class Unit:
                 " Take out what changes, or give more memory, so that it is called once."
             )
 
-    def pull(self, arguments: Sequence[Tensor], cotangents: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    def pull(self, arguments: Sequence[Tensor], cotangents: Sequence[Tensor], batched: bool) -> Sequence[Tensor | None]:
         """Cotangents of the arguments."""
         with self._at_hand(arguments) as made:
-            return gradients(made.outputs, made.inputs, cotangents, retain_graph=self._keeps)
+            return gradients(made.outputs, made.inputs, cotangents, retain_graph=self._keeps, batched=batched)
 
     def pull_to_multiply(
         self, arguments: Sequence[Tensor], cotangents: Sequence[Tensor]
@@ -247,6 +249,7 @@ class Unit:
         arguments: Sequence[Tensor],
         cotangents: Sequence[Tensor],
         tangents: Sequence[Tensor],
+        batched: bool,
     ) -> Sequence[Tensor | None]:
         """The derivative of ``pull``: cotangents of its cotangents and arguments, of tangents of its results."""
         with self._at_hand(arguments) as made:
@@ -257,7 +260,7 @@ class Unit:
                 finally:
                     self._share.is_idle = False
                     scope.once_more(held)
-            return gradients(pulled.outputs, pulled.inputs, tangents, retain_graph=self._keeps)
+            return gradients(pulled.outputs, pulled.inputs, tangents, retain_graph=self._keeps, batched=batched)
 
 
 def _pulled(made: _Graph, cotangents: Sequence[Tensor]) -> _Graph:
@@ -287,7 +290,8 @@ class Evaluate(Function):
         """Cotangents of the arguments."""
         arguments = ctx.saved_tensors
         if not torch.is_grad_enabled():
-            return (None, *ctx.unit.pull(arguments, cotangents))
+            # Vectors of a batch share what is gathered.
+            return (None, *as_a_whole(functools.partial(ctx.unit.pull, arguments), cotangents))
         given = (*cotangents, *arguments)
         pulled: tuple[Tensor, ...] = Pull.apply(ctx.unit, len(cotangents), *given)  # type: ignore[no-untyped-call]  # no types there
         return (None, *pulled)
@@ -311,4 +315,5 @@ class Pull(Function):
         if torch.is_grad_enabled():
             raise NotImplementedError("A sharded model has no third derivatives here.")
         given, count = ctx.saved_tensors, ctx.count
-        return (None, None, *ctx.unit.multiply(ctx.pulled, given[count:], given[:count], tangents))
+        multiply = functools.partial(ctx.unit.multiply, ctx.pulled, given[count:], given[:count])
+        return (None, None, *as_a_whole(multiply, tangents))

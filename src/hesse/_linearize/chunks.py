@@ -224,13 +224,20 @@ class Chunks:
     def _judge(
         self, batch: Tensor, singles: Tensor, lengths: Sequence[int], again: Sequence[Callable[[], Tensor]]
     ) -> None:
+        times = self._disagreement(batch, singles, lengths, again)
+        if times > 1:
+            self._refuse(f"a batch differs from single products by {times:.1e} times what rounding allows")
+
+    def _disagreement(
+        self, batch: Tensor, singles: Tensor, lengths: Sequence[int], again: Sequence[Callable[[], Tensor]]
+    ) -> float:
+        """How far both are apart, in units of what rounding allows; see :func:`disagreement`."""
+
         def parts(product: Tensor) -> list[Tensor]:
             return list(product.detach().split_with_sizes(list(lengths), dim=-1))
 
         both = [functools.partial(lambda product: parts(product()), product) for product in again]
-        times = disagreement(parts(batch), parts(singles), precision=self._precision, again=both)
-        if times > 1:
-            self._refuse(f"a batch differs from single products by {times:.1e} times what rounding allows")
+        return disagreement(parts(batch), parts(singles), precision=self._precision, again=both)
 
     def _refuse(self, reason: str, error: Exception | None = None) -> None:
         if self._is_asked:

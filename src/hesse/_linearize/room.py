@@ -28,6 +28,7 @@ class Room:
 
     Attributes:
         each: bytes that a vector takes at its peak, the most that was measured so far; 0 before.
+        warned: whether a warning was given that vectors do not fit.
     """
 
     def __init__(self, device: torch.device, *, asked: bool, refuses: bool = True) -> None:
@@ -38,7 +39,7 @@ class Room:
         self._budget = self._for_vectors = _ANY
         self._results = 0
         self._most = _ANY
-        self._warned = False
+        self.warned = False
 
     def begin(self, left: int, results: int, count: int) -> None:
         """A call that may take ``left`` bytes, and leaves ``results`` bytes for ``count`` vectors, begins."""
@@ -76,12 +77,12 @@ class Room:
     def lower(self, count: int, most: int, reason: str) -> None:
         """From now on at most ``most`` vectors at once: ``count`` were too many."""
         self._most = most
-        if not self._warned:
+        if not self.warned:
             warn_caller(
                 f"There was not enough memory for {count} vectors at once ({reason}), so at most {self._most} are"
                 " multiplied at once from now on. Give memory= to say beforehand what may be taken."
             )
-            self._warned = True
+            self.warned = True
         # What the failed attempt held is in cycles, and in the device's cache.
         gc.collect()
         if self._device.type == "cuda":

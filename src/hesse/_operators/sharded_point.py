@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hesse._autograd.agreement import coarsest
 from hesse._base.errors import warn_caller
 from hesse._base.memory import readable
 from hesse._base.space import Space, Splits
@@ -26,6 +27,7 @@ from hesse._data.reduction import examine, settle
 from hesse._linearize.chunks import Chunks, Rows
 from hesse._linearize.engines import Engines
 from hesse._linearize.guard import Guard
+from hesse._linearize.shared_chunks import SharedChunks
 from hesse._operators import materialize
 from hesse._operators.data_point import DataPoint, MakeTerm, Place
 from hesse._operators.linear_map import Decisions
@@ -61,15 +63,18 @@ class ShardedPoint(DataPoint):
         guard: Guard,
         seed: int | None = None,
     ) -> None:
+        refused = ("compiled",) if model.shares else ("compiled", "vmap")
         for what, given in (("engine", options.engine_name), ("batching", options.batching_name)):
-            if given in ("compiled", "vmap"):
+            if given in refused:
                 raise NotImplementedError(
-                    f"{objective.name} of a sharded model gathers its parameters in each product, which no program and"
-                    f" no batch of vectors can, but {what} is {given!r}. Leave {what}= out."
+                    f"{objective.name} of this sharded model has collectives in each product, which no program"
+                    f"{'' if model.shares else ' and no batch of vectors'} can, but {what} is {given!r}. Leave {what}= out."
                 )
         self.ranks = ranks
         self._model = model
         self._due = 0
+        # Bytes that an evaluation and a product of one batch with kept graphs take, on the rank where that is most.
+        self._evaluation = 0
         self._warned = False
         # A batch of which nothing counts, for ranks that have fewer than others.
         self._filler: Any = None
@@ -81,9 +86,17 @@ class ShardedPoint(DataPoint):
 
     @functools.cached_property
     def chunks(self) -> tuple[Chunks, ...]:
-        """Vectors go one by one: collectives cannot be batched."""
-        alone = dataclasses.replace(self.engines.options, batching="loop")
-        return tuple([Chunks(alone, self.variables.device, self.variables.dtype, strict=False) for _ in range(2)])
+        """As many vectors at once on all ranks; one by one where collectives cannot be batched."""
+        options, space = self.engines.options, self.variables
+        if not self._model.shares:
+            alone = dataclasses.replace(options, batching="loop")
+            return tuple([Chunks(alone, space.device, space.dtype, strict=False) for _ in range(2)])
+        # Of what is whole at a time, a vector and its product have entries too, and one more copy on their way.
+        each = 3 * self._model.whole_bytes() + needed(self._kept.largest)
+        if not self._model.keeps:
+            each += self._evaluation // self._model.num_units
+        how = options, space.device, coarsest(space.leaves)
+        return tuple([SharedChunks(self.ranks, self._what, each, *how) for _ in range(2)])
 
     def _make_plan(self) -> None:
         """Batches stay whole; whether their losses are means is looked at on the first one of each rank."""
@@ -125,6 +138,7 @@ class ShardedPoint(DataPoint):
             model.weight = None
         size = needed(size * max(number, PILOT) // PILOT if number else size)
         largest = max(self.ranks.gather(f"the bytes of the first batch of {self._what}", lambda: size))
+        self._evaluation = largest
         budget = self._kept.budget
         model.keeps = largest <= budget
         how = "are kept" if model.keeps else "are evaluated again in each product"
@@ -177,12 +191,23 @@ class ShardedPoint(DataPoint):
         self.ranks.gather(f"{products} products of {self._what}", self.guard.check)
 
     def decided(self, operator: PointOperator, earlier: Decisions | None) -> Decisions:
-        """Nothing is left to decide; in a run that goes on there are as many ranks."""
-        made = {"ranks": self.ranks.size}
+        """How many vectors go at once; in a run that goes on there are as many, and as many ranks."""
+        (chunks, _) = self.chunks
+        if earlier is not None:
+            for one in self.chunks:
+                one.follow(earlier["batching"], earlier["chunk"])
+        elif chunks.chosen == "vmap":
+            # Whether batches can be multiplied at all.
+            space = operator.domain
+            operator.matmat(torch.ones(space.size, 2, dtype=space.dtype, device=space.device))
+        if isinstance(chunks, SharedChunks) and chunks.chosen == "vmap":
+            chunks.room.begin(self.left(), 0, 1)
+            chunks.agree()
+        made = {"ranks": self.ranks.size, "batching": chunks.chosen, "chunk": chunks.chunk}
         if earlier is not None and earlier != made:
             raise ValueError(
-                f"The {self.objective.name} was multiplied by other ranks before ({earlier}) and is by {made} now, so"
-                " its digits would differ. Run as many ranks, or begin anew with another checkpoint."
+                f"The {self.objective.name} was multiplied in another way before ({earlier}) than now ({made}), so its"
+                " digits would differ. Run as many ranks with the same memory=, or begin anew with another checkpoint."
             )
         return made
 

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 
+from hesse._base.batched_backward import as_a_whole
 from hesse._ranks.group import Ranks
 
 # PyTorch 2.13 renamed both, and warns of the earlier names.
@@ -43,10 +44,11 @@ class Piece:
     Attributes:
         here: the shape of this rank's piece.
         counts: how many entries each rank holds.
+        ndim: how many dimensions the parameter has; tensors with one more are batches, one sample a row.
     """
 
     def __init__(self, shape: Sequence[int], dim: int | None, size: int, rank: int) -> None:
-        self._shape, self._rank = tuple(shape), rank
+        self._shape, self._rank, self.ndim = tuple(shape), rank, len(shape)
         cut = self._shape if dim is not None else (math.prod(self._shape),)
         dim = dim or 0
         rows = cut[dim]
@@ -76,17 +78,19 @@ class Piece:
         return self.parts(whole)[self._rank].reshape(self.here)
 
     def whole(self, parts: Sequence[Tensor]) -> Tensor:
-        """The parameter, of the flat entries of each rank."""
+        """The parameter, of the flat entries of each rank, which may be a batch with one sample a row."""
+        batch = parts[0].shape[:-1]
         views = [
-            part.view(self._outer, (end - start) * self._inner)
+            part.view(*batch, self._outer, (end - start) * self._inner)
             for part, (start, end) in zip(parts, self._ends(), strict=True)
         ]
-        return torch.cat(views, dim=1).view(self._shape)
+        return torch.cat(views, dim=-1).view(*batch, *self._shape)
 
     def parts(self, whole: Tensor) -> Sequence[Tensor]:
         """The inverse: the entries of each rank, two-dimensional."""
         lengths = [(end - start) * self._inner for start, end in self._ends()]
-        return whole.reshape(self._outer, self._rows * self._inner).split_with_sizes(lengths, dim=1)
+        batch = whole.shape[: whole.dim() - self.ndim]
+        return whole.reshape(*batch, self._outer, self._rows * self._inner).split_with_sizes(lengths, dim=-1)
 
 
 class Bundle:
@@ -106,37 +110,40 @@ class Bundle:
             self._places.append(self._places[-1] + max(piece.counts))
 
     def gather(self, pieces: Sequence[Tensor]) -> list[Tensor]:
-        """Whole parameters of the pieces of all ranks."""
-        flat = pieces[0].new_zeros(self._places[-1])
-        for place, piece in zip(self._places, pieces, strict=False):
-            flat[place : place + piece.numel()] = piece.reshape(-1)
+        """Whole parameters of the pieces of all ranks, or as many of each as the pieces have rows."""
+        batch = pieces[0].shape[: pieces[0].dim() - len(self.pieces[0].here)]
+        flat = pieces[0].new_zeros(*batch, self._places[-1])
+        for place, piece, given in zip(self._places, self.pieces, pieces, strict=False):
+            flat[..., place : place + piece.count] = given.reshape(*batch, piece.count)
         ranks, group = self._groups.ranks, self._groups.pieces
-        found = flat.new_empty(len(self.pieces[0].counts), len(flat))
+        found = flat.new_empty(len(self.pieces[0].counts), *flat.shape)
         ranks.step(
-            f"the gathering of {self._what}", lambda: _all_gather(found.view(-1), flat, group=group, async_op=True)
+            f"the gathering of {self._what}",
+            lambda: _all_gather(found.view(-1), flat.view(-1), group=group, async_op=True),
         )
         return [
-            piece.whole([row[place : place + count] for row, count in zip(found, piece.counts, strict=True)])
+            piece.whole([part[..., place : place + count] for part, count in zip(found, piece.counts, strict=True)])
             for place, piece in zip(self._places, self.pieces, strict=False)
         ]
 
     def sum(self, wholes: Sequence[Tensor], weight: float) -> list[Tensor]:
         """This rank's piece of the sum over ranks of weighted whole tensors; nothing of a rank without a weight."""
         dtype = torch.promote_types(wholes[0].dtype, torch.float32)
-        here = wholes[0].new_zeros(len(self.pieces[0].counts), self._places[-1], dtype=dtype)
+        batch = wholes[0].shape[: wholes[0].dim() - self.pieces[0].ndim]
+        here = wholes[0].new_zeros(len(self.pieces[0].counts), *batch, self._places[-1], dtype=dtype)
         if weight:
             for place, piece, whole in zip(self._places, self.pieces, wholes, strict=False):
-                for row, part in zip(here, piece.parts(whole), strict=True):
-                    row[place : place + part.numel()].view(part.shape).copy_(part)
+                for row, part, count in zip(here, piece.parts(whole), piece.counts, strict=True):
+                    row[..., place : place + count].view(part.shape).copy_(part)
             here *= weight
         ranks, group, copies = self._groups
-        found = here.new_empty(here.shape[1])
+        found = here.new_empty(here.shape[1:])
         what = f"the sum of {self._what}"
-        ranks.step(what, lambda: _reduce_scatter(found, here.view(-1), group=group, async_op=True))
+        ranks.step(what, lambda: _reduce_scatter(found.view(-1), here.view(-1), group=group, async_op=True))
         if copies is not None:
             ranks.step(what, lambda: dist.all_reduce(found, group=copies, async_op=True))
         return [
-            found[place : place + piece.count].view(piece.here).to(whole.dtype)
+            found[..., place : place + piece.count].view(*batch, *piece.here).to(whole.dtype)
             for place, piece, whole in zip(self._places, self.pieces, wholes, strict=False)
         ]
 
@@ -164,7 +171,7 @@ class Gather(Function):
     def forward(ctx: Any, bundle: Bundle, share: Share, *pieces: Tensor) -> tuple[Tensor, ...]:
         """Whole parameters."""
         ctx.bundle, ctx.share = bundle, share
-        return tuple(bundle.gather(pieces))
+        return tuple(as_a_whole(lambda pieces, _: bundle.gather(pieces), pieces))  # type: ignore[arg-type]  # no None
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
@@ -179,10 +186,11 @@ class Sum(Function):
     def forward(ctx: Any, bundle: Bundle, share: Share, *wholes: Tensor) -> tuple[Tensor, ...]:
         """Pieces of the weighted sum over ranks."""
         ctx.bundle, ctx.share = bundle, share
+        weight = share.weight
         if share.is_idle:
             return tuple([whole.new_zeros(piece.here) for piece, whole in zip(bundle.pieces, wholes, strict=True)])
-        assert share.weight is not None
-        return tuple(bundle.sum(wholes, share.weight))
+        assert weight is not None
+        return tuple(as_a_whole(lambda wholes, _: bundle.sum(wholes, weight), wholes))  # type: ignore[arg-type]  # no None
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:

@@ -14,20 +14,18 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-# None of these has a public name: the key that is in a thread's set inside of a batched backward, the depth of
-# batches, and the ways into and out of a batch.
-_BATCHED = torch._C._dispatch_key_parse("VmapMode")
-_is_included = torch._C._dispatch_tls_is_dispatch_key_included
+from hesse._base.batched_backward import batch, depth, is_inside, standing_for
+
 _TRACED = torch._C._TorchDispatchModeKey.PROXY
 
 
 def one_by_one(function: Callable[..., Sequence[Tensor | None]], entries: Sequence[Any]) -> Sequence[Tensor | None]:
     """``function(*entries)``, which gets no tensor that stands for a batch."""
-    if not _is_included(_BATCHED):
+    if not is_inside():
         return function(*entries)
-    for level in range(_depth(), 0, -1):
-        batches = [_batch(entry, level) for entry in entries]
-        sizes = [len(batch) for batch in batches if batch is not None]
+    for level in range(depth(), 0, -1):
+        batches = [batch(entry, level) for entry in entries]
+        sizes = [len(whole) for whole in batches if whole is not None]
         if sizes:
             return _joined([one_by_one(function, _sample(entries, batches, i)) for i in range(sizes[0])], level)
     return function(*entries)
@@ -55,7 +53,7 @@ def has_values(tensor: Tensor) -> bool:
     """Whether Python may decide by the values of a tensor: it is no batch, no stand-in, and not traced."""
     if tensor.is_meta or isinstance(tensor, FakeTensor) or torch._C._get_dispatch_mode(_TRACED) is not None:
         return False
-    if _is_included(_BATCHED) and any([_batch(tensor, level) is not None for level in range(1, _depth() + 1)]):
+    if is_inside() and any([batch(tensor, level) is not None for level in range(1, depth() + 1)]):
         return False
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         if torch._C._functorch.is_batchedtensor(tensor):
@@ -76,27 +74,12 @@ def have_values(*tensors: Tensor) -> bool:
     return all([has_values(samples(entry)) for entry in tensors])
 
 
-def _depth() -> int:
-    depth = torch._C._vmapmode_increment_nesting() - 1
-    torch._C._vmapmode_decrement_nesting()
-    return depth
-
-
-def _batch(entry: Any, level: int) -> Tensor | None:
-    """The whole batch, one sample a row, that an entry stands for at that level; None if it stands for none."""
-    if not isinstance(entry, Tensor):
-        return None
-    # A tensor that is no batch is expanded to the size that is given, here to nothing.
-    batch: Tensor = torch._remove_batch_dim(entry, level, 0, 0)
-    return batch if len(batch) else None
-
-
 def _sample(entries: Sequence[Any], batches: Sequence[Tensor | None], i: int) -> list[Any]:
-    return [entry if batch is None else batch[i] for entry, batch in zip(entries, batches, strict=True)]
+    return [entry if whole is None else whole[i] for entry, whole in zip(entries, batches, strict=True)]
 
 
 def _joined(samples: Sequence[Sequence[Tensor | None]], level: int) -> list[Tensor | None]:
     return [
-        None if any(entry is None for entry in entries) else torch._add_batch_dim(torch.stack(entries), 0, level)
+        None if any(entry is None for entry in entries) else standing_for(torch.stack(entries), level)
         for entries in zip(*samples, strict=True)
     ]

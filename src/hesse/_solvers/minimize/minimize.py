@@ -10,6 +10,7 @@ from hesse._autograd.arguments import check_point
 from hesse._base import checks
 from hesse._linearize.choice import Choice
 from hesse._linearize.options import Name
+from hesse._operators.operator import Operator
 from hesse._solvers.checkpoint import Checkpoint
 from hesse._solvers.minimize.minimum import MESSAGES, REMEDIES, Minimum
 from hesse._solvers.minimize.places import METHODS
@@ -97,6 +98,11 @@ def minimize(
         >>> hesse.minimize(residuals, torch.zeros(5, dtype=torch.float64), method="levenberg-marquardt").converged
         True
     """
+    if isinstance(func, Operator):
+        raise TypeError(
+            f"func given to minimize should be a function of x0 but is a {type(func).__name__}. Give the function that"
+            " it is made of, or over data its loss_at and the parameters; over ranks take steps by solve, and at()."
+        )
     check_point("minimize", func, x0)
     checks.functions("minimize", optional=True, callback=callback)
     checks.choices("minimize", list(METHODS), method=method)

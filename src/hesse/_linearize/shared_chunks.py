@@ -1,0 +1,90 @@
+"""``SharedChunks``: many vectors at one point that ranks multiply together, all of them as many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from hesse._linearize.chunks import WIDTH, Chunks, Multiply, Rows
+from hesse._linearize.options import Options
+from hesse._ranks.group import Ranks
+
+
+class SharedChunks(Chunks):
+    """How rows are multiplied where each product gathers parameters, which the vectors of a batch share.
+
+    Batches are taken without a trial, as many vectors as fit on every rank. What one rank cannot do, or finds to be
+    different, none does.
+
+    Args:
+        ranks: those that multiply together.
+        what: they multiply, for a sentence.
+        each: bytes that a vector takes at its peak, on the rank where that is most.
+        options, device, precision: as of :class:`Chunks`.
+    """
+
+    def __init__(
+        self, ranks: Ranks, what: str, each: int, options: Options, device: torch.device, precision: torch.dtype
+    ) -> None:
+        super().__init__(options, device, precision, strict=False)
+        if self.chosen is None:
+            self.chosen, self.reason = "vmap", "vectors share what is gathered"
+        self._ranks, self._what = ranks, what
+        self._everywhere = WIDTH
+        self.room.each, self.room.warned = each, not ranks.is_first
+
+    @property
+    def chunk(self) -> int:
+        """How many vectors go through the graph at once, on all ranks."""
+        return min(super().chunk, self._everywhere)
+
+    def agree(self) -> None:
+        """Take as many at once as fit on every rank, beside what the call that began last leaves."""
+        own = super().chunk
+        self._everywhere = min(self._ranks.gather(f"the room for products of {self._what}", lambda: own))
+
+    def pieces(
+        self,
+        multiply: Multiply,
+        rows: Rows,
+        lengths: Sequence[int],
+        *,
+        key: Hashable,
+        compared: set[Hashable],
+        fixed: int | None,
+        pays: Callable[[float], bool],
+    ) -> Iterator[Tensor]:
+        """As of :class:`Chunks`; an error in a batch is one on all ranks."""
+        count = rows.shape[0]
+        if self.chosen == "vmap" and count > 1:
+            # Results take more on ranks with more entries.
+            self.agree()
+
+        def together(vectors: Tensor) -> Tensor:
+            if vectors.dim() == 1:
+                return multiply(vectors)
+            return self._ranks.together(f"a batch of products of {self._what}", lambda: multiply(vectors))
+
+        yield from super().pieces(together, rows, lengths, key=key, compared=compared, fixed=fixed, pays=pays)
+
+    def _batched(self, multiply: Multiply, rows: Tensor, *, look: bool) -> Tensor | None:
+        # No look at the memory: PyTorch's profiler was seen to keep a collective of gloo from ending.
+        return super()._batched(multiply, rows, look=False)
+
+    def _disagreement(
+        self, batch: Tensor, singles: Tensor, lengths: Sequence[int], again: Sequence[Callable[[], Tensor]]
+    ) -> float:
+        """The largest of all ranks, which compute again together."""
+        for sides in ((), again):
+            computed = [side() for side in sides]
+            found = super()._disagreement(batch, singles, lengths, [_known(product) for product in computed])
+            times = max(self._ranks.gather(f"the comparison of products of {self._what}", lambda: found))  # noqa: B023  # called at once
+            if times <= 1:
+                break
+        return times
+
+
+def _known(product: Tensor) -> Callable[[], Tensor]:
+    return lambda: product
