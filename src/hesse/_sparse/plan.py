@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hesse._base.compressed_rows import compressed_rows
 from hesse._base.errors import MemoryBudgetError
 from hesse._base.fixed_draws import fixed_generator
 from hesse._base.memory import readable
@@ -80,18 +80,7 @@ class SparsePlan:
 
     def matrix(self, values: Tensor) -> Tensor:
         """The sparse matrix of the stored entries' values."""
-        with warnings.catch_warnings():
-            # PyTorch says once in a process that this layout is new to it.
-            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-            return torch.sparse_csr_tensor(
-                self.starts,
-                self.columns,
-                values,
-                self.shape,
-                dtype=values.dtype,
-                device=values.device,
-                check_invariants=False,
-            )
+        return compressed_rows(self.starts, self.columns, values, self.shape)
 
 
 def plan(

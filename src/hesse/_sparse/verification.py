@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hesse._autograd.agreement import FACTOR
+from hesse._base.compressed_rows import compressed_rows
 from hesse._base.errors import NonFiniteProductError
 from hesse._sparse import kernels
 from hesse._sparse.compiled import in_threads
@@ -84,12 +85,5 @@ def _agree(matrix: Tensor, vectors: Tensor, products: list[Tensor], allowed: flo
 
 def _sizes(matrix: Tensor) -> Tensor:
     """The sum of each row's absolute values."""
-    absolute = torch.sparse_csr_tensor(
-        matrix.crow_indices(),
-        matrix.col_indices(),
-        matrix.values().abs(),
-        matrix.shape,
-        device=matrix.device,
-        check_invariants=False,
-    )
+    absolute = compressed_rows(matrix.crow_indices(), matrix.col_indices(), matrix.values().abs(), tuple(matrix.shape))
     return absolute @ absolute.values().new_ones(matrix.shape[1])
