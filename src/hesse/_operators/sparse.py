@@ -54,7 +54,13 @@ def to_sparse(A: Any, pattern: Any, name: str = "to_sparse") -> Tensor:
 
 
 def _plan(A: LinearMap, pattern: Any, name: str) -> SparsePlan:
-    places = given_pattern(A._find_pattern() if pattern is None else pattern, A.shape, symmetric=A.symmetric, name=name)
+    given = A._find_pattern() if pattern is None else pattern
+    if given is None:
+        raise TypeError(
+            f"{name}() finds no pattern of a {type(A).__name__}. Give pattern=, the places of its entries, to its"
+            " to_sparse()."
+        )
+    places = given_pattern(given, A.shape, symmetric=A.symmetric, name=name)
     return plan(places, pattern, symmetric=A.symmetric, dtype=A.dtype, device=A.device, room=A._room())
 
 
