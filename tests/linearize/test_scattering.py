@@ -99,9 +99,21 @@ def test_places_are_sorted_once_a_point_and_no_replay_adds_in_place() -> None:
     H @ X
     (program,) = H._point.engines.programs_of("gradient").programs
     replay = {node.target for node in program._replays["rmatvec"].graph.graph.nodes}
-    assert torch.ops.hesse.sum_segments.default in replay
-    assert torch.ops.hesse.sort_indices.default not in replay
+    assert torch.ops.hesse.add_segments.default in replay
+    assert torch.ops.hesse.order_indices.default not in replay
     assert torch.ops.aten.index_put.default not in replay
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("count", "columns"), [(7, 1), (7, 3), (0, 2), (7, 0)])
+def test_segments_are_summed_as_index_add_sums_them(dtype: torch.dtype, count: int, columns: int) -> None:
+    indices = torch.tensor([4, 0, 4, 2, 2, 4, 1])[:count]
+    rows = torch.arange(count * columns, dtype=dtype).reshape(columns, count).T
+    order, starts = torch.ops.hesse.order_indices(indices, 6)
+    expected = torch.zeros(6, columns, dtype=dtype).index_add(0, indices, rows)
+    assert torch.equal(torch.ops.hesse.add_segments(rows, order, starts), expected)
+    # Those of one number keep their order, so that sums round as they did.
+    assert torch.equal(order, indices.argsort(stable=True))
 
 
 def test_a_graph_without_such_sums_is_left_as_it_is() -> None:

@@ -323,6 +323,17 @@ def test_derivatives_are_not_cut_off_without_a_word():
         H.to_sparse(band(5))
 
 
+def test_narrow_indices_go_with_wide_ones():
+    S = hesse.sparse_hessian(rosenbrock, torch.linspace(0.5, 1.5, 30, dtype=torch.float64))
+    dense = S.to_dense()
+    wide = dense.to_sparse_csr()
+    assert (S.crow_indices().dtype, S.col_indices().dtype) == (torch.int32, torch.int32)
+    assert wide.crow_indices().dtype == torch.int64
+    torch.testing.assert_close((S + wide).to_dense(), 2 * dense)
+    torch.testing.assert_close((S @ wide).to_dense(), dense @ dense)
+    torch.testing.assert_close(wide @ (S @ dense[0]), dense @ dense @ dense[0])
+
+
 def test_infinities_are_refused():
     with pytest.raises(hesse.NonFiniteProductError, match="hold infinities or NaNs"):
         hesse.sparse_hessian(lambda x: (x**1.5).sum(), torch.zeros(3), np.eye(3, dtype=bool))

@@ -166,7 +166,7 @@ class GaussNewton(DataOperator):
         point = at_point("GaussNewton", self.ranks, lambda: FunctionPoint(variables, engines, term, tensors, "at()"))
         PointOperator.__init__(self, point, point.whole, variables, variables, symmetric=True)
 
-    def _find_pattern(self) -> Pattern:
+    def _find_pattern(self) -> Pattern | None:
         # Of several ranks each has a function of its own, and the patterns would differ.
         alone = self._func is not None and self.ranks is None
         return self._pattern_of_function() if alone else super()._find_pattern()

@@ -196,7 +196,7 @@ class Hessian(PointOperator):
         self._point.begin(self.domain.size)
         return independent.dense_blocks(self._point, self.domain, self.dtype, self._point.left_with_results())
 
-    def _find_pattern(self) -> Pattern:
+    def _find_pattern(self) -> Pattern | None:
         if self.ranks is not None:
             # Each rank has a function of its own, and the patterns would differ.
             return super()._find_pattern()

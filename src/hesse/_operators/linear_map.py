@@ -182,11 +182,9 @@ class LinearMap(abc.ABC):
         """The real dtype that rounds most on the way."""
         return self.dtype
 
-    def _find_pattern(self) -> Pattern:
-        """Where entries may be, found from the function."""
-        raise TypeError(
-            f"to_sparse() finds no pattern of a {type(self).__name__}. Give pattern=, the places of its entries."
-        )
+    def _find_pattern(self) -> Pattern | None:
+        """Where entries may be, found from the function; None where it cannot be found."""
+        return None
 
     def __repr__(self) -> str:
         engine = self._engine_name()

@@ -10,7 +10,7 @@ from torch import Tensor
 from hesse._autograd.agreement import FACTOR
 from hesse._operators.linear_map import LinearMap
 from hesse._sparse.given import given_pattern
-from hesse._sparse.plan import SparsePlan, plan
+from hesse._sparse.plan import GROUP, SparsePlan, plan
 from hesse._sparse.verification import Difference, difference
 
 # So many vectors are multiplied at a time where there are as many; an operator decides about batches by that number.
@@ -54,7 +54,13 @@ def to_sparse(A: Any, pattern: Any, name: str = "to_sparse") -> Tensor:
 
 
 def _plan(A: LinearMap, pattern: Any, name: str) -> SparsePlan:
-    places = given_pattern(A._find_pattern() if pattern is None else pattern, A.shape, symmetric=A.symmetric, name=name)
+    given = A._find_pattern() if pattern is None else pattern
+    if given is None:
+        raise TypeError(
+            f"{name}() finds no pattern of a {type(A).__name__}. Give pattern=, the places of its entries, to its"
+            " to_sparse()."
+        )
+    places = given_pattern(given, A.shape, symmetric=A.symmetric, name=name)
     return plan(places, pattern, symmetric=A.symmetric, dtype=A.dtype, device=A.device, room=A._room())
 
 
@@ -78,7 +84,11 @@ def _read(A: LinearMap, plan: SparsePlan, factor: float = 1.0) -> Tensor:
     values = torch.empty(len(plan.entries), dtype=A.dtype, device=A.device)
     room, each = A._room(), max(1, sum(A.shape) * A.dtype.itemsize)
     width = _WIDTH if plan.num_colors >= _WIDTH and (room is None or 4 * _WIDTH * each <= room) else 1
-    for start in range(0, plan.num_colors, width):
-        seeds = plan.seeds(start, min(start + width, plan.num_colors), A.dtype)
-        plan.read(product((factor * seeds if factor != 1 else seeds).mT).mT, start, values)
+    for start in range(0, plan.num_colors, max(width, GROUP)):
+        stop = min(start + max(width, GROUP), plan.num_colors)
+        products: list[Tensor] = []
+        for first in range(start, stop, width):
+            seeds = plan.seeds(first, min(first + width, stop), A.dtype)
+            products += product((factor * seeds if factor != 1 else seeds).mT).mT
+        plan.read(products, start, values)
     return plan.matrix(values)

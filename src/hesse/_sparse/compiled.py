@@ -38,12 +38,15 @@ def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
     return found
 
 
-def in_threads(loop: Callable[..., Any], steps: int, *arguments: Any) -> list[Any]:
-    """What ``loop(begin, end, *arguments)`` returns for consecutive parts of so many steps, each in a thread."""
+def in_threads(loop: Callable[..., Any], count: int, steps: int, *arguments: Any) -> list[Any]:
+    """What ``loop(begin, end, *arguments)`` returns for consecutive parts of ``range(count)``, each in a thread.
+
+    All parts together take ``steps`` steps.
+    """
     parts = max(1, min(torch.get_num_threads(), steps // _STEPS))
     if parts == 1:
-        return [compiled(loop)(0, steps, *arguments)]
-    first, *others = itertools.pairwise([steps * part // parts for part in range(parts + 1)])
+        return [compiled(loop)(0, count, *arguments)]
+    first, *others = itertools.pairwise([count * part // parts for part in range(parts + 1)])
     run = compiled(loop)
     there = [_pool(parts).submit(run, *bound, *arguments) for bound in others]
     return [run(*first, *arguments), *[part.result() for part in there]]

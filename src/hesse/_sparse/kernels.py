@@ -199,28 +199,53 @@ def star_sources(starts: Array, columns: Array, colors: Array) -> tuple[Array, A
     return source_rows, source_colors
 
 
-def sorted_by_color(source_rows: Array, source_colors: Array, count: int) -> tuple[Array, Array, Array]:
-    """Where each color begins, and entries and their rows in the order of colors."""
-    begins = np.zeros(count + 1, dtype=np.int64)
-    for color in source_colors:
-        begins[color + 1] += 1
-    for color in range(count):
-        begins[color + 1] += begins[color]
-    filled = begins.copy()
+def sorted_by_block(
+    starts: Array, source_rows: Array, source_colors: Array, count: int, group: int, blocks: int, height: int
+) -> tuple[Array, Array, Array]:
+    """Entries and their source rows by group of colors, block of ``height`` rows, and color; where each part begins.
+
+    There are ``count`` parts, and ``blocks`` blocks. A group has ``group`` colors. Within a part entries ascend.
+    """
+    spans = np.zeros(count + 1, dtype=np.int64)
+    for row in range(len(starts) - 1):
+        for entry in range(starts[row], starts[row + 1]):
+            color = source_colors[entry]
+            spans[(color // group * blocks + row // height) * group + color % group + 1] += 1
+    for part in range(count):
+        spans[part + 1] += spans[part]
+    filled = spans.copy()
     entries = np.empty(len(source_rows), dtype=source_rows.dtype)
-    rows = np.empty(len(source_rows), dtype=source_rows.dtype)
-    for entry in range(len(source_rows)):
-        place = filled[source_colors[entry]]
-        filled[source_colors[entry]] += 1
-        entries[place] = entry
-        rows[place] = source_rows[entry]
-    return begins, entries, rows
+    places = np.empty(len(source_rows), dtype=source_rows.dtype)
+    for row in range(len(starts) - 1):
+        for entry in range(starts[row], starts[row + 1]):
+            color = source_colors[entry]
+            part = (color // group * blocks + row // height) * group + color % group
+            entries[filled[part]] = entry
+            places[filled[part]] = source_rows[entry]
+            filled[part] += 1
+    return spans, entries, places
 
 
-def read_product(begin: int, end: int, entries: Array, places: Array, product: Array, values: Array) -> None:
-    """Write entries ``begin`` to ``end`` of those that lie in a product into ``values``."""
-    for entry in range(begin, end):
-        values[entries[entry]] = product[places[entry]]
+def read_products(
+    begin: int,
+    end: int,
+    first: int,
+    spans: Array,
+    entries: Array,
+    places: Array,
+    products: tuple[Array, Array, Array, Array],
+    values: Array,
+) -> None:
+    """Write entries of blocks ``begin`` to ``end`` that lie in a group of products into ``values``.
+
+    ``first`` is the number of the group's first part. A block's entries stay in the cache from one product to the next.
+    """
+    for block in range(begin, end):
+        for number in range(4):
+            product = products[number]
+            part = first + 4 * block + number
+            for entry in range(spans[part], spans[part + 1]):
+                values[np.uintp(entries[entry])] = product[np.uintp(places[entry])]
 
 
 def rows_agree(
@@ -235,21 +260,18 @@ def rows_agree(
 ) -> bool:
     """Whether rows ``begin`` to ``end`` times two vectors are ``expected``.
 
-    They may differ by ``allowed`` times the sum of the absolute terms. An infinity or NaN does not agree.
+    They may differ by ``allowed`` times the sum of the absolute entries. An infinity or NaN does not agree.
     """
     (u, v), (expected_u, expected_v) = vectors, expected
     for row in range(begin, end):
-        found_u = size_u = found_v = size_v = 0.0
+        found_u = found_v = size = 0.0
         for entry in range(starts[row], starts[row + 1]):
             # Of an unsigned number numba does not ask whether it counts from the end.
-            column = np.uintp(columns[entry])
-            term_u, term_v = values[entry] * u[column], values[entry] * v[column]
-            found_u += term_u
-            size_u += abs(term_u)
-            found_v += term_v
-            size_v += abs(term_v)
-        if not abs(expected_u[row] - found_u) <= allowed * size_u:
-            return False
-        if not abs(expected_v[row] - found_v) <= allowed * size_v:
+            column, value = np.uintp(columns[entry]), values[entry]
+            found_u += value * u[column]
+            found_v += value * v[column]
+            size += abs(value)
+        # Written so that a NaN does not agree.
+        if not (abs(expected_u[row] - found_u) <= allowed * size and abs(expected_v[row] - found_v) <= allowed * size):
             return False
     return True

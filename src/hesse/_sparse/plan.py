@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hesse._base.compressed_rows import compressed_rows
 from hesse._base.errors import MemoryBudgetError
 from hesse._base.fixed_draws import fixed_generator
 from hesse._base.memory import readable
@@ -17,6 +18,14 @@ from hesse._sparse import kernels
 from hesse._sparse.coloring import column_coloring, symmetric_coloring
 from hesse._sparse.compiled import compiled, in_threads
 from hesse._sparse.given import Pattern
+
+Array = np.ndarray[Any, Any]
+
+GROUP = 4
+"""So many products are read together: each part of the values is written while it is in the cache."""
+
+# Entries of a block in half a megabyte at most.
+_BLOCK = 2**14
 
 # So many random products compare a matrix with its operator.
 _COMPARED = 2
@@ -32,8 +41,10 @@ class SparsePlan:
         transposed: whether the products are with the transpose.
         colors: the number of each column's product (of each row's, where ``transposed``), or -1 where none is needed.
         starts, columns: the matrix in compressed rows.
-        begins: where the entries of each product begin in ``entries``.
-        entries: numbers of the stored entries, product after product.
+        num_colors: how many products the matrix takes.
+        num_blocks: of consecutive rows, whose entries are read together.
+        spans: where the parts of ``entries`` begin.
+        entries: numbers of the stored entries, by group of colors, block and color.
         places: where each of these entries lies in its product.
         vectors: random ones, one a row, by which a matrix is compared with the operator.
     """
@@ -44,15 +55,12 @@ class SparsePlan:
     colors: Tensor
     starts: Tensor
     columns: Tensor
-    begins: list[int]
+    num_colors: int
+    num_blocks: int
+    spans: Array
     entries: Tensor
     places: Tensor
     vectors: Tensor
-
-    @property
-    def num_colors(self) -> int:
-        """How many products the matrix takes."""
-        return len(self.begins) - 1
 
     @property
     def num_products(self) -> int:
@@ -67,31 +75,29 @@ class SparsePlan:
             torch.eq(self.colors, number, out=seed)
         return seeds
 
-    def read(self, products: Tensor, start: int, values: Tensor) -> None:
-        """Write the entries that lie in some products, one a row from number ``start`` on, into ``values``."""
-        for number, product in enumerate(products, start):
-            span = slice(self.begins[number], self.begins[number + 1])
-            entries, places = self.entries[span], self.places[span]
-            if values.device.type == "cpu":
-                arrays = [tensor.numpy() for tensor in (entries, places, product.detach().contiguous(), values)]
-                in_threads(kernels.read_product, len(entries), *arrays)
-            else:
-                values.index_copy_(0, entries, product.index_select(0, places))
+    def read(self, products: Sequence[Tensor], start: int, values: Tensor) -> None:
+        """Write the entries that lie in the products from number ``start`` on, a multiple of GROUP, into ``values``."""
+        if values.device.type != "cpu":
+            # There is one block, so a part is a color.
+            for number, product in enumerate(products, start):
+                span = slice(*self.spans[number : number + 2].tolist())
+                values.index_copy_(0, self.entries[span], product.index_select(0, self.places[span]))
+            return
+        entries, places, filled = [tensor.numpy() for tensor in (self.entries, self.places, values)]
+        for first in range(0, len(products), GROUP):
+            group = [product.detach().contiguous().numpy() for product in products[first : first + GROUP]]
+            # The last group may be smaller: nothing is read from a product beyond it.
+            group += [group[0]] * (GROUP - len(group))
+            part = (start + first) * self.num_blocks
+            steps = int(self.spans[part + GROUP * self.num_blocks] - self.spans[part])
+            in_threads(
+                kernels.read_products,
+                *(self.num_blocks, steps, part, self.spans, entries, places, tuple(group), filled),
+            )
 
     def matrix(self, values: Tensor) -> Tensor:
         """The sparse matrix of the stored entries' values."""
-        with warnings.catch_warnings():
-            # PyTorch says once in a process that this layout is new to it.
-            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-            return torch.sparse_csr_tensor(
-                self.starts,
-                self.columns,
-                values,
-                self.shape,
-                dtype=values.dtype,
-                device=values.device,
-                check_invariants=False,
-            )
+        return compressed_rows(self.starts, self.columns, values, self.shape)
 
 
 def plan(
@@ -105,11 +111,16 @@ def plan(
     """
     _require_room(pattern, dtype, room)
     coloring = (symmetric_coloring if symmetric else column_coloring)(pattern)
-    count = int(coloring.colors.max(initial=-1)) + 1
-    begins, entries, places = compiled(kernels.sorted_by_color)(coloring.source_rows, coloring.source_colors, count)
     # No product is needed of a color that holds no entry.
-    needed = np.diff(begins) > 0
+    needed = np.bincount(coloring.source_colors, minlength=int(coloring.colors.max(initial=-1)) + 1) > 0
     numbers = np.where(needed, np.cumsum(needed) - 1, -1).astype(np.int32)
+    num_colors = int(needed.sum())
+    # A part has many entries, so that its bounds are few beside them.
+    num_blocks = max(1, pattern.nnz // max(_BLOCK, 64 * num_colors)) if device.type == "cpu" else 1
+    spans, entries, places = compiled(kernels.sorted_by_block)(
+        *(pattern.indptr, coloring.source_rows, numbers[coloring.source_colors]),
+        *(-(-num_colors // GROUP) * GROUP * num_blocks, GROUP, num_blocks, -(-pattern.shape[0] // num_blocks)),
+    )
 
     size = int(pattern.shape[1])
 
@@ -121,9 +132,11 @@ def plan(
         shape=(int(pattern.shape[0]), size),
         transposed=coloring.transposed,
         colors=tensor(numbers[coloring.colors]),
-        starts=tensor(pattern.indptr.astype(np.int64)),
-        columns=tensor(pattern.indices.astype(np.int64)),
-        begins=[0, *begins[1:][needed].tolist()],
+        starts=tensor(pattern.indptr),
+        columns=tensor(pattern.indices),
+        num_colors=num_colors,
+        num_blocks=num_blocks,
+        spans=spans,
         # PyTorch writes to indices of 64 bits only.
         entries=tensor(entries if device.type == "cpu" else entries.astype(np.int64)),
         places=tensor(places),
@@ -135,7 +148,7 @@ def plan(
 def _require_room(pattern: Pattern, dtype: torch.dtype, room: int | None) -> None:
     index = pattern.indices.dtype.itemsize
     # Values, columns, entries and places; starts; colors and random vectors.
-    needed = pattern.nnz * (dtype.itemsize + 16 + index) + pattern.shape[0] * 8
+    needed = pattern.nnz * (dtype.itemsize + 2 * index + 8) + pattern.shape[0] * index
     needed += pattern.shape[1] * (4 + _COMPARED * dtype.itemsize)
     if room is not None and needed > room:
         raise MemoryBudgetError(

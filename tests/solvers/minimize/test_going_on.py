@@ -70,3 +70,19 @@ def test_a_checkpoint_of_another_start_method_or_function_is_refused(tmp_path):
     with pytest.raises(hesse.CheckpointError, match="was written for another operator, or at another point of it"):
         hesse.minimize(lambda p: 2 * func(p), START, tol=1e-9, checkpoint=path)
     assert path.path.read_bytes() == content
+
+
+def test_a_checkpoint_of_another_pattern_is_refused(tmp_path):
+    path = hesse.Checkpoint(tmp_path / "state", seconds=0)
+    size = sum(part.numel() for part in START)
+    full = torch.ones(size, size, dtype=torch.bool)
+    first, _ = ask("sparse-newton", path, 1, pattern=full)
+    content = path.path.read_bytes()
+    apart = full.clone()
+    apart[0, -1] = apart[-1, 0] = False
+    with pytest.raises(hesse.CheckpointError, match=r"was written with pattern \['[0-9a-f]+', '[0-9a-f]+'\], not \["):
+        ask("sparse-newton", path, pattern=apart)
+    assert path.path.read_bytes() == content
+    # The same places, given in another way.
+    again, _ = ask("sparse-newton", path, pattern=full.double().to_sparse())
+    assert again.num_products > first.num_products

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hesse._base.errors import MemoryBudgetError
+from hesse._operators import sparse
 from hesse._operators.operator import Operator
 from hesse._operators.scipy import is_symmetric
 from hesse._sparse.to_scipy import to_scipy
@@ -89,7 +90,7 @@ def factorize(matrix: Any) -> Factorization:
         ``library``, the name of the library that made the factors.
 
     Raises:
-        TypeError: ``matrix`` is not sparse.
+        TypeError: ``matrix`` is not sparse, or an operator that has no pattern.
         ValueError: it is not square, symmetric, real and finite, or is singular.
         MemoryBudgetError: the factors do not fit into the memory.
 
@@ -114,6 +115,7 @@ def factorize(matrix: Any) -> Factorization:
 def _columns(matrix: Any) -> Any:
     """The matrix in compressed columns, or one sentence that says why it cannot be factorized."""
     if isinstance(matrix, Operator):
+        sparse.planned(matrix, None, "factorize")
         matrix = matrix.to_sparse()
     if isinstance(matrix, Tensor) and matrix.layout != torch.strided:
         matrix = to_scipy(matrix)

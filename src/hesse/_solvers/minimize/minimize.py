@@ -126,7 +126,7 @@ def minimize(
         progress=progress,
         memory=memory,
     ) as products:
-        saved = products.resume(checkpoint, method=method, tol=tol, atol=atol, x0=x)
+        saved = products.resume(checkpoint, method=method, tol=tol, atol=atol, x0=x, pattern=place.pattern)
         search = TrustRegion(products, place, x, tol, atol, FactorSpace if method == "sparse-newton" else KrylovSpace)
         if saved is not None:
             search.load(saved)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -33,10 +33,12 @@ class Place(abc.ABC):
         slope: ‖∇f‖.
         price: how many products one with ``operator`` counts for.
         gradient_price: how many products ``gradient`` counts for.
+        pattern: starts of rows and columns of the sparse matrix, where it is made.
     """
 
     price: ClassVar[int]
     gradient_price: ClassVar[int]
+    pattern: Sequence[Tensor] | None = None
 
     def __init__(self, operator: Operator, space: Space, value: float, info: torch.finfo, gradient: Tensor) -> None:
         self.operator, self.space, self.value, self.info = operator, space, value, info
@@ -79,6 +81,7 @@ class SparsePlace(ScalarPlace):
     def __init__(self, H: Hessian, pattern: Any = None) -> None:
         super().__init__(H)
         self._plan = sparse.planned(H, pattern, "minimize")
+        self.pattern = [self._plan.starts, self._plan.columns]
 
     @property
     def matrix_price(self) -> int:
