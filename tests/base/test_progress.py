@@ -16,14 +16,45 @@ from hesse._base import progress
 from hesse._base.progress import Bar
 
 ASK = """
-import sys
-{before}
+import os, sys
 import torch, hesse
-hesse.trace(torch.diag(torch.linspace(1, 2, 40)), method="exact", progress=True)
 data = [(torch.ones(2, 3), torch.zeros(2, 1))] * 4
-hesse.LossHessian(torch.nn.Linear(3, 1), torch.nn.MSELoss(), data, progress=True).value
+sys.modules["rich"] = None
+for stderr in sys.argv[1:]:
+    os.dup2(int(stderr), 2)
+    os.close(int(stderr))
+    hesse.trace(torch.diag(torch.linspace(1, 2, 40)), method="exact", progress=True)
+    hesse.LossHessian(torch.nn.Linear(3, 1), torch.nn.MSELoss(), data, progress=True).value
+    sys.modules.pop("rich", None)
 """
-WITHOUT_RICH = "sys.modules['rich'] = None"
+
+
+@pytest.fixture(scope="module")
+def shown() -> list[bytes]:
+    """What one process writes to standard error: to a terminal without rich, to one with it, and to a pipe."""
+    ours, theirs = zip(pty.openpty(), pty.openpty(), os.pipe(), strict=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", ASK, *map(str, theirs)],
+        pass_fds=theirs,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TERM": "xterm"},
+    )
+    for end in theirs:
+        os.close(end)
+    found = [_read(end) for end in ours]
+    assert process.communicate()[0] == b""
+    assert process.returncode == 0, found
+    return found
+
+
+def _read(end: int) -> bytes:
+    read = b""
+    # The end of a pseudoterminal is an error on Linux.
+    with contextlib.suppress(OSError):
+        while chunk := os.read(end, 65536):
+            read += chunk
+    os.close(end)
+    return read
 
 
 def test_lines_come_when_they_are_due_and_at_the_end(capsys, monkeypatch):
@@ -80,41 +111,20 @@ def test_a_question_says_how_far_it_came(capsys):
     assert capsys.readouterr().err.startswith("trace: 40 of 1000")
 
 
-def test_where_nobody_watches_there_are_plain_lines():
-    done = subprocess.run([sys.executable, "-c", ASK.format(before="")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_where_nobody_watches_there_are_plain_lines(shown):
     # A pass over data is told where it takes long: there may be thousands.
-    assert done.stderr == "trace: 40 of 1000, 40 of 40 entries of the diagonal\n"
-    assert done.stdout == ""
+    assert shown[2] == b"trace: 40 of 1000, 40 of 40 entries of the diagonal\n"
 
 
-def _on_a_terminal(before: str) -> bytes:
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", ASK.format(before=before)], stderr=theirs, env={**os.environ, "TERM": "xterm"}
-    )
-    os.close(theirs)
-    shown = b""
-    # The end of a pseudoterminal is an error on Linux.
-    with contextlib.suppress(OSError):
-        while chunk := os.read(ours, 65536):
-            shown += chunk
-    os.close(ours)
-    assert process.wait() == 0, shown
-    return shown
+def test_a_terminal_without_rich_shows_lines(shown):
+    assert b"\x1b" not in shown[0]
+    assert shown[0].startswith(b"trace: 40 of 1000")
 
 
-def test_a_terminal_shows_a_bar_which_goes_away():
-    shown = _on_a_terminal("")
-    assert b"\x1b[2K" in shown
-    assert b"40/1000" in shown
-    assert b"trace: 40 of 1000" not in shown
-
-
-def test_a_terminal_without_rich_shows_lines():
-    shown = _on_a_terminal(WITHOUT_RICH)
-    assert b"\x1b" not in shown
-    assert shown.startswith(b"trace: 40 of 1000")
+def test_a_terminal_shows_a_bar_which_goes_away(shown):
+    assert b"\x1b[2K" in shown[1]
+    assert b"40/1000" in shown[1]
+    assert b"trace: 40 of 1000" not in shown[1]
 
 
 @pytest.mark.parametrize(("terminal", "watched"), [("xterm", True), ("dumb", False)])

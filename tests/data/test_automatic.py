@@ -74,7 +74,7 @@ def test_many_products_change_to_programs_and_stay_right(operator: type, memory:
     explained = H.explain()
     assert (explained.engine, explained.programs) == ("compiled", PROGRAMS[operator])
     assert "ms by the compiled engine" in explained.engine_reason
-    assert (explained.kept == explained.pieces) == (memory is None)
+    assert (explained.kept == explained.microbatches) == (memory is None)
     assert_equal(H, expected)
     # What the tape found stays.
     assert torch.equal(H.value, value)

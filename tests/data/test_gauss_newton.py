@@ -51,7 +51,7 @@ def test_it_is_jt_l_j_of_one_large_batch(name: str, memory: str | None) -> None:
     torch.testing.assert_close(G.flatten(G.gradient), gradient)
     assert G.symmetric
     assert G.positive_semidefinite == (name not in ("own", "with_curvature_of_either_sign"))
-    assert (G.explain().kept == G.explain().pieces) == (memory is None)
+    assert (G.explain().kept == G.explain().microbatches) == (memory is None)
 
 
 def test_a_dictionary_needs_output_which_gives_prediction_and_target() -> None:

@@ -71,8 +71,8 @@ def test_a_ragged_last_batch_gives_the_hessian_of_one_large_batch(name: str, kep
     torch.testing.assert_close(H.flatten(H.gradient), gradient)
     assert H.symmetric
     explained = H.explain()
-    assert (explained.kept == explained.pieces) == (kept == "all")
-    assert (explained.pieces > 3) == (explained.rows is not None) == (kept == "cut")
+    assert (explained.kept == explained.microbatches) == (kept == "all")
+    assert (explained.microbatches > 3) == (explained.rows is not None) == (kept == "cut")
 
 
 @pytest.mark.parametrize("data", ["tuple", "list_of_tuples", "list_of_lists", "loader", "custom"])

@@ -42,7 +42,7 @@ x, y = torch.randn(64, 3, 32, 32), torch.randint(10, (64,))
 open("/proc/self/clear_refs", "w").write("5")
 before = status("VmRSS")
 explained = product(16, int(sys.argv[2]))
-print(status("VmHWM") - before, explained.kept, explained.pieces, explained.bytes_kept)
+print(status("VmHWM") - before, explained.kept, explained.microbatches, explained.bytes_kept)
 """
 
 
@@ -58,13 +58,13 @@ def test_the_peak_stays_within_the_budget(operator: str, budget: int, columns: i
         capture_output=True,
         text=True,
     )
-    peak, kept, pieces, bytes_kept = map(int, run.stdout.split())
+    peak, kept, microbatches, bytes_kept = map(int, run.stdout.split())
     assert peak <= 1.15 * budget
     assert bytes_kept <= budget
     # It is made use of, too: what is kept, and what one more batch needs, take most of it, or all is kept. The only
     # product of a batch frees its graph on the way, of JᵀBJ so early that half is not always reached.
     if not (operator == "GaussNewton" and columns == 1 and kept == 0):
-        assert kept == pieces or peak >= 0.5 * budget
+        assert kept == microbatches or peak >= 0.5 * budget
 
 
 def test_more_memory_keeps_more_and_changes_nothing() -> None:
@@ -95,7 +95,7 @@ def test_a_large_batch_is_cut_exactly_into_rows_that_fit() -> None:
     torch.testing.assert_close(cut.value, whole.value)
     explained = cut.explain()
     assert explained.rows is not None
-    assert explained.pieces >= 4
+    assert explained.microbatches >= 4
     assert "rows of a batch at once" in str(explained)
 
 
@@ -113,7 +113,7 @@ def test_explain_tells_the_split_in_a_sentence() -> None:
     told = str(H.explain())
     assert told.startswith("engine:       tape (few products so far)")
     assert "batches:      mean over whole batches (a whole batch fits into the memory)" in told
-    assert "kept:         3 of 3 batches or pieces, in " in told
+    assert "kept:         3 of 3 batches or microbatches, in " in told
 
 
 def test_batches_of_vectors_that_would_not_fit_go_one_by_one() -> None:

@@ -144,7 +144,7 @@ def batches_that_do_not_stay() -> None:
     memory = int(4.5 * kept.bytes_kept / kept.kept)
     H = hesse.LossHessian(network(), LOSS, batches, memory=memory, group=dist.group.WORLD)
     require_products(H, dense())
-    assert H.explain().kept < H.explain().pieces
+    assert H.explain().kept < H.explain().microbatches
 
 
 def draws() -> None:

@@ -6,13 +6,13 @@ import pytest
 import scipy.sparse.linalg
 import torch
 
-from tests.distributed.launch import held, torchrun
+from tests.distributed.launch import forking, held
 
-from .load import FOLDER, example
+from .load import example
 
 
 def test_two_ranks_find_the_eigenvalues_of_the_whole_loss() -> None:
-    (said,) = held(torchrun(FOLDER / "ranks.py", 2))
+    (said,) = held(forking("examples_on_ranks", "ranks.py"))
     digits = example("digits").problem(dtype=torch.float64)
     names, leaves = list(digits.inputs), list(digits.inputs.values())
     x = [leaf.requires_grad_() for leaf in leaves]

@@ -7,13 +7,13 @@ import scipy.sparse.linalg
 import torch
 from torch.func import functional_call
 
-from tests.distributed.launch import held, torchrun
+from tests.distributed.launch import forking, held
 
-from .load import FOLDER, example
+from .load import example
 
 
 def test_two_ranks_find_the_largest_eigenvalue_of_the_sharded_model() -> None:
-    (said,) = held(torchrun(FOLDER / "sharded.py", 2))
+    (said,) = held(forking("examples_on_ranks", "sharded.py"))
     language_model = example("language_model")
     x, y, alphabet = language_model.sequences()
     x, y = x[:32], y[:32]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from hesse._linearize import peak
-from hesse._linearize.program import inductor, minimal_cut, stand_ins
+from hesse._linearize.program import graph, inductor, minimal_cut, stand_ins
 from hesse._linearize.program.known_values import KnownValues
 
 
@@ -29,9 +31,9 @@ def test_real_tensors_are_replaced_below_autograd() -> None:
     stand_in = stand_ins.stand_in(mode, real)
     known = KnownValues({id(real): real}, {id(real): stand_in})
     with mode, stand_ins.Substitute({id(real): stand_in}, known):
-        graph = make_fx(lambda x, captured: torch.sin(x) * real)(x, stand_in)
-    assert [node.op for node in graph.graph.nodes].count("placeholder") == 2
-    assert not list(graph.graph.find_nodes(op="get_attr"))
+        recorded = make_fx(lambda x, captured: torch.sin(x) * real)(x, stand_in)
+    assert [node.op for node in recorded.graph.nodes].count("placeholder") == 2
+    assert not list(recorded.graph.find_nodes(op="get_attr"))
 
 
 @pytest.mark.private
@@ -41,18 +43,34 @@ def test_the_partitioner_keeps_the_point_alone() -> None:
 
     with stand_ins.new_mode():
         inputs = [torch.empty(3), torch.empty(3)]
-        graph = make_fx(joint)(*inputs)
-    for node, name in zip(graph.graph.find_nodes(op="placeholder"), ("primals_1", "tangents_1"), strict=True):
+        joint_graph = make_fx(joint)(*inputs)
+    for node, name in zip(joint_graph.graph.find_nodes(op="placeholder"), ("primals_1", "tangents_1"), strict=True):
         node.name = node.target = name
-    graph.recompile()
+    joint_graph.recompile()
     first, replay = minimal_cut.min_cut_rematerialization_partition(
-        graph, inputs, num_fwd_outputs=1, static_lifetime_input_indices=[0]
+        joint_graph, inputs, num_fwd_outputs=1, static_lifetime_input_indices=[0]
     )
     assert [str(node) for node in first.graph.output_node().args[0]] == ["sin", "primals_1"]
     assert [node.target for node in replay.graph.find_nodes(op="placeholder")] == ["primals_1", "tangents_1"]
     run = inductor.compile(replay)
     x, v = torch.randn(3), torch.randn(3)
     torch.testing.assert_close(next(iter(run([x, v]))), x.cos() * v)
+
+
+@pytest.mark.private
+def test_the_code_of_a_graph_is_written_when_it_first_runs() -> None:
+    def make() -> graph.Graph:
+        made = graph.copy_of(make_fx(torch.sin)(torch.ones(3)))
+        graph.set_results(made, graph.inputs_of(made))
+        return made
+
+    with mock.patch.object(
+        torch.fx.Graph, "python_code", autospec=True, side_effect=torch.fx.Graph.python_code
+    ) as code:
+        made = graph.lazily(make)()
+        assert code.call_count == 0
+        assert torch.equal(made(torch.ones(3))[0], torch.ones(3))
+        assert code.call_count == 1
 
 
 @pytest.mark.private

@@ -134,7 +134,7 @@ class Batches:
             ) from error
 
     def held_elsewhere(self, batch: Any) -> list[Tensor]:
-        """The tensors of a batch (or a piece of one) whose memory is the user's anyway, kept by us or not."""
+        """The tensors of a batch (or microbatch) whose memory is the user's anyway, kept by us or not."""
         tensors = [tensor for tensor in rows.tensors(batch) if tensor.layout == torch.strided and not tensor.is_meta]
         if isinstance(self._data, list | tuple) and self._device in (None, torch.device("cpu")):
             return tensors

@@ -32,7 +32,7 @@ class State:
         return Net(self._leave)
 
     def resumed(self) -> Resumed:
-        """The same, for one pass in several pieces."""
+        """The same, for one pass in several microbatches."""
         fresh = Resumed()
         fresh._initial = self._initial
         return fresh

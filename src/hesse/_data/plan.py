@@ -27,10 +27,10 @@ class Plan(NamedTuple):
 
     Attributes:
         reduction: whether a batch's loss is the mean or the sum of its rows' losses.
-        several: whether there is more than one batch, or piece of one.
+        several: whether there is more than one batch, or microbatch.
         rows: at most how many rows of a batch are linearized at once; None for whole batches.
         reason: why.
-        largest: bytes that the tape keeps of the first piece, which programs are compared with; 0 where there are none.
+        largest: bytes that the tape keeps of the first microbatch, for the comparison of programs; 0 without programs.
         rowless: of what type the first batch is, where it has no rows that can be counted.
         number: rows of the first batch; 0 where they cannot be counted.
     """

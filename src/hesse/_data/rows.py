@@ -85,8 +85,8 @@ def part(batch: Any, start: int, stop: int) -> Any:
     return map_batch(cut, batch)
 
 
-def pieces(batch: Any, most: int | None) -> Iterator[tuple[int, Any]]:
-    """A batch in pieces of at most so many rows, each after the number of its first row; whole where it is None."""
+def microbatches(batch: Any, most: int | None) -> Iterator[tuple[int, Any]]:
+    """A batch in microbatches of at most so many rows, each after the number of its first row; whole for None."""
     number = count(batch)
     if most is None or number is None or number <= most:
         yield 0, batch

@@ -93,7 +93,7 @@ class Room:
         need = f", which takes about {readable(self.each)}" if self.each else ""
         return MemoryBudgetError(
             f"There was not enough memory for a single product{need} ({reason}). Free some, differentiate by fewer"
-            " inputs, or write the function as a loss over data, which hesse.LossHessian cuts into pieces."
+            " inputs, or write the function as a loss over data, which hesse.LossHessian cuts into microbatches."
         )
 
     def _too_small(self, count: int) -> MemoryBudgetError:

@@ -111,12 +111,12 @@ class DataPoint(Point):
         plan = plan._replace(number=rows.count(first) or 0)
         if not plan.number:
             plan = plan._replace(rowless=type(first).__name__)
-        _, piece = next(rows.pieces(first, plan.rows))
+        _, microbatch = next(rows.microbatches(first, plan.rows))
         if self.engine == "compiled":
-            plan = plan._replace(largest=self._measure(piece, plan.reduction))
+            plan = plan._replace(largest=self._measure(microbatch, plan.reduction))
         self.plan = plan
         if (rows.count(first) or 1) <= PILOT:
-            self._fresh((0, 0), piece)
+            self._fresh((0, 0), microbatch)
 
     def _fits(self, plan: Plan, is_other: bool) -> bool:
         """Whether an earlier plan holds: one for one batch says nothing of more, nor of a larger one."""
@@ -235,36 +235,36 @@ class DataPoint(Point):
         # A second thread waits: a pass sets the random generators, and notes what it finds.
         with self._passes, bar:
             for number, batch in enumerate(self.batches):
-                for start, piece in rows.pieces(batch, self.plan.rows):
+                for start, microbatch in rows.microbatches(batch, self.plan.rows):
                     place = number, start
                     kept = self._kept.get(place)
                     if kept is not None:
                         yield place, kept, False
                         continue
-                    made = [self._fresh(place, piece)]
+                    made = [self._fresh(place, microbatch)]
                     yield place, made.pop(), self._kept.get(place) is None
                 if isinstance(bar, Bar):
                     bar.update(number + 1, "")
 
-    def _fresh(self, place: Place, piece: Any) -> Term:
-        """The term of a piece of data, kept if there is room."""
-        layout = tuple([(tensor.shape, tensor.dtype) for tensor in rows.tensors(piece)])
+    def _fresh(self, place: Place, microbatch: Any) -> Term:
+        """The term of a microbatch, kept if there is room."""
+        layout = tuple([(tensor.shape, tensor.dtype) for tensor in rows.tensors(microbatch)])
         if layout not in self._sizes and self.engine == "compiled":
             # The first one that a program makes is compared with the tape, whose graph is there meanwhile.
             self._kept.make_room(self.plan.largest)
-        term = self._linearized(place, piece, self.plan.reduction, self._linearize)
+        term = self._linearized(place, microbatch, self.plan.reduction, self._linearize)
         self._compare(place, float(term.value))
         if layout not in self._sizes:
-            self._sizes[layout] = term.kept_bytes(self.batches.held_elsewhere(piece))
+            self._sizes[layout] = term.kept_bytes(self.batches.held_elsewhere(microbatch))
         size = self._sizes[layout]
         self._kept.see(size)
         self._kept.offer(place, term, size)
         return term
 
-    def _linearized(self, place: Place, piece: Any, reduction: Reduction, linearize: Linearize) -> Term:
+    def _linearized(self, place: Place, microbatch: Any, reduction: Reduction, linearize: Linearize) -> Term:
         generators = Seeded(self._seed_of(place))
         with generators.net, generators:
-            term = self._make(self.objective, linearize, piece, reduction, place)
+            term = self._make(self.objective, linearize, microbatch, reduction, place)
         if generators.drew:
             self._drew = True
             if self.options.randomness == "refuse":
@@ -295,12 +295,14 @@ class DataPoint(Point):
                 " random numbers that are not PyTorch's. Take that out, or give more memory."
             )
 
-    def _measure(self, piece: Any, reduction: Reduction) -> int:
+    def _measure(self, microbatch: Any, reduction: Reduction) -> int:
         # By the tape, so that no program is made of a part of a batch.
         def linearize(kind: str, map: Map, point: Leaves, batch: Any) -> Linearization:
             return tape.linearize(map, point, name=self.objective.name)
 
-        return self._linearized((0, 0), piece, reduction, linearize).kept_bytes(self.batches.held_elsewhere(piece))
+        return self._linearized((0, 0), microbatch, reduction, linearize).kept_bytes(
+            self.batches.held_elsewhere(microbatch)
+        )
 
     def relinearize(self) -> None:
         """Let go of what is kept, so that the next pass makes it by the engine that is named now."""
@@ -335,7 +337,7 @@ class DataPoint(Point):
         """How batches are put together, cut up and kept."""
         return explanation.over_data(
             reduction=self.plan.reduction,
-            pieces=len(self._values) if self._complete else 0,
+            microbatches=len(self._values) if self._complete else 0,
             kept=len(self._kept),
             bytes_kept=self._kept.bytes,
             budget=self._kept.budget,

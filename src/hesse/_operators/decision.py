@@ -94,8 +94,8 @@ def require_followed(name: str, now: Explanation, choice: Choice) -> None:
         )
     if now.rows != choice.rows:
         raise ValueError(
-            f"The {name} cut batches into pieces of {choice.rows} rows before and of {now.rows} now, so its digits"
-            " would differ. Give memory=, the same each time."
+            f"The {name} cut batches into microbatches of {choice.rows} rows before and of {now.rows} now, so its"
+            " digits would differ. Give memory=, the same each time."
         )
 
 

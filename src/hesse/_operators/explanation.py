@@ -31,7 +31,7 @@ class Explanation:
         bytes_kept: memory that the point keeps alive between products, in bytes.
         budget: memory that a call may add now, in bytes; over data, memory for kept batches and a product.
         reduction: over data, ``"mean"`` or ``"sum"``; None for a plain function.
-        pieces: over data, batches or pieces of them that were linearized; 0 before the first pass.
+        microbatches: over data, batches or microbatches that were linearized; 0 before the first pass.
         kept: how many of them stay linearized between products; the others are evaluated anew in each.
         rows: over data, the most rows of a batch that are linearized at once; None for whole batches.
         rows_reason: why.
@@ -52,7 +52,7 @@ class Explanation:
     bytes_each: int = 0
     lone: bool = False
     reduction: str | None = None
-    pieces: int = 0
+    microbatches: int = 0
     kept: int = 0
     rows: int | None = None
     rows_reason: str = ""
@@ -105,8 +105,8 @@ class Explanation:
             whole = "whole batches" if self.rows is None else f"at most {self.rows} rows of a batch at once"
             lines["batches"] = f"{self.reduction} over {whole} ({self.rows_reason})"
             lines["kept"] = (
-                f"{self.kept} of {self.pieces} batches or pieces, in {readable(self.bytes_kept)}"
-                if self.pieces
+                f"{self.kept} of {self.microbatches} batches or microbatches, in {readable(self.bytes_kept)}"
+                if self.microbatches
                 else "no pass over the data yet"
             )
         else:

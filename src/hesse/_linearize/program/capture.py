@@ -31,7 +31,7 @@ from hesse._linearize.program.graph import (
     set_results,
 )
 from hesse._linearize.program.known_values import KnownValues, Recipe
-from hesse._linearize.program.passes.views import reshape_for_view
+from hesse._linearize.program.passes.views import reshaped
 from hesse._linearize.program.stand_ins import Substitute, has_stand_in, is_stand_in, new_mode, recording, stand_in
 from hesse._linearize.program.undisturbed import undisturbed
 from hesse._linearize.protocol import Direction, Leaves, Map, Selection, Sources
@@ -110,11 +110,12 @@ def capture(
         interrupts.deliver()
         constants = _constants_to_inputs(recorded, len(belonging))
         inputs = [*belonging, *[stand_in(mode, constant) for constant in constants], *vectors]
+        # Decomposed operators may lay out their results differently from the recorded ones.
+        table = {**decompositions, torch.ops.aten.view.default: reshaped}
+        # No forward mode from here on, which refuses views that come of PyTorch's cache of results.
+        mode.cache_enabled = True
         with undisturbed(), mode:
-            graph = reshape_for_view(make_fx(torch.func.functionalize(recorded))(*inputs))
-        interrupts.deliver()
-        with undisturbed(), mode:
-            graph = make_fx(graph, decomposition_table=decompositions)(*inputs)
+            graph = make_fx(torch.func.functionalize(recorded), decomposition_table=table)(*inputs)
         kept = len(inputs) - len(vectors)
         name_inputs(graph, [f"{POINT}{i}" for i in range(kept)] + [f"{VECTOR}{i}" for i in range(len(vectors))])
         changed = _changes_to_results(graph, recorder.num_first)

@@ -10,6 +10,9 @@ from typing import Any, cast
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+# Private: the code of a graph is written when the graph first runs, and not after each change.
+from torch.fx._lazy_graph_module import _make_graph_module, _use_lazy_graph_module
+
 # Not documented but in public use: records the operations below autograd.
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -20,6 +23,9 @@ Graph = fx.GraphModule
 
 Pass = Callable[[Graph], Graph]
 """Returns a graph with the same results. It may change the graph that it is given."""
+
+lazily = _use_lazy_graph_module(True)
+"""Decorates a function in which no code of a graph is written before the graph runs."""
 
 POINT, VECTOR = "primals_", "tangents_"
 """Prefixes of the inputs' names: PyTorch's partitioner tells the two kinds apart by them."""
@@ -78,9 +84,15 @@ def dependent_on_vectors(graph: Graph) -> set[fx.Node]:
     return dependent
 
 
+def module_of(nodes: fx.Graph, like: Graph) -> Graph:
+    """These nodes as a graph that can be called, with the constants of another graph."""
+    made: Graph = _make_graph_module(like, nodes)
+    return made
+
+
 def copy_of(graph: Graph) -> Graph:
     """A graph that can be changed without changing this one."""
-    return fx.GraphModule(graph, copy.deepcopy(graph.graph))
+    return module_of(copy.deepcopy(graph.graph), graph)
 
 
 def trace(function: Callable[..., Any], like: Graph, inputs: Sequence[Tensor], table: Any = None) -> Graph:

@@ -15,6 +15,7 @@ from hesse._linearize.program.graph import (
     dependent_on_vectors,
     inputs_of,
     is_vector,
+    module_of,
     results_of,
     set_results,
 )
@@ -114,7 +115,7 @@ def _by_dependence(joint: Graph, num_first: int) -> tuple[Graph, Graph]:
         if node in dependent:
             made[node] = replay.node_copy(node, lambda entry: made[entry])
     replay.output([made[node] for node in results[num_first:]])
-    return first, fx.GraphModule(joint, replay)
+    return first, module_of(replay, joint)
 
 
 def _part(replay: Graph, products: slice, first_vector: int) -> Replay:

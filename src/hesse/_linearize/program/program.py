@@ -16,7 +16,7 @@ from hesse._autograd.gradients import memory_of
 from hesse._autograd.thread_state import interruptible
 from hesse._linearize.program.backends import Backend, Run, run_as_it_is
 from hesse._linearize.program.capture import capture
-from hesse._linearize.program.graph import Graph, copy_of, inputs_of, results_of, run_passes
+from hesse._linearize.program.graph import Graph, copy_of, inputs_of, lazily, results_of, run_passes
 from hesse._linearize.program.known_values import identifying
 from hesse._linearize.program.partition import Replay, partition, whole_product
 from hesse._linearize.program.passes.scatter_adds import sort_scatter_adds
@@ -56,6 +56,7 @@ class Program:
         precision: the dtype with the coarsest rounding of all that it computes in.
     """
 
+    @lazily
     def __init__(
         self,
         map: Map,
@@ -197,6 +198,7 @@ class Program:
         return products
 
     @interruptible
+    @lazily
     def _first_replay(self, part: Replay, given: list[Tensor], which: Which, count: int | None) -> list[Tensor]:
         """Compile a replay for the strides of the kept tensors, which the compiled first half has chosen."""
         began = time.perf_counter()
@@ -218,6 +220,7 @@ class Program:
         self.seconds += time.perf_counter() - began
         return products
 
+    @lazily
     def _compiled(self, graph: Graph) -> Run:
         return self._backend.compile(run_passes(graph, self._backend.half))
 
