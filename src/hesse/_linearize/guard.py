@@ -7,6 +7,7 @@ that was changed; it only cannot be named.
 from __future__ import annotations
 
 import contextlib
+import functools
 import operator
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -30,7 +31,7 @@ _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
 _version_of = operator.attrgetter("_version")
 
-_Place = tuple[int | None, torch.device, torch.dtype, torch.Size, tuple[int, ...]]
+_Place = tuple[int, torch.device, torch.dtype, torch.Size, tuple[int, ...]]
 
 Flag = tuple[Tensor, Callable[[], object]]
 """Whether samples on an accelerator have changed, which is not read back yet, and what raises if so."""
@@ -77,8 +78,6 @@ class Remembered:
         self._tensors: list[Tensor] = []
         self._versions: list[int] = []
         self._addresses: list[int | None] = []
-        # The place of a sample in memory, and whose it is.
-        self._sampled: dict[_Place, Name] = {}
         # The names, beside, of those whose numbers are remembered there.
         self._twins: dict[Name, Name] = {}
         self._others: list[State] = []
@@ -98,13 +97,12 @@ class Remembered:
             sample = _sample(tensor)
             if sample is None:
                 continue
-            place = where, tensor.device, tensor.dtype, tensor.shape, tensor.stride()
-            if beside is not None and where and place in beside._sampled:
-                self._twins[name] = beside._sampled[place]
+            twin = beside._sampled.get(_place(tensor)) if beside is not None and where else None
+            if twin is not None:
+                self._twins[name] = twin
                 continue
             part = _comparable(sample)
             if part is not None:
-                self._sampled[place] = name
                 names, parts = groups.setdefault((part.device, tensor.dtype, part.shape[1:]), ([], []))
                 names.append(name)
                 parts.append(part)
@@ -114,6 +112,13 @@ class Remembered:
         self.is_on_cpu = all([group.then.is_cpu for group in self._groups])
         # Of these an address is read without a call of Python's.
         self._all_shown = all([type(tensor) in _PLAIN for tensor in self._tensors]) and None not in self._addresses
+
+    @functools.cached_property
+    def _sampled(self) -> dict[_Place, Name]:
+        """Whose numbers are compared, by their place in memory."""
+        compared = {name for group in self._groups for name in group.names}
+        pairs = zip(self._names, self._tensors, strict=True)
+        return {_place(tensor): name for name, tensor in pairs if name in compared and type(tensor) in _PLAIN}
 
     @property
     def is_empty(self) -> bool:
@@ -265,9 +270,15 @@ class State(NamedTuple):
             self.sample.data.copy_(self.copy)
 
 
+def _place(tensor: Tensor) -> _Place:
+    return tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride()
+
+
 def _sample(tensor: Tensor) -> Tensor | None:
     """A view of a small tensor, or of a few elements along each dimension; None where views are not to be had."""
-    if is_dtensor(tensor):
+    if type(tensor) not in _PLAIN:
+        if not is_dtensor(tensor):
+            return None
         # What this rank holds, as a view of it.
         tensor = tensor.detach().to_local()  # type: ignore[attr-defined]  # only DTensor has it
     if type(tensor) not in _PLAIN or tensor.layout != torch.strided:

@@ -130,7 +130,10 @@ class Program:
         for constant, position in zip(self._joint.constants, self._known, strict=True):
             given.append(constant if position is None else known[position])
         # Compiled code does not know of lazy conjugation and negation.
-        return [tensor.detach().resolve_conj().resolve_neg() for tensor in given]
+        return [
+            tensor.detach().resolve_conj().resolve_neg() if tensor.is_conj() or tensor.is_neg() else tensor.detach()
+            for tensor in given
+        ]
 
     def has_lone_product(self) -> bool:
         """Whether the product can be one program: the map draws nothing, changes nothing, and no rule is missing."""
