@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import hesse
 from hesse._linearize import peak
 from hesse._linearize.program import inductor, minimal_cut, stand_ins
 from hesse._linearize.program.known_values import KnownValues
@@ -75,7 +78,8 @@ def test_the_allocators_events_come_in_their_order() -> None:
 def test_what_inductor_compiles_runs_without_its_wrapper() -> None:
     H = hesse.Hessian(lambda x: (x**4).sum(), torch.ones(3), engine="compiled")
     H @ torch.ones(3)
-    (program,) = H._point.engines.programs_of("gradient").programs
+    point: Any = H._point
+    (program,) = point.engines.programs_of("gradient").programs
     (run,) = program._runs.values()
     assert not hasattr(run, "current_callable")
     v = torch.tensor([1.0, 2.0, 3.0])
