@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
 from unittest import mock
 
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import hesse
 from hesse._linearize import peak
 from hesse._linearize.program import graph, inductor, minimal_cut, stand_ins
 from hesse._linearize.program.known_values import KnownValues
@@ -87,3 +89,15 @@ def test_the_allocators_events_come_in_their_order() -> None:
     # What is returned, one temporary at a time, and a few numbers.
     assert taken is not None
     assert 8000 <= taken <= 8100
+
+
+@pytest.mark.private
+def test_what_inductor_compiles_runs_without_its_wrapper() -> None:
+    H = hesse.Hessian(lambda x: (x**4).sum(), torch.ones(3), engine="compiled")
+    H @ torch.ones(3)
+    point: Any = H._point
+    (program,) = point.engines.programs_of("gradient").programs
+    (run,) = program._runs.values()
+    assert not hasattr(run, "current_callable")
+    v = torch.tensor([1.0, 2.0, 3.0])
+    torch.testing.assert_close(H @ v, 12 * v)

@@ -136,6 +136,16 @@ def test_a_changed_captured_tensor_is_named(
     H.at(x) @ x
 
 
+@pytest.mark.parametrize("of_variables", [True, False])
+def test_a_write_through_data_into_what_input_and_function_share_names_the_input(of_variables: bool) -> None:
+    x, other = torch.arange(1.0, 4.0), torch.ones(3)
+    H = hesse.Hessian(lambda y: (y**2 * x * other).sum(), x.detach(), engine="tape")
+    torch.testing.assert_close(H @ torch.ones(3), 2 * torch.arange(1.0, 4.0))
+    (x if of_variables else other).data[1] = 5.0
+    with pytest.raises(hesse.StalePointError, match="The input tensor" if of_variables else "captured tensor 'other'"):
+        H @ torch.ones(3)
+
+
 def test_a_replaced_storage_is_noticed() -> None:
     weight = nn.Parameter(torch.ones(3))
     H = hesse.Hessian(lambda x: (weight * x**3).sum(), torch.ones(3))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from hesse._autograd import cut_history, opaque
+from hesse._autograd import cut_history, engine, opaque
 from hesse._autograd.missing import MissingDerivative as MissingDerivative
 from hesse._base.errors import NoDerivativeError
 from hesse._rules import scope
@@ -53,22 +53,46 @@ def gradients(
     # A loop, since comprehensions are calls and a replay of a small function makes few others.
     followed: list[Output] = []
     given: list[Tensor | None] = []
+    # Modes that watch functions of PyTorch see autograd.grad.
+    is_checked = engine.run is not None and not batched and not torch._C._len_torch_function_stack()
     for output, cotangent in zip(outputs, cotangents, strict=True):
-        if output is not None and (isinstance(output, GradientEdge) or output.requires_grad):
-            followed.append(output)
-            given.append(cotangent)
+        if output is None or not (isinstance(output, GradientEdge) or output.requires_grad):
+            continue
+        followed.append(output)
+        if is_checked and type(output) is Tensor:
+            if cotangent is None and output.numel() == 1 and output.dtype.is_floating_point:
+                cotangent = torch.ones_like(output)
+            is_checked = (
+                type(cotangent) is Tensor and output.shape == cotangent.shape and output.dtype == cotangent.dtype
+            )
+        else:
+            is_checked = False
+        given.append(cotangent)
     if not followed:
         return (None,) * len(inputs)
-    compute: Callable[[], Gradients] = functools.partial(
-        torch.autograd.grad,
-        followed,
-        inputs,
-        given,
-        allow_unused=True,
-        create_graph=create_graph,
-        retain_graph=retain_graph,
-        is_grads_batched=batched,
-    )
+    compute: Callable[[], Gradients]
+    if is_checked and engine.run is not None:
+        compute = functools.partial(
+            engine.run,
+            tuple(followed),
+            tuple(given),
+            create_graph if retain_graph is None else retain_graph,
+            create_graph,
+            tuple(inputs),
+            True,
+            accumulate_grad=False,
+        )
+    else:
+        compute = functools.partial(
+            torch.autograd.grad,
+            followed,
+            inputs,
+            given,
+            allow_unused=True,
+            create_graph=create_graph,
+            retain_graph=retain_graph,
+            is_grads_batched=batched,
+        )
     try:
         if not (create_graph and cut_history.may_exist()):
             found = compute()
@@ -133,7 +157,7 @@ def unaliased(results: Sequence[Tensor], vectors: Sequence[Tensor] = ()) -> tupl
 
     Autograd may hand a vector through, give two inputs one gradient, or expand a single number.
     """
-    taken = {storage for vector in vectors if (storage := memory_of(vector)) is not None}
+    taken = set(map(memory_of, vectors))
     owned = []
     for result in results:
         storage = memory_of(result)
@@ -155,8 +179,8 @@ def memory_of(tensor: Tensor) -> int | None:
         # The same without the memory's own object, which takes longer to make than a small product. Modes that watch
         # methods of tensors would take it for a look at the numbers.
         if type(tensor) in _PLAIN and not torch._C._len_torch_function_stack():
-            start = tensor.data_ptr()
-            return (start - int(tensor.storage_offset()) * tensor.element_size()) or None if start else None
+            start, offset = tensor.data_ptr(), tensor.storage_offset()
+            return (start - int(offset) * tensor.element_size() if offset and start else start) or None
         memory = tensor.untyped_storage()
         # A stand-in without data says where its data would be; its memory says that there is none.
         return None if memory.device.type == "meta" else memory.data_ptr() or None

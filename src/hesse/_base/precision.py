@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 KINDS = ("cpu", "cuda", "xpu", "mps")
+_OFF = (None,) * len(KINDS)
 
 
 class Autocast:
@@ -47,6 +48,8 @@ class Autocast:
 
 
 def _dtypes() -> tuple[torch.dtype | None, ...]:
+    if not any(map(torch.is_autocast_enabled, KINDS)):
+        return _OFF
     return tuple([torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None for kind in KINDS])
 
 

@@ -24,6 +24,8 @@ _SHARDED = {"FSDPModule", "FullyShardedDataParallel"}
 _REPLICATED = {"DistributedDataParallel", "DDP"}
 """The wrapper, and a class that ``replicate`` makes of a model's own."""
 
+_IS_AVAILABLE = dist.is_available()
+
 _WHOLE_COPY = (
     " Give a whole copy, which can load what torch.distributed.checkpoint.state_dict.get_model_state_dict returns with"
     " full_state_dict=True."
@@ -32,7 +34,7 @@ _WHOLE_COPY = (
 
 def group_exists() -> bool:
     """Whether this process belongs to a process group; without one there are no models of several ranks."""
-    return dist.is_available() and dist.is_initialized()
+    return _IS_AVAILABLE and dist.is_initialized()
 
 
 def is_dtensor(tensor: Tensor) -> bool:

@@ -14,6 +14,7 @@ from hesse._base.errors import ClosedError
 from hesse._linearize import tape
 from hesse._linearize.choice import EngineName
 from hesse._linearize.protocol import Direction, Leaves, Linearization, Selection
+from hesse._rules.scope import transform_level
 
 if TYPE_CHECKING:
     from hesse._linearize.program.program import Program, Start
@@ -58,13 +59,15 @@ class CompiledLinearization(Linearization):
     def _multiply(
         self, direction: Direction, vectors: Leaves, given: Sequence[int], wanted: Sequence[int], batched: bool
     ) -> list[Tensor]:
-        tape.refuse_replay_inside_transform()
+        if transform_level() is not None:
+            tape.refuse_replay_inside_transform()
         if self._kept is None:
             raise ClosedError(tape.CLOSED)
         by_position = dict(zip(given, vectors, strict=True))
         count = len(vectors[0]) if batched else None
-        products = untraced(self._program.replay)(direction, self._kept, by_position, count)
-        return [products[i] for i in wanted]
+        products: list[Tensor] = untraced(self._program.replay)(direction, self._kept, by_position, count)
+        # Positions ascend, so as many as there are means all of them.
+        return products if len(wanted) == len(products) else [products[i] for i in wanted]
 
     def release(self) -> list[Tensor]:
         """Give what is kept to the caller; products need it back, see :meth:`regain`."""

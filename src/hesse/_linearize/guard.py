@@ -7,6 +7,8 @@ that was changed; it only cannot be named.
 from __future__ import annotations
 
 import contextlib
+import functools
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import NamedTuple
@@ -26,6 +28,10 @@ _SAMPLES_A_DIMENSION = 8
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
+
+_version_of = operator.attrgetter("_version")
+
+_Place = tuple[int, torch.device, torch.dtype, torch.Size, tuple[int, ...]]
 
 Flag = tuple[Tensor, Callable[[], object]]
 """Whether samples on an accelerator have changed, which is not read back yet, and what raises if so."""
@@ -59,12 +65,21 @@ def read_back(numbers: Tensor, flags: list[Flag]) -> Tensor:
 class Remembered:
     """Tensors, and what they were when this was made.
 
+    Args:
+        named: their names, and they.
+        beside: others, whose numbers have just been compared; the same numbers are not remembered twice.
+
     Attributes:
         is_on_cpu: whether numbers of tensors can be compared without waiting for an accelerator.
     """
 
-    def __init__(self, named: Iterable[tuple[Name, Tensor]]) -> None:
-        self._places: list[tuple[Name, Tensor, int, int | None]] = []
+    def __init__(self, named: Iterable[tuple[Name, Tensor]], beside: Remembered | None = None) -> None:
+        self._names: list[Name] = []
+        self._tensors: list[Tensor] = []
+        self._versions: list[int] = []
+        self._addresses: list[int | None] = []
+        # The names, beside, of those whose numbers are remembered there.
+        self._twins: dict[Name, Name] = {}
         self._others: list[State] = []
         groups: dict[tuple[torch.device, torch.dtype, torch.Size], tuple[list[Name], list[Tensor]]] = {}
         seen = set()
@@ -74,33 +89,57 @@ class Remembered:
             if id(tensor) in seen or (not is_plain and torch.nn.parameter.is_lazy(tensor)) or tensor.is_inference():
                 continue
             seen.add(id(tensor))
-            self._places.append((name, tensor, tensor._version, address(tensor)))
+            where = address(tensor)
+            self._names.append(name)
+            self._tensors.append(tensor)
+            self._versions.append(tensor._version)
+            self._addresses.append(where)
             sample = _sample(tensor)
-            part = None if sample is None else _comparable(sample)
+            if sample is None:
+                continue
+            twin = beside._sampled.get(_place(tensor)) if beside is not None and where else None
+            if twin is not None:
+                self._twins[name] = twin
+                continue
+            part = _comparable(sample)
             if part is not None:
                 names, parts = groups.setdefault((part.device, tensor.dtype, part.shape[1:]), ([], []))
                 names.append(name)
                 parts.append(part)
-            elif sample is not None:
+            else:
                 self._others.append(State.of(name, tensor))
         self._groups = [_Samples.of(names, parts, dtype) for (_, dtype, _), (names, parts) in groups.items()]
         self.is_on_cpu = all([group.then.is_cpu for group in self._groups])
+        # Of these an address is read without a call of Python's.
+        self._all_shown = all([type(tensor) in _PLAIN for tensor in self._tensors]) and None not in self._addresses
+
+    @functools.cached_property
+    def _sampled(self) -> dict[_Place, Name]:
+        """Whose numbers are compared, by their place in memory."""
+        compared = {name for group in self._groups for name in group.names}
+        pairs = zip(self._names, self._tensors, strict=True)
+        return {_place(tensor): name for name, tensor in pairs if name in compared and type(tensor) in _PLAIN}
 
     @property
     def is_empty(self) -> bool:
         """Whether there is none."""
-        return not self._places
+        return not self._tensors
 
     def has_moved(self) -> bool:
         """Whether a tensor has memory of its own elsewhere now, or was written into where PyTorch counts it."""
-        return any(
-            [tensor._version != version or address(tensor) != where for _, tensor, version, where in self._places]
-        )
+        # Maps of functions in C: a product of a small function takes as long as twenty calls of Python's.
+        if list(map(_version_of, self._tensors)) != self._versions:
+            return True
+        try:
+            read = Tensor.data_ptr if self._all_shown else address
+            return list(map(read, self._tensors)) != self._addresses
+        except RuntimeError:  # one was swapped for a tensor that shows no address
+            return True
 
     def has_changed(self, flags: dict[torch.device, list[Tensor]]) -> bool:
         """Whether numbers have changed that are on the CPU; ``flags`` takes what is to be read of accelerators."""
         for group in self._groups:
-            sample = group.sample()
+            sample = group.now[0] if len(group.now) == 1 else torch.cat(group.now)
             if not sample.is_cpu:
                 flags.setdefault(sample.device, []).append((sample != group.then).any())
             elif not torch.equal(sample, group.then) and group.changed():
@@ -109,14 +148,19 @@ class Remembered:
 
     def is_unchanged(self) -> bool:
         """Whether all is known, without waiting, to be as it was."""
-        return not self._places or (self.is_on_cpu and not self.has_moved() and not self.has_changed({}))
+        return not self._tensors or (self.is_on_cpu and not self.has_moved() and not self.has_changed({}))
 
-    def changed(self) -> Name | None:
-        """The name of the first tensor that has changed; other bits may be the same number, as of -0.0 and 0.0."""
+    def written(self) -> set[Name]:
+        """The names of tensors whose numbers have changed."""
+        # Other bits may be the same number, as of -0.0 and 0.0.
         written = {name for group in self._groups for name in group.changed()}
-        written.update(state.name for state in self._others if state.has_changed())
-        for name, tensor, version, where in self._places:
-            if name in written or tensor._version != version or address(tensor) != where:
+        return written.union([state.name for state in self._others if state.has_changed()])
+
+    def changed(self, written: set[Name]) -> Name | None:
+        """The name of the first tensor that has moved, or that is among those written into."""
+        states = zip(self._names, self._tensors, self._versions, self._addresses, strict=True)
+        for name, tensor, version, where in states:
+            if self._twins.get(name, name) in written or tensor._version != version or address(tensor) != where:
                 return name
         return None
 
@@ -140,9 +184,10 @@ class Guard:
     ) -> None:
         self._owner = owner
         self._remedy = remedy
-        self._remembered = [Remembered(named)]
-        if beside is not None and not beside.is_empty:
-            self._remembered.append(beside)
+        if beside is None or beside.is_empty:
+            self._remembered = [Remembered(named)]
+        else:
+            self._remembered = [Remembered(named, beside), beside]
 
     def clear(self) -> None:
         """Forget the tensors, which are kept alive until then."""
@@ -170,8 +215,9 @@ class Guard:
                 self._refuse()
 
     def _refuse(self) -> None:
+        written = set().union(*[remembered.written() for remembered in self._remembered])
         for remembered in self._remembered:
-            name = remembered.changed()
+            name = remembered.changed(written)
             if name is not None:
                 raise StalePointError(
                     f"{full_name(name)} has changed in place since this {self._owner} was made, so its point is gone."
@@ -224,9 +270,15 @@ class State(NamedTuple):
             self.sample.data.copy_(self.copy)
 
 
+def _place(tensor: Tensor) -> _Place:
+    return tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride()
+
+
 def _sample(tensor: Tensor) -> Tensor | None:
     """A view of a small tensor, or of a few elements along each dimension; None where views are not to be had."""
-    if is_dtensor(tensor):
+    if type(tensor) not in _PLAIN:
+        if not is_dtensor(tensor):
+            return None
         # What this rank holds, as a view of it.
         tensor = tensor.detach().to_local()  # type: ignore[attr-defined]  # only DTensor has it
     if type(tensor) not in _PLAIN or tensor.layout != torch.strided:
@@ -255,10 +307,6 @@ class _Samples(NamedTuple):
     @staticmethod
     def of(names: list[Name], now: list[Tensor], dtype: torch.dtype) -> _Samples:
         return _Samples(names, now, now[0].clone() if len(now) == 1 else torch.cat(now), dtype)
-
-    def sample(self) -> Tensor:
-        """What they hold."""
-        return self.now[0] if len(self.now) == 1 else torch.cat(self.now)
 
     def changed(self) -> list[Name]:
         """The names of those that hold other numbers now."""

@@ -15,6 +15,7 @@ from hesse._base.precision import Autocast
 from hesse._linearize import tape
 from hesse._linearize.choice import EngineName
 from hesse._linearize.protocol import Leaves, Linearization, Selection
+from hesse._rules.scope import transform_level
 
 if TYPE_CHECKING:
     from hesse._linearize.program.program import Program
@@ -93,13 +94,14 @@ class LoneProduct(Linearization):
         """cotangentsᵀ · J, by the one program where this is the first."""
         if batched or self._is_multiplied or self._made is not None or self._inputs is None:
             return self.linearized().rmatvec(cotangents, selection, batched=batched, last=last)
-        tape.refuse_replay_inside_transform()
+        if transform_level() is not None:
+            tape.refuse_replay_inside_transform()
         vectors = dict(zip(selection.outputs, cotangents, strict=True))
         products: list[Tensor] = untraced(self._program.replay)("lone", self._inputs, vectors)
         self._is_multiplied = self.is_counted
         if last:
             self.close()
-        return [products[i] for i in selection.inputs]
+        return products if len(selection.inputs) == len(products) else [products[i] for i in selection.inputs]
 
     def matvec(
         self, tangents: Leaves, selection: Selection, *, batched: bool = False, last: bool = False

@@ -175,8 +175,10 @@ class Tape(Linearization):
             for vector in vectors:
                 if self.create_graph:
                     given.append(constant(vector, True))
+                elif vector.is_inference():
+                    given.append(vector.clone())
                 else:
-                    given.append(vector.clone() if vector.is_inference() else vector.detach())
+                    given.append(vector.detach() if vector.requires_grad else vector)
             try:
                 found = gradients(
                     outputs,

@@ -280,7 +280,9 @@ class PointOperator(Operator):
         else:
             product = target.join(point.multiply(source.split(v), part, transposed))
         # The concatenation of several leaves has memory of its own.
-        return (product if len(target.lengths) > 1 else unaliased((product,), (v,))[0]).to(self.dtype)
+        if len(target.lengths) == 1:
+            (product,) = unaliased((product,), (v,))
+        return product if product.dtype == self.dtype else product.to(self.dtype)
 
     def _rmatvec(self, u: Tensor) -> Tensor:
         return self._matvec(u, not self.symmetric)

@@ -63,12 +63,12 @@ class ShardedPoint(DataPoint):
         guard: Guard,
         seed: int | None = None,
     ) -> None:
-        refused = ("compiled",) if model.shares else ("compiled", "vmap")
+        programs = "no program" if model.shares else "neither a program nor a batch of vectors"
         for what, given in (("engine", options.engine_name), ("batching", options.batching_name)):
-            if given in refused:
+            if given == "compiled" or (given == "vmap" and not model.shares):
                 raise NotImplementedError(
-                    f"{objective.name} of this sharded model has collectives in each product, which no program"
-                    f"{'' if model.shares else ' and no batch of vectors'} can, but {what} is {given!r}. Leave {what}= out."
+                    f"{objective.name} of this sharded model has collectives in each product, which {programs} can, but"
+                    f" {what} is {given!r}. Leave {what}= out."
                 )
         self.ranks = ranks
         self._model = model

@@ -103,7 +103,9 @@ class HessianTerm:
 
         The Jacobian of a gradient is symmetric, and the product with its transpose costs one backward less.
         """
-        return self._linearization.rmatvec(vectors, Selection(*part), batched=batched, last=last)
+        # Without the constructor, which is a call of Python's.
+        selection = tuple.__new__(Selection, part)
+        return self._linearization.rmatvec(vectors, selection, batched=batched, last=last)
 
     def release_gradient(self) -> int:
         """It was found on the way, and products need its place in the graph alone."""

@@ -35,6 +35,12 @@ def run_as_it_is(graph: Graph) -> Run:
     return lambda given: graph(*given)
 
 
+def without_wrapper(run: Run) -> Run:
+    """A half that has run once, without what Inductor does around it: tuning ends with the first call."""
+    inner: Run | None = getattr(run, "current_callable", None)
+    return run if inner is None else inner
+
+
 class Backend(NamedTuple):
     """What makes a captured graph fast.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from hesse._autograd.agreement import coarsest
 from hesse._autograd.gradients import memory_of
 from hesse._autograd.thread_state import interruptible
-from hesse._linearize.program.backends import Backend, Run, run_as_it_is
+from hesse._linearize.program.backends import Backend, Run, run_as_it_is, without_wrapper
 from hesse._linearize.program.capture import capture
 from hesse._linearize.program.graph import Graph, copy_of, inputs_of, lazily, results_of, run_passes
 from hesse._linearize.program.known_values import identifying
@@ -131,7 +131,10 @@ class Program:
         for constant, position in zip(self._joint.constants, self._known, strict=True):
             given.append(constant if position is None else known[position])
         # Compiled code does not know of lazy conjugation and negation.
-        return [tensor.detach().resolve_conj().resolve_neg() for tensor in given]
+        return [
+            tensor.detach().resolve_conj().resolve_neg() if tensor.is_conj() or tensor.is_neg() else tensor.detach()
+            for tensor in given
+        ]
 
     def has_lone_product(self) -> bool:
         """Whether the product can be one program: the map draws nothing, changes nothing, and no rule is missing."""
@@ -163,6 +166,7 @@ class Program:
             self.seconds += time.perf_counter() - began
         with undisturbed():
             results = list(self._first(list(inputs)))[self._num_added :]
+        self._first = without_wrapper(self._first)
         first, kept = results[: joint.num_first], results[joint.num_first :]
         taken = {memory_of(tensor) for tensor in (*inputs, *kept)} - {None}
         # The user may write into the results, and the kept tensors must not change.
@@ -184,7 +188,7 @@ class Program:
         the inputs of the first half, which does not run.
         """
         part = self._replays[which]
-        given = [kept[i] for i in part.kept]
+        given = list(map(kept.__getitem__, part.kept))
         for i, stand_in in zip(part.vectors, part.stand_ins, strict=True):
             vector = vectors.get(i)
             given.append(_zeros_like(stand_in, count) if vector is None else _laid_out(vector, stand_in.dtype))
@@ -216,7 +220,7 @@ class Program:
                 products[i] = product.clone()
             elif product.numel():
                 taken.add(memory_of(product))
-        self._runs[which, count], self._shared[which, count] = run, shared
+        self._runs[which, count], self._shared[which, count] = without_wrapper(run), shared
         self.seconds += time.perf_counter() - began
         return products
 
@@ -232,7 +236,8 @@ def _position(constant: Tensor, values: Sequence[Any]) -> int | None:
 
 def _laid_out(vector: Tensor, dtype: torch.dtype) -> Tensor:
     """The vector as a replay takes it."""
-    vector = vector.detach()
+    if vector.requires_grad:
+        vector = vector.detach()
     if vector.dtype != dtype or vector.layout != torch.strided:
         vector = (vector if vector.layout == torch.strided else vector.to_dense()).to(dtype)
     if vector.is_conj() or vector.is_neg():
