@@ -40,9 +40,10 @@ def _in_both_modes(name: str, rewrite: Callable[..., Outputs | Tensor]) -> None:
         intercept(name, kernel)
 
 
-def _normalized(x: Tensor, dims: Sequence[int], eps: float) -> Tensor:
+def _normalized(x: Tensor, dims: list[int], eps: float) -> Tensor:
     centered = x - x.mean(dims, keepdim=True)
-    return centered * (centered.square().mean(dims, keepdim=True) + eps).rsqrt()
+    normalized: Tensor = centered * (centered.square().mean(dims, keepdim=True) + eps).rsqrt()
+    return normalized
 
 
 def _layer_norm(
@@ -88,7 +89,8 @@ def _cholesky_inverse(factor: Tensor, upper: bool = False, *, results: Tensor) -
     """PyTorch's own tangent is wrong as well."""
     identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device).expand(factor.shape)
     inverse = torch.linalg.solve_triangular(factor, identity, upper=upper)
-    return inverse @ inverse.mH if upper else inverse.mH @ inverse
+    product: Tensor = inverse @ inverse.mH if upper else inverse.mH @ inverse
+    return product
 
 
 def _householder_product(vectors: Tensor, scales: Tensor, *, results: Tensor) -> Tensor:

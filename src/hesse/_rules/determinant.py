@@ -40,7 +40,7 @@ def _is_needed(arguments: Sequence[Any]) -> bool:
     return not bool((pivots.amin(-1) > least).all())
 
 
-def _in_both_modes(arguments: Sequence[Any]) -> tuple[Tensor, None, None] | None:
+def _in_both_modes(arguments: Sequence[Any]) -> Any:
     """PyTorch's forward mode has a wrong derivative by reverse mode; see ``both_modes``."""
     return determinant(*arguments) if is_on() else None
 

@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch import eager_transforms as _transforms
+from torch._functorch import eager_transforms
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from hesse._base.forward_mode import jvp
 from hesse._rules.scope import hold
 
+_transforms: Any = eager_transforms
 _usual: Callable[[Any], Any] = _transforms.lazy_dynamo_disallow
 
 
