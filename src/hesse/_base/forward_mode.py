@@ -18,6 +18,12 @@ def jvp(function: Callable[..., Any], primals: tuple[Tensor, ...], tangents: tup
     return torch.func.jvp(function, primals, tangents)
 
 
+def is_on() -> bool:
+    """Whether forward mode is on, in some thread of the process."""
+    level: int = torch.autograd.forward_ad._current_level
+    return level >= 0
+
+
 @functools.cache
 def _load_decompositions() -> None:
     """PyTorch compiles them at its first product with the deprecated ``torch.jit.script``, and would warn the user."""

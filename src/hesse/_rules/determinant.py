@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hesse._base.forward_mode import is_on
 from hesse._rules.batches import has_values
 from hesse._rules.rule import rule
 
@@ -31,7 +32,7 @@ from hesse._rules.rule import rule
 def _is_needed(arguments: Sequence[Any]) -> bool:
     """Whether some matrix is singular, or so near to it that PyTorch's second derivative loses digits."""
     matrix: Tensor = arguments[0]
-    if not has_values(matrix) or not matrix.numel():
+    if is_on() or not has_values(matrix) or not matrix.numel():
         return True
     with torch.no_grad():
         pivots = torch.linalg.lu_factor_ex(matrix)[0].diagonal(dim1=-2, dim2=-1).abs()
@@ -39,7 +40,12 @@ def _is_needed(arguments: Sequence[Any]) -> bool:
     return not bool((pivots.amin(-1) > least).all())
 
 
-@rule("aten::_linalg_det", where=_is_needed)
+def _in_both_modes(arguments: Sequence[Any]) -> Any:
+    """PyTorch's forward mode has a wrong derivative by reverse mode; see ``both_modes``."""
+    return determinant(*arguments) if is_on() else None
+
+
+@rule("aten::_linalg_det", where=_is_needed, otherwise=_in_both_modes)
 def determinant(matrix: Tensor) -> tuple[Tensor, None, None]:
     """The determinants; the factorization that comes with them is not differentiable."""
     return (_written_out(matrix) if matrix.shape[-1] <= 3 else _by_blocks(matrix)), None, None
@@ -72,12 +78,13 @@ def _by_blocks(matrix: Tensor) -> Tensor:
     zero = leading <= torch.finfo(leading.dtype).tiny ** (1 / 3) * sigma[..., :1]
     divided = e[..., :-3, :] / torch.where(zero, 1, leading).unsqueeze(-1)
     block = identity[:-3, :-3] + divided[..., :-3]
-    sign, logarithm = torch.linalg.slogdet(block)
+    # At the point the block is an identity, whose rows are not exchanged.
+    lu, pivots, _ = torch.linalg.lu_factor_ex(block)
     complement = torch.diag_embed(sigma[..., -3:]) + e[..., -3:, -3:]
-    complement = complement - e[..., -3:, :-3] @ torch.linalg.solve(block, divided[..., -3:])
+    complement = complement - e[..., -3:, :-3] @ torch.linalg.lu_solve(lu, pivots, divided[..., -3:])
     sizes = by_row[..., 0] * by_column[..., 0, :]
     factor = (sizes[..., :-3] * torch.where(zero, 0, leading)).prod(-1) * sizes[..., -3:].prod(-1)
-    result = torch.linalg.det(u @ vh) * factor * sign * logarithm.exp() * _written_out(complement)
+    result = torch.linalg.det(u @ vh) * factor * lu.diagonal(dim1=-2, dim2=-1).prod(-1) * _written_out(complement)
     return torch.where(finite, result, torch.nan)
 
 

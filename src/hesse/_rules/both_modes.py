@@ -1,0 +1,125 @@
+r"""Operators whose forward-mode derivative has a wrong derivative by reverse mode, without a word.
+
+PyTorch's formulas of forward mode take statistics and factorizations that the forward returns for constants. So the
+gradient of ``torch.func.jvp`` or ``jacfwd`` through a normalization, a solve or a determinant is wrong. Here, while
+forward mode is on, the result is computed in operations whose formulas are right in both modes: a normalization from
+its means, solves and determinants from a factorization :math:`P L U` that is differentiated itself.
+
+Source: torch/csrc/autograd/FunctionsManual.cpp; the formulas are elementary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hesse._base.forward_mode import is_on
+from hesse._rules.rule import operator_of
+from hesse._rules.scope import intercept, take_apart
+
+Outputs = tuple[Any, ...]
+
+
+def _in_both_modes(name: str, rewrite: Callable[..., Outputs | Tensor]) -> None:
+    """While forward mode is on, the first results of the operator are those of ``rewrite``, which takes them last."""
+    operator: Any = operator_of(name)
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        results = operator(*args, **kwargs)
+        if not is_on():
+            return results
+        found = rewrite(*args, **kwargs, results=results)
+        if isinstance(found, Tensor):
+            return found
+        return (*found, *results[len(found) :])
+
+    if operator is not None:
+        intercept(name, kernel)
+
+
+def _normalized(x: Tensor, dims: list[int], eps: float) -> Tensor:
+    centered = x - x.mean(dims, keepdim=True)
+    normalized: Tensor = centered * (centered.square().mean(dims, keepdim=True) + eps).rsqrt()
+    return normalized
+
+
+def _layer_norm(
+    x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float, *, results: Outputs
+) -> Outputs:
+    wide = results[1].dtype  # statistics of 16 bits are in single precision
+    y = _normalized(x.to(wide), list(range(x.dim() - len(shape), x.dim())), eps)
+    return (_affine(y, weight, bias).to(x.dtype),)
+
+
+def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+def _batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any, results: Outputs) -> Outputs:
+    """``rest`` has running statistics, whether they are this batch's, the momentum and epsilon."""
+    *_, training, _, eps = rest
+    if not training:
+        return ()
+    shape = [1, -1, *[1] * (x.dim() - 2)]
+    y = _normalized(x.to(results[1].dtype), [0, *range(2, x.dim())], eps)
+    scale, shift = [entry if entry is None else entry.reshape(shape) for entry in (weight, bias)]
+    return (_affine(y, scale, shift).to(x.dtype),)
+
+
+def _solve(a: Tensor, b: Tensor, *, left: bool = True, check_errors: bool = False, results: Outputs) -> Outputs:
+    factor, pivots, _ = torch.linalg.lu_factor_ex(a)
+    is_vector = b.dim() == 1 or (b.dim() == a.dim() - 1 and b.shape == a.shape[:-1])
+    columns = b.unsqueeze(-1) if is_vector else b
+    x = torch.linalg.lu_solve(factor, pivots, columns, left=left or is_vector)
+    return (x.squeeze(-1) if is_vector else x,)
+
+
+def _slogdet(a: Tensor, *, results: Outputs) -> Outputs:
+    factor, pivots, _ = torch.linalg.lu_factor_ex(a)
+    diagonal = factor.diagonal(dim1=-2, dim2=-1)
+    swaps = (pivots != torch.arange(1, a.shape[-1] + 1, dtype=pivots.dtype, device=pivots.device)).sum(-1)
+    return (1 - 2 * (swaps % 2)).to(a.dtype) * diagonal.sgn().prod(-1), diagonal.abs().log().sum(-1)
+
+
+def _cholesky_inverse(factor: Tensor, upper: bool = False, *, results: Tensor) -> Tensor:
+    """PyTorch's own tangent is wrong as well."""
+    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device).expand(factor.shape)
+    inverse = torch.linalg.solve_triangular(factor, identity, upper=upper)
+    product: Tensor = inverse @ inverse.mH if upper else inverse.mH @ inverse
+    return product
+
+
+def _householder_product(vectors: Tensor, scales: Tensor, *, results: Tensor) -> Tensor:
+    rows, columns = vectors.shape[-2:]
+    product = torch.eye(rows, columns, dtype=vectors.dtype, device=vectors.device)
+    reflectors = vectors.tril(-1) + product
+    for i in reversed(range(scales.shape[-1])):
+        reflector = reflectors[..., i : i + 1]
+        product = product - scales[..., i, None, None] * reflector @ (reflector.mH @ product)
+    return product
+
+
+for _name, _rewrite in (
+    ("aten::native_layer_norm", _layer_norm),
+    ("aten::native_batch_norm", _batch_norm),
+    ("aten::_native_batch_norm_legit", _batch_norm),
+    ("aten::_native_batch_norm_legit.no_stats", _batch_norm),
+    ("aten::cudnn_batch_norm", _batch_norm),
+    ("aten::miopen_batch_norm", _batch_norm),
+    ("aten::_linalg_solve_ex", _solve),
+    ("aten::_linalg_slogdet", _slogdet),
+    ("aten::cholesky_inverse", _cholesky_inverse),
+    ("aten::linalg_householder_product", _householder_product),
+):
+    _in_both_modes(_name, _rewrite)
+
+for _name in (
+    *("layer_norm", "batch_norm", "instance_norm", "linalg_solve", "linalg_solve_ex", "linalg_det", "linalg_slogdet"),
+    *("det", "slogdet", "logdet", "linalg_tensorsolve", "_batch_norm_impl_index"),
+):
+    if (_composite := operator_of(f"aten::{_name}")) is not None:
+        take_apart(f"aten::{_name}", _composite)
