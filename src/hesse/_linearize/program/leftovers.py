@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hesse._autograd import copying
+from hesse._autograd import objects
 from hesse._autograd.blueprint import Blueprint
 from hesse._autograd.captured import reach
 from hesse._autograd.preserving import Held
@@ -28,11 +28,11 @@ def removed(func: Any) -> Iterator[None]:
     modules = [value for value in found.values() if isinstance(value, torch.nn.Module)]
     kinds: set[Any] = {type(part) for module in modules for part in module.modules()}
     for kind in kinds:
-        methods = [kind.forward, *[method for _, method in copying.cached_methods(kind)]]
+        methods = [kind.forward, *[method for _, method in objects.cached_methods(kind)]]
         found |= {id(value): value for method in methods for _, value in reach(method)}
-    others = [value for value in found.values() if isinstance(value, copying.MUTABLE) or copying.is_plain_object(value)]
+    others = [value for value in found.values() if isinstance(value, objects.MUTABLE) or objects.is_plain_object(value)]
     held = Held([*Blueprint(*modules).nodes, *others])
-    caches = [value for value in found.values() if isinstance(value, copying.CACHE)]
+    caches = [value for value in found.values() if isinstance(value, objects.CACHE)]
     misses = [cache.cache_info().misses for cache in caches]
     try:
         yield
