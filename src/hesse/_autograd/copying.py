@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from hesse._autograd.captured import global_names, is_the_users, stores_globals
+from hesse._autograd.captured import global_names, is_the_users, stored_globals
 from hesse._autograd.objects import (
     CACHE,
     HOOKS,
@@ -267,7 +267,7 @@ def closure_of(function: types.FunctionType) -> dict[str, Any]:
 def globals_of(function: types.FunctionType) -> dict[str, Any]:
     """By name, the globals that a user's function reads; none where it sets some, which must stay the module's."""
     code = function.__code__
-    if not is_the_users(function.__module__) or stores_globals(code):
+    if not is_the_users(function.__module__) or stored_globals(code):
         return {}
     return {name: function.__globals__[name] for name in global_names(code) if name in function.__globals__}
 
