@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import types
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -63,6 +64,43 @@ class InObject(Cached):
         return self.memory.found["biases"]
 
 
+class InDefault(Cached):
+    """The same in an object that begins without attributes."""
+
+    class Memory:
+        found: Tensor | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = self.Memory()
+
+    def biases(self, x: Tensor) -> Tensor:
+        if self.memory.found is None:
+            self.memory.found = self.bias[self.places]
+        return self.memory.found
+
+
+class InNamespace(InDefault):
+    """The same in one of Python's own."""
+
+    Memory = staticmethod(lambda: types.SimpleNamespace(found=None))  # type: ignore[assignment]
+
+
+class InClass(Cached):
+    """The same in a dict of the class, which all models of it share."""
+
+    shared: ClassVar[dict[str, Tensor]] = {}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared.clear()
+
+    def biases(self, x: Tensor) -> Tensor:
+        if "biases" not in self.shared:
+            self.shared["biases"] = self.bias[self.places]
+        return self.shared["biases"]
+
+
 class Made(Cached):
     """Not a cache: a term that an evaluation passes over where it is missing."""
 
@@ -105,8 +143,35 @@ def reference(model: Cached, v: Tensor) -> tuple[Tensor, Tensor]:
     return gradient(point), (gradient(point + 1e-5 * v) - gradient(point - 1e-5 * v)) / 2e-5
 
 
+def held(model: Cached) -> dict[str, Any]:
+    """What the model, its memory and its class hold."""
+    everything = {**vars(model), "memory's": vars(getattr(model, "memory", model)), "shared": InClass.shared}
+    return {key: dict(value) if isinstance(value, dict) else value for key, value in everything.items()}
+
+
+class WithMark(Cached):
+    """An object without attributes that is known by its identity is no cache, and stays the same."""
+
+    mark = type("Mark", (), {})()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given = self.mark
+
+    def biases(self, x: Tensor) -> Tensor:
+        return self.bias[self.places] if self.given is WithMark.mark else x
+
+
+def test_a_mark_is_not_copied() -> None:
+    torch.manual_seed(0)
+    model = WithMark()
+    H = hesse.LossHessian(model, nn.MSELoss(), data())
+    v = torch.randn(H.shape[1], dtype=DOUBLE, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(H @ v, reference(model, v)[1], rtol=1e-6, atol=1e-8)
+
+
 @pytest.mark.parametrize("engine", ["tape", "compiled"])
-@pytest.mark.parametrize("kind", [Cached, InAttribute, InObject])
+@pytest.mark.parametrize("kind", [Cached, InAttribute, InObject, InDefault, InNamespace, InClass])
 @pytest.mark.parametrize("is_filled", [False, True])
 @pytest.mark.one_in(5)
 def test_a_cache_is_filled_anew(kind: type[Cached], engine: Any, is_filled: bool) -> None:
@@ -115,7 +180,7 @@ def test_a_cache_is_filled_anew(kind: type[Cached], engine: Any, is_filled: bool
     x, y = data()
     if is_filled:
         model(x)
-    before = {key: dict(value) if isinstance(value, dict) else value for key, value in vars(model).items()}
+    before = held(model)
     H = hesse.LossHessian(model, nn.MSELoss(), [(x[:4], y[:4]), (x[4:], y[4:])], engine=engine)
     v = torch.randn(H.shape[1], dtype=DOUBLE, generator=torch.Generator().manual_seed(1))
     gradient, product = reference(model, v)
@@ -125,9 +190,9 @@ def test_a_cache_is_filled_anew(kind: type[Cached], engine: Any, is_filled: bool
         hesse.GaussNewton(model, nn.MSELoss(), (x, y)).flatten(hesse.GaussNewton(model, nn.MSELoss(), (x, y)).gradient),
         gradient,
     )
-    after = {key: dict(value) if isinstance(value, dict) else value for key, value in vars(model).items()}
+    after = held(model)
     assert before.keys() == after.keys()
-    for key in ("cache", "kept", "memory"):
+    for key in ("cache", "kept", "memory", "memory's", "shared"):
         assert before.get(key) is after.get(key) or before[key] == after[key]
 
 

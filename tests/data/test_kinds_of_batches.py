@@ -170,3 +170,33 @@ def test_arrays_of_numpy_are_no_tensors() -> None:
 def test_a_weight_is_a_number(weight: Any) -> None:
     with pytest.raises(ValueError, match="weight= given to LossHessian should return a finite number"):
         hesse.LossHessian(model(), nn.MSELoss(), [(X, Y)] * 2, weight=lambda _: weight) @ V
+
+
+def squared(predicted: Tensor, target: Tensor) -> Tensor:
+    return (predicted - target).square().mean()
+
+
+def uneven() -> list[tuple[Tensor, Tensor]]:
+    """Sequences of two lengths; a mean over their entries is none over rows."""
+    return [(X[:4].reshape(2, 2, 3), Y[:4].reshape(2, 2, 3)), (X[4:].reshape(4, 1, 3), Y[4:].reshape(4, 1, 3))]
+
+
+def test_rows_of_other_lengths_need_a_weight() -> None:
+    H = hesse.LossHessian(model(), squared, uneven())
+    with pytest.raises(ValueError, match=r"or more labels at all, .* Give weight="):
+        _ = H.value
+    weighed = hesse.LossHessian(model(), squared, uneven(), weight=lambda batch: batch[1].numel())
+    torch.testing.assert_close(weighed @ V, product(lambda p: (p - Y).square().mean()))
+    known = hesse.LossHessian(model(), nn.MSELoss(), uneven())
+    torch.testing.assert_close(known @ V, product(lambda p: (p - Y).square().mean()))
+
+
+def test_sums_over_rows_of_other_lengths_need_none() -> None:
+    H = hesse.LossHessian(model(), lambda p, y: (p - y).square().sum(), uneven())
+    torch.testing.assert_close(H @ V, product(lambda p: (p - Y).square().sum()))
+
+
+def test_a_batchmean_is_a_mean_over_rows() -> None:
+    loss, targets = nn.KLDivLoss(reduction="batchmean"), Y.softmax(1)
+    H = hesse.LossHessian(model(), loss, [(X[:5], targets[:5]), (X[5:], targets[5:])])
+    torch.testing.assert_close(H @ V, product(lambda p: (targets * (targets.log() - p)).sum() / len(X)))

@@ -173,6 +173,10 @@ def test_what_is_no_operator_is_named() -> None:
         hesse.as_operator("matrix")
     with pytest.raises(ValueError, match="two dimensions"):
         hesse.as_operator(torch.ones(3))
+    with pytest.raises(ValueError, match=r"two dimensions but has shape \(3,\)"):
+        hesse.as_operator(np.ones(3))
+    with pytest.raises(TypeError, match="like given to Identity should be an operator but has type <class 'int'>"):
+        hesse.Identity(3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="should be real"):
         hesse.as_operator(np.eye(2, dtype=complex))
 

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from hesse._autograd import copying
-from hesse._autograd.copying import CACHE, CONTAINERS, Build, attributes_of, entries_of, is_plain_object
+from hesse._autograd import copying, objects
+from hesse._autograd.copying import Build
 from hesse._autograd.generators import GeneratorPlan, is_own
+from hesse._autograd.objects import CACHE, CONTAINERS, attributes_of, entries_of, is_plain_object
 from hesse._autograd.scripted import ScriptCopy
 
 _ATOMS = frozenset(
@@ -89,7 +90,9 @@ class Blueprint:
             self._take(attributes["_buffers"].values(), self.buffers)
             for child in attributes["_modules"].values():
                 self._own(child, depth)
-            for _, entry in copying.own_attributes(attributes):
+            for _, entry in objects.own_attributes(attributes):
+                self._own(entry, depth)
+            for entry in objects.class_containers(value).values():
                 self._own(entry, depth)
         elif isinstance(value, CONTAINERS):
             if not isinstance(value, tuple | frozenset):

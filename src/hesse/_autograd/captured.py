@@ -239,10 +239,11 @@ def global_names(code: types.CodeType) -> frozenset[str]:
 
 
 @functools.lru_cache(maxsize=1024)
-def stores_globals(code: types.CodeType) -> bool:
-    """Whether code sets a global, or a function in it does."""
-    sets = any(instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL") for instruction in dis.get_instructions(code))
-    return sets or any(map(stores_globals, _inner(code)))
+def stored_globals(code: types.CodeType) -> frozenset[str]:
+    """The globals that code sets, the functions in it too."""
+    sets = ("STORE_GLOBAL", "DELETE_GLOBAL")
+    names = {instruction.argval for instruction in dis.get_instructions(code) if instruction.opname in sets}
+    return frozenset(names.union(*[stored_globals(inner) for inner in _inner(code)]))
 
 
 @functools.lru_cache(maxsize=1024)

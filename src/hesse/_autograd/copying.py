@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import copy
-import enum
 import functools
-import inspect
 import operator
-import sys
 import types
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +13,22 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from hesse._autograd.captured import global_names, is_the_users, stores_globals
+from hesse._autograd.captured import global_names, is_the_users, stored_globals
+from hesse._autograd.objects import (
+    CACHE,
+    HOOKS,
+    MUTABLE,
+    NAMESPACES,
+    attributes_of,
+    cached_methods,
+    class_containers,
+    entries_of,
+    kind_of,
+    names_of_slots,
+    own_attributes,
+    set_attribute,
+    table_of,
+)
 
 Copies = list[Any]
 """The copies of all nodes, by place."""
@@ -27,18 +38,6 @@ Build = Callable[[Copies, Sequence[Tensor | None]], Any]
 
 Entry = Callable[[Any], Build | None]
 """How to make what stands in the place of a value; None where that is the value itself."""
-
-MUTABLE: tuple[Any, ...] = (dict, list, set, collections.deque)
-CONTAINERS = (*MUTABLE, tuple, frozenset)
-CACHE = type(functools.lru_cache(lambda: None))
-_TABLES = frozenset({"_parameters", "_buffers", "_modules"})
-# Tables of hooks and of names of buffers, nearly always empty.
-_HOOKS = frozenset([key for key, value in vars(nn.Module()).items() if key not in _TABLES and hasattr(value, "clear")])
-_EVERY = _TABLES | _HOOKS
-_NOT_PLAIN = (type, BaseException, enum.Enum, Tensor, nn.Module, *CONTAINERS)
-_LIBRARIES = (frozenset(sys.stdlib_module_names) - {"__main__"}) | {"torch", "numpy", "scipy", "hesse"}
-# As a class may define its own.
-_set_attribute = object.__setattr__
 
 
 class Plan(Protocol):
@@ -53,90 +52,11 @@ class Plan(Protocol):
         ...
 
 
-def attributes_of(value: Any) -> dict[str, Any]:
-    """The attributes of an instance, whatever its class says about them; a dict that is not to be changed."""
-    held, slots = table_of(value) or {}, slots_of(value)
-    return {**held, **slots} if slots else held
-
-
-def table_of(value: Any) -> dict[str, Any] | None:
-    """The dict that holds the attributes of an instance, if it has one."""
-    return object.__getattribute__(value, "__dict__") if hasattr(value, "__dict__") else None
-
-
-def slots_of(value: Any) -> dict[str, Any]:
-    """The attributes of an instance that are in slots."""
-    return {name: getattr(value, name) for name in _slots(_kind(value)) if hasattr(value, name)}
-
-
-def _kind(value: Any) -> Any:
-    return type(value)
-
-
-def has_slots(value: Any) -> bool:
-    """Whether a class of Python's that an object is of has slots."""
-    return bool(_slots(_kind(value)))
-
-
-def put_back_slots(value: Any, held: dict[str, Any]) -> None:
-    """Into the slots of an object what they held."""
-    now = slots_of(value)
-    for name in now.keys() - held.keys():
-        object.__delattr__(value, name)
-    for name, entry in held.items():
-        if now.get(name) is not entry or name not in now:
-            _set_attribute(value, name, entry)
-
-
-@functools.lru_cache(maxsize=1024)
-def _slots(kind: Any) -> tuple[str, ...]:
-    found: list[str] = []
-    for base in kind.__mro__:
-        names = vars(base).get("__slots__", ())
-        found += [name for name in ((names,) if isinstance(names, str) else names) if not name.startswith("__")]
-    return tuple(found)
-
-
-def entries_of(container: Any) -> Iterable[Any]:
-    """What is in a container, the keys of a mapping too."""
-    return [*container.keys(), *container.values()] if isinstance(container, dict) else list(container)
-
-
-def own_attributes(attributes: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Those of a module's attributes that are not its three tables, nor empty ones of hooks."""
-    return [(key, value) for key, value in attributes.items() if key not in _EVERY or (key in _HOOKS and value)]
-
-
-def tables_of(attributes: dict[str, Any]) -> list[Any]:
-    """The others."""
-    return [value for key, value in attributes.items() if key in _TABLES or (key in _HOOKS and not value)]
-
-
-def is_plain_object(value: Any) -> bool:
-    """Whether a value is nothing but its attributes: made by a class of Python's that does not say how to copy it."""
-    return _is_plain(_kind(value)) and bool(attributes_of(value))
-
-
-@functools.lru_cache(maxsize=4096)
-def _is_plain(kind: Any) -> bool:
-    if issubclass(kind, _NOT_PLAIN) or kind.__module__.partition(".")[0] in _LIBRARIES:
-        return False
-    own = any(hasattr(kind, name) for name in ("__copy__", "__deepcopy__", "__del__"))
-    plain = ("__new__", "__reduce__", "__reduce_ex__", "__getstate__")
-    if own or any(getattr(kind, name) is not getattr(object, name) for name in plain):
-        return False
-    try:
-        object.__new__(kind)
-    except TypeError:
-        return False
-    return True
-
-
 class ModulePlan:
     """Of a module: its tables of parameters, buffers and modules, its hooks, and its attributes."""
 
     def __init__(self, module: nn.Module, entry: Entry, tensors: dict[int, int]) -> None:
-        self._kind = _kind(module)
+        self._kind = kind_of(module)
         attributes = attributes_of(module)
         # Each table, and the places of those of its tensors that are given.
         self._tables: list[tuple[str, Any, list[tuple[str, int]]]] = []
@@ -147,8 +67,8 @@ class ModulePlan:
         self._modules = copy.copy(attributes["_modules"])
         self._children = _made_anew(self._modules.items(), entry)
         # A hook that an evaluation registers must not come into the original's table.
-        self._empty = [(key, type(attributes[key])) for key in _HOOKS if key in attributes and not attributes[key]]
-        template = dict(own_attributes(attributes))
+        self._empty = [(key, type(attributes[key])) for key in HOOKS if key in attributes and not attributes[key]]
+        template = dict(own_attributes(attributes)) | class_containers(module)
         if template.get("_compiled_call_impl") is not None:
             # A compiled module runs eagerly here.
             template["_compiled_call_impl"] = None
@@ -188,13 +108,13 @@ class ObjectPlan:
     """Of a plain object: its attributes."""
 
     def __init__(self, value: Any, entry: Entry) -> None:
-        self._kind = _kind(value)
+        self._kind = kind_of(value)
         self._template = dict(attributes_of(value))
         self._entries = _made_anew(self._template.items(), entry)
 
     def allocate(self) -> Any:
         """An object without attributes."""
-        return object.__new__(self._kind)
+        return self._kind() if self._kind in NAMESPACES else object.__new__(self._kind)
 
     def fill(self, fresh: Any, copies: Copies, tensors: Sequence[Tensor | None]) -> None:
         """Its attributes, all at once."""
@@ -347,7 +267,7 @@ def closure_of(function: types.FunctionType) -> dict[str, Any]:
 def globals_of(function: types.FunctionType) -> dict[str, Any]:
     """By name, the globals that a user's function reads; none where it sets some, which must stay the module's."""
     code = function.__code__
-    if not is_the_users(function.__module__) or stores_globals(code):
+    if not is_the_users(function.__module__) or stored_globals(code):
         return {}
     return {name: function.__globals__[name] for name in global_names(code) if name in function.__globals__}
 
@@ -367,21 +287,16 @@ def _always(value: Any, entry: Entry) -> Build:
 
 
 def _put(fresh: Any, attributes: dict[str, Any]) -> None:
-    for name in _slots(_kind(fresh)):
+    for name in names_of_slots(kind_of(fresh)):
         if name in attributes:
-            _set_attribute(fresh, name, attributes.pop(name))
-    if attributes or table_of(fresh) is not None:
-        _set_attribute(fresh, "__dict__", attributes)
+            set_attribute(fresh, name, attributes.pop(name))
+    if isinstance(fresh, types.SimpleNamespace):
+        # Its table cannot be replaced.
+        fresh.__dict__.update(attributes)
+    elif attributes or table_of(fresh) is not None:
+        set_attribute(fresh, "__dict__", attributes)
 
 
 def _without_memory(cached: Any, function: Any) -> Any:
     """A cached function that remembers nothing yet."""
     return functools.lru_cache(**cached.cache_parameters())(function)
-
-
-@functools.lru_cache(maxsize=4096)
-def cached_methods(kind: Any) -> list[tuple[str, Any]]:
-    """Methods of a class that remember what they returned, by their arguments."""
-    names = dict.fromkeys([name for base in kind.__mro__ for name in vars(base)])
-    found = [(name, inspect.getattr_static(kind, name)) for name in names]
-    return [(name, value) for name, value in found if isinstance(value, CACHE)]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from hesse._autograd import copying
+from hesse._autograd import copying, objects
 from hesse._autograd.blueprint import Blueprint
 from hesse._autograd.captured import reached, same
 from hesse._autograd.generators import KINDS, is_own, put_back
@@ -122,8 +122,8 @@ class Held:
         self._slots: list[tuple[Any, dict[str, Any]]] = []
         for holder in holders:
             tables |= {id(table): table for table in _tables(holder)}
-            if copying.has_slots(holder):
-                self._slots.append((holder, copying.slots_of(holder)))
+            if objects.has_slots(holder):
+                self._slots.append((holder, objects.slots_of(holder)))
         self._contents = [(table, copying.Contents(table)) for table in tables.values()]
 
     def restore(self) -> None:
@@ -131,16 +131,16 @@ class Held:
         for table, contents in self._contents:
             contents.put_back(table)
         for holder, held in self._slots:
-            copying.put_back_slots(holder, held)
+            objects.put_back_slots(holder, held)
 
 
 def _tables(holder: Any) -> Iterator[Any]:
     """The containers that hold what something holds."""
-    if isinstance(holder, copying.CONTAINERS):
+    if isinstance(holder, objects.CONTAINERS):
         yield holder
         return
-    attributes = copying.table_of(holder)
+    attributes = objects.table_of(holder)
     if attributes is not None:
         yield attributes
     if isinstance(holder, torch.nn.Module):
-        yield from (table for table in copying.tables_of(vars(holder)) if isinstance(table, copying.CONTAINERS))
+        yield from (table for table in objects.tables_of(vars(holder)) if isinstance(table, objects.CONTAINERS))

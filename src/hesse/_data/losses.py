@@ -94,10 +94,9 @@ def class_dimension(prediction: Tensor) -> int:
 def reduction_of(loss: Any) -> str | None:
     """What a loss says of its reduction, if it does."""
     known = recognize(loss)
-    if known is not None:
-        return known.reduction
-    said = getattr(loss, "reduction", None)
-    return said if isinstance(said, str) else None
+    said = getattr(loss, "reduction", None) if known is None else known.reduction
+    # A mean over rows has another name in some losses.
+    return "mean" if said == "batchmean" else said if isinstance(said, str) else None
 
 
 def hugging_face_count(model: nn.Module, batch: Any) -> float | None:

@@ -111,6 +111,7 @@ class ModelObjective:
         self._call, self._output, self._weight, self._predicts = call, output, weight, predicts
         self.known = recognize(loss) if call is None else None
         self.device = model.device()
+        self._row_shape: tuple[int, ...] | None = None
         if loss is None and output is not None:
             raise TypeError(f"{name} needs a loss of the prediction and target that output= gives but got None.")
 
@@ -267,9 +268,18 @@ class ModelObjective:
             count = hugging_face_count(self.model.module, batch)
             if count is not None:
                 return count
-        elif masks_unevenly(batch if target is None else target):
+        elif masks_unevenly(batch if target is None else target) or self._differs(batch if target is None else target):
             return None
         return rows.count(batch if target is None else target)
+
+    def _differs(self, target: Any) -> bool:
+        """Whether a row of a target has another shape than those before: a mean over its entries is none over rows."""
+        labels = target.get("labels") if isinstance(target, Mapping) else target
+        if not isinstance(labels, Tensor):
+            return False
+        shape = tuple(labels.shape[1:])
+        self._row_shape = shape if self._row_shape is None else self._row_shape
+        return shape != self._row_shape
 
     def _weighed(self, weight: Any) -> float:
         try:

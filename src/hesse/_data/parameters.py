@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 Params = str | nn.Module | nn.Parameter | Callable[[str, nn.Parameter], bool] | Iterable[Any] | None
 """None for all that require gradients; a name, a glob or the name of a layer; a layer or a parameter itself; a
@@ -42,9 +42,9 @@ def _ids(model: nn.Module, params: Params, name: str) -> set[int]:
         return {id(parameter) for parameter in params.parameters()}
     if isinstance(params, str):
         return {id(parameter) for key, parameter in everything if matching(key, params)}
-    if callable(params):
+    if callable(params) and not isinstance(params, type):
         return {id(parameter) for key, parameter in everything if params(key, parameter)}
-    if isinstance(params, Iterable):
+    if isinstance(params, Iterable) and not isinstance(params, Tensor | bytes):
         parts = [(part, _ids(model, part, name)) for part in params]
         for part, ids in parts:
             if not ids:

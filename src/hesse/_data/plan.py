@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from hesse._autograd.evaluation import track
 from hesse._autograd.thread_state import ordinary_autograd
-from hesse._base.errors import first_line
+from hesse._base.errors import MemoryBudgetError, first_line
 from hesse._base.memory import is_out_of_memory, readable
 from hesse._data import rows
 from hesse._data.kept import needed
@@ -56,7 +56,8 @@ def make_plan(
     """Look at the first of the batches: at its halves, for the reduction, and at a row of it, for the memory.
 
     Raises:
-        ValueError: batches' losses cannot be put together, or a row of one does not fit into the memory.
+        ValueError: batches' losses cannot be put together.
+        MemoryBudgetError: a row of a batch does not fit into the memory.
     """
     layer = objective.batch_statistics()
     if layer is not None and several and settings.batch_norm == "refuse":
@@ -137,7 +138,7 @@ def _rows(first: Any, number: int, reduction: Reduction, measure: Measure, budge
     each = max(1, two - one)
     fixed = max(0, one - each)
     if needed(one) > budget:
-        raise ValueError(
+        raise MemoryBudgetError(
             f"The memory given to {name}, {readable(budget)}, is too small for one row of the first batch, which takes"
             f" about {readable(needed(one))}. Give more memory, or choose fewer parameters."
         )

@@ -24,6 +24,8 @@ class Identity(LinearMap):
     differentiable = True
 
     def __init__(self, like: LinearMap) -> None:
+        if not isinstance(like, LinearMap):
+            raise TypeError(f"like given to Identity should be an operator but has type {type(like)}.")
         if like.shape[0] != like.shape[1]:
             raise ValueError(f"An identity needs a square operator but got one of shape {like.shape}.")
         self.shape, self.dtype, self.device = like.shape, like.dtype, like.device

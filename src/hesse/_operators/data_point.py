@@ -215,9 +215,9 @@ class DataPoint(Point):
             )
         if count is None:
             raise ValueError(
-                f"Some rows of the data given to {self.objective.name} have more labels masked than others, so it"
-                " cannot be told what the loss of a batch is a mean over. Give weight=, a function of a batch that"
-                " counts it."
+                f"Some rows of the data given to {self.objective.name} have more labels masked than others, or more"
+                " labels at all, so it cannot be told what the loss of a batch is a mean over. Give weight=, a function"
+                " of a batch that counts it."
             )
         return count
 

@@ -20,6 +20,8 @@ class Scipy(Operator):
     differentiable = True
 
     def __init__(self, A: Any) -> None:
+        if is_matrix(A) and A.ndim != 2:
+            raise ValueError(f"A matrix as an operator should have two dimensions but has shape {A.shape}.")
         try:
             self._operator = scipy.sparse.linalg.aslinearoperator(A)
         except TypeError as error:

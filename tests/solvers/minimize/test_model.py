@@ -63,3 +63,10 @@ def test_models_of_any_scale_have_the_same_step(scale):
     T = torch.tensor([[2.0, 1.0], [1.0, -1.0]], dtype=DOUBLE)
     plain, scaled = minimize_model(T, 0.7, 0.4), minimize_model(scale * T, 0.7 * scale, 0.4)
     torch.testing.assert_close(scaled.coordinates, plain.coordinates)
+
+
+def test_a_radius_far_from_the_gradient_in_size_is_reached():
+    # γ/Δ is below the smallest number, and nothing bends.
+    step = minimize_model(torch.zeros(2, 2, dtype=DOUBLE), 1e-250, 1e250)
+    assert step.coordinates.tolist() == pytest.approx([-1e250, 0.0])
+    assert step.decrease == pytest.approx(1.0)

@@ -5,39 +5,46 @@ from __future__ import annotations
 import contextlib
 import gc
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
-from hesse._autograd import copying
+from hesse._autograd import objects
 from hesse._autograd.blueprint import Blueprint
-from hesse._autograd.captured import reach
+from hesse._autograd.captured import is_the_users, is_users_code, reach, stored_globals
 from hesse._autograd.preserving import Held
 from hesse._linearize.program.stand_ins import is_stand_in
+
+_MISSING = object()
 
 
 @contextlib.contextmanager
 def removed(func: Any) -> Iterator[None]:
     """Within it ``func`` runs on stand-ins; afterwards nothing that it reaches holds one.
 
-    What modules, containers and plain objects hold is what they held, and caches of ``functools`` that hold stand-ins
-    are emptied.
+    What modules, containers and plain objects hold is what they held, and so are variables that functions set; caches
+    of ``functools`` that hold stand-ins are emptied.
     """
     found = {id(value): value for _, value in reach(func)}
     modules = [value for value in found.values() if isinstance(value, torch.nn.Module)]
     kinds: set[Any] = {type(part) for module in modules for part in module.modules()}
     for kind in kinds:
-        methods = [kind.forward, *[method for _, method in copying.cached_methods(kind)]]
+        methods = [kind.forward, *[method for _, method in objects.cached_methods(kind)]]
         found |= {id(value): value for method in methods for _, value in reach(method)}
-    others = [value for value in found.values() if isinstance(value, copying.MUTABLE) or copying.is_plain_object(value)]
-    held = Held([*Blueprint(*modules).nodes, *others])
-    caches = [value for value in found.values() if isinstance(value, copying.CACHE)]
+    others = [value for value in found.values() if isinstance(value, objects.MUTABLE) or objects.is_plain_object(value)]
+    functions = [value for value in found.values() if is_users_code(value)]
+    held = Held([*Blueprint(*modules).nodes, *others, *[vars(function) for function in functions]])
+    classes = [*kinds, *[value if isinstance(value, type) else type(value) for value in found.values()]]
+    put_back = [*map(_globals, functions), *map(_closure, functions), *map(_attributes, dict.fromkeys(classes))]
+    caches = [value for value in found.values() if isinstance(value, objects.CACHE)]
     misses = [cache.cache_info().misses for cache in caches]
     try:
         yield
     finally:
         held.restore()
+        for restore in put_back:
+            restore()
         for cache, before in zip(caches, misses, strict=True):
             if cache.cache_info().misses != before and _holds_stand_in(cache, 3):
                 cache.cache_clear()
@@ -49,3 +56,56 @@ def _holds_stand_in(value: Any, depth: int) -> bool:
     if depth == 0 or isinstance(value, type | types.ModuleType | types.FunctionType):
         return False
     return any(_holds_stand_in(entry, depth - 1) for entry in gc.get_referents(value))
+
+
+def _globals(function: types.FunctionType) -> Callable[[], None]:
+    """What puts the globals back that a function sets."""
+    table = function.__globals__
+    before = {name: table.get(name, _MISSING) for name in stored_globals(function.__code__)}
+
+    def restore() -> None:
+        for name, value in before.items():
+            if value is _MISSING:
+                table.pop(name, None)
+            else:
+                table[name] = value
+
+    return restore
+
+
+def _closure(function: types.FunctionType) -> Callable[[], None]:
+    """What puts the variables of surrounding functions back."""
+    cells = function.__closure__ or ()
+    before = [_content(cell) for cell in cells]
+
+    def restore() -> None:
+        for cell, value in zip(cells, before, strict=True):
+            if _content(cell) is not value:
+                if value is _MISSING:
+                    del cell.cell_contents
+                else:
+                    cell.cell_contents = value
+
+    return restore
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _MISSING
+
+
+def _attributes(kind: type) -> Callable[[], None]:
+    """What puts the attributes of a user's class back where they are stand-ins."""
+    before = dict(vars(kind))
+
+    def restore() -> None:
+        for name, value in list(vars(kind).items()) if is_the_users(kind.__module__) else ():
+            if _holds_stand_in(value, 1):
+                if name in before:
+                    setattr(kind, name, before[name])
+                else:
+                    delattr(kind, name)
+
+    return restore

@@ -76,6 +76,7 @@ class SpectralDensity:
             >>> round(rho.moment(2)[0], 4)
             4.6667
         """
+        checks.wholes("moment", 0, power=power)
         exponent = int(blocks.exponents(self.nodes.abs().max()))
         samples = (self.weights * blocks.ldexp(self.nodes, -exponent) ** power).sum(dim=1, keepdim=True)
         mean = samples.mean(dim=0)

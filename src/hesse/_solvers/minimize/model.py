@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import scipy  # its parts load when they are first used
 import torch
 from torch import Tensor
+
+from hesse._solvers import columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +42,16 @@ def minimize_model(T: Tensor, gamma: float, radius: float) -> Step:
 
     Source: Conn, Gould and Toint, Trust-Region Methods, SIAM 2000, section 7.3.
     """
-    values, vectors = torch.linalg.eigh(T)
+    # In units of γ, whose quotients by large radii would underflow, as far as T stays finite.
+    unit = max(math.frexp(gamma)[1], math.frexp(float(T.abs().max()))[1] - 1000)
+    values, vectors = torch.linalg.eigh(columns.ldexp(T, -unit))
+    gamma = math.ldexp(gamma, -unit)
     c = gamma * vectors[0]
     lowest = float(values[0])
     if lowest > 0:
         y = -c / values
-        if float(y.norm()) <= radius:
-            return _step(values, vectors, c, y, on_boundary=False)
+        if _length(y) <= radius:
+            return _step(values, vectors, c, y, unit, on_boundary=False)
     gaps = values - lowest
 
     def coordinates(mu: float) -> Tensor:
@@ -53,19 +59,25 @@ def minimize_model(T: Tensor, gamma: float, radius: float) -> Step:
 
     def excess(mu: float) -> float:
         # The reciprocal of the length is nearly linear in μ.
-        return 1 / radius - 1 / float(coordinates(mu).norm())
+        return 1 / radius - 1 / _length(coordinates(mu))
 
     low, high = abs(float(c[0])) / radius, gamma / radius
     y = coordinates(low)
-    if float(y.norm()) > radius:
+    if _length(y) > radius:
         # Rounding may leave the length at the upper end just above Δ.
         y = coordinates(scipy.optimize.brentq(excess, low, 2 * high, xtol=1e-300, rtol=1e-14, disp=False))
     # The hard case: an eigenvector of the lowest eigenvalue fills up the length.
     rest = 1 - float((y[1:] / radius).square().sum())
     y[0] = (1.0 if y[0] > 0 else -1.0) * radius * max(rest, 0.0) ** 0.5
-    return _step(values, vectors, c, y, on_boundary=True)
+    return _step(values, vectors, c, y, unit, on_boundary=True)
 
 
-def _step(values: Tensor, vectors: Tensor, c: Tensor, y: Tensor, *, on_boundary: bool) -> Step:
-    decrease = -float(c @ y + 0.5 * (values * y) @ y)
-    return Step(vectors @ y, float(y.norm()), decrease, on_boundary)
+def _step(values: Tensor, vectors: Tensor, c: Tensor, y: Tensor, unit: int, *, on_boundary: bool) -> Step:
+    decrease = -float(columns.ldexp(c @ y + 0.5 * (values * y) @ y, unit))
+    return Step(vectors @ y, _length(y), decrease, on_boundary)
+
+
+def _length(y: Tensor) -> float:
+    # Its square may be out of range.
+    exponent = columns.exponents(y.abs().max())
+    return float(columns.ldexp(columns.ldexp(y, -exponent).norm(), exponent))

@@ -1,0 +1,147 @@
+"""What objects hold, and their classes for them: attributes, slots and entries; which objects are nothing but these."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import enum
+import functools
+import inspect
+import sys
+import types
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+MUTABLE: tuple[Any, ...] = (dict, list, set, collections.deque)
+CONTAINERS = (*MUTABLE, tuple, frozenset)
+CACHE = type(functools.lru_cache(lambda: None))
+_TABLES = frozenset({"_parameters", "_buffers", "_modules"})
+# Tables of hooks and of names of buffers, nearly always empty.
+HOOKS = frozenset([key for key, value in vars(nn.Module()).items() if key not in _TABLES and hasattr(value, "clear")])
+_EVERY = _TABLES | HOOKS
+_NOT_PLAIN = (type, BaseException, enum.Enum, Tensor, nn.Module, *CONTAINERS)
+# Of Python's own, what is nothing but its attributes.
+NAMESPACES = (types.SimpleNamespace, argparse.Namespace)
+_LIBRARIES = (frozenset(sys.stdlib_module_names) - {"__main__"}) | {"torch", "numpy", "scipy", "hesse"}
+# As a class may define its own.
+set_attribute = object.__setattr__
+
+
+def attributes_of(value: Any) -> dict[str, Any]:
+    """The attributes of an instance, whatever its class says about them; a dict that is not to be changed."""
+    held, slots = table_of(value) or {}, slots_of(value)
+    return {**held, **slots} if slots else held
+
+
+def table_of(value: Any) -> dict[str, Any] | None:
+    """The dict that holds the attributes of an instance, if it has one."""
+    return object.__getattribute__(value, "__dict__") if hasattr(value, "__dict__") else None
+
+
+def slots_of(value: Any) -> dict[str, Any]:
+    """The attributes of an instance that are in slots."""
+    return {name: getattr(value, name) for name in names_of_slots(kind_of(value)) if hasattr(value, name)}
+
+
+def kind_of(value: Any) -> Any:
+    """Its class, as one that may be called and looked into."""
+    return type(value)
+
+
+def has_slots(value: Any) -> bool:
+    """Whether a class of Python's that an object is of has slots."""
+    return bool(names_of_slots(kind_of(value)))
+
+
+def put_back_slots(value: Any, held: dict[str, Any]) -> None:
+    """Into the slots of an object what they held."""
+    now = slots_of(value)
+    for name in now.keys() - held.keys():
+        object.__delattr__(value, name)
+    for name, entry in held.items():
+        if now.get(name) is not entry or name not in now:
+            set_attribute(value, name, entry)
+
+
+@functools.lru_cache(maxsize=1024)
+def names_of_slots(kind: Any) -> tuple[str, ...]:
+    """The names of the slots of a class and of those above it."""
+    found: list[str] = []
+    for base in kind.__mro__:
+        names = vars(base).get("__slots__", ())
+        found += [name for name in ((names,) if isinstance(names, str) else names) if not name.startswith("__")]
+    return tuple(found)
+
+
+def entries_of(container: Any) -> Iterable[Any]:
+    """What is in a container, the keys of a mapping too."""
+    return [*container.keys(), *container.values()] if isinstance(container, dict) else list(container)
+
+
+def own_attributes(attributes: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Those of a module's attributes that are not its three tables, nor empty ones of hooks."""
+    return [(key, value) for key, value in attributes.items() if key not in _EVERY or (key in HOOKS and value)]
+
+
+def tables_of(attributes: dict[str, Any]) -> list[Any]:
+    """The others."""
+    return [value for key, value in attributes.items() if key in _TABLES or (key in HOOKS and not value)]
+
+
+def is_plain_object(value: Any) -> bool:
+    """Whether a value is nothing but its attributes: made by a class of Python's that does not say how to copy it.
+
+    One without attributes may be a mark, which is known by its identity, unless its class has defaults or slots.
+    """
+    kind = kind_of(value)
+    return kind in NAMESPACES or (_is_plain(kind) and (bool(attributes_of(value)) or _may_be_filled(kind)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _may_be_filled(kind: Any) -> bool:
+    """Whether objects of a class begin without attributes of their own, and get some when they are used."""
+    held = [value for base in kind.__mro__[:-1] for key, value in vars(base).items() if not key.startswith("__")]
+    return bool(names_of_slots(kind)) or any(not callable(value) and not hasattr(value, "__get__") for value in held)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_plain(kind: Any) -> bool:
+    if issubclass(kind, _NOT_PLAIN) or kind.__module__.partition(".")[0] in _LIBRARIES:
+        return False
+    own = any(hasattr(kind, name) for name in ("__copy__", "__deepcopy__", "__del__"))
+    plain = ("__new__", "__reduce__", "__reduce_ex__", "__getstate__")
+    if own or any(getattr(kind, name) is not getattr(object, name) for name in plain):
+        return False
+    try:
+        object.__new__(kind)
+    except TypeError:
+        return False
+    return True
+
+
+@functools.lru_cache(maxsize=4096)
+def cached_methods(kind: Any) -> list[tuple[str, Any]]:
+    """Methods of a class that remember what they returned, by their arguments."""
+    names = dict.fromkeys([name for base in kind.__mro__ for name in vars(base)])
+    found = [(name, inspect.getattr_static(kind, name)) for name in names]
+    return [(name, value) for name, value in found if isinstance(value, CACHE)]
+
+
+def class_containers(module: nn.Module) -> dict[str, Any]:
+    """By name, the containers of a module's class that serve as caches: empty, or with tensors in them."""
+    held = attributes_of(module)
+    found = {name: inspect.getattr_static(module, name) for name in _containers(kind_of(module)) if name not in held}
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, MUTABLE) and (not value or any(isinstance(entry, Tensor) for entry in entries_of(value)))
+    }
+
+
+@functools.lru_cache(maxsize=4096)
+def _containers(kind: Any) -> list[str]:
+    bases = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in _LIBRARIES]
+    names = [name for base in bases for name, value in vars(base).items() if isinstance(value, MUTABLE)]
+    return [name for name in dict.fromkeys(names) if not name.startswith("__")]
