@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from tests.distributed.launch import forking, held
 
-from .load import example
+from .load import FOLDER, example
 
 
 def test_two_ranks_find_the_largest_eigenvalue_of_the_sharded_model() -> None:
