@@ -18,6 +18,7 @@ from tests.distributed.sharded_products import NEXT, TOKENS, LanguageModel, entr
 from tests.distributed.shared_products import LOSS, VECTORS, X, Y, close, dense, mine, network, refused
 
 COLUMNS = 3
+SEEN: list[torch.dtype] = []
 
 
 def language_model(**words: Any) -> nn.Module:
@@ -96,6 +97,28 @@ def units_that_are_called_again() -> None:
     assert again.explain().chunk > 1
 
 
+class Told(nn.Module):
+    """Notes the dtype of what it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        SEEN.append(x.dtype)
+        return x
+
+
+def autocast_in_place_of_a_policy() -> None:
+    """A unit that is called again outside of it computes as it did."""
+    model = nn.Sequential(nn.Sequential(*network().float(), Told()))
+    fully_shard(model[0])
+    fully_shard(model)
+    x, y = mine(X, Y)
+    with torch.autocast("cpu", torch.bfloat16):
+        H = hesse.LossHessian(model, LOSS, (x.float(), y), memory=1)
+    here, evaluations = entries(H), len(SEEN)
+    close((H @ VECTORS[here, 0].float()).double(), (dense() @ VECTORS[:, 0])[here], 0.05)
+    assert len(SEEN) > evaluations
+    assert set(SEEN) == {torch.bfloat16}
+
+
 class Stubborn(Function):
     """A rank's own function, whose backward cannot be batched on the last one."""
 
@@ -130,4 +153,4 @@ def a_batch_that_one_rank_cannot_do() -> None:
     refused(RuntimeError, 'batching="vmap" was asked for, but a batch raises', lambda: asked @ VECTORS[here])
 
 
-CHECKS = [collectives, units_that_are_called_again, a_batch_that_one_rank_cannot_do]
+CHECKS = [collectives, units_that_are_called_again, autocast_in_place_of_a_policy, a_batch_that_one_rank_cannot_do]
