@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 # Not documented but in public use: records the operations below autograd.
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from hesse._base.interrupts import Held
 from hesse._linearize.program.undisturbed import undisturbed
 
 Graph = fx.GraphModule
@@ -88,7 +89,7 @@ def trace(function: Callable[..., Any], like: Graph, inputs: Sequence[Tensor], t
 
     ``table`` are decompositions: operators to be written with others.
     """
-    with undisturbed(), mode_of(like), warnings.catch_warnings():
+    with Held(), undisturbed(), mode_of(like), warnings.catch_warnings():
         # PyTorch warns of operators that vmap takes sample by sample: once recorded, they are only more nodes.
         warnings.filterwarnings("ignore", "There is a performance drop")
         graph = make_fx(function, decomposition_table=table)(*inputs)
