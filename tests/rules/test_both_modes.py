@@ -44,6 +44,7 @@ def point() -> Tensor:
     return torch.linspace(-1, 1.3, 16, dtype=torch.float64).reshape(4, 4).cos() + torch.eye(4, dtype=torch.float64) / 3
 
 
+@pytest.mark.private
 @pytest.mark.parametrize("name", MAPS)
 def test_a_product_over_forward_mode_is_that_of_differences(name: str, point: Tensor) -> None:
     v = torch.linspace(0.3, -0.7, 16, dtype=torch.float64).reshape(4, 4).sin()
@@ -81,6 +82,7 @@ def _written_out(x: Tensor) -> Tensor:
     return (b * z**3 * x).sum() + (3 * z**2 * x * x).sum()
 
 
+@pytest.mark.private
 @pytest.mark.parametrize("engine", ["tape", "compiled"])
 def test_a_linearization_by_torch_depends_on_its_point(engine: str) -> None:
     x = torch.tensor([0.3, -0.5, 1.1], dtype=torch.float64)

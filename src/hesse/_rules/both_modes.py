@@ -118,8 +118,8 @@ for _name, _rewrite in (
     _in_both_modes(_name, _rewrite)
 
 for _name in (
-    *("layer_norm", "batch_norm", "instance_norm", "linalg_solve", "linalg_solve_ex", "linalg_det", "linalg_slogdet"),
-    *("det", "slogdet", "logdet", "linalg_tensorsolve", "_batch_norm_impl_index"),
+    *("layer_norm", "batch_norm", "instance_norm", "linalg_solve", "linalg_solve_ex", "linalg_slogdet"),
+    *("slogdet", "logdet", "linalg_tensorsolve", "_batch_norm_impl_index"),
 ):
     if (_composite := operator_of(f"aten::{_name}")) is not None:
         take_apart(f"aten::{_name}", _composite)

@@ -18,6 +18,7 @@ from hesse._autograd.thread_state import interruptible
 from hesse._base import memory as budgets
 from hesse._base import trees
 from hesse._base.errors import warn_caller
+from hesse._base.interrupts import Held
 from hesse._linearize.protocol import Leaves, Map, Selection
 from hesse._linearize.tape import linearize
 from hesse._sparse.following import Following
@@ -84,7 +85,7 @@ def jacobian_pattern_of_map(
     constants = [tensor for _, tensor in captured(func) if storage_of(tensor) not in variables]
     sets = Sets(budgets.budget(memory, torch.device("cpu")))
     following = Following(sets, constants)
-    with preserved(func, inputs):
+    with preserved(func, inputs), Held():
         sizes, products = _followed(name, map, point.leaves, following, sets)
     size = sum(sizes)
     blocks = []
