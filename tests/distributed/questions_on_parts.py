@@ -211,7 +211,7 @@ def refusals() -> None:
         ("rows()", lambda: H.rows([0])),
         ("to_scipy()", H.to_scipy),
         ("to_sparse()", lambda: H.to_sparse(torch.eye(N))),
-        ("to_sparse()", lambda: hesse.factorize(H)),
+        ("factorize()", lambda: hesse.factorize(H)),
     ):
         refused(NotImplementedError, f"{name} needs whole vectors, but those of this", ask)
     refused(ValueError, f"should have shape ({H.length},) or", lambda: H @ B)

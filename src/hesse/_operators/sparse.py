@@ -30,7 +30,7 @@ def to_sparse(A: Any, pattern: Any, name: str = "to_sparse") -> Tensor:
 
     ``name`` is what errors call the entry that the pattern was given to.
     """
-    A._require_whole("to_sparse()")
+    A._require_whole(f"{name}()")
     if A.differentiable and A.domain is not None:
         raise ValueError(
             f"to_sparse() of this {type(A).__name__} would cut off the derivatives of its products. Make the operator"

@@ -115,6 +115,7 @@ def factorize(matrix: Any) -> Factorization:
 def _columns(matrix: Any) -> Any:
     """The matrix in compressed columns, or one sentence that says why it cannot be factorized."""
     if isinstance(matrix, Operator):
+        matrix._require_whole("factorize()")
         sparse.planned(matrix, None, "factorize")
         matrix = matrix.to_sparse()
     if isinstance(matrix, Tensor) and matrix.layout != torch.strided:
