@@ -84,7 +84,7 @@ class Piece:
             part.view(*batch, self._outer, (end - start) * self._inner)
             for part, (start, end) in zip(parts, self._ends(), strict=True)
         ]
-        return torch.cat(views, dim=-1).view(*batch, *self._shape)
+        return torch.cat(views, dim=-1).view((*batch, *self._shape))
 
     def parts(self, whole: Tensor) -> Sequence[Tensor]:
         """The inverse: the entries of each rank, two-dimensional."""
