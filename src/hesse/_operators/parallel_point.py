@@ -82,8 +82,9 @@ class ParallelPoint(ShardedPoint):
         """
         space, model = self.variables, self._model
         everything = tuple(range(len(space.leaves)))
-        generator = torch.Generator().manual_seed(self.ranks.rank)
-        vectors = torch.randn(2, space.size, generator=generator, dtype=torch.float64).to(space.device, space.dtype)
+        generator = torch.Generator(device="cpu").manual_seed(self.ranks.rank)
+        drawn = torch.randn(2, space.size, generator=generator, device="cpu")
+        vectors = drawn.to(space.device, space.dtype)
         marks: list[tuple[str, Tensor]] = []
         model.marks.found = marks
         try:
