@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="results file; for a full run benchmarks/results/moving.json")
     parser.add_argument("--here", action="store_true", help="the first workload, in this process, as JSON")
     options = parser.parse_args(arguments)
-    names = options.workload or list(workloads.BUILDERS)
+    names = options.workload or workloads.NAMES
     if options.here:
         limit_memory()
         # What was compiled before does not count.

@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     full = not (options.workload or options.contestant or options.quick or options.no_memory)
     out = options.out or (DEFAULT_OUT if full else None)
     results = run(
-        options.workload or list(workloads.BUILDERS),
+        options.workload or workloads.NAMES,
         chosen,
         options.seconds,
         not options.no_memory,

@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="results file; for a full run benchmarks/results/vectors.json")
     parser.add_argument("--here", action="store_true", help="the first workload and engine, in this process, as JSON")
     options = parser.parse_args(arguments)
-    names, engines = options.workload or list(workloads.BUILDERS), options.engine or ENGINES
+    names, engines = options.workload or workloads.NAMES, options.engine or ENGINES
     if options.here:
         limit_memory()
         # What was compiled before does not count.

@@ -20,6 +20,9 @@ BUILDERS = {
     "cubic": cubic.build,
 }
 
+# Those of the tables; the others are asked for by name.
+NAMES = [name for name in BUILDERS if name != "gpt-words"]
+
 
 def build(name: str, dtype: torch.dtype = torch.float32, quick: bool = False) -> Workload:
     return BUILDERS[name](dtype, quick)
