@@ -153,4 +153,31 @@ def a_batch_that_one_rank_cannot_do() -> None:
     refused(RuntimeError, 'batching="vmap" was asked for, but a batch raises', lambda: asked @ VECTORS[here])
 
 
-CHECKS = [collectives, units_that_are_called_again, autocast_in_place_of_a_policy, a_batch_that_one_rank_cannot_do]
+def minima() -> None:
+    """Of a loss over all ranks, where each holds a part of the parameters: the solution of least squares."""
+    x = torch.randn(11, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    y = (3 * x[:, :3]).cos()
+    torch.manual_seed(0)
+    model = fully_shard(nn.Linear(5, 3).double())
+    before = [entry.to_local().clone() for entry in model.parameters()]
+    found = hesse.minimize(hesse.LossHessian(model, nn.MSELoss(), mine(x, y)), tol=1e-10)
+    ones = torch.ones(11, 1, dtype=torch.float64)
+    expected = torch.linalg.lstsq(torch.cat([x, ones], 1), y).solution
+    whole = torch.cat([found.x["weight"].full_tensor().mT, found.x["bias"].full_tensor()[None]])
+    assert found.converged
+    close(whole, expected, 1e-7)
+    assert all(torch.equal(then, entry.to_local()) for then, entry in zip(before, model.parameters(), strict=True))
+    # All ranks have whole parameters, and the same digits.
+    torch.manual_seed(0)
+    replicated = hesse.LossHessian(nn.Linear(5, 3).double(), nn.MSELoss(), mine(x, y), group=dist.group.WORLD)
+    again = hesse.minimize(replicated, tol=1e-10)
+    close(torch.cat([again.x["weight"].mT, again.x["bias"][None]]), expected, 1e-7)
+
+
+CHECKS = [
+    minima,
+    collectives,
+    units_that_are_called_again,
+    autocast_in_place_of_a_policy,
+    a_batch_that_one_rank_cannot_do,
+]

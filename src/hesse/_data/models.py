@@ -115,6 +115,10 @@ class ModelObjective:
         if loss is None and output is not None:
             raise TypeError(f"{name} needs a loss of the prediction and target that output= gives but got None.")
 
+    def move(self, leaves: list[Tensor]) -> None:
+        """To other values of the parameters; the model keeps its own."""
+        self.leaves = self.model.leaves = leaves
+
     def stated_reduction(self) -> str | None:
         """What the loss says of its reduction; a Hugging Face model's own is a mean."""
         return "mean" if self.loss is None and self._call is None else reduction_of(self.loss)

@@ -73,6 +73,10 @@ class Objective(Protocol):
     known: Known | None
     device: torch.device | None
 
+    def move(self, leaves: list[Tensor]) -> None:
+        """To other values of the variables."""
+        ...
+
     def value(self, x: Sequence[Tensor], batch: Any) -> tuple[Tensor, Counted]:
         """The loss of a batch, and what its terms are counted by."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from torch import Tensor
 
@@ -33,6 +33,13 @@ from hesse._ranks.group import Ranks
 
 Names = str | Sequence[str]
 """A name or glob of parameters, the name of a layer, or a list of these."""
+
+
+class Where(NamedTuple):
+    """What another point has of its own: data, and values of the parameters, on this rank."""
+
+    data: Any
+    leaves: list[Tensor] | None
 
 
 class DataOperator(PointOperator):
@@ -73,11 +80,18 @@ class DataOperator(PointOperator):
         self.ranks = ranks
         self._move(None, Engines(options), None)
 
-    def _move(self, where: Any, engines: Engines, earlier: DataPoint | SharedPoint | None) -> None:
-        """Take the point as it is now, over the data ``where`` unless that is None."""
-        if where is not None:
-            self._data = where
+    def _move(self, where: Where | None, engines: Engines, earlier: DataPoint | SharedPoint | None) -> None:
+        """Take the point as it is now, but for what ``where`` has of its own."""
+        data, leaves = where or (None, None)
+        if data is not None:
+            self._data = data
         ranks = self.ranks
+
+        def make_objective() -> Objective:
+            objective = self._make_objective()
+            if leaves is not None:
+                objective.move(leaves)
+            return objective
 
         def make(objective: Objective, options: DataOptions, seed: int | None = None) -> DataPoint:
             name = objective.name
@@ -106,27 +120,41 @@ class DataOperator(PointOperator):
                 guard,
                 None if before is None else before.plan,
                 seed,
-                is_other=where is not None,
+                is_other=data is not None,
                 is_part=ranks is not None,
             )
 
         point: DataPoint | SharedPoint
         if ranks is None:
-            point = make(self._make_objective(), self._options)
+            point = make(make_objective(), self._options)
         else:
             name = type(self).__name__
-            point = share_data(ranks, name, self._make_objective, make, self._options, is_new=earlier is None)
+            point = share_data(ranks, name, make_objective, make, self._options, is_new=earlier is None)
         super().__init__(point, point.whole, point.variables, point.variables, symmetric=True)
 
-    def at(self, *, data: Any = None) -> Self:
-        """The operator of the same model (or inputs) and loss as they are now.
+    def at(self, *, data: Any = None, parameters: Any = None) -> Self:
+        """The operator of the same model and loss as they are now, or at other values of its parameters.
 
         Args:
             data: other data, in any form that the operator takes; the same data when left out. For one batch at each
                 step of a training, give that batch: its loss is the operator's, whatever its number of rows, and
                 compiled programs serve all batches of the same shapes.
+            parameters: other values, structured like them, which are copied; those of the model when left out. The
+                model stays as it is.
         """
-        return self._moved(data)
+        if data is None and parameters is None:
+            return self._moved(None)
+        leaves = None
+        if parameters is not None:
+            try:
+                entries = self.domain.check(parameters)
+            except (RuntimeError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"parameters given to at() should be structured like those of the {type(self).__name__}: {error}"
+                ) from error
+            like = zip(entries, self.domain.leaves, strict=True)
+            leaves = [entry.detach().to(leaf, copy=True) for entry, leaf in like]
+        return self._moved(Where(data, leaves))
 
     @property
     def value(self) -> Tensor:

@@ -124,7 +124,9 @@ class GaussNewton(DataOperator):
             super()._move(where, engines, earlier)
             return
         if where is not None:
-            raise TypeError("at(data=) is for a GaussNewton over data, but this one is of a function. Call at().")
+            raise TypeError(
+                "at() takes data and parameters of a GaussNewton over data, but this one is of a function. Call at()."
+            )
         func, loss, inputs = self._func, self._loss, self._inputs
         at = check_point("GaussNewton", func, inputs)
 

@@ -10,10 +10,12 @@ from hesse._autograd.arguments import check_point
 from hesse._base import checks
 from hesse._linearize.choice import Choice
 from hesse._linearize.options import Name
+from hesse._operators.data_operator import DataOperator
+from hesse._operators.function_point import FunctionPoint
 from hesse._operators.operator import Operator
 from hesse._solvers.checkpoint import Checkpoint
 from hesse._solvers.minimize.minimum import MESSAGES, REMEDIES, Minimum
-from hesse._solvers.minimize.places import METHODS
+from hesse._solvers.minimize.places import METHODS, DataPlace
 from hesse._solvers.minimize.subspace import FactorSpace, KrylovSpace
 from hesse._solvers.minimize.trust_region import TrustRegion
 from hesse._solvers.run import Callback as Watch
@@ -21,8 +23,8 @@ from hesse._solvers.run import Products
 
 
 def minimize(
-    func: Callable[..., Any],
-    x0: Any,
+    func: Callable[..., Any] | DataOperator,
+    x0: Any = None,
     *,
     method: Literal["newton", "levenberg-marquardt", "sparse-newton"] = "newton",
     pattern: Any = None,
@@ -46,10 +48,15 @@ def minimize(
     constraint is its damping. The minimum is a local one, as far as the gradient tells: a saddle point where g is zero
     ends the search too.
 
+    An operator over data in place of ``func`` stands for its loss, whose parameters move: a ``LossHessian`` takes steps
+    of Newton, a ``GaussNewton`` or ``Fisher`` those of its own matrix. The model stays as it is; ``x`` holds the
+    parameters of the minimum. On several ranks all of them call it, also where each holds a part of the parameters.
+
     Args:
         func: takes the inputs. For ``"newton"`` it returns a real tensor with a single element; for
             ``"levenberg-marquardt"`` the residuals, a tensor or a structure of them.
-        x0: where to begin, left as it is: a floating-point or complex tensor, or a structure of them; an outermost
+        x0: where to begin, left as it is; of an operator over data, values of its parameters, those of the model when
+            left out: a floating-point or complex tensor, or a structure of them; an outermost
             tuple is splatted into ``func``.
         method: ``"newton"``, ``"levenberg-marquardt"`` or ``"sparse-newton"``.
         pattern: for ``"sparse-newton"``, where entries of the Hessian may be, as :meth:`hesse.Operator.to_sparse` takes
@@ -97,27 +104,40 @@ def minimize(
         ...     return {"slopes": 10 * (x[1:] - x[:-1] ** 2), "heights": 1 - x[:-1]}
         >>> hesse.minimize(residuals, torch.zeros(5, dtype=torch.float64), method="levenberg-marquardt").converged
         True
+        >>> line = torch.nn.Linear(1, 1)
+        >>> data = torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [3.0]])
+        >>> found = hesse.minimize(hesse.LossHessian(line, torch.nn.functional.mse_loss, data))
+        >>> {name: round(value.item(), 3) for name, value in found.x.items()}
+        {'weight': 2.0, 'bias': 1.0}
     """
-    if isinstance(func, Operator):
+    over_data = None
+    if isinstance(func, DataOperator) and not isinstance(func._point, FunctionPoint):
+        over_data = func
+    elif isinstance(func, Operator):
         raise TypeError(
-            f"func given to minimize should be a function of x0 but is a {type(func).__name__}. Give the function that"
-            " it is made of, or over data its loss_at and the parameters; over ranks take steps by solve, and at()."
+            "func given to minimize should be a function of x0, or an operator over data, but is a"
+            f" {type(func).__name__}. Give the function that it is made of."
         )
-    check_point("minimize", func, x0)
+    else:
+        check_point("minimize", func, x0)
     checks.functions("minimize", optional=True, callback=callback)
     checks.choices("minimize", list(METHODS), method=method)
     checks.numbers("minimize", tol=tol, atol=atol)
     checks.wholes("minimize", 1, max_products=max_products)
     if pattern is not None and method != "sparse-newton":
         raise ValueError(f'pattern given to minimize is for method="sparse-newton" but method is {method!r}.')
-    place = METHODS[method](pattern, func, x0, engine=engine, verify=verify)
+    place = (
+        METHODS[method](pattern, func, x0, engine=engine, verify=verify)
+        if over_data is None
+        else _over_data(over_data, x0, method, engine)
+    )
     if not place.is_finite:
         raise ValueError(
             f"func given to minimize should be finite at x0 but its value is {place.value:.6g}, with a gradient of norm"
             f" {place.slope:.6g}."
         )
     first = place.value
-    x = place.space.flatten(x0).detach().clone()
+    x = place.space.join(place.space.leaves).clone() if x0 is None else place.space.flatten(x0).detach().clone()
     with Products(
         place.operator,
         "minimize",
@@ -148,3 +168,14 @@ def minimize(
         message=MESSAGES[search.ending],
         method=method,
     )
+
+
+def _over_data(A: DataOperator, x0: Any, method: str, engine: Name | Choice) -> DataPlace:
+    """The loss of an operator over data, where the search begins."""
+    if method != "newton" or engine != "auto":
+        what = f"method={method!r}" if method != "newton" else f"engine={engine!r}"
+        raise ValueError(
+            f"{what} given to minimize is for functions, but func is a {type(A).__name__}, which has its own matrix and"
+            f" engine. Leave it out, or give another operator."
+        )
+    return DataPlace(A if x0 is None else A.at(parameters=x0))

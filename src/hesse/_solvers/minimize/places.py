@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hesse._base.space import Space
 from hesse._operators import sparse
+from hesse._operators.data_operator import DataOperator
 from hesse._operators.hessian import Hessian
 from hesse._operators.jacobian import Jacobian
 from hesse._operators.operator import Operator
@@ -73,6 +74,28 @@ class ScalarPlace(Place):
     def at(self, x: Tensor) -> Self:
         """The Hessian, moved."""
         return type(self)(self._H.at(self.space.unflatten(x)))
+
+
+class DataPlace(Place):
+    """The loss of an operator over data, at parameters of its own; the matrix is the operator."""
+
+    price, gradient_price = 1, 0
+
+    def __init__(self, A: DataOperator) -> None:
+        self._A = A
+        gradient = A.domain.flatten(A.gradient).unsqueeze(-1)
+        super().__init__(A, A.domain, float(A.value), torch.finfo(A.value.dtype), gradient)
+
+    def at(self, x: Tensor) -> Self:
+        """The operator, moved; the model stays as it is."""
+        return type(self)(self._A.at(parameters=self.space.unflatten(self._of_first(x))))
+
+    def _of_first(self, x: Tensor) -> Tensor:
+        """The same bits on all ranks that have whole vectors."""
+        ranks = self._A.ranks
+        if ranks is None or self._A.shards is not None:
+            return x
+        return ranks.of_first("the point of minimize", lambda: x)
 
 
 class SparsePlace(ScalarPlace):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from hesse._base.errors import NonFiniteProductError
@@ -143,7 +142,7 @@ class TrustRegion:
         s = self._space.vector(step.coordinates)
         # As the function sees it: leaves may be of less precision than flat vectors.
         x = space.flatten(space.unflatten(self.x + s.squeeze(-1)))
-        if torch.equal(x, self.x) or step.decrease <= 0:
+        if self._is_here(x) or step.decrease <= 0:
             self.ending = self._without_a_step()
             return
         there = place.at(x)
@@ -162,6 +161,11 @@ class TrustRegion:
             self.failures += 1
             if self.failures == FAILURES:
                 self.ending = self._without_a_step()
+
+    def _is_here(self, x: Tensor) -> bool:
+        """Whether a point is the current one, on all ranks."""
+        differ = (x != self.x).any().to(x.dtype).reshape(1)
+        return not float(self.place.operator.total(differ, "max"))
 
     def _without_a_step(self) -> str:
         """Why no step is better: the values have no more digits, or end where their precision does."""

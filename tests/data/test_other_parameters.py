@@ -1,0 +1,53 @@
+"""``at(parameters=)``: the operator at other values of the parameters, while the model stays as it is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hesse
+
+X = torch.linspace(-1.5, 2.0, 44, dtype=torch.float64).reshape(11, 4).sin()
+Y = X[:, :2].cos()
+BATCHES = [(X[:7], Y[:7]), (X[7:], Y[7:])]
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+
+
+def error(prediction: Tensor, target: Tensor) -> Tensor:
+    return (prediction - target).square().mean()
+
+
+@pytest.mark.parametrize("engine", ["tape", "compiled"])
+@pytest.mark.parametrize("operator", [hesse.LossHessian, hesse.GaussNewton])
+def test_an_operator_at_other_parameters_is_that_of_a_model_with_these(operator: type, engine: str) -> None:
+    model, other = network(), network()
+    before = {name: entry.clone() for name, entry in model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter += 0.25
+    v = torch.linspace(-1, 1, sum(p.numel() for p in model.parameters()), dtype=torch.float64)
+    H = operator(model, error, BATCHES, engine=engine)
+    values = {name: entry.detach().clone() for name, entry in other.named_parameters()}
+    there, expected = H.at(parameters=values), operator(other, error, BATCHES)
+    for entry in values.values():
+        entry.zero_()
+    torch.testing.assert_close(there @ v, expected @ v, rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(there.value, expected.value, rtol=1e-12, atol=0)
+    torch.testing.assert_close(there.at() @ v, H @ v, rtol=1e-11, atol=1e-13)
+    assert all(torch.equal(before[name], entry) for name, entry in model.state_dict().items())
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    H = hesse.LossHessian(network(), error, BATCHES)
+    with pytest.raises(
+        ValueError, match=r"parameters given to at\(\) should be structured like those of the LossHessian"
+    ):
+        H.at(parameters={"0.weight": torch.zeros(5, 4)})
+    x = torch.ones(3, dtype=torch.float64)
+    with pytest.raises(TypeError, match="of a GaussNewton over data, but this one is of a function"):
+        hesse.GaussNewton(torch.sin, x).at(parameters=x)
