@@ -33,11 +33,15 @@ _TRIAL = 4
 _GAIN = 1.05
 
 
+Pays = Callable[[float, int], bool]
+
+
 class Chunks:
     """How rows of vectors are multiplied, decided by one trial and kept for all points of an operator.
 
     The trial multiplies a few random vectors both ways (the user's own may be mostly zeros). Batches are taken when
     they raise nothing, agree leaf by leaf, and are faster. Every new width, term and point is still compared by value.
+    A batch that must be compiled waits until as many vectors have come as would have paid for it.
 
     Args:
         options: of the operator.
@@ -59,15 +63,22 @@ class Chunks:
         self._is_asked = mode == "vmap"
         self._precision = precision
         self._width = getattr(options.engine, "chunk", WIDTH) if self._is_asked else WIDTH
+        # Seconds of a single product, where a batch must be compiled that the vectors so far do not pay for.
+        self._waits: float | None = None
+        self._past = 0
 
     def reopen(self) -> None:
         """Decide anew, since another engine batches in another way."""
         if not self._is_asked and self.chosen is not None:
             self.chosen, self.reason = None, "no trial yet"
 
+    def stay(self) -> None:
+        """Multiply as decided, however many vectors come."""
+        self._waits = None
+
     def follow(self, chosen: Literal["loop", "vmap"], chunk: int) -> None:
         """Multiply as another process or rank decided."""
-        self.chosen, self.reason = chosen, "as decided before"
+        self.chosen, self.reason, self._waits = chosen, "as decided before", None
         self._width = chunk if chosen == "vmap" else WIDTH
 
     @property
@@ -84,7 +95,7 @@ class Chunks:
         key: Hashable,
         compared: set[Hashable],
         fixed: int | None,
-        pays: Callable[[float], bool],
+        pays: Pays,
     ) -> Iterator[Tensor]:
         """Products of consecutive rows, as many at a time as go through the graph at once.
 
@@ -95,7 +106,8 @@ class Chunks:
             key: tells terms and points apart.
             compared: keys and widths that were compared with single products.
             fixed: the only width that an engine has.
-            pays: whether to try batches, whose first one may be compiled, when a single product takes so many seconds.
+            pays: whether to try batches, whose first one may be compiled, when a single product takes so many seconds
+                and so many vectors came before.
 
         Raises:
             MemoryBudgetError: not even one vector at a time stays within the memory.
@@ -108,8 +120,9 @@ class Chunks:
             if self.chosen != "vmap":
                 yield first.unsqueeze(0)
                 start = 1
-        if self.chosen is None and count >= WIDTH:
+        if count >= WIDTH and (self.chosen is None or (self._waits is not None and pays(self._waits, self._past))):
             self._try(multiply, rows, lengths, fixed, pays)
+        self._past += count
         while start < count:
             chunk = rows[start : start + self._next(count - start, fixed)]
             # A chunk of one goes the plain way: a batch of one costs more and gives nothing.
@@ -174,7 +187,7 @@ class Chunks:
         rows: Rows,
         lengths: Sequence[int],
         fixed: int | None,
-        pays: Callable[[float], bool],
+        pays: Pays,
     ) -> None:
         """Multiply random vectors singly and batched, and take the faster way if they agree."""
         width = fixed or _TRIAL
@@ -182,9 +195,11 @@ class Chunks:
         self._single(lambda: self.room.measured(lambda: multiply(trial[0]), 1))
         timed = [_timed(multiply, row) for row in trial[:_TRIAL]]
         single = min(seconds for _, seconds in timed)
-        if not pays(single):
+        if not pays(single, self._past):
             self.chosen, self.reason = "loop", "a batch must be compiled, which too few vectors would pay for"
+            self._waits = single
             return
+        self.chosen, self._waits = None, None
         if not self.room.each:
             # Somebody else is profiling, so the memory of a product is not known.
             self.chosen, self.reason = "loop", "the memory of a product could not be measured"

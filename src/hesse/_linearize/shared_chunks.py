@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from hesse._linearize.chunks import WIDTH, Chunks, Multiply, Rows
+from hesse._linearize.chunks import WIDTH, Chunks, Multiply, Pays, Rows
 from hesse._linearize.options import Options
 from hesse._ranks.group import Ranks
 
@@ -54,7 +54,7 @@ class SharedChunks(Chunks):
         key: Hashable,
         compared: set[Hashable],
         fixed: int | None,
-        pays: Callable[[float], bool],
+        pays: Pays,
     ) -> Iterator[Tensor]:
         """As of :class:`Chunks`; an error in a batch is one on all ranks."""
         count = rows.shape[0]

@@ -361,6 +361,8 @@ class PointOperator(Operator):
         elif self._point.chunks[0].chosen is None:
             self._rows(UnitVectors(self.domain.size, self.domain.dtype, self.device, [0] * WIDTH), False)
         self._point.engines.stay()
+        for chunks in self._point.chunks:
+            chunks.stay()
         return dataclasses.asdict(self.explain().choice)
 
     def _follow(self, choice: Choice) -> None:

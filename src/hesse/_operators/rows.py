@@ -54,5 +54,5 @@ def products_of_rows(
         key=(key, part, transposed),
         compared=compared,
         fixed=min(sizes, default=None),
-        pays=lambda seconds: products * seconds >= price,
+        pays=lambda seconds, past: max(products, past) * seconds >= price,
     )
