@@ -1,5 +1,6 @@
 """Checks that ranks run: operators of all ranks against dense matrices of torch alone, in float64."""
 
+import functools
 import re
 import warnings
 from collections.abc import Callable
@@ -39,11 +40,13 @@ def predicted(flat: Tensor, x: Tensor) -> Tensor:
     return functional_call(NETWORK, {name: part.reshape(like.shape) for name, part, like in parts}, (x,))
 
 
+@functools.cache
 def dense(y: Tensor = Y, loss: Callable[[Tensor, Tensor], Tensor] = LOSS) -> Tensor:
     """The Hessian of the loss over all data, by torch alone."""
     return torch.autograd.functional.hessian(lambda flat: loss(predicted(flat, X), y), POINT)
 
 
+@functools.cache
 def gauss_newton() -> Tensor:
     jacobian = jacrev(predicted)(POINT, X)
     p = predicted(POINT, X).softmax(-1)
@@ -51,6 +54,7 @@ def gauss_newton() -> Tensor:
     return torch.einsum("nci,ncd,ndj->ij", jacobian, inner, jacobian) / len(X)
 
 
+@functools.cache
 def empirical_fisher() -> Tensor:
     def loss(flat: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return LOSS(predicted(flat, x.unsqueeze(0)), y.unsqueeze(0))

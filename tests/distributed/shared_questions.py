@@ -3,6 +3,7 @@
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,16 +25,25 @@ def operator() -> hesse.LossHessian:
 
 
 def eigenvalues() -> None:
+    require_eigenvalues({})
+
+
+def eigenvalues_by_options() -> None:
+    for options in ({"rng": 0}, {"rng": 1, "basis_size": 12}, {"rng": 2, "block_size": 3}):
+        found = require_eigenvalues(options)
     H = operator()
-    for options in ({"rng": 0}, {}, {"rng": 1, "basis_size": 12}, {"rng": 2, "block_size": 3}):
-        found = hesse.eigsh(H, k=3, tol=1e-10, **options)
-        close(found.values, VALUES.flip(0)[:3], 1e-9)
-        close((BASIS.flip(1)[:, :3].mT @ found.vectors).abs(), torch.eye(3, dtype=torch.float64), 1e-7)
-        require_same_bits(found.values, found.vectors)
     again = hesse.eigsh(H, k=3, start=found, rng=0)
     close(again.values, VALUES.flip(0)[:3], 1e-6)
     largest = hesse.eigsh(H.shift(1.0) + 2 * H, k=1, rng=0)
     close(largest.values, 1 + 3 * VALUES[-1:], 1e-6)
+
+
+def require_eigenvalues(options: dict[str, Any]) -> hesse.Eigenpairs:
+    found = hesse.eigsh(operator(), k=3, tol=1e-10, **options)
+    close(found.values, VALUES.flip(0)[:3], 1e-9)
+    close((BASIS.flip(1)[:, :3].mT @ found.vectors).abs(), torch.eye(3, dtype=torch.float64), 1e-7)
+    require_same_bits(found.values, found.vectors)
+    return found
 
 
 def traces() -> None:
@@ -43,6 +53,10 @@ def traces() -> None:
         require_same_bits(torch.tensor(found.estimate))
         assert abs(found.estimate - float(DENSE.trace())) < 0.3 * float(DENSE.trace()), method
     close(torch.tensor(hesse.trace(H, method="exact").estimate, dtype=torch.float64), DENSE.trace())
+
+
+def estimates() -> None:
+    H = operator()
     norm = hesse.frobenius_norm(H, rng=0, tol=0.01)
     assert abs(norm.estimate - float(DENSE.norm())) < 0.05 * float(DENSE.norm())
     exact = hesse.diagonal(H, method="exact")
@@ -58,14 +72,17 @@ def traces() -> None:
 
 
 def solves() -> None:
-    H = operator()
+    A, expected = operator().shift(1.0), torch.linalg.solve(IDENTITY + DENSE, B)
     G = hesse.GaussNewton(DistributedDataParallel(network()), LOSS, mine(X, Y))
-    A, expected = H.shift(1.0), torch.linalg.solve(IDENTITY + DENSE, B)
     preconditioners = [None, hesse.jacobi(hesse.diagonal(A, method="exact")), hesse.nystrom(G, 10, shift=1.0)]
     for M in preconditioners:
         found = hesse.solve(A, B, preconditioner=M, tol=1e-11)
         close(found.solution, expected, 1e-9)
         require_same_bits(found.solution)
+
+
+def other_solves() -> None:
+    H = operator()
     indefinite = hesse.solve(H.shift(-0.05), B, method="minres", tol=1e-11)
     close(indefinite.solution, torch.linalg.solve(DENSE - 0.05 * IDENTITY, B), 1e-6)
     several = hesse.solve_shifted(H, B, [1.0, 2.0], tol=1e-11)
@@ -123,4 +140,7 @@ def other_groups() -> None:
         both + operator()
 
 
-CHECKS = [eigenvalues, traces, solves, checkpoints, warnings_of_the_first_rank, other_groups]
+CHECKS = [
+    *(eigenvalues, eigenvalues_by_options, traces, estimates, solves, other_solves),
+    *(checkpoints, warnings_of_the_first_rank, other_groups),
+]

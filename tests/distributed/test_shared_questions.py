@@ -1,16 +1,10 @@
-"""Questions about operators of all ranks; ranks that leave, never come, or are killed."""
+"""Ranks that leave, never come, or are killed, under torchrun."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.distributed.launch import HERE, held, require_checks, torchrun
-
-
-# On two ranks: test_two_ranks.py.
-@pytest.mark.exhaustive
-def test_questions_have_the_same_right_answers_on_four_ranks() -> None:
-    require_checks(4, "shared_questions")
+from tests.distributed.launch import HERE, held, torchrun
 
 
 @pytest.mark.private
