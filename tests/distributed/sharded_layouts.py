@@ -82,9 +82,14 @@ def require_products_of(cuts: Sequence[Callable[[LanguageModel], None]]) -> None
             assert not isinstance(H.gradient["places"], DTensor)
 
 
-def parts_and_copies() -> None:
-    """Some parameters are whole on each rank; pieces have copies on other ranks; activations are computed again."""
-    require_products_of([ignored, replicated, checkpointed])
+def copies_of_pieces() -> None:
+    """With one rank for each piece on two ranks, and two on four."""
+    require_products_of([replicated])
+
+
+def parts_and_recomputations() -> None:
+    """Some parameters are whole on each rank; activations are computed again."""
+    require_products_of([ignored, checkpointed])
 
 
 def other_layouts() -> None:
@@ -156,4 +161,4 @@ def units_that_cannot_be() -> None:
             assert ("in full" in str(H.explain())) == (habit != "none")
 
 
-CHECKS = [parts_and_copies, other_layouts, adapters, units_that_cannot_be]
+CHECKS = [copies_of_pieces, parts_and_recomputations, other_layouts, adapters, units_that_cannot_be]

@@ -133,6 +133,9 @@ def the_four_operators() -> None:
         require_same_bits(H.value, H.whole(gradient))
         assert isinstance(H.gradient["0.weight"], DTensor)
         assert H.gradient["0.weight"].placements == H.unflatten(gradient)["0.weight"].placements
+
+
+def sums_and_blocks() -> None:
     require_products(hesse.LossHessian(sharded(), SUM, mine(X, Y)), dense(loss=SUM) @ VECTORS)
     # Columns of the first layer come first.
     H = hesse.LossHessian(sharded(), LOSS, mine(X, Y))
@@ -145,8 +148,8 @@ def the_four_operators() -> None:
 
 
 def unequal_batches() -> None:
-    """Other numbers of batches, of rows and of labels that count; none at all on some ranks."""
-    rank, last = dist.get_rank(), dist.get_world_size() - 1
+    """Other numbers of batches, of rows and of labels that count."""
+    rank = dist.get_rank()
     masked = Y.clone()
     masked[[0, 1, 2, 8]] = -100
     for y, memory in ((masked, None), (torch.where(torch.arange(13) < 7, -100, Y), 1)):
@@ -158,7 +161,11 @@ def unequal_batches() -> None:
         kept = torch.tensor(H.explain().kept)
         require_same_bits(kept)
         assert bool(kept) == (memory is None)
-    batches = [(X[:5], Y[:5]), (X[5:], Y[5:])] if rank == last else []
+
+
+def ranks_without_batches() -> None:
+    last = dist.get_rank() == dist.get_world_size() - 1
+    batches = [(X[:5], Y[:5]), (X[5:], Y[5:])] if last else []
     for operator, expected in ((hesse.LossHessian, dense()), (hesse.GaussNewton, gauss_newton())):
         require_products(operator(sharded(), LOSS, batches, memory=1), expected @ VECTORS)
     refused(ValueError, "holds no batch, on any rank", lambda: hesse.LossHessian(sharded(), LOSS, []))
@@ -321,7 +328,9 @@ def refusals() -> None:
 
 CHECKS = [
     the_four_operators,
+    sums_and_blocks,
     unequal_batches,
+    ranks_without_batches,
     draws,
     points_that_move,
     questions,
