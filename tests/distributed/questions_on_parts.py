@@ -1,7 +1,6 @@
 """Checks that ranks run: every question about an operator whose vectors are cut up among them, against one process."""
 
 import re
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch.distributed.fsdp import fully_shard
 import hesse
 from hesse._ranks.shards import Shards
 from tests.distributed.rows_of_ranks import RowsOfRanks, matrix, ranges
+from tests.distributed.sharded_commands import shared_folder
 from tests.distributed.shared_products import LOSS, X, Y, dense, mine, network
 
 A = matrix()
@@ -292,12 +292,6 @@ def checkpoints_of_other_questions() -> None:
         "was written with b ",
         lambda: hesse.solve(M, changed, method="minres", tol=1e-3, checkpoint=folder / "minres"),
     )
-
-
-def shared_folder() -> Path:
-    shared = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(shared)
-    return Path(str(shared[0]))
 
 
 def require_resumed(question: Callable[..., Tensor], path: Path, most: int) -> None:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 import hesse
+from tests.distributed.sharded_commands import shared_folder
 from tests.distributed.shared_products import LOSS, X, Y, close, dense, mine, network, refused, require_same_bits
 
 DENSE = dense()
@@ -121,7 +122,7 @@ def checkpoints() -> None:
 
 def checkpoints_of_own_draws() -> None:
     """Without a seed all ranks draw as the first, with a checkpoint too."""
-    path = Path(tempfile.mkdtemp()) / "eigsh.safetensors"
+    path = shared_folder() / "eigsh.safetensors"
     found = hesse.eigsh(operator(), k=2, rng=None, tol=1e-9, checkpoint=path)
     close(found.values, VALUES.flip(0)[:2], 1e-8)
     require_same_bits(found.values, found.vectors)

@@ -1,10 +1,10 @@
-"""Ranks that leave, never come, or are killed, under torchrun."""
+"""Ranks that leave, never come, or are killed; questions that go on afterwards."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.distributed.launch import HERE, held, torchrun
+from tests.distributed.launch import HERE, forking, held, torchrun
 
 
 @pytest.mark.private
@@ -39,3 +39,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     said = held(torchrun(HERE / "killed.py", 2, str(tmp_path_factory.mktemp("alone"))))
     (digits,) = {line.split()[2] for line in said}
     return digits
+
+
+@pytest.mark.parametrize(
+    ("kind", "kills"),
+    [("parts", 1), *[pytest.param(kind, 30, marks=pytest.mark.exhaustive) for kind in ("parts", "model", "data")]],
+)
+def test_ranks_that_are_killed_anywhere_go_on_with_the_same_digits(kind: str, kills: int) -> None:
+    assert held(forking("lives", kind, str(kills), seconds=1800)) == [f"{kind}: the same digits after {kills} kills"]
