@@ -32,6 +32,7 @@ def ranks(
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     os.environ |= {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ["TORCHELASTIC_RUN_ID"] = "forks"
     pids = [os.fork() or _child(size, rank, store, work) for rank in range(size)]
     left, ended = set(pids), {}
     limit = time.monotonic() + seconds

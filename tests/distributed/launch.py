@@ -1,12 +1,12 @@
 """Scripts that several ranks run, by torchrun and gloo."""
 
-import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import hesse
+from tests.distributed.checks import chosen
 
 HERE = Path(__file__).parent
 
@@ -44,12 +44,7 @@ def held(run: subprocess.CompletedProcess[str]) -> list[str]:
     return sorted(run.stdout.splitlines())
 
 
-def require_checks(ranks: int, *modules: str) -> None:
-    """Every check of these modules holds on every rank."""
-    checks = [
-        f"{check.__name__} of {module}"
-        for module in modules
-        for check in importlib.import_module(f"tests.distributed.{module}").CHECKS
-    ]
-    expected = [f"rank {rank}: {check} held" for rank in range(ranks) for check in checks]
-    assert held(torchrun(HERE / "checks.py", ranks, *modules)) == sorted(expected)
+def require_checks(ranks: int, *names: str) -> None:
+    """These checks hold on every rank: all of a module, or one, see ``checks``."""
+    expected = [f"rank {rank}: {said} held" for rank in range(ranks) for said in chosen(names)]
+    assert held(forking("checks", str(ranks), *names, seconds=560)) == sorted(expected)

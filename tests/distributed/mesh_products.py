@@ -27,6 +27,7 @@ from tests.distributed.parallel_products import (
 from tests.distributed.sharded_products import entries, require_products
 from tests.distributed.shared_products import (
     LOSS,
+    POINT,
     VECTORS,
     X,
     Y,
@@ -35,6 +36,7 @@ from tests.distributed.shared_products import (
     empirical_fisher,
     gauss_newton,
     network,
+    predicted,
     refused,
     require_same_bits,
 )
@@ -61,28 +63,42 @@ def sharded_parallel(model: nn.Module, plan: dict[str, Any], units: Sequence[nn.
     return fully_shard(model, mesh=both()["data"])
 
 
-def sharded_and_parallel() -> None:
+def made() -> nn.Module:
     """Each dimension of a mesh cuts parameters in its own way."""
+    model = network()
+    return sharded_parallel(model, MLP, [model[0]])
 
-    def made() -> nn.Module:
-        model = network()
-        return sharded_parallel(model, MLP, [model[0]])
 
-    fisher = gauss_newton()
+def batches() -> list[tuple[Tensor, Tensor]]:
+    """Teams may have other numbers of batches."""
     x, y = part(X, Y)
-    # Teams may have other numbers of batches.
-    batches = [(x[:3], y[:3]), (x[3:], y[3:])] if both()["data"].get_local_rank() == 0 else [(x, y)]
+    return [(x[:3], y[:3]), (x[3:], y[3:])] if both()["data"].get_local_rank() == 0 else [(x, y)]
+
+
+def the_four_operators() -> None:
+    fisher = gauss_newton()
     for operator, expected in (
         (hesse.LossHessian, dense()),
         (hesse.GaussNewton, fisher),
         (hesse.Fisher, fisher),
         (hesse.EmpiricalFisher, empirical_fisher()),
     ):
-        H = operator(made(), LOSS, batches)
+        H = operator(made(), LOSS, batches())
         require_products(H, expected @ VECTORS)
-        require_same_bits(H.value, H.whole(H.flatten(H.gradient)))
-    top = hesse.eigsh(hesse.LossHessian(made(), LOSS, batches), k=2, rng=0, tol=1e-8)
+        x = POINT.clone().requires_grad_()
+        value = LOSS(predicted(x, X), Y)
+        close(H.value, value.detach())
+        gradient = H.flatten(H.gradient)
+        close(gradient, torch.autograd.grad(value, x)[0][entries(H)])
+        require_same_bits(H.value, H.whole(gradient))
+
+
+def eigenvalues() -> None:
+    top = hesse.eigsh(hesse.LossHessian(made(), LOSS, batches()), k=2, rng=0, tol=1e-8)
     close(top.values, torch.linalg.eigvalsh(dense()).flip(0)[:2], 1e-9)
+
+
+def language_models() -> None:
     for plan, is_tied in ((BLOCK | ENDS, False), (SEQUENCE, True)):
         alone, model = LanguageModel(is_tied=is_tied), LanguageModel(is_tied=is_tied)
         sharded_parallel(model, plan, [model.block])
@@ -92,6 +108,11 @@ def sharded_and_parallel() -> None:
         H = hesse.LossHessian(model, loss, part(TOKENS, NEXT))
         close(H.flatten(H.gradient), gradient[entries(H)])
         require_products(H, expected.unsqueeze(1), vectors)
+
+
+def points_that_move() -> None:
+    """The model trains on, bit for bit as one that hesse has not seen."""
+    x, y = part(X, Y)
     model, other = made(), made()
     for _ in range(2):
         H = hesse.LossHessian(model, LOSS, (x, y))
@@ -102,11 +123,18 @@ def sharded_and_parallel() -> None:
             net.zero_grad()
     for trained, reference in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(trained.to_local(), reference.to_local())
+
+
+def frozen_parameters() -> None:
     frozen = made()
     frozen[0].weight.requires_grad_(False)
     frozen[2].bias.requires_grad_(False)
-    H = hesse.LossHessian(frozen, LOSS, batches)
+    H = hesse.LossHessian(frozen, LOSS, batches())
     require_products(H, dense()[32:72, 32:72] @ VECTORS[32:72], VECTORS[32:72])
+
+
+def refusals() -> None:
+    x, y = part(X, Y)
     shifted = (x + both()["layers"].get_local_rank(), y)
     refused(ValueError, "evaluate the same batch", lambda: hesse.LossHessian(made(), LOSS, shifted))
     ignoring = parallelize_module(network(), both()["layers"], MLP)
@@ -114,4 +142,7 @@ def sharded_and_parallel() -> None:
     refused(NotImplementedError, "'2.bias' is placed as", lambda: hesse.LossHessian(ignoring, LOSS, (x, y)))
 
 
-CHECKS = [where_pytorch_can(sharded_and_parallel)]
+CHECKS = [
+    where_pytorch_can(check)
+    for check in (the_four_operators, eigenvalues, language_models, points_that_move, frozen_parameters, refusals)
+]

@@ -148,6 +148,9 @@ def the_four_operators() -> None:
             (Shard(1),),
             (Replicate(),),
         ]
+
+
+def sums_and_whole_layers() -> None:
     require_products(hesse.LossHessian(parallel(), SUM, (X, Y)), dense(loss=SUM) @ VECTORS)
     # The first layer is whole on each rank, and what it makes enters the second one.
     H = hesse.LossHessian(parallel({"2": ColwiseParallel(output_layouts=Replicate())}), LOSS, (X, Y))
@@ -360,6 +363,7 @@ CHECKS = [
     where_pytorch_can(check)
     for check in (
         the_four_operators,
+        sums_and_whole_layers,
         language_models,
         points_that_move,
         questions,

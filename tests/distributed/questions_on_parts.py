@@ -1,11 +1,6 @@
-"""Run as a script: every question about an operator whose vectors are cut up among ranks, against one process.
-
-``python -m tests.distributed.questions_on_parts RANKS``.
-"""
+"""Checks that ranks run: every question about an operator whose vectors are cut up among them, against one process."""
 
 import re
-import sys
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +16,8 @@ from torch.distributed.fsdp import fully_shard
 
 import hesse
 from hesse._ranks.shards import Shards
-from tests.distributed.forks import ranks
 from tests.distributed.rows_of_ranks import RowsOfRanks, matrix, ranges
+from tests.distributed.sharded_commands import shared_folder
 from tests.distributed.shared_products import LOSS, X, Y, dense, mine, network
 
 A = matrix()
@@ -59,29 +54,37 @@ def both(question: Callable[[Any, Callable[[Tensor], Tensor]], Any], matrix: Ten
 
 
 def eigenvalues() -> None:
-    H, expected = RowsOfRanks(A), torch.linalg.eigvalsh(A).flip(0)
+    require_eigenvalues({"k": 3})
+
+
+def eigenvalues_by_options() -> None:
     for options in (
-        {"k": 3},
         {"k": (2, 2), "which": "BE", "basis_size": 14, "max_products": 60},
         {"k": 3, "block_size": 3, "certify": True, "basis_device": "cpu"},
         {"k": 2, "basis_size": 8, "tol": 1e-9},
     ):
-        found, alone = both(lambda H, _: hesse.eigsh(H, rng=0, **options))  # noqa: B023  # called at once
-        close(found.values, alone.values)
-        assert (found.num_products, found.num_looking, found.bounds) == (
-            alone.num_products,
-            alone.num_looking,
-            alone.bounds,
-        )
-        assert found.vectors.shape == (H.length, len(found.values))
-        close((H.whole(found.vectors).mT @ alone.vectors).abs(), torch.eye(len(found.values)), 1e-5)
-        require_same_bits(found.values, found.residuals)
+        require_eigenvalues(options)
+    H, expected = RowsOfRanks(A), torch.linalg.eigvalsh(A).flip(0)
     close(hesse.eigsh(H, 2, tol=1e-9).values, expected[:2])
     for start in (lambda part: part(B), lambda part: part(B[:, 0])):
         found, alone = both(lambda H, part: hesse.eigsh(H, 2, rng=0, start=start(part)))  # noqa: B023  # called at once
         close(found.values, alone.values)
         assert found.num_products == alone.num_products
     close(hesse.eigsh(H, 2, rng=0, start=found).values, expected[:2], 1e-6)
+
+
+def require_eigenvalues(options: dict[str, Any]) -> None:
+    found, alone = both(lambda H, _: hesse.eigsh(H, rng=0, **options))
+    close(found.values, alone.values)
+    assert (found.num_products, found.num_looking, found.bounds) == (
+        alone.num_products,
+        alone.num_looking,
+        alone.bounds,
+    )
+    H = RowsOfRanks(A)
+    assert found.vectors.shape == (H.length, len(found.values))
+    close((H.whole(found.vectors).mT @ alone.vectors).abs(), torch.eye(len(found.values)), 1e-5)
+    require_same_bits(found.values, found.residuals)
 
 
 def traces() -> None:
@@ -116,6 +119,12 @@ def functions_of_the_matrix() -> None:
         for power in (1, 2):
             close(found.moment(power)[0], alone.moment(power)[0])
     close(found.moment(1)[0], A.trace() / N)
+    small = matrix(97)
+    exact = hesse.trace_of(torch.sqrt, RowsOfRanks(small), rng=0, tol=1e-9)
+    close(exact.estimate, torch.linalg.eigvalsh(small).sqrt().sum())
+
+
+def determinants() -> None:
     # With a basis of each probe, and without.
     for options in ({"max_products": 60}, {"memory": 8 * N * 7}):
         found, alone = both(
@@ -125,28 +134,18 @@ def functions_of_the_matrix() -> None:
         close([found.estimate, *found.interval], [alone.estimate, *alone.interval])
         assert (found.num_products, found.num_probes) == (alone.num_products, alone.num_probes)
         require_same_bits(found.estimate)
-    small = matrix(97)
-    exact = hesse.trace_of(torch.sqrt, RowsOfRanks(small), rng=0, tol=1e-9)
-    close(exact.estimate, torch.linalg.eigvalsh(small).sqrt().sum())
 
 
 def solves() -> None:
+    require_solution("cg", lambda H, part: hesse.nystrom(H, 20, shift=0.01, rng=0))
+
+
+def other_solves() -> None:
+    require_solution("cg", lambda H, part: None)
+    require_solution("cg", lambda H, part: hesse.jacobi(part(MILD.diagonal()), like=H))
+    require_solution("minres", lambda H, part: None)
+    require_solution("minres", lambda H, part: hesse.nystrom(H, 20, shift=0.01, rng=0))
     exact = torch.linalg.solve(MILD, B)
-    preconditioners: list[Callable[[Any, Any], Any]] = [
-        lambda H, part: None,
-        lambda H, part: hesse.jacobi(part(MILD.diagonal()), like=H),
-        lambda H, part: hesse.nystrom(H, 20, shift=0.01, rng=0),
-    ]
-    for method in ("cg", "minres"):
-        for M in preconditioners if method == "cg" else preconditioners[::2]:
-
-            def question(H: Any, part: Any) -> hesse.Solution:
-                return hesse.solve(H, part(B), method=method, tol=1e-11, preconditioner=M(H, part))  # noqa: B023  # called at once
-
-            found, alone = both(question, MILD)
-            close(RowsOfRanks(MILD).whole(found.solution), exact)
-            assert (found.endings, found.num_products) == (alone.endings, alone.num_products)
-            require_same_bits(found.residual_norms)
     H = RowsOfRanks(MILD)
     estimated = hesse.jacobi(hesse.diagonal(H, method="exact"))
     close(estimated @ H.part(B), H.part(B) / H.part(MILD.diagonal()).unsqueeze(-1))
@@ -155,6 +154,15 @@ def solves() -> None:
     arrays, _ = both(lambda H, part: hesse.solve(H, part(B[:, 0]).numpy(), tol=1e-11), MILD)
     assert isinstance(arrays.solution, np.ndarray)
     close(RowsOfRanks(MILD).whole(torch.from_numpy(arrays.solution)), exact[:, 0])
+
+
+def require_solution(method: str, preconditioner: Callable[[Any, Any], Any]) -> None:
+    found, alone = both(
+        lambda H, part: hesse.solve(H, part(B), method=method, tol=1e-11, preconditioner=preconditioner(H, part)), MILD
+    )
+    close(RowsOfRanks(MILD).whole(found.solution), torch.linalg.solve(MILD, B))
+    assert (found.endings, found.num_products) == (alone.endings, alone.num_products)
+    require_same_bits(found.residual_norms)
 
 
 def paths_of_solutions() -> None:
@@ -240,39 +248,9 @@ def refusals() -> None:
 
 
 def checkpoints() -> None:
-    H, rank = RowsOfRanks(A), dist.get_rank()
-    shared = [tempfile.mkdtemp() if rank == 0 else None]
-    dist.broadcast_object_list(shared)
-    folder = Path(str(shared[0]))
-
-    def asked(question: Callable[..., Any], name: str, most: int) -> tuple[Any, Any]:
-        """The answer at a stretch, and with a stop after so many products."""
-
-        def stop(progress: hesse.Progress) -> bool:
-            return rank == dist.get_world_size() - 1 and progress.num_products >= most
-
-        kept = hesse.Checkpoint(folder / name, seconds=0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            whole = question(checkpoint=None, callback=None)
-            question(checkpoint=kept, callback=stop)
-        return whole, question(checkpoint=kept, callback=None)
-
-    M, b = RowsOfRanks(MILD), H.part(B)
-    for name, most, question in (
-        ("eigsh", 14, lambda **keep: hesse.eigsh(H, 2, rng=5, basis_size=12, **keep).vectors),
-        ("diagonal", 50, lambda **keep: hesse.diagonal(H, method="exact", rng=5, **keep).estimate),
-        ("minres", 20, lambda **keep: hesse.solve(M, b, method="minres", tol=1e-3, **keep).solution),
-        (
-            "shifted",
-            20,
-            lambda **keep: hesse.solve_shifted(
-                M, b[:, 0], [1.0, 0.1], preconditioner=lambda shift: hesse.nystrom(M, 9, shift=shift, rng=0), **keep
-            ).solutions[1],
-        ),
-    ):
-        whole, resumed = asked(question, name, most)
-        assert torch.equal(whole, resumed), name
+    """A question that was stopped goes on with the same bits; what is not its whole file is refused."""
+    H, rank, folder = RowsOfRanks(A), dist.get_rank(), shared_folder()
+    require_resumed(lambda **keep: hesse.eigsh(H, 2, rng=5, basis_size=12, **keep).vectors, folder / "eigsh", 14)
     path = folder / "eigsh"
     again = {"k": 2, "rng": 5, "basis_size": 12, "checkpoint": path}
     other = RowsOfRanks(A, [0, 1, 1, 1, 0, 0])
@@ -281,13 +259,6 @@ def checkpoints() -> None:
     refused(hesse.CheckpointError, "each held a part", lambda: hesse.eigsh(hesse.as_operator(A), **again))
     refused(hesse.CheckpointError, "written with k 2, not 3", lambda: hesse.eigsh(H, **{**again, "k": 3}))
     refused(hesse.CheckpointError, "another operator", lambda: hesse.eigsh(RowsOfRanks(INDEFINITE), **again))
-    changed = b.clone()
-    changed[: rank == 1] += 1
-    refused(
-        hesse.CheckpointError,
-        "was written with b ",
-        lambda: hesse.solve(M, changed, method="minres", tol=1e-3, checkpoint=folder / "minres"),
-    )
     if rank == 1:
         for slot in "ab":
             Path(f"{path}.rank1.{slot}").write_bytes(b"damaged")
@@ -298,6 +269,43 @@ def checkpoints() -> None:
             Path(f"{path}.rank1.{slot}").unlink()
     dist.barrier()
     refused(hesse.CheckpointError, "lacks the file eigsh.rank1.", lambda: hesse.eigsh(H, **again))
+
+
+def checkpoints_of_other_questions() -> None:
+    H, M, b, folder = RowsOfRanks(A), RowsOfRanks(MILD), RowsOfRanks(A).part(B), shared_folder()
+    for name, most, question in (
+        ("diagonal", 50, lambda **keep: hesse.diagonal(H, method="exact", rng=5, **keep).estimate),
+        ("minres", 20, lambda **keep: hesse.solve(M, b, method="minres", tol=1e-3, **keep).solution),
+        (
+            "shifted",
+            20,
+            lambda **keep: hesse.solve_shifted(
+                M, b[:, 0], [1.0, 0.1], preconditioner=lambda shift: hesse.nystrom(M, 9, shift=shift, rng=0), **keep
+            ).solutions[1],
+        ),
+    ):
+        require_resumed(question, folder / name, most)
+    changed = b.clone()
+    changed[: dist.get_rank() == 1] += 1
+    refused(
+        hesse.CheckpointError,
+        "was written with b ",
+        lambda: hesse.solve(M, changed, method="minres", tol=1e-3, checkpoint=folder / "minres"),
+    )
+
+
+def require_resumed(question: Callable[..., Tensor], path: Path, most: int) -> None:
+    """The answer at a stretch has the bits of the answer with a stop after so many products, on one rank."""
+
+    def stop(progress: hesse.Progress) -> bool:
+        return dist.get_rank() == dist.get_world_size() - 1 and progress.num_products >= most
+
+    kept = hesse.Checkpoint(path, seconds=0)
+    whole = question(checkpoint=None, callback=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        question(checkpoint=kept, callback=stop)
+    assert torch.equal(whole, question(checkpoint=kept, callback=None))
 
 
 def of_a_sharded_model() -> None:
@@ -329,24 +337,7 @@ def copies() -> None:
 
 
 CHECKS = [
-    *(eigenvalues, traces, diagonals, functions_of_the_matrix, solves, paths_of_solutions, algebra, refusals),
-    checkpoints,
+    *(eigenvalues, eigenvalues_by_options, traces, diagonals, functions_of_the_matrix, determinants),
+    *(solves, other_solves, paths_of_solutions, algebra, refusals),
+    *(checkpoints, checkpoints_of_other_questions, of_a_sharded_model, copies),
 ]
-
-
-def checks(size: int) -> list[Callable[[], None]]:
-    """Those of so many ranks: on four some more."""
-    return CHECKS if size < 4 else [*CHECKS, of_a_sharded_model, copies]
-
-
-def work(rank: int) -> None:
-    warnings.simplefilter("ignore", hesse.ConvergenceWarning)
-    for check in checks(dist.get_world_size()):
-        check()
-        sys.stdout.write(f"rank {rank}: {check.__name__} held\n")
-        sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as place:
-        sys.exit(any(ranks(int(sys.argv[1]), Path(place), work, seconds=500)))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor, Replicate
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
@@ -133,6 +133,9 @@ def the_four_operators() -> None:
         require_same_bits(H.value, H.whole(gradient))
         assert isinstance(H.gradient["0.weight"], DTensor)
         assert H.gradient["0.weight"].placements == H.unflatten(gradient)["0.weight"].placements
+
+
+def sums_and_blocks() -> None:
     require_products(hesse.LossHessian(sharded(), SUM, mine(X, Y)), dense(loss=SUM) @ VECTORS)
     # Columns of the first layer come first.
     H = hesse.LossHessian(sharded(), LOSS, mine(X, Y))
@@ -145,8 +148,8 @@ def the_four_operators() -> None:
 
 
 def unequal_batches() -> None:
-    """Other numbers of batches, of rows and of labels that count; none at all on some ranks."""
-    rank, last = dist.get_rank(), dist.get_world_size() - 1
+    """Other numbers of batches, of rows and of labels that count."""
+    rank = dist.get_rank()
     masked = Y.clone()
     masked[[0, 1, 2, 8]] = -100
     for y, memory in ((masked, None), (torch.where(torch.arange(13) < 7, -100, Y), 1)):
@@ -158,132 +161,16 @@ def unequal_batches() -> None:
         kept = torch.tensor(H.explain().kept)
         require_same_bits(kept)
         assert bool(kept) == (memory is None)
-    batches = [(X[:5], Y[:5]), (X[5:], Y[5:])] if rank == last else []
+
+
+def ranks_without_batches() -> None:
+    last = dist.get_rank() == dist.get_world_size() - 1
+    batches = [(X[:5], Y[:5]), (X[5:], Y[5:])] if last else []
     for operator, expected in ((hesse.LossHessian, dense()), (hesse.GaussNewton, gauss_newton())):
         require_products(operator(sharded(), LOSS, batches, memory=1), expected @ VECTORS)
     refused(ValueError, "holds no batch, on any rank", lambda: hesse.LossHessian(sharded(), LOSS, []))
     none = torch.full_like(Y, -100)
     refused(ValueError, "all weights are zero, on any rank", lambda: hesse.LossHessian(sharded(), LOSS, mine(X, none)))
-
-
-def layouts() -> None:
-    """However the model is cut up: tied, nested, grouped, in part, replicated, along another dimension."""
-    ranks = dist.get_world_size()
-    mesh = init_device_mesh("cpu", (ranks,))
-
-    def blocks(model: LanguageModel) -> None:
-        for block in model.blocks:
-            fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-
-    def nested(model: LanguageModel) -> None:
-        fully_shard(model.blocks[0].wide, mesh=mesh)
-        blocks(model)
-
-    def grouped(model: LanguageModel) -> None:
-        fully_shard([model.blocks[0], model.norm], mesh=mesh)
-        fully_shard(model, mesh=mesh)
-
-    def ignored(model: LanguageModel) -> None:
-        plain = {model.places, model.blocks[1].mix.bias}
-        fully_shard(model.blocks[1], mesh=mesh, ignored_params=plain)
-        fully_shard(model, mesh=mesh, ignored_params=plain)
-
-    def along_columns(model: LanguageModel) -> None:
-        def placement(parameter: Tensor) -> Shard:
-            return Shard(1) if parameter.dim() == 2 and parameter.shape[1] % ranks == 0 else Shard(0)
-
-        for block in model.blocks:
-            fully_shard(block, mesh=mesh, shard_placement_fn=placement)
-        fully_shard(model, mesh=mesh, shard_placement_fn=placement)
-
-    def in_part(model: LanguageModel) -> None:
-        fully_shard(model.blocks[1], mesh=mesh)
-
-    def replicated(model: LanguageModel) -> None:
-        both = init_device_mesh("cpu", (2, ranks // 2), mesh_dim_names=("copies", "pieces"))
-        for block in model.blocks:
-            fully_shard(block, mesh=both)
-        fully_shard(model, mesh=both)
-
-    def checkpointed(model: LanguageModel) -> None:
-        model.blocks[0].checkpointed = True
-        blocks(model)
-
-    def frozen(model: LanguageModel) -> None:
-        """Adapters: the words are constants, and one matrix of each block is a variable."""
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name.endswith(("wide.weight", "places")))
-        ignored(model)
-
-    n = sum(parameter.numel() for parameter in LanguageModel().parameters())
-    vectors = torch.randn(n, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    expected = product(LanguageModel(), vectors[:, 0]).unsqueeze(1)
-    for cut in (blocks, nested, grouped, ignored, along_columns, in_part, replicated, checkpointed):
-        model = LanguageModel()
-        cut(model)
-        H = hesse.LossHessian(model, loss, mine(TOKENS, NEXT))
-        require_products(H, expected, vectors)
-        if cut is ignored:
-            assert not isinstance(H.gradient["places"], DTensor)
-    model = LanguageModel()
-    frozen(model)
-    names = ["places", "blocks.0.wide.weight", "blocks.1.wide.weight"]
-    few = vectors[: 20 + 2 * 36]
-    expected = product(LanguageModel(), few[:, 0], names).unsqueeze(1)
-    for memory in (None, 1):
-        require_products(hesse.LossHessian(model, loss, mine(TOKENS, NEXT), memory=memory), expected, few)
-
-
-class Awkward(nn.Module):
-    """Two layers, the first of which may do what keeps it from being a unit."""
-
-    def __init__(self, habit: str) -> None:
-        super().__init__()
-        layer, _, self.last = network()
-        self.habit, self.seen = habit, []
-        self.first = nn.Sequential(InPlace() if habit == "writes" else nn.Tanh(), layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = 1.5 * x + 0 * self.last.bias.sum()
-        if self.habit == "reads":
-            x = x + self.first[1].weight.sum()
-        hidden = self.first(x)
-        if self.habit == "leaks":
-            hidden = hidden + self.seen.pop()
-        return self.last(hidden.tanh())
-
-
-class InPlace(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.tanh_()
-
-
-def units_that_cannot_be() -> None:
-    """Parameters that are read elsewhere, activations that leave by another way, arguments that are written into."""
-
-    def leaking(model: Awkward) -> None:
-        model.first[1].register_forward_hook(lambda module, given, output: model.seen.append(output.sin()))
-
-    for habit in ("none", "reads", "leaks", "writes"):
-        alone, model = Awkward(habit), Awkward(habit)
-        for net in (alone, model):
-            if habit == "leaks":
-                leaking(net)
-        leaves = {name: p.detach().clone().requires_grad_() for name, p in alone.named_parameters()}
-        value = LOSS(functional_call(alone, leaves, (X,)), Y)
-        gradient = torch.cat(
-            [part.reshape(-1) for part in torch.autograd.grad(value, [*leaves.values()], create_graph=True)]
-        )
-        parts = torch.autograd.grad(gradient @ VECTORS[:, 0], [*leaves.values()])
-        fully_shard(model.first)
-        fully_shard(model)
-        for memory in (None, 1):
-            H = hesse.LossHessian(model, LOSS, mine(X, Y), memory=memory)
-            here = entries(H)
-            close(H @ VECTORS[here, 0], torch.cat([part.reshape(-1) for part in parts])[here])
-            # What cannot be a unit is gathered when an evaluation begins.
-            assert ("in full" in str(H.explain())) == (habit != "none")
 
 
 def draws() -> None:
@@ -441,9 +328,9 @@ def refusals() -> None:
 
 CHECKS = [
     the_four_operators,
+    sums_and_blocks,
     unequal_batches,
-    layouts,
-    units_that_cannot_be,
+    ranks_without_batches,
     draws,
     points_that_move,
     questions,

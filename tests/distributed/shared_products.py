@@ -1,5 +1,6 @@
 """Checks that ranks run: operators of all ranks against dense matrices of torch alone, in float64."""
 
+import functools
 import re
 import warnings
 from collections.abc import Callable
@@ -39,11 +40,13 @@ def predicted(flat: Tensor, x: Tensor) -> Tensor:
     return functional_call(NETWORK, {name: part.reshape(like.shape) for name, part, like in parts}, (x,))
 
 
+@functools.cache
 def dense(y: Tensor = Y, loss: Callable[[Tensor, Tensor], Tensor] = LOSS) -> Tensor:
     """The Hessian of the loss over all data, by torch alone."""
     return torch.autograd.functional.hessian(lambda flat: loss(predicted(flat, X), y), POINT)
 
 
+@functools.cache
 def gauss_newton() -> Tensor:
     jacobian = jacrev(predicted)(POINT, X)
     p = predicted(POINT, X).softmax(-1)
@@ -51,6 +54,7 @@ def gauss_newton() -> Tensor:
     return torch.einsum("nci,ncd,ndj->ij", jacobian, inner, jacobian) / len(X)
 
 
+@functools.cache
 def empirical_fisher() -> Tensor:
     def loss(flat: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return LOSS(predicted(flat, x.unsqueeze(0)), y.unsqueeze(0))
@@ -111,6 +115,9 @@ def the_four_operators() -> None:
         value = LOSS(predicted(x, X), Y)
         close(H.value, value.detach())
         close(H.flatten(H.gradient), torch.autograd.grad(value, x)[0])
+
+
+def sums_and_programs() -> None:
     require_products(hesse.LossHessian(network(), SUM, mine(X, Y), group=dist.group.WORLD), dense(loss=SUM))
     compiled = hesse.LossHessian(network(), LOSS, list(zip(*mine(X, Y), strict=True)), group=dist.group.WORLD)
     close(compiled @ VECTORS[:, 0], dense() @ VECTORS[:, 0])
@@ -184,6 +191,9 @@ def draws() -> None:
     require_same_bits(*fishers)
     assert torch.equal(fishers[0], fishers[1])
     assert not torch.equal(fishers[0], fishers[2])
+
+
+def many_draws() -> None:
     many = hesse.Fisher(network(), LOSS, mine(X, Y), samples=20_000, rng=0, group=dist.group.WORLD).to_dense()
     assert float((many - gauss_newton()).norm() / gauss_newton().norm()) < 0.02
 
@@ -395,9 +405,11 @@ def sparse_matrices() -> None:
 
 CHECKS = [
     the_four_operators,
+    sums_and_programs,
     masked_rows_and_empty_ranks,
     batches_that_do_not_stay,
     draws,
+    many_draws,
     functions,
     data_block,
     points_that_move,

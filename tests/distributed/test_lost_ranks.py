@@ -1,16 +1,10 @@
-"""Questions about operators of all ranks; ranks that leave, never come, or are killed."""
+"""Ranks that leave, never come, or are killed; questions that go on afterwards."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.distributed.launch import HERE, held, require_checks, torchrun
-
-
-# On two ranks: test_two_ranks.py.
-@pytest.mark.exhaustive
-def test_questions_have_the_same_right_answers_on_four_ranks() -> None:
-    require_checks(4, "shared_questions")
+from tests.distributed.launch import HERE, forking, held, torchrun
 
 
 @pytest.mark.private
@@ -45,3 +39,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     said = held(torchrun(HERE / "killed.py", 2, str(tmp_path_factory.mktemp("alone"))))
     (digits,) = {line.split()[2] for line in said}
     return digits
+
+
+@pytest.mark.parametrize(
+    ("kind", "kills"),
+    [("parts", 1), *[pytest.param(kind, 30, marks=pytest.mark.exhaustive) for kind in ("parts", "model", "data")]],
+)
+def test_ranks_that_are_killed_anywhere_go_on_with_the_same_digits(kind: str, kills: int) -> None:
+    assert held(forking("lives", kind, str(kills), seconds=1800)) == [f"{kind}: the same digits after {kills} kills"]

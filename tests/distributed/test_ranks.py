@@ -1,0 +1,49 @@
+"""What several ranks compute and refuse, against one process in float64.
+
+A small set of checks runs every time: one of each operator, mechanism and kind of question. All of them are among the
+exhaustive tests.
+"""
+
+import pytest
+
+from tests.distributed.launch import require_checks
+
+ON_TWO = {
+    "two_ranks": ["fsdp", "tensor_parallel", "data_parallel", "questions", "loaders", "plain_dtensors"],
+    "shared_products": [
+        *["the_four_operators", "sums_and_programs", "masked_rows_and_empty_ranks", "draws", "functions", "data_block"],
+        *["points_that_move", "collectives", "errors_of_one_rank", "other_questions_on_one_rank", "loaders"],
+        "sparse_matrices",
+    ],
+    "shared_questions": ["eigenvalues", "checkpoints", "warnings_of_the_first_rank", "other_groups"],
+    "sharded_products": ["the_four_operators", "unequal_batches", "draws", "errors_of_one_rank", "refusals"],
+    "sharded_layouts": ["parts_and_recomputations"],
+    "sharded_batches": ["collectives", "autocast_in_place_of_a_policy", "a_batch_that_one_rank_cannot_do"],
+    "sharded_commands": ["products_that_the_command_makes", "functions_of_a_sharded_model"],
+    "parallel_products": [
+        *["the_four_operators", "errors_of_one_rank", "refusals", "derivatives_that_miss_a_term", "functions"],
+        *["collectives", "draws"],
+    ],
+    "questions_on_parts": ["eigenvalues", "determinants", "solves", "algebra", "refusals", "checkpoints"],
+}
+# Of four, pairs can both hold copies or share layers, and shard.
+ON_FOUR = {
+    "shared_products": ["the_four_operators"],
+    "sharded_products": ["the_four_operators"],
+    "sharded_layouts": ["copies_of_pieces"],
+    "mesh_products": ["frozen_parameters", "refusals"],
+    "questions_on_parts": ["refusals", "copies"],
+}
+
+
+@pytest.mark.private
+@pytest.mark.parametrize(("ranks", "small"), [(2, ON_TWO), (4, ON_FOUR)], ids=["two", "four"])
+def test_ranks_agree_with_one_process_and_refuse_alike(ranks: int, small: dict[str, list[str]]) -> None:
+    require_checks(ranks, *[f"{module}.{check}" for module, checks in small.items() for check in checks])
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("module", sorted({*ON_TWO, *ON_FOUR, "sharded_language_models"} - {"two_ranks"}))
+def test_every_check_of_a_module_holds(module: str, ranks: int) -> None:
+    require_checks(ranks, module)
