@@ -315,6 +315,7 @@ def refusals() -> None:
     refused(NotImplementedError, "to_dense() needs whole vectors", H.to_dense)
     refused(NotImplementedError, "rows() needs whole vectors", lambda: H.rows([0]))
     refused(NotImplementedError, "loss_at()", lambda: H.loss_at(H.gradient))
+    refused(NotImplementedError, "loss_at()", lambda: hesse.check(H.loss_at, H.gradient))
     refused(NotImplementedError, "data_block()", H.data_block)
     refused(NotImplementedError, "a block of some parameters by others", lambda: H.block("0", "2"))
     v = H.unflatten(VECTORS[entries(H), 0])

@@ -48,6 +48,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnClock]:
     monkeypatch.setattr(engines, "COUNT", COUNT)
     monkeypatch.setattr(engines, "FIXED_PRICE", 10.0)
     monkeypatch.setattr(engines, "NODE_PRICE", 0.0)
+    # Programs are not tried where other processes leave less than a gibibyte.
+    monkeypatch.setattr("hesse._base.memory.available", lambda device: 2**36)
     with programs.running(EAGER):
         yield OwnClock(monkeypatch)
 

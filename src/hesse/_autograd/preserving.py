@@ -41,7 +41,8 @@ class State:
 
     def __init__(self, func: Callable[..., Any], inputs: Any) -> None:
         tensors = [leaf for leaf in trees.flatten(inputs)[0] if isinstance(leaf, Tensor)]
-        tensors += [tensor for _, tensor in reached(func, Tensor) if not is_lazy(tensor)]
+        # Lazy parameters and tensors on the meta device have no numbers.
+        tensors += [tensor for _, tensor in reached(func, Tensor) if not (is_lazy(tensor) or tensor.is_meta)]
         distinct = list({id(tensor): tensor for tensor in tensors}.values())
         modules = {id(part): part for _, module in reached(func, torch.nn.Module) for part in module.modules()}
         self._values = [_Values(tensor) for tensor in distinct]

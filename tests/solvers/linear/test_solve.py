@@ -166,6 +166,31 @@ def test_a_right_hand_side_of_the_null_space_gives_no_long_solution(dtype):
             assert float(found.solution.norm()) <= 0.05
 
 
+def near_the_null_space(seed, n, part, dtype):
+    """A singular matrix, its null vector plus a part of anything, and the shortest least-squares solution."""
+    rng = np.random.default_rng(seed)
+    turn, _ = np.linalg.qr(rng.standard_normal((n, n)))
+    values = np.r_[0.0, rng.uniform(0.1, 1, n - 1) * rng.choice([-1, 1], n - 1)]
+    A = (turn * values) @ turn.T
+    b = torch.from_numpy(turn[:, 0] + part * rng.standard_normal(n)).to(dtype)
+    shortest = turn[:, 1:] @ ((turn[:, 1:].T @ b.double().numpy()) / values[1:])
+    return torch.from_numpy(0.5 * (A + A.T)).to(dtype), b, float(np.linalg.norm(shortest))
+
+
+@pytest.mark.parametrize("seeds", [range(25), pytest.param(range(25, 500), marks=pytest.mark.exhaustive)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_what_rounding_seems_to_gain_makes_no_solution_long(dtype, seeds):
+    """A first step is made before A's norm is known, and the last one may divide rounding by rounding."""
+    eps = torch.finfo(dtype).eps
+    for seed in seeds:
+        for n, part in ((2, eps**0.75), (3, eps**0.75), (2, eps**0.5), (2, 10)):
+            A, b, shortest = near_the_null_space(seed, n, part, dtype)
+            with pytest.warns(hesse.ConvergenceWarning):
+                found = hesse.solve(A, b, method="minres")
+            # A change of A by rounding turns its null vector by about eps, and the solution along it.
+            assert float(found.solution.norm()) <= 1.5 * shortest + 10 * eps**0.5, (seed, n, part)
+
+
 @pytest.mark.parametrize("method", ["cg", "minres"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("n", [1, 4, 50])

@@ -13,7 +13,7 @@ from hesse._solvers import noise
 from hesse._solvers.checkpoint import State
 from hesse._solvers.linear.answers import Answers
 from hesse._solvers.linear.krylov import Krylov, Preconditioner
-from hesse._solvers.linear.minres import LEAST_SQUARES
+from hesse._solvers.linear.minres import LEAST_SQUARES, ROUNDING
 from hesse._solvers.run import Products
 
 # A correction is worth another one while it makes the true residual at least that much smaller.
@@ -246,7 +246,8 @@ class _Corrections:
         answers, sides, operator = self.answers, self.sides, self.sides.products.operator
         X = changes
         blocks.shrink(X, scales)
-        negligible = torch.finfo(X.dtype).eps ** RANK * answers.scales[True] * blocks.norms(operator, X)
+        eps, sizes = torch.finfo(X.dtype).eps, answers.scales[True] * blocks.norms(operator, X)
+        negligible = eps**RANK * sizes
         X.add_(blocks.select(answers.X, index))
         # What the solution loses where it leaves the range of its dtype belongs to its residual.
         powers = sides.units[index] - sides.products.exponent
@@ -259,6 +260,8 @@ class _Corrections:
         if bare and bool(null.any()) and self._price(index[null].tolist()) <= sides.products.left:
             images = self._residuals(index[null]).sub_(blocks.select(R, null))
             chosen[null] = blocks.norms(operator, images) > negligible[null]
+            # A small gain that is rounding of the correction's own product is none, however large that product.
+            chosen &= ~null | (scales - norms > ROUNDING * eps * sizes)
         doubtful = kept & ~chosen
         if bool(doubtful.any()) and self._price(index[doubtful].tolist()) <= sides.products.left:
             # The energy ½·xᵀAx − bᵀx changes by −½·cᵀ(r + r′) where the correction c takes r to r′.

@@ -113,13 +113,14 @@ class Minres(Krylov):
         # A step so long leaves more rounding than residual; where it was made before A's norm was known, all is void.
         void = rounding * self._longest > 1
         length = c.abs() * blocks.norms(self.operator, d)
-        flat = (pivot <= rounding) | (rounding * length > 1)
+        # The last step of a space may divide rounding by rounding: it must gain more than its length leaves.
+        exhausted = beta <= rounding
+        flat = (pivot <= rounding) | (rounding * length > torch.where(exhausted, 1 - s.abs(), 1))
         halted = least_squares | flat
         self._longest = torch.maximum(self._longest, length)
         tau = torch.where(halted, 0, c * self._phi)
         phi = torch.where(halted, self._phi, s * self._phi)
         blocks.add(self.x, d, tau)
-        exhausted = beta <= rounding
         safe = torch.where(exhausted, 1, beta)
         if self._v is not None:
             self._v.copy_(q)
