@@ -18,7 +18,7 @@ ON_TWO = {
     "shared_questions": ["eigenvalues", "checkpoints", "warnings_of_the_first_rank", "other_groups"],
     "sharded_products": ["the_four_operators", "unequal_batches", "draws", "errors_of_one_rank", "refusals"],
     "sharded_layouts": ["parts_and_recomputations"],
-    "sharded_batches": ["collectives", "autocast_in_place_of_a_policy", "a_batch_that_one_rank_cannot_do"],
+    "sharded_batches": ["minima", "collectives", "autocast_in_place_of_a_policy", "a_batch_that_one_rank_cannot_do"],
     "sharded_commands": ["products_that_the_command_makes", "functions_of_a_sharded_model"],
     "parallel_products": [
         *["the_four_operators", "errors_of_one_rank", "refusals", "derivatives_that_miss_a_term", "functions"],

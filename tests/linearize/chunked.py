@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from hesse._linearize.chunks import Chunks, Multiply
+from hesse._linearize.chunks import Chunks, Multiply, Pays
 from hesse._linearize.options import Options
 
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ class Chunked:
         lengths: Sequence[int] = (3,),
         *,
         key: Hashable = "term",
-        pays: Callable[[float], bool] = lambda seconds: True,
+        pays: Pays = lambda seconds, past: True,
     ) -> Tensor:
         """All products, whose leaves have these lengths."""
         pieces = list(

@@ -83,10 +83,32 @@ def test_a_batch_that_must_be_compiled_is_tried_only_where_that_pays(clock: OwnC
         return right(rows)
 
     dear, cheap = Chunked(fixed=16), Chunked(fixed=16)
-    dear.multiply(timed, ROWS, pays=lambda seconds: seconds > 1.0)
+    dear.multiply(timed, ROWS, pays=lambda seconds, past: seconds > 1.0)
     assert (dear.chunks.chosen, set(sizes)) == ("loop", {1})
-    cheap.multiply(timed, ROWS, pays=lambda seconds: seconds == 1.0)
+    cheap.multiply(timed, ROWS, pays=lambda seconds, past: seconds == 1.0)
     assert (cheap.chunks.chosen, set(sizes)) == ("vmap", {1, 16})
+
+
+def test_a_batch_that_must_be_compiled_waits_for_as_many_vectors_as_pay_for_it(clock: OwnClock) -> None:
+    sizes: list[int] = []
+
+    def timed(rows: Tensor) -> Tensor:
+        clock.now += 1.0
+        sizes.append(len(rows) if rows.dim() == 2 else 1)
+        return right(rows)
+
+    chunked, decided = Chunked(fixed=16), Chunked(fixed=16)
+    for calls in range(4):
+        sizes.clear()
+        torch.testing.assert_close(
+            chunked.multiply(timed, ROWS, pays=lambda seconds, past: past * seconds >= 2 * len(ROWS)), right(ROWS)
+        )
+        assert chunked.chunks.chosen == ("loop" if calls < 2 else "vmap")
+        # While it waits nothing is measured again.
+        assert calls != 1 or len(sizes) == len(ROWS)
+        decided.multiply(timed, ROWS, pays=lambda seconds, past: past * seconds >= 2 * len(ROWS))
+        decided.chunks.stay()
+        assert decided.chunks.chosen == "loop"
 
 
 def test_zeros_among_the_users_vectors_do_not_hide_a_wrong_batch() -> None:
