@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hesse._autograd.captured import reach
@@ -83,6 +84,35 @@ def part(batch: Any, start: int, stop: int) -> Any:
         return tensor[start:stop] if tensor.dim() > 0 and tensor.shape[0] == rows else tensor
 
     return map_batch(cut, batch)
+
+
+def joined(first: Any, second: Any) -> Any:
+    """The rows of two batches in one; None where they do not fit together, as sequences of other lengths.
+
+    Tensors without rows are those of the second batch.
+    """
+    counts = count(first), count(second)
+    (leaves, spec), (others, other_spec) = trees.flatten(first), trees.flatten(second)
+    if None in counts or spec.paths != other_spec.paths:
+        return None
+    fresh: list[Any] = []
+    for leaf, other in zip(leaves, others, strict=True):
+        both = other
+        if isinstance(leaf, Tensor) and isinstance(other, Tensor):
+            have = [
+                tensor.dim() > 0 and len(tensor) == rows for tensor, rows in zip((leaf, other), counts, strict=True)
+            ]
+            if have[0] != have[1] or (have[0] and leaf.shape[1:] != other.shape[1:]):
+                return None
+            both = torch.cat([leaf, other]) if have[0] else other
+        elif isinstance(leaf, Mapping) and isinstance(other, Mapping):
+            both = copy.copy(other)
+            for key, entry in other.items():
+                both[key] = joined(leaf[key], entry) if key in leaf else None
+                if both[key] is None and entry is not None:
+                    return None
+        fresh.append(both)
+    return other_spec.rebuild(fresh)
 
 
 def microbatches(batch: Any, most: int | None) -> Iterator[tuple[int, Any]]:
