@@ -97,7 +97,7 @@ def joined(first: Any, second: Any) -> Any:
         return None
     fresh: list[Any] = []
     for leaf, other in zip(leaves, others, strict=True):
-        both = other
+        both: Any = other
         if isinstance(leaf, Tensor) and isinstance(other, Tensor):
             have = [
                 tensor.dim() > 0 and len(tensor) == rows for tensor, rows in zip((leaf, other), counts, strict=True)
