@@ -111,3 +111,14 @@ def test_batches_that_do_not_fit_together_are_not_compared() -> None:
         return sum([(((w * x).sin().mean(1) - y) ** 2).mean() for x, y in batches], torch.zeros(())) / 2
 
     torch.testing.assert_close(H.to_dense(), torch.autograd.functional.hessian(func, x.new_ones(1)))
+
+
+def test_batches_with_factors_of_their_own_are_not_compared() -> None:
+    def loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
+        return batch["factor"] * F.mse_loss(model(batch["x"]), batch["y"])
+
+    for factors in ((0.5, 2.0), (torch.tensor(0.5), torch.tensor(2.0))):
+        parts = zip(X.split(6), Y.split(6), factors, strict=True)
+        H = hesse.LossHessian(model(), loss, [{"x": x, "y": y, "factor": factor} for x, y, factor in parts])
+        halves = dense(lambda f: (0.5 * F.mse_loss(f[:6], Y[:6]) + 2 * F.mse_loss(f[6:], Y[6:])) / 2)
+        torch.testing.assert_close(H.to_dense(), halves)

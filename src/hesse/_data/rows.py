@@ -87,9 +87,9 @@ def part(batch: Any, start: int, stop: int) -> Any:
 
 
 def joined(first: Any, second: Any) -> Any:
-    """The rows of two batches in one; None where they do not fit together, as sequences of other lengths.
+    """The rows of two batches in one; None where they do not fit together, as sequences of other lengths do not.
 
-    Tensors without rows are those of the second batch.
+    What has no rows, such as a batch's own factor, must be the same in both.
     """
     counts = count(first), count(second)
     (leaves, spec), (others, other_spec) = trees.flatten(first), trees.flatten(second)
@@ -102,15 +102,19 @@ def joined(first: Any, second: Any) -> Any:
             have = [
                 tensor.dim() > 0 and len(tensor) == rows for tensor, rows in zip((leaf, other), counts, strict=True)
             ]
-            if have[0] != have[1] or (have[0] and leaf.shape[1:] != other.shape[1:]):
+            if have[0] != have[1] or leaf.shape[have[0] :] != other.shape[have[1] :]:
+                return None
+            if not have[0] and not torch.equal(leaf, other):
                 return None
             both = torch.cat([leaf, other]) if have[0] else other
-        elif isinstance(leaf, Mapping) and isinstance(other, Mapping):
+        elif isinstance(leaf, Mapping) and isinstance(other, Mapping) and leaf.keys() == other.keys():
             both = copy.copy(other)
             for key, entry in other.items():
-                both[key] = joined(leaf[key], entry) if key in leaf else None
-                if both[key] is None and entry is not None:
+                both[key] = joined(leaf[key], entry)
+                if both[key] is None:
                     return None
+        elif leaf is not other and not (isinstance(leaf, int | float | str) and leaf == other):
+            return None
         fresh.append(both)
     return other_spec.rebuild(fresh)
 
