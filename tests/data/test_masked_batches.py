@@ -62,6 +62,18 @@ def test_a_mask_that_the_first_batch_lacks_is_refused(loss: Any, ends: tuple[int
     torch.testing.assert_close(told.to_dense(), dense(lambda f: F.mse_loss(f[KEEP], Y[KEEP])))
 
 
+def test_batches_of_which_one_has_masked_labels_are_refused() -> None:
+    labels = torch.arange(12).reshape(3, 4) % 2
+    labels[0, 1:] = -100
+
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return F.cross_entropy(model(batch["x"]).unflatten(1, (2, 4)), batch["labels"])
+
+    data = [{"x": X[a:b], "labels": labels[a:b]} for a, b in ((0, 1), (1, 3))]
+    with pytest.raises(ValueError, match="not the mean of its rows' losses in batch 1"):
+        hesse.LossHessian(nn.Linear(3, 8).double(), loss, data).value.item()
+
+
 def test_a_mask_that_is_alike_in_both_halves_is_refused() -> None:
     x, y, keep = X[:8], Y[:8], torch.tensor([True, False] * 4)
     with pytest.raises(ValueError, match="neither the mean nor the sum of its rows' losses"):

@@ -33,7 +33,7 @@ class Joined:
         self._rows = rows.map_batch(Tensor.clone, rows.part(first, 0, PILOT))
         self._found = self._evaluated(self._rows)
 
-    def _evaluated(self, batch: Any) -> tuple[float, float] | None:
+    def _evaluated(self, batch: Any) -> tuple[float, float | None] | None:
         """Loss and count of a batch; None where these do not say anything."""
         generators = Seeded(self._seed)
         try:
@@ -44,19 +44,24 @@ class Joined:
                 raise
             # Programs that take whole batches only.
             return None
-        return None if generators.drew or count is None else (value, count)
+        return None if generators.drew else (value, count)
 
     def require(self, number: int, batch: Any, value: float, count: float | None) -> None:
         """Raise where the loss of batch ``number``, the mean of ``count`` terms, is not what it is taken for."""
-        both = rows.joined(self._rows, batch) if self._found is not None and count else None
+        both = None if self._found is None else rows.joined(self._rows, batch)
         whole = None if both is None else self._evaluated(both)
-        if whole is None or self._found is None or count is None or not math.isfinite(whole[0]):
+        if whole is None or self._found is None or not math.isfinite(whole[0]):
             return
-        parts, total = [self._found, (value, count)], 1.0
+        parts, total = [self._found[0], value], 1.0
         if self._reduction == "mean":
-            total = whole[1]
-            parts = [(loss * terms, terms) for loss, terms in parts]
-        if agree(whole[0] * total, [part[0] for part in parts], rounding(self._objective)):
+            terms = self._found[1]
+            if terms is None or count is None:
+                # Whoever weighs the batch says so.
+                return
+            # Where labels are masked in one of both alone, it cannot be told how many count in all.
+            total = math.nan if whole[1] is None else whole[1]
+            parts = [self._found[0] * terms, value * count]
+        if agree(whole[0] * total, parts, rounding(self._objective)):
             return
         raise ValueError(
             f"The loss given to {self._objective.name} is not the {self._reduction} of its rows' losses in batch"
