@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import hesse
-from hesse._autograd.agreement import FACTOR, disagreement
+from hesse._autograd.agreement import FACTOR, disagreement, halves
 from tests.linearize import programs
 
 DOUBLE = torch.float64
@@ -107,3 +107,10 @@ def test_a_leaf_that_rounds_allows_nothing_to_another() -> None:
     assert disagreement(ours, right, precision=DOUBLE, again=(again(ours), again(right))) > 1
     first = ours[:1], right[:1]
     assert disagreement(*first, precision=DOUBLE, again=(again(first[0]), again(first[1]))) <= 1
+
+
+def test_each_two_entries_are_apart_by_a_mask() -> None:
+    for number in (0, 1, 2, 5, 16, 17):
+        masks = list(halves(number))
+        assert len(masks) <= 5
+        assert all(any(mask[i] != mask[j] for mask in masks) for i in range(number) for j in range(i))

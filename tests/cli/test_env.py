@@ -5,9 +5,12 @@ from __future__ import annotations
 import getpass
 import platform
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy
+import pytest
 import safetensors
 import scipy
 import torch
@@ -50,3 +53,13 @@ def test_the_compiler_is_the_one_that_cxx_names(hesse_command, tmp_path, monkeyp
     monkeypatch.setenv("PATH", str(tmp_path))
     lines = hesse_command("env").stdout.splitlines()
     assert [line.split()[-1] for line in lines if line.startswith("C++ compiler")] == ["none"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_a_full_standard_output_is_told_in_one_sentence():
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "hesse", "env"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert ended.returncode == 2
+    assert ended.stderr == "hesse: Cannot write to standard output: No space left on device.\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -200,3 +201,19 @@ def test_a_batchmean_is_a_mean_over_rows() -> None:
     loss, targets = nn.KLDivLoss(reduction="batchmean"), Y.softmax(1)
     H = hesse.LossHessian(model(), loss, [(X[:5], targets[:5]), (X[5:], targets[5:])])
     torch.testing.assert_close(H @ V, product(lambda p: (targets * (targets.log() - p)).sum() / len(X)))
+
+
+def test_pairs_that_were_meant_otherwise_get_a_note() -> None:
+    x, y = torch.ones(2, 3), torch.ones(2, 1)
+    model = torch.nn.Linear(3, 1)
+    with pytest.raises(TypeError, match=r"argument 'input'") as caught:
+        hesse.LossHessian(model, torch.nn.MSELoss(), ((x, y), (x, y)))
+    assert "Give several batches as a list, not a tuple" in caught.value.__notes__[0]
+
+    def loss(model: Any, batch: Any) -> torch.Tensor:
+        return (model(batch.x) - batch.y).square().mean()
+
+    pair = collections.namedtuple("pair", "x y")(x, y)  # as users write it
+    with pytest.raises(AttributeError, match="no attribute 'x'") as other:
+        hesse.LossHessian(model, loss, [pair])
+    assert "Give call=, a function of model, loss and batch." in other.value.__notes__[0]

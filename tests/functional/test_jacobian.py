@@ -152,3 +152,13 @@ def test_item_17_jacobian_is_differentiable_twice(mode: str, wrap: Wrap) -> None
 def test_modes_that_do_not_go_together_are_refused(modes: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         jacobian(lambda a: a.exp(), torch.rand(4), **modes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("temperature", [50, 200])
+def test_saturated_softmaxes_are_batched(dtype: torch.dtype, temperature: int) -> None:
+    x = torch.randn(24, 20, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    for point in x.T:
+        s = (temperature * point).softmax(0)
+        found = jacobian(lambda x: (temperature * x).softmax(0), point, vectorize=True)
+        torch.testing.assert_close(found, temperature * (s.diag() - torch.outer(s, s)))

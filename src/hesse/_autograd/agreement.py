@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -24,25 +24,48 @@ Again = Callable[[], Sequence[Tensor]]
 FACTOR = 0.7
 
 
+Apart = Callable[[], Iterable[Sequence[Tensor]]]
+"""The same products, leaf by leaf, each the sum of the products of two parts of a vector."""
+
+
 def disagreement(
-    ours: Sequence[Tensor], expected: Sequence[Tensor], *, precision: torch.dtype, again: Sequence[Again] = ()
+    ours: Sequence[Tensor],
+    expected: Sequence[Tensor],
+    *,
+    precision: torch.dtype,
+    again: Sequence[Again] = (),
+    apart: Apart | None = None,
 ) -> float:
     """The largest difference of a leaf over what rounding allows it; above 1 one of the two is wrong.
 
     Allowed are a share of the leaf's own norm, and a hundred roundings in ``precision`` of the norm of all leaves.
     Where that is not enough, ``again`` computes the sides anew. How far they are from linear tells how they round on
-    the way, in a coarser dtype or because large terms cancel.
+    the way, in a coarser dtype or because large terms cancel. Where a large entry swallows small ones, as in saturated
+    softmaxes, it does so at each scale, and ``apart`` tells.
     """
     times = _disagreement(ours, expected, precision, [0.0] * len(expected))
     if times > 1 and again:
-        sides = [_rounding(product(), found) for product, found in zip(again, (ours, expected), strict=True)]
-        times = _disagreement(ours, expected, precision, [sum(entries) for entries in zip(*sides, strict=True)])
+        sides = [_rounding(product(), found, FACTOR) for product, found in zip(again, (ours, expected), strict=True)]
+        noise = [sum(entries) for entries in zip(*sides, strict=True)]
+        times = _disagreement(ours, expected, precision, noise)
+        for sums in apart() if times > 1 and apart is not None else ():
+            noise = [max(entries) for entries in zip(noise, _rounding(sums, expected), strict=True)]
+            times = _disagreement(ours, expected, precision, noise)
+            if times <= 1:
+                break
     return times
 
 
-def _rounding(scaled: Sequence[Tensor], found: Sequence[Tensor]) -> list[float]:
-    """By leaf, how far products with scaled vectors are from scaled products."""
-    return [float(_finite(leaf.detach() / FACTOR - once).norm()) for leaf, once in zip(scaled, found, strict=True)]
+def halves(number: int) -> Iterator[Tensor]:
+    """Masks that cut the entries of a vector in two parts; each two entries are apart by one of them."""
+    positions = torch.arange(number, device="cpu")
+    for bit in range(max(number - 1, 0).bit_length()):
+        yield (positions >> bit & 1).bool()
+
+
+def _rounding(products: Sequence[Tensor], found: Sequence[Tensor], factor: float = 1.0) -> list[float]:
+    """By leaf, how far products with vectors times a factor are from that many products."""
+    return [float(_finite(leaf.detach() / factor - once).norm()) for leaf, once in zip(products, found, strict=True)]
 
 
 def _disagreement(

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from hesse._base.memory import available, readable
 from hesse._base.version import __version__
+from hesse._cli.failures import reported
 from hesse._cli.resources import processor
 
 PACKAGES = ("torch", "numpy", "scipy", "safetensors")
@@ -28,7 +29,8 @@ def env() -> None:
     table.add_column(overflow="fold")
     for name, value in facts():
         table.add_row(name, value)
-    Console().print(table, highlight=False, markup=False)
+    with reported():
+        Console().print(table, highlight=False, markup=False)
 
 
 def facts() -> list[tuple[str, str]]:

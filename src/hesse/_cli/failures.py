@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +49,14 @@ def reported() -> Iterator[None]:
         raise typer.Exit(1) from failure
     except KeyboardInterrupt as interrupt:
         raise typer.Exit(INTERRUPTED) from interrupt
+    except OSError as error:
+        # Files are named by who writes them, and a closed pipe is typer's matter.
+        if error.filename is not None or error.errno == errno.EPIPE:
+            raise
+        typer.echo(f"hesse: Cannot write to standard output: {error.strerror}.", err=True)
+        # What is left in the buffer would be written again at the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(2) from error
 
 
 @contextlib.contextmanager

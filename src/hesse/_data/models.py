@@ -206,7 +206,7 @@ class ModelObjective:
                 )
             predicted, target = pair
         elif _is_pair(batch) and self._call is None:
-            predicted, target = model(batch[0]), batch[1]
+            predicted, target = self._called(model, batch[0]), batch[1]
         else:
             raise TypeError(
                 f"{self.name} needs the model's prediction, and a batch of type {type(batch)} does not say what it is:"
@@ -232,6 +232,19 @@ class ModelObjective:
         shape = tuple(predicted.shape) if isinstance(predicted, Tensor) else None
         return Prediction([leaves[i] for i in places], places, others, spec, Counted(shape, target))
 
+    def _called(self, model: nn.Module, x: Any) -> Any:
+        """The model's prediction for the first entry of a pair."""
+        try:
+            return model(x)
+        except (TypeError, AttributeError) as error:
+            if not isinstance(x, Tensor):
+                error.add_note(
+                    f"{self.name} calls the model with the first entry of a pair (x, y), here of type"
+                    f" {type(x).__name__}. Give several batches as a list, not a tuple; and output= for a model that is"
+                    " called in another way."
+                )
+            raise
+
     def loss_of(self, prediction: Prediction, leaves: Sequence[Tensor]) -> Tensor:
         """The loss of a prediction with other tensors in the place of its floating-point ones."""
         return require_scalar(self._compared(refusing_models(self.name, self.loss), prediction, leaves), self.name)
@@ -242,6 +255,11 @@ class ModelObjective:
         try:
             return loss(predicted, target)
         except Exception as error:
+            if isinstance(error, TypeError | AttributeError) and self._output is None:
+                other = "output=, which gives them" if self._predicts else "call=, a function of model, loss and batch"
+                error.add_note(
+                    f"{self.name} calls the loss with a prediction and a target, since a batch is a pair. Give {other}."
+                )
             numbers = [len(entry) for entry in (predicted, target) if isinstance(entry, Tensor) and entry.dim()]
             # Subclasses say what else is wrong, such as a lack of memory.
             if len(set(numbers)) < 2 or type(error) not in (RuntimeError, ValueError, IndexError):

@@ -33,6 +33,7 @@ class Plan(NamedTuple):
         largest: bytes that the tape keeps of the first microbatch, for the comparison of programs; 0 without programs.
         rowless: of what type the first batch is, where it has no rows that can be counted.
         number: rows of the first batch; 0 where they cannot be counted.
+        assumed: whether only the first batch says so of the reduction, so that the first pass looks at the others.
     """
 
     reduction: Reduction
@@ -42,6 +43,7 @@ class Plan(NamedTuple):
     largest: int = 0
     rowless: str | None = None
     number: int = 0
+    assumed: bool = False
 
 
 def make_plan(
@@ -77,7 +79,10 @@ def make_plan(
         finding = _examined(objective, first, seed, known=(wanted or stated) is not None)
         reduction = settle(finding, wanted, stated, objective.name)
 
-    limit, reason = None, "a whole batch fits into the memory"
+    assumed = finding is not None and several and not finding.drew and not settings.weighted
+    plan = Plan(
+        reduction, several, None, "a whole batch fits into the memory", assumed=assumed and objective.known is None
+    )
     number = rows.count(first) or 1
     if number > PILOT and layer is None:
         try:
@@ -89,20 +94,21 @@ def make_plan(
             whole = needed(measure(first, reduction))
             if whole > budget:
                 _warn_uncut(number, whole, budget, f"a part of it cannot be evaluated ({first_line(error)})")
-            return Plan(reduction, several, None, "two rows of it alone cannot be evaluated")
+            return plan._replace(reason="two rows of it alone cannot be evaluated")
         estimate = needed(kept * number // PILOT)
         if estimate > budget:
             finding = finding or examine(objective, first, seed)
             if reduction not in finding.fits and not (finding.drew and (wanted or stated)):
                 if several or settings.needs_reduction or not finding.fits:
                     _warn_uncut(number, estimate, budget, f"its loss is not known to be a {reduction} over rows")
-                    return Plan(reduction, several, None, "the loss is no sum over rows")
+                    return plan._replace(reason="the loss is no sum over rows")
                 (reduction,) = finding.fits
             limit = _rows(first, number, reduction, measure, budget, objective.name)
-            reason = f"a whole batch would take about {readable(estimate)} of {readable(budget)}"
-            if limit >= number:
-                limit, reason = None, "a whole batch fits into the memory"
-    return Plan(reduction, several or limit is not None, limit, reason)
+            if limit < number:
+                reason = f"a whole batch would take about {readable(estimate)} of {readable(budget)}"
+                plan = plan._replace(several=True, rows=limit, reason=reason)
+            plan = plan._replace(reduction=reduction)
+    return plan
 
 
 def _warn_uncut(number: int, size: int, budget: int, why: str) -> None:

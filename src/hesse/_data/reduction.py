@@ -1,4 +1,4 @@
-"""Whether a batch's loss is the mean or the sum of the losses of its rows: found out on two halves of a batch.
+"""Whether a batch's loss is the mean or the sum of the losses of its rows: found out on two parts of a batch.
 
 Batches are averaged by how many terms their means are over, so a loss that is something else would give a wrong
 matrix without a word.
@@ -46,18 +46,18 @@ class Finding(NamedTuple):
 
 @interruptible
 def examine(objective: Objective, batch: Any, seed: int) -> Finding:
-    """Evaluate the loss on a batch and on its halves."""
+    """Evaluate the loss on a batch and on its two parts."""
     number = rows.count(batch)
     if number is None or number < 2:
         return Finding(frozenset(), "", drew=False, halved=False)
-    half = number // 2
+    half = _cut(number)
     generators = Seeded(seed)
     with generators.net, generators, ordinary_autograd():
         # What a model keeps of its parameters now leads to other variables than those of the next evaluation, which
         # finds out. Few rows, since a graph is made.
         objective.value([track(leaf, False) for leaf in objective.leaves], rows.part(batch, 0, min(number, PILOT)))
         whole, first, second = [
-            _loss(objective, rows.part(batch, *ends)) for ends in ((0, number), (0, half), (half, number))
+            loss_without_graph(objective, rows.part(batch, *ends)) for ends in ((0, number), (0, half), (half, number))
         ]
     said = (
         f"rows 0 to {half} of the first batch give {first[0]:.6g}, the others {second[0]:.6g}, and all"
@@ -69,18 +69,29 @@ def examine(objective: Objective, batch: Any, seed: int) -> Finding:
         return Finding(frozenset(), said, drew=False, halved=False)
     allowed = rounding(objective)
     fits: set[Reduction] = set()
-    if _agree(whole[0], [first[0], second[0]], allowed):
+    if agree(whole[0], [first[0], second[0]], allowed):
         fits.add("sum")
     counts = [part[1] for part in (whole, first, second)]
     if None not in counts:
         total, *parts = [float(count or 0) for count in counts]
         weighted = [value * count for (value, _), count in zip((first, second), parts, strict=True) if count]
-        if abs(total - sum(parts)) <= allowed * abs(total) and _agree(whole[0] * total, weighted, allowed):
+        if abs(total - sum(parts)) <= allowed * abs(total) and agree(whole[0] * total, weighted, allowed):
             fits.add("mean")
     return Finding(frozenset(fits), said, drew=False, halved=True)
 
 
-def _loss(objective: Objective, batch: Any) -> tuple[float, float | None]:
+def _cut(number: int) -> int:
+    """Where to cut a batch: near its middle, but so that a mask of some of its rows never masks both parts alike.
+
+    Parts of k and n − k rows have equal shares of m rows only where n divides k·m, which k without a factor of n rules
+    out. One row alone is not tried, see :data:`PILOT`.
+    """
+    middle = number // 2
+    return next((first for first in range(middle, 1, -1) if math.gcd(first, number) == 1), middle)
+
+
+def loss_without_graph(objective: Objective, batch: Any) -> tuple[float, float | None]:
+    """The loss of a batch, and how many terms it counts."""
     x = [leaf.detach() for leaf in objective.leaves]
     value, counted = objective.value(x, batch)
     return float(value.detach()), objective.count(batch, counted)
@@ -92,7 +103,8 @@ def rounding(objective: Objective) -> float:
     return _ROUNDING[half or torch.is_autocast_enabled(objective.leaves[0].device.type)]
 
 
-def _agree(whole: float, parts: list[float], allowed: float) -> bool:
+def agree(whole: float, parts: list[float], allowed: float) -> bool:
+    """Whether a number is the sum of its parts but for rounding."""
     return abs(whole - sum(parts)) <= allowed * max(abs(whole), sum(abs(part) for part in parts))
 
 

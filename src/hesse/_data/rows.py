@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hesse._autograd.captured import reach
@@ -83,6 +84,39 @@ def part(batch: Any, start: int, stop: int) -> Any:
         return tensor[start:stop] if tensor.dim() > 0 and tensor.shape[0] == rows else tensor
 
     return map_batch(cut, batch)
+
+
+def joined(first: Any, second: Any) -> Any:
+    """The rows of two batches in one; None where they do not fit together, as sequences of other lengths do not.
+
+    What has no rows, such as a batch's own factor, must be the same in both.
+    """
+    counts = count(first), count(second)
+    (leaves, spec), (others, other_spec) = trees.flatten(first), trees.flatten(second)
+    if None in counts or spec.paths != other_spec.paths:
+        return None
+    fresh: list[Any] = []
+    for leaf, other in zip(leaves, others, strict=True):
+        both: Any = other
+        if isinstance(leaf, Tensor) and isinstance(other, Tensor):
+            have = [
+                tensor.dim() > 0 and len(tensor) == rows for tensor, rows in zip((leaf, other), counts, strict=True)
+            ]
+            if have[0] != have[1] or leaf.shape[have[0] :] != other.shape[have[1] :]:
+                return None
+            if not have[0] and not torch.equal(leaf, other):
+                return None
+            both = torch.cat([leaf, other]) if have[0] else other
+        elif isinstance(leaf, Mapping) and isinstance(other, Mapping) and leaf.keys() == other.keys():
+            both = copy.copy(other)
+            for key, entry in other.items():
+                both[key] = joined(leaf[key], entry)
+                if both[key] is None:
+                    return None
+        elif leaf is not other and not (isinstance(leaf, int | float | str) and leaf == other):
+            return None
+        fresh.append(both)
+    return other_spec.rebuild(fresh)
 
 
 def microbatches(batch: Any, most: int | None) -> Iterator[tuple[int, Any]]:

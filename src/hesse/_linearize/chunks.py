@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from hesse._autograd.agreement import FACTOR, disagreement
+from hesse._autograd.agreement import FACTOR, disagreement, halves
 from hesse._base.clock import Clock
 from hesse._base.errors import first_line
 from hesse._base.fixed_draws import random_like
@@ -164,11 +164,17 @@ class Chunks:
         def combined(batch: Tensor) -> Tensor:
             return (weights.to(batch.dtype) @ batch).unsqueeze(0)
 
+        def apart() -> Iterator[Tensor]:
+            for mask in halves(len(weights)):
+                first = mask.to(weights)
+                product, other = [multiply((weights * part) @ chunk) for part in (first, 1 - first)]
+                yield (product + other).unsqueeze(0)
+
         single = singly()
         batch = self._batched(multiply, chunk, look=self.room.is_tight(len(chunk)))
         if batch is not None:
             again = lambda: combined(multiply(FACTOR * chunk)), lambda: singly(FACTOR)
-            self._judge(combined(batch), single, lengths, again)
+            self._judge(combined(batch), single, lengths, again, apart)
         if batch is None or self.chosen == "loop":
             return torch.stack([multiply(row) for row in chunk])
         compared.add(key)
@@ -237,14 +243,24 @@ class Chunks:
             return None
 
     def _judge(
-        self, batch: Tensor, singles: Tensor, lengths: Sequence[int], again: Sequence[Callable[[], Tensor]]
+        self,
+        batch: Tensor,
+        singles: Tensor,
+        lengths: Sequence[int],
+        again: Sequence[Callable[[], Tensor]],
+        apart: Callable[[], Iterator[Tensor]] | None = None,
     ) -> None:
-        times = self._disagreement(batch, singles, lengths, again)
+        times = self._disagreement(batch, singles, lengths, again, apart)
         if times > 1:
             self._refuse(f"a batch differs from single products by {times:.1e} times what rounding allows")
 
     def _disagreement(
-        self, batch: Tensor, singles: Tensor, lengths: Sequence[int], again: Sequence[Callable[[], Tensor]]
+        self,
+        batch: Tensor,
+        singles: Tensor,
+        lengths: Sequence[int],
+        again: Sequence[Callable[[], Tensor]],
+        apart: Callable[[], Iterator[Tensor]] | None = None,
     ) -> float:
         """How far both are apart, in units of what rounding allows; see :func:`disagreement`."""
 
@@ -252,7 +268,8 @@ class Chunks:
             return list(product.detach().split_with_sizes(list(lengths), dim=-1))
 
         both = [functools.partial(lambda product: parts(product()), product) for product in again]
-        return disagreement(parts(batch), parts(singles), precision=self._precision, again=both)
+        sums = None if apart is None else lambda: map(parts, apart())
+        return disagreement(parts(batch), parts(singles), precision=self._precision, again=both, apart=sums)
 
     def _refuse(self, reason: str, error: Exception | None = None) -> None:
         if self._is_asked:

@@ -74,12 +74,22 @@ class SharedChunks(Chunks):
         return super()._batched(multiply, rows, look=False)
 
     def _disagreement(
-        self, batch: Tensor, singles: Tensor, lengths: Sequence[int], again: Sequence[Callable[[], Tensor]]
+        self,
+        batch: Tensor,
+        singles: Tensor,
+        lengths: Sequence[int],
+        again: Sequence[Callable[[], Tensor]],
+        apart: Callable[[], Iterator[Tensor]] | None = None,
     ) -> float:
         """The largest of all ranks, which compute again together."""
-        for sides in ((), again):
-            computed = [side() for side in sides]
-            found = super()._disagreement(batch, singles, lengths, [_known(product) for product in computed])
+        computed: list[Callable[[], Tensor]] = []
+        sums: Callable[[], Iterator[Tensor]] | None = None
+        for more in (None, again, *(() if apart is None else (apart,))):
+            if more is again:
+                computed = [_known(side()) for side in again]
+            elif callable(more):
+                sums = list(more()).__iter__
+            found = super()._disagreement(batch, singles, lengths, computed, sums)
             times = max(self._ranks.gather(f"the comparison of products of {self._what}", lambda: found))  # noqa: B023  # called at once
             if times <= 1:
                 break

@@ -18,6 +18,7 @@ from hesse._base.space import Space
 from hesse._data import rows
 from hesse._data.batches import Batches
 from hesse._data.draws import Seeded, State
+from hesse._data.joined import Joined
 from hesse._data.kept import Kept
 from hesse._data.losses import Reduction
 from hesse._data.objective import Objective
@@ -85,6 +86,7 @@ class DataPoint(Point):
         self._sizes: dict[Any, int] = {}
         self._values: dict[Place, float] = {}
         self._passes = threading.RLock()
+        self._joined: Joined | None = None
         self._complete = False
         self._sums: _Sums | None = None
         self._value = torch.zeros((), device="cpu")
@@ -185,7 +187,8 @@ class DataPoint(Point):
         self.divisor = total if self.plan.reduction == "mean" and total else 1.0
         if not self._complete:
             self._value, self._gradient = (self._sums or _Sums(self.variables)).divided(self.divisor)
-            self._complete, self._sums = True, None
+            self._complete, self._sums, self._joined = True, None, None
+            self.plan = self.plan._replace(assumed=False)
 
     def _add(self, place: Place, term: Term, weight: float) -> None:
         """Value and gradient to the sums of the first pass; a pass after a broken one adds the rest."""
@@ -253,6 +256,8 @@ class DataPoint(Point):
             # The first one that a program makes is compared with the tape, whose graph is there meanwhile.
             self._kept.make_room(self.plan.largest)
         term = self._linearized(place, microbatch, self.plan.reduction, self._linearize)
+        if place not in self._values:
+            self._require_reduction(place, microbatch, term)
         self._compare(place, float(term.value))
         if layout not in self._sizes:
             self._sizes[layout] = term.kept_bytes(self.batches.held_elsewhere(microbatch))
@@ -260,6 +265,12 @@ class DataPoint(Point):
         self._kept.see(size)
         self._kept.offer(place, term, size)
         return term
+
+    def _require_reduction(self, place: Place, microbatch: Any, term: Term) -> None:
+        """Raise where a batch's loss is not the mean or sum that the first batch's is; looked at once."""
+        if self.plan.assumed:
+            self._joined = self._joined or Joined(self.objective, self.plan.reduction, microbatch, self.seed)
+            self._joined.require(place[0], microbatch, float(term.value), term.count)
 
     def _linearized(self, place: Place, microbatch: Any, reduction: Reduction, linearize: Linearize) -> Term:
         generators = Seeded(self._seed_of(place))

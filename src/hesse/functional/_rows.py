@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from hesse._autograd.agreement import FACTOR, coarsest, disagreement
+from hesse._autograd.agreement import FACTOR, coarsest, disagreement, halves
 from hesse._autograd.evaluation import inside_transform
 from hesse._autograd.gradients import Gradients, gradients, zeros_where_none
 from hesse._base.fixed_draws import fixed_generator, random_like
@@ -66,8 +66,21 @@ def _check_batch(flat: Sequence[Tensor], x: Sequence[Tensor], bases: Sequence[Te
     # Real weights, since products with complex rows are antilinear.
     weights = [random_like(output.real, generator).to(output.dtype) for output in flat]
 
+    def product(cotangents: Sequence[Tensor]) -> Sequence[Tensor]:
+        return zeros_where_none(gradients(flat, x, cotangents, retain_graph=True), x)
+
     def singly(factor: float = 1.0) -> Sequence[Tensor]:
-        return zeros_where_none(gradients(flat, x, [factor * weight for weight in weights], retain_graph=True), x)
+        return product([factor * weight for weight in weights])
+
+    def apart() -> Iterator[Sequence[Tensor]]:
+        numels = [len(weight) for weight in weights]
+        for mask in halves(sum(numels)):
+            masks = [
+                part.to(weight.device) for part, weight in zip(mask.split_with_sizes(numels), weights, strict=True)
+            ]
+            first = [weight * part for weight, part in zip(weights, masks, strict=True)]
+            second = [weight * ~part for weight, part in zip(weights, masks, strict=True)]
+            yield [a + b for a, b in zip(product(first), product(second), strict=True)]
 
     def combined(batched: Gradients) -> list[Tensor]:
         return [
@@ -80,7 +93,7 @@ def _check_batch(flat: Sequence[Tensor], x: Sequence[Tensor], bases: Sequence[Te
 
     again = combined_again, lambda: singly(FACTOR)
     # A combination sums many rows, each with its own rounding.
-    if disagreement(combined(batched), singly(), precision=coarsest([*flat, *x]), again=again) > 10:
+    if disagreement(combined(batched), singly(), precision=coarsest([*flat, *x]), again=again, apart=apart) > 10:
         raise RuntimeError(
             "The rows of a batched backward differ from a single backward: PyTorch cannot batch this function, and"
             " does not say so. Call with vectorize=False."

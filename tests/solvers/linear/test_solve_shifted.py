@@ -134,3 +134,19 @@ def test_a_right_hand_side_of_numpy_gives_solutions_of_numpy() -> None:
     found = hesse.solve_shifted(hesse.as_operator(torch.diag(torch.from_numpy(diagonal))), b, [0.0, 1.0], tol=1e-12)
     for shift, solution in zip([0.0, 1.0], found.solutions, strict=True):
         np.testing.assert_allclose(solution, b / (diagonal + shift))
+
+
+@pytest.mark.parametrize("size", [2, 40])
+@pytest.mark.parametrize(("values", "shift"), [("ones", -1.0), ("counted", 0.0), ("counted", -1.0)])
+def test_no_shift_at_an_eigenvalue_converges_or_grows(size, values, shift):
+    spectrum = np.ones(size) if values == "ones" else np.arange(size)
+    A, b = with_eigenvalues(spectrum, torch.float64), torch.linspace(1, 2, size, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", hesse.ConvergenceWarning)
+        found = hesse.solve_shifted(A, b, [shift, 5.0])
+    assert not found.converged
+    assert found.endings[0] != "converged"
+    damped = found.solutions[1]
+    if shift == 0:
+        assert float(found.residual_norms[0]) <= 1.001 * float(b.norm())
+    torch.testing.assert_close(damped, dense(A, b, 5.0), rtol=1e-5, atol=1e-6)

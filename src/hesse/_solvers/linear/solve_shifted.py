@@ -179,7 +179,7 @@ class _Path:
         self._room = planned - len(shifts)
         self._products, self._B, self._shifts, self._tol, self._atol = products, B, shifts, tol, atol
         self.X = torch.zeros(len(shifts), len(B), dtype=B.dtype, device=B.device).mT
-        length = float(blocks.norms(products.operator, B))
+        length = self._length = float(blocks.norms(products.operator, B))
         self._target = max(tol * length, atol)
         self.norms = torch.full((len(shifts),), length, dtype=torch.float64, device="cpu")
         self.endings = ["converged" if length <= self._target else ""] * len(shifts)
@@ -219,9 +219,16 @@ class _Path:
         self.X = blocks.ldexp(self.X, unit - products.exponent)
         for places in torch.split(torch.arange(len(self._shifts), device="cpu"), max(1, (self._room - 1) // 3)):
             X = blocks.ldexp(blocks.select(self.X, places), products.exponent - unit)
-            R = blocks.ldexp(self._B, -unit) - products.multiply(X)
-            blocks.add(R, X, -blocks.ldexp(self._shifts[places], -products.exponent))
-            self.norms[places] = blocks.ldexp(blocks.norms(products.operator, R), unit)
+            images, damping = products.multiply(X), blocks.ldexp(self._shifts[places], -products.exponent)
+            sizes = [blocks.norms(products.operator, part) for part in (images, X)]
+            R = blocks.ldexp(self._B, -unit) - images
+            blocks.add(R, X, -damping)
+            norms = blocks.ldexp(blocks.norms(products.operator, R), unit)
+            rounding = torch.finfo(X.dtype).eps * blocks.ldexp(sizes[0] + damping.abs() * sizes[1], unit)
+            # Near an eigenvalue x grows without bounds, and its residual with it, which rounding may hide.
+            void = torch.maximum(norms, rounding) > self._length
+            self.X[:, places[void]] = 0
+            self.norms[places] = torch.where(void, self._length, norms)
         self.endings = ["converged" if norm <= self._target else "" for norm in self.norms]
 
     def one_by_one(self, preconditioner: Callable[[float], Operator] | None, saved: State | None) -> None:
