@@ -79,7 +79,8 @@ def make_plan(
         finding = _examined(objective, first, seed, known=(wanted or stated) is not None)
         reduction = settle(finding, wanted, stated, objective.name)
 
-    assumed = finding is not None and several and not finding.drew and not settings.weighted
+    # A sum that the user asks for has no weights that could be wrong.
+    assumed = wanted != "sum" and finding is not None and several and not finding.drew and not settings.weighted
     plan = Plan(
         reduction, several, None, "a whole batch fits into the memory", assumed=assumed and objective.known is None
     )

@@ -124,9 +124,8 @@ class GaussNewton(DataOperator):
             super()._move(where, engines, earlier)
             return
         if where is not None:
-            raise TypeError(
-                "at() takes data and parameters of a GaussNewton over data, but this one is of a function. Call at()."
-            )
+            what = "data" if where.data is not None else "parameters"
+            raise TypeError(f"at({what}=) is for a GaussNewton over data, but this one is of a function. Call at().")
         func, loss, inputs = self._func, self._loss, self._inputs
         at = check_point("GaussNewton", func, inputs)
 

@@ -172,7 +172,7 @@ class Search:
         if self._noise is None and self._products.count >= self._look:
             best = self._wanted.best(values, 1)
             residual = float(self._basis.residual_norms(coordinates[:, best], values[best]))
-            if self._look == 0 or residual > APART * float(estimates[best]) + self._rounding:
+            if self._look == 0 or residual > APART * float(estimates[best]) + self._rounding(float(values[best])):
                 self._look_for_noise(coordinates[:, best])
             self._look = max(LOOK, 2 * self._products.count)
         for end, part in zip(self._wanted.ends, self._wanted.choose(values), strict=True):
@@ -210,12 +210,12 @@ class Search:
             return "tol"
         if residual <= ROUNDING * self._eps * self._norm:
             return "precision"
-        return "noise" if residual <= self._rounding else "none"
+        return "noise" if residual <= self._rounding(value) else "none"
 
-    @property
-    def _rounding(self) -> float:
-        """What residuals can be expected to reach."""
-        noise = 0.0 if self._noise is None else FACTOR * self._noise.size
+    def _rounding(self, value: float) -> float:
+        """What the residual of an eigenvalue can be expected to reach."""
+        # The vector that was looked at may have a smaller product than this one.
+        noise = 0.0 if self._noise is None else FACTOR * max(self._noise.size, self._noise.level * abs(value))
         return max(ROUNDING * self._eps * self._norm, noise)
 
     def _look_for_noise(self, coordinates: Tensor) -> None:
@@ -225,7 +225,7 @@ class Search:
 
     def _leeway(self, value: Tensor) -> float:
         """By how much an eigenvalue that is missing may be better than this one, and not be looked for."""
-        bound = max(self._tol * float(value.abs()), self._rounding)
+        bound = max(self._tol * float(value.abs()), self._rounding(float(value)))
         return LEEWAY * bound or torch.finfo(torch.float32).tiny
 
     def _restart(self) -> None:
