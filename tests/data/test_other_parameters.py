@@ -49,5 +49,7 @@ def test_what_does_not_fit_is_refused() -> None:
     ):
         H.at(parameters={"0.weight": torch.zeros(5, 4)})
     x = torch.ones(3, dtype=torch.float64)
-    with pytest.raises(TypeError, match=r"at\(parameters=\) is for a GaussNewton over data, but this one is of a function"):
+    with pytest.raises(
+        TypeError, match=r"at\(parameters=\) is for a GaussNewton over data, but this one is of a function"
+    ):
         hesse.GaussNewton(torch.sin, x).at(parameters=x)

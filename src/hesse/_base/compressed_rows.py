@@ -23,8 +23,9 @@ def _tensor(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, .
 
 @functools.cache
 def _warn_in_silence() -> None:
-    """PyTorch says once in a process that the layout is new to it."""
+    """PyTorch says once in a process that the layout is new to it, and that what it makes itself is not checked."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        warnings.filterwarnings("ignore", "Sparse invariant checks are implicitly disabled")
         indices = torch.zeros(1, dtype=torch.int64, device="cpu")
-        _tensor(indices, indices[:0], torch.zeros(0, device="cpu"), (0, 0))
+        torch.sparse_csr_tensor(indices, indices[:0], torch.zeros(0, device="cpu"), (0, 0))
