@@ -28,4 +28,4 @@ def _warn_in_silence() -> None:
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
         warnings.filterwarnings("ignore", "Sparse invariant checks are implicitly disabled")
         indices = torch.zeros(1, dtype=torch.int64, device="cpu")
-        torch.sparse_csr_tensor(indices, indices[:0], torch.zeros(0, device="cpu"), (0, 0))
+        torch.sparse_csr_tensor(indices, indices[:0], torch.zeros(0, device="cpu"), (0, 0), device="cpu")
