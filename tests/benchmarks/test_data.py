@@ -14,7 +14,7 @@ from tests.data.conftest import uncompiled as uncompiled
 @pytest.mark.parametrize("matrix", data_contestants.MATRICES)
 def test_every_contestant_multiplies_the_digits_hessian(matrix: str) -> None:
     for module in ("curvlinops", "pyhessian", "hessian_eigenthings"):
-        pytest.importorskip(module)
+        pytest.importorskip(module, reason="peers are installed by make bench alone")
     found = data.products("digits", matrix, seconds=0, quick=True)
     assert {name: row["problem"] for name, row in found["contestants"].items() if row["problem"]} == {}
     assert all(row["relative_error"] < 1e-4 for row in found["contestants"].values())

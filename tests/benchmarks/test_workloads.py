@@ -16,7 +16,7 @@ PLAIN = ["cubic", "rosenbrock", "lennard-jones-pairs", "lennard-jones-all"]
 @pytest.mark.parametrize("name", workloads.BUILDERS)
 def test_float32_and_float64_are_the_same_problem(name):
     if name == "digits":
-        pytest.importorskip("sklearn")
+        pytest.importorskip("sklearn", reason="its digits are the data")
     expected = reference(workloads.build(name, torch.float64, quick=True), torch.float32)
     workload = workloads.build(name, quick=True)
     prepared = torch_autograd.prepare(workload, split_rows(workload))

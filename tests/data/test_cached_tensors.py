@@ -83,7 +83,7 @@ class InDefault(Cached):
 class InNamespace(InDefault):
     """The same in one of Python's own."""
 
-    Memory = staticmethod(lambda: types.SimpleNamespace(found=None))  # type: ignore[assignment]
+    Memory = staticmethod(lambda: types.SimpleNamespace(found=None))  # type: ignore[assignment]  # in place of a class
 
 
 class InClass(Cached):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 # What modules of checks import, once for all ranks.
 import torch.distributed.fsdp
-import torch.distributed.tensor.parallel  # noqa: F401
+import torch.distributed.tensor.parallel  # noqa: F401  # loaded once, before the ranks are forked
 
 import hesse
 from tests.distributed.forks import ranks

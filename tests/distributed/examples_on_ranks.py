@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 # What the examples import, once for both ranks.
-import torch.distributed.fsdp  # noqa: F401
+import torch.distributed.fsdp  # noqa: F401  # loaded once, before the ranks are forked
 
-import hesse  # noqa: F401
+import hesse  # noqa: F401  # loaded once, before the ranks are forked
 from tests.distributed.forks import ranks
 
 FOLDER = Path(__file__).parents[2] / "examples"

@@ -176,7 +176,7 @@ def test_what_is_no_operator_is_named() -> None:
     with pytest.raises(ValueError, match=r"two dimensions but has shape \(3,\)"):
         hesse.as_operator(np.ones(3))
     with pytest.raises(TypeError, match="like given to Identity should be an operator but has type <class 'int'>"):
-        hesse.Identity(3)  # type: ignore[arg-type]
+        hesse.Identity(3)  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(TypeError, match="should be real"):
         hesse.as_operator(np.eye(2, dtype=complex))
 

@@ -45,7 +45,7 @@ def _add_segments(rows: Tensor, order: Tensor, starts: Tensor) -> Tensor:
     takes a third of its time for 48 columns, and a fifteenth for one.
     """
     rows = rows.contiguous()
-    if rows.dtype != torch.float64 or not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
+    if rows.dtype != torch.float64 or not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]  # PyTorch's
         total: Tensor = aten._embedding_bag_forward_only(rows, order, starts, include_last_offset=True)[0]
         return total
     ones = compressed_rows(starts, order, rows.new_ones(len(rows)), (len(starts) - 1, len(rows)))
