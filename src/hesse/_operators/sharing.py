@@ -118,7 +118,8 @@ def share_data(
             "torch": torch.__version__,
             "parameters": _shapes(own.model.chosen.values()),
             **{key: value for key, value in given.items() if key not in _FREE},
-            "mark": mark(list(own.tensors()), _CPU),
+            # Other values may have been given than the model's; pieces differ from rank to rank.
+            "mark": mark([*own.tensors(), *([] if isinstance(own.model, CutModel) else own.leaves)], _CPU),
             "seed": drawn_seed(),
         }
 
