@@ -33,8 +33,7 @@ from tests.distributed.shared_products import (
     Y,
     close,
     dense,
-    empirical_fisher,
-    gauss_newton,
+    matrices,
     network,
     predicted,
     refused,
@@ -76,13 +75,7 @@ def batches() -> list[tuple[Tensor, Tensor]]:
 
 
 def the_four_operators() -> None:
-    fisher = gauss_newton()
-    for operator, expected in (
-        (hesse.LossHessian, dense()),
-        (hesse.GaussNewton, fisher),
-        (hesse.Fisher, fisher),
-        (hesse.EmpiricalFisher, empirical_fisher()),
-    ):
+    for operator, expected in matrices():
         H = operator(made(), LOSS, batches())
         require_products(H, expected @ VECTORS)
         x = POINT.clone().requires_grad_()

@@ -35,8 +35,7 @@ from tests.distributed.shared_products import (
     Y,
     close,
     dense,
-    empirical_fisher,
-    gauss_newton,
+    matrices,
     mine,
     network,
     predicted,
@@ -128,13 +127,7 @@ def product(model: nn.Module, v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def the_four_operators() -> None:
-    fisher = gauss_newton()
-    for operator, expected in (
-        (hesse.LossHessian, dense()),
-        (hesse.GaussNewton, fisher),
-        (hesse.Fisher, fisher),
-        (hesse.EmpiricalFisher, empirical_fisher()),
-    ):
+    for operator, expected in matrices():
         H = operator(parallel(), LOSS, [(X[:5], Y[:5]), (X[5:], Y[5:])])
         require_products(H, expected @ VECTORS)
         x = POINT.clone().requires_grad_()

@@ -15,7 +15,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import hesse
 from tests.distributed.sharded_products import NEXT, TOKENS, LanguageModel, entries, loss, product
-from tests.distributed.shared_products import LOSS, VECTORS, X, Y, close, dense, mine, network, refused
+from tests.distributed.shared_products import (
+    LOSS,
+    VECTORS,
+    X,
+    Y,
+    close,
+    dense,
+    mine,
+    network,
+    refused,
+    require_same_bits,
+)
 
 COLUMNS = 3
 SEEN: list[torch.dtype] = []
@@ -176,6 +187,9 @@ def minima() -> None:
     replicated = hesse.LossHessian(nn.Linear(5, 3).double(), nn.MSELoss(), mine(x, y), group=dist.group.WORLD)
     again = hesse.minimize(replicated, tol=1e-10)
     close(torch.cat([again.x["weight"].mT, again.x["bias"][None]]), expected, 1e-7)
+    require_same_bits(*again.x.values())
+    other = {name: entry + dist.get_rank() for name, entry in again.x.items()}
+    refused(ValueError, "parameters", lambda: replicated.at(parameters=other))
 
 
 CHECKS = [

@@ -26,8 +26,8 @@ from tests.distributed.shared_products import (
     Y,
     close,
     dense,
-    empirical_fisher,
     gauss_newton,
+    matrices,
     mine,
     network,
     predicted,
@@ -116,13 +116,7 @@ def sharded(*, mesh: Any = None) -> nn.Module:
 
 
 def the_four_operators() -> None:
-    fisher = gauss_newton()
-    for operator, expected in (
-        (hesse.LossHessian, dense()),
-        (hesse.GaussNewton, fisher),
-        (hesse.Fisher, fisher),
-        (hesse.EmpiricalFisher, empirical_fisher()),
-    ):
+    for operator, expected in matrices():
         H = operator(sharded(), LOSS, mine(X, Y))
         require_products(H, expected @ VECTORS)
         x = POINT.clone().requires_grad_()

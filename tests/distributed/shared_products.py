@@ -101,14 +101,19 @@ def require_products(H: Any, expected: Tensor, point: Tensor = POINT) -> None:
     require_same_bits(one, several, whole, block.to_dense(), H.value, H.flatten(H.gradient))
 
 
-def the_four_operators() -> None:
+def matrices() -> list[tuple[Any, Tensor]]:
+    """The four operators over data, and their matrices for all rows."""
     fisher = gauss_newton()
-    for operator, expected in (
+    return [
         (hesse.LossHessian, dense()),
         (hesse.GaussNewton, fisher),
         (hesse.Fisher, fisher),
         (hesse.EmpiricalFisher, empirical_fisher()),
-    ):
+    ]
+
+
+def the_four_operators() -> None:
+    for operator, expected in matrices():
         H = operator(DistributedDataParallel(network()), LOSS, mine(X, Y))
         require_products(H, expected)
         x = POINT.clone().requires_grad_()

@@ -174,7 +174,7 @@ class Chunks:
         batch = self._batched(multiply, chunk, look=self.room.is_tight(len(chunk)))
         if batch is not None:
             again = lambda: combined(multiply(FACTOR * chunk)), lambda: singly(FACTOR)
-            self._judge(combined(batch), single, lengths, again, apart)
+            self._judge(self._disagreement(combined(batch), single, lengths, again, apart))
         if batch is None or self.chosen == "loop":
             return torch.stack([multiply(row) for row in chunk])
         compared.add(key)
@@ -225,7 +225,8 @@ class Chunks:
             lambda: multiply(FACTOR * trial)[:_TRIAL],
             lambda: torch.stack([multiply(FACTOR * row) for row in trial[:_TRIAL]]),
         )
-        self._judge(batch[:_TRIAL], torch.stack([product for product, _ in timed]), lengths, again)
+        singles = torch.stack([product for product, _ in timed])
+        self._judge(self._disagreement(batch[:_TRIAL], singles, lengths, again))
         if self.chosen is None:
             batched = min(_timed(multiply, trial)[1] for _ in range(2)) / width
             self.chosen = "vmap" if _GAIN * batched < single else "loop"
@@ -242,15 +243,7 @@ class Chunks:
             self._refuse(f"a batch raises: {first_line(error)}", error)
             return None
 
-    def _judge(
-        self,
-        batch: Tensor,
-        singles: Tensor,
-        lengths: Sequence[int],
-        again: Sequence[Callable[[], Tensor]],
-        apart: Callable[[], Iterator[Tensor]] | None = None,
-    ) -> None:
-        times = self._disagreement(batch, singles, lengths, again, apart)
+    def _judge(self, times: float) -> None:
         if times > 1:
             self._refuse(f"a batch differs from single products by {times:.1e} times what rounding allows")
 

@@ -56,6 +56,10 @@ class Place(abc.ABC):
         """What the value may be wrong by."""
         return ROUNDING * self.info.eps * abs(self.value)
 
+    def agreed(self, x: Tensor) -> Tensor:
+        """A flat point in the same bits on all ranks."""
+        return x
+
     @abc.abstractmethod
     def at(self, x: Tensor) -> Self:
         """The same function at another flat point (n,)."""
@@ -65,8 +69,9 @@ class ScalarPlace(Place):
     """A scalar function; the matrix is its Hessian."""
 
     price, gradient_price = 1, 0
+    _H: Any
 
-    def __init__(self, H: Hessian) -> None:
+    def __init__(self, H: Hessian | DataOperator) -> None:
         self._H = H
         gradient = H.domain.flatten(H.gradient).unsqueeze(-1)
         super().__init__(H, H.domain, float(H.value), torch.finfo(H.value.dtype), gradient)
@@ -76,24 +81,19 @@ class ScalarPlace(Place):
         return type(self)(self._H.at(self.space.unflatten(x)))
 
 
-class DataPlace(Place):
+class DataPlace(ScalarPlace):
     """The loss of an operator over data, at parameters of its own; the matrix is the operator."""
 
-    price, gradient_price = 1, 0
-
-    def __init__(self, A: DataOperator) -> None:
-        self._A = A
-        gradient = A.domain.flatten(A.gradient).unsqueeze(-1)
-        super().__init__(A, A.domain, float(A.value), torch.finfo(A.value.dtype), gradient)
+    _H: DataOperator
 
     def at(self, x: Tensor) -> Self:
         """The operator, moved; the model stays as it is."""
-        return type(self)(self._A.at(parameters=self.space.unflatten(self._of_first(x))))
+        return type(self)(self._H.at(parameters=self.space.unflatten(x)))
 
-    def _of_first(self, x: Tensor) -> Tensor:
-        """The same bits on all ranks that have whole vectors."""
-        ranks = self._A.ranks
-        if ranks is None or self._A.shards is not None:
+    def agreed(self, x: Tensor) -> Tensor:
+        """That of the first rank, where all have whole vectors."""
+        ranks = self._H.ranks
+        if ranks is None or self._H.shards is not None:
             return x
         return ranks.of_first("the point of minimize", lambda: x)
 

@@ -141,7 +141,7 @@ class TrustRegion:
         place, space = self.place, self.place.space
         s = self._space.vector(step.coordinates)
         # As the function sees it: leaves may be of less precision than flat vectors.
-        x = space.flatten(space.unflatten(self.x + s.squeeze(-1)))
+        x = place.agreed(space.flatten(space.unflatten(self.x + s.squeeze(-1))))
         if self._is_here(x) or step.decrease <= 0:
             self.ending = self._without_a_step()
             return
