@@ -18,21 +18,29 @@ from torch import Tensor
 from torch._functorch import eager_transforms
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from hesse._base.errors import NoDerivativeError
 from hesse._base.forward_mode import jvp
 from hesse._rules.scope import hold
 
 _transforms: Any = eager_transforms
-_usual: Callable[[Any], Any] = _transforms.lazy_dynamo_disallow
+# None where PyTorch has another way: the private tests of that release fail then.
+_usual: Callable[[Any], Any] | None = getattr(_transforms, "lazy_dynamo_disallow", None)
 
 
 def _trace(func: Any) -> Any:
     """``func``, or in the place of ``make_fx``, inside of hesse, what makes a graph of one step."""
+    assert _usual is not None
     return _one_step if func is make_fx and hold() else _usual(func)
 
 
 def _one_step(tangent: Callable[..., Any]) -> Callable[[Sequence[Tensor]], torch.fx.GraphModule]:
     """``tangent`` is the function that ``linearize`` traces; the map and the point are variables of its closure."""
     closure = inspect.getclosurevars(tangent).nonlocals
+    if not closure.keys() >= {"func", "flat_primals", "primals_argspec"}:
+        raise NoDerivativeError(
+            f"torch.func.linearize of PyTorch {torch.__version__} leaves out how its tangents depend on its point. Call"
+            " torch.func.jvp in its place."
+        )
     primals = _transforms.tree_unflatten(closure["flat_primals"], closure["primals_argspec"])
 
     def along(*directions: Tensor) -> list[Any]:
@@ -50,4 +58,5 @@ def _one_step(tangent: Callable[..., Any]) -> Callable[[Sequence[Tensor]], torch
 
 
 # What ``linearize`` calls its tracer by; no other transform does.
-_transforms.lazy_dynamo_disallow = _trace
+if _usual is not None:
+    _transforms.lazy_dynamo_disallow = _trace

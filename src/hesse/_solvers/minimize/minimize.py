@@ -129,7 +129,7 @@ def minimize(
     place = (
         METHODS[method](pattern, func, x0, engine=engine, verify=verify)
         if over_data is None
-        else _over_data(over_data, x0, method, engine)
+        else _over_data(over_data, x0, method=method, engine=engine, verify=verify)
     )
     if not place.is_finite:
         raise ValueError(
@@ -170,12 +170,12 @@ def minimize(
     )
 
 
-def _over_data(A: DataOperator, x0: Any, method: str, engine: Name | Choice) -> DataPlace:
+def _over_data(A: DataOperator, x0: Any, **given: Any) -> DataPlace:
     """The loss of an operator over data, where the search begins."""
-    if method != "newton" or engine != "auto":
-        what = f"method={method!r}" if method != "newton" else f"engine={engine!r}"
-        raise ValueError(
-            f"{what} given to minimize is for functions, but func is a {type(A).__name__}, which has its own matrix and"
-            f" engine. Leave it out, or give another operator."
-        )
+    for keyword, usual in (("method", "newton"), ("engine", "auto"), ("verify", True)):
+        if given[keyword] != usual:
+            raise ValueError(
+                f"{keyword}={given[keyword]!r} given to minimize is for functions, but func is a {type(A).__name__},"
+                " which has its own matrix and engine. Leave it out, or give another operator."
+            )
     return DataPlace(A if x0 is None else A.at(parameters=x0))
