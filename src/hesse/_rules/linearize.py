@@ -39,7 +39,9 @@ def _one_step(tangent: Callable[..., Any]) -> Callable[[Sequence[Tensor]], torch
     if not closure.keys() >= {"func", "flat_primals", "primals_argspec"}:
         raise NoDerivativeError(
             f"torch.func.linearize of PyTorch {torch.__version__} leaves out how its tangents depend on its point. Call"
-            " torch.func.jvp in its place."
+            " torch.func.jvp in its place.",
+            "torch.func.linearize",
+            None,
         )
     primals = _transforms.tree_unflatten(closure["flat_primals"], closure["primals_argspec"])
 
