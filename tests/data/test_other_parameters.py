@@ -44,10 +44,10 @@ def test_an_operator_at_other_parameters_is_that_of_a_model_with_these(operator:
 
 def test_what_does_not_fit_is_refused() -> None:
     H = hesse.LossHessian(network(), error, BATCHES)
-    with pytest.raises(
-        ValueError, match=r"parameters given to at\(\) should be structured like those of the LossHessian"
-    ):
+    with pytest.raises(ValueError, match=r"parameters given to at\(\) should hold all parameters .* but lack '0.bias'"):
         H.at(parameters={"0.weight": torch.zeros(5, 4)})
+    with pytest.raises(ValueError, match=r"parameters given to at\(\) do not fit those of the LossHessian: Entry"):
+        H.at(parameters={name: torch.zeros(1) for name, _ in network().named_parameters()})
     x = torch.ones(3, dtype=torch.float64)
     with pytest.raises(
         TypeError, match=r"at\(parameters=\) is for a GaussNewton over data, but this one is of a function"

@@ -144,17 +144,23 @@ class DataOperator(PointOperator):
         """
         if data is None and parameters is None:
             return self._moved(None)
-        leaves = None
-        if parameters is not None:
-            try:
-                entries = self.domain.check(parameters)
-            except (RuntimeError, TypeError, ValueError) as error:
-                raise ValueError(
-                    f"parameters given to at() should be structured like those of the {type(self).__name__}: {error}"
-                ) from error
-            like = zip(entries, self.domain.leaves, strict=True)
-            leaves = [entry.detach().to(leaf, copy=True) for entry, leaf in like]
+        leaves = None if parameters is None else self._values(parameters)
         return self._moved(Where(data, leaves))
+
+    def _values(self, parameters: Any) -> list[Tensor]:
+        """Copies of this rank's entries of other parameters."""
+        paths, name = trees.flatten(parameters)[1].paths, type(self).__name__
+        missing = [dotted_name(path) for path in self.domain.spec.paths if path not in paths]
+        if missing:
+            raise ValueError(
+                f"parameters given to at() should hold all parameters of the {name} by name but lack {missing[0]!r}."
+                " Give a dict, as its gradient is one."
+            )
+        try:
+            entries = self.domain.check(parameters)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"parameters given to at() do not fit those of the {name}: {error}") from error
+        return [entry.detach().to(leaf, copy=True) for entry, leaf in zip(entries, self.domain.leaves, strict=True)]
 
     @property
     def value(self) -> Tensor:
