@@ -22,6 +22,7 @@ def error(prediction: Tensor, target: Tensor) -> Tensor:
     return (prediction - target).square().mean()
 
 
+@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("engine", ["tape", "compiled"])
 @pytest.mark.parametrize("operator", [hesse.LossHessian, hesse.GaussNewton])
 def test_an_operator_at_other_parameters_is_that_of_a_model_with_these(operator: type, engine: str) -> None:
