@@ -7,6 +7,7 @@ that was changed; it only cannot be named.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import operator
 from collections.abc import Callable, Iterable, Iterator
@@ -81,6 +82,7 @@ class Remembered:
         # The names, beside, of those whose numbers are remembered there.
         self._twins: dict[Name, Name] = {}
         self._others: list[State] = []
+        self._whole = _Whole()
         groups: dict[tuple[torch.device, torch.dtype, torch.Size], tuple[list[Name], list[Tensor]]] = {}
         seen = set()
         for name, tensor in named:
@@ -102,7 +104,9 @@ class Remembered:
                 self._twins[name] = twin
                 continue
             part = _comparable(sample)
-            if part is not None:
+            if part is not None and where and part.is_cpu and part.is_contiguous():
+                self._whole.add(name, part)
+            elif part is not None:
                 names, parts = groups.setdefault((part.device, tensor.dtype, part.shape[1:]), ([], []))
                 names.append(name)
                 parts.append(part)
@@ -116,7 +120,7 @@ class Remembered:
     @functools.cached_property
     def _sampled(self) -> dict[_Place, Name]:
         """Whose numbers are compared, by their place in memory."""
-        compared = {name for group in self._groups for name in group.names}
+        compared = {name for group in (self._whole, *self._groups) for name in group.names}
         pairs = zip(self._names, self._tensors, strict=True)
         return {_place(tensor): name for name, tensor in pairs if name in compared and type(tensor) in _PLAIN}
 
@@ -137,7 +141,13 @@ class Remembered:
             return True
 
     def has_changed(self, flags: dict[torch.device, list[Tensor]]) -> bool:
-        """Whether numbers have changed that are on the CPU; ``flags`` takes what is to be read of accelerators."""
+        """Whether numbers have changed that are on the CPU; ``flags`` takes what is to be read of accelerators.
+
+        To be asked only where no tensor has moved.
+        """
+        whole = self._whole
+        if whole.then != whole.now and whole.changed():
+            return True
         for group in self._groups:
             sample = group.now[0] if len(group.now) == 1 else torch.cat(group.now)
             if not sample.is_cpu:
@@ -153,7 +163,7 @@ class Remembered:
     def written(self) -> set[Name]:
         """The names of tensors whose numbers have changed."""
         # Other bits may be the same number, as of -0.0 and 0.0.
-        written = {name for group in self._groups for name in group.changed()}
+        written = {name for group in (self._whole, *self._groups) for name in group.changed()}
         return written.union([state.name for state in self._others if state.has_changed()])
 
     def changed(self, written: set[Name]) -> Name | None:
@@ -289,6 +299,39 @@ def _sample(tensor: Tensor) -> Tensor | None:
         return tensor.detach()
     steps = [slice(None, None, max(1, size // _SAMPLES_A_DIMENSION)) for size in tensor.shape]
     return tensor.detach()[tuple(steps)]
+
+
+class _Whole:
+    """Tensors of the CPU that are compared whole, as bytes: what they held is not gathered first.
+
+    Attributes:
+        now: their memory, which lies there while they do not move.
+        then: what it held.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[Name] = []
+        self.now: list[ctypes.Array[ctypes.c_char]] = []
+        self.then: list[bytearray] = []
+        # They keep the memory alive.
+        self._tensors: list[Tensor] = []
+
+    def add(self, name: Name, tensor: Tensor) -> None:
+        """One more, whose elements lie one after the other."""
+        memory = (ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr())
+        self.names.append(name)
+        self.now.append(memory)
+        self.then.append(bytearray(memory))
+        self._tensors.append(tensor)
+
+    def changed(self) -> list[Name]:
+        """The names of those that hold other numbers now, where their memory is what it was."""
+        return [
+            name
+            for name, tensor, memory, then in zip(self.names, self._tensors, self.now, self.then, strict=True)
+            if tensor.data_ptr() == ctypes.addressof(memory)
+            and not same(tensor, torch.frombuffer(then, dtype=tensor.dtype))
+        ]
 
 
 class _Samples(NamedTuple):
