@@ -170,6 +170,14 @@ def unaliased(results: Sequence[Tensor], vectors: Sequence[Tensor] = ()) -> tupl
     return tuple(owned)
 
 
+def _have_one_memory(one: Tensor, other: Tensor) -> bool:
+    where = memory_of(one)
+    return where is not None and where == memory_of(other)
+
+
+shares_memory: Callable[[Tensor, Tensor], bool] = getattr(torch._C, "_is_alias_of", _have_one_memory)
+"""Whether two dense tensors lie in the same memory, as autograd may hand a vector through."""
+
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
 

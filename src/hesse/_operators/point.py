@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hesse._autograd.agreement import coarsest
-from hesse._autograd.gradients import unaliased
+from hesse._autograd.gradients import shares_memory, unaliased
 from hesse._autograd.thread_state import untraced
 from hesse._base import precision
 from hesse._base.space import Space, Splits
@@ -280,8 +280,8 @@ class PointOperator(Operator):
         else:
             product = target.join(point.multiply(source.split(v), part, transposed))
         # The concatenation of several leaves has memory of its own.
-        if len(target.lengths) == 1:
-            (product,) = unaliased((product,), (v,))
+        if len(target.lengths) == 1 and (shares_memory(product, v) or 0 in product.stride()):
+            product = product.clone()
         return product if product.dtype == self.dtype else product.to(self.dtype)
 
     def _rmatvec(self, u: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from hesse._linearize.program.known_values import identifying
 from hesse._linearize.program.partition import Replay, partition, whole_product
 from hesse._linearize.program.passes.scatter_adds import sort_scatter_adds
 from hesse._linearize.program.surroundings import Surroundings, layout
-from hesse._linearize.program.undisturbed import undisturbed
+from hesse._linearize.program.undisturbed import results, undisturbed
 from hesse._linearize.protocol import Direction, Leaves, Map, Sources
 
 Form = Literal["halves", "lone"]
@@ -43,6 +43,17 @@ class Start(NamedTuple):
     is_exception: bool
     changed: list[Tensor]
     kept: list[Tensor]
+
+
+class _Second(NamedTuple):
+    """A compiled replay.
+
+    Attributes:
+        shared: positions of products that share memory with inputs or with each other.
+    """
+
+    run: Run
+    shared: list[int]
 
 
 class Program:
@@ -96,15 +107,13 @@ class Program:
         self.points: collections.Counter[Form] = collections.Counter()
         self._names = names
         # By kind and the number of vectors at once, which is None for a single vector.
-        self._runs: dict[tuple[Which, int | None], Run] = {}
-        # Positions of products that share memory with inputs or with each other.
-        self._shared: dict[tuple[Which, int | None], list[int]] = {}
+        self._second: dict[tuple[Which, int | None], _Second] = {}
         self.seconds = time.perf_counter() - began
 
     @property
     def has_batched(self) -> bool:
         """Whether a replay for many vectors is compiled already."""
-        return any(count is not None for _, count in self._runs)
+        return any(count is not None for _, count in self._second)
 
     @property
     def may_be_missing_a_rule(self) -> bool:
@@ -178,7 +187,6 @@ class Program:
         is_exception = joint.has_exception and bool(next(given))
         return Start(outputs, aux, is_exception, list(given), kept)
 
-    @interruptible
     def replay(
         self, which: Which, kept: Sequence[Tensor], vectors: dict[int, Tensor], count: int | None = None
     ) -> list[Tensor]:
@@ -192,12 +200,11 @@ class Program:
         for i, stand_in in zip(part.vectors, part.stand_ins, strict=True):
             vector = vectors.get(i)
             given.append(_zeros_like(stand_in, count) if vector is None else _laid_out(vector, stand_in.dtype))
-        half = which, count
-        with undisturbed():
-            if half not in self._runs:
-                return self._first_replay(part, given, which, count)
-            products = list(self._runs[half](given))
-        for i in self._shared[half]:
+        second = self._second.get((which, count))
+        if second is None:
+            return self._first_replay(part, given, which, count)
+        products = results(second.run, given)
+        for i in second.shared:
             products[i] = products[i].clone()
         return products
 
@@ -206,12 +213,13 @@ class Program:
     def _first_replay(self, part: Replay, given: list[Tensor], which: Which, count: int | None) -> list[Tensor]:
         """Compile a replay for the strides of the kept tensors, which the compiled first half has chosen."""
         began = time.perf_counter()
-        graph = copy_of(part.graph)
-        for node, tensor in zip(inputs_of(graph)[: len(part.kept)], given, strict=False):
-            layout = tensor.shape, tensor.stride()
-            node.meta["val"] = node.meta["val"].new_empty_strided(*layout, dtype=tensor.dtype)
-        run = self._compiled(graph if count is None else run_passes(graph, self._backend.many(count)))
-        products = list(run(list(given)))
+        with undisturbed():
+            graph = copy_of(part.graph)
+            for node, tensor in zip(inputs_of(graph)[: len(part.kept)], given, strict=False):
+                layout = tensor.shape, tensor.stride()
+                node.meta["val"] = node.meta["val"].new_empty_strided(*layout, dtype=tensor.dtype)
+            run = self._compiled(graph if count is None else run_passes(graph, self._backend.many(count)))
+            products = list(run(list(given)))
         taken = {memory_of(tensor) for tensor in given} - {None}
         shared = []
         for i, product in enumerate(products):
@@ -220,7 +228,7 @@ class Program:
                 products[i] = product.clone()
             elif product.numel():
                 taken.add(memory_of(product))
-        self._runs[which, count], self._shared[which, count] = without_wrapper(run), shared
+        self._second[which, count] = _Second(without_wrapper(run), shared)
         self.seconds += time.perf_counter() - began
         return products
 

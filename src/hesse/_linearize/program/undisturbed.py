@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
-from hesse._autograd.thread_state import inference_mode
+from hesse._autograd.thread_state import inference_mode, interruptible
 
 
 class undisturbed:
@@ -31,3 +33,19 @@ class undisturbed:
         torch._C._set_grad_enabled(self._gradients)
         if self._others is not None:
             self._others.close()
+
+
+def results(run: Callable[[list[Tensor]], Sequence[Tensor]], given: list[Tensor]) -> list[Tensor]:
+    """``run(given)`` undisturbed, of tensors that require no gradients.
+
+    Of these it is all the same whether gradients are on, and as a rule nothing has to be changed, nor put back.
+    """
+    if torch.is_inference_mode_enabled() or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        return _apart(run, given)
+    return list(run(given))
+
+
+@interruptible
+def _apart(run: Callable[[list[Tensor]], Sequence[Tensor]], given: list[Tensor]) -> list[Tensor]:
+    with undisturbed():
+        return list(run(given))
