@@ -178,6 +178,12 @@ def _have_one_memory(one: Tensor, other: Tensor) -> bool:
 shares_memory: Callable[[Tensor, Tensor], bool] = getattr(torch._C, "_is_alias_of", _have_one_memory)
 """Whether two dense tensors lie in the same memory, as autograd may hand a vector through."""
 
+
+def owned(product: Tensor, vector: Tensor) -> Tensor:
+    """As ``unaliased``, of one product."""
+    return product.clone() if shares_memory(product, vector) or 0 in product.stride() else product
+
+
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
 

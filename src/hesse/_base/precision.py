@@ -27,7 +27,7 @@ class Autocast:
 
     def __init__(self) -> None:
         self.dtypes = _dtypes()
-        self.is_on = any(self.dtypes)
+        self.is_on = self.dtypes is not _OFF
 
     def is_now(self) -> bool:
         """Whether this thread is under the same autocast now."""

@@ -86,6 +86,10 @@ class Chunks:
         """How many vectors go through the graph at once."""
         return min(self._width, self.room.at_once) if self.chosen == "vmap" else 1
 
+    def needed(self, results: int, count: int) -> int | None:
+        """Bytes with which a call is not cut up, nor tight; None before a product was measured."""
+        return 2 * (results + max(count, self._width) * self.room.each) if self.room.each else None
+
     def pieces(
         self,
         multiply: Multiply,
@@ -124,19 +128,21 @@ class Chunks:
             self._try(multiply, rows, lengths, fixed, pays)
         self._past += count
         while start < count:
-            chunk = rows[start : start + self._next(count - start, fixed)]
+            width = self._next(count - start, fixed)
             # A chunk of one goes the plain way: a batch of one costs more and gives nothing.
-            if len(chunk) == 1:
-                piece = self._single(functools.partial(multiply, chunk[0])).unsqueeze(0)
+            if width == 1:
+                piece = self._single(functools.partial(multiply, rows[start : start + 1][0])).unsqueeze(0)
             else:
-                call = functools.partial(self._batch, multiply, chunk, lengths, (key, len(chunk)), compared)
-                attempted, failure = _attempt(call)
+                chunk = rows[start : start + width]
+                attempted, failure = _attempt(
+                    functools.partial(self._batch, multiply, chunk, lengths, (key, width), compared)
+                )
                 if attempted is None:
-                    self.room.lower(len(chunk), len(chunk) // 2, failure)
+                    self.room.lower(width, width // 2, failure)
                     continue
                 piece = attempted
             yield piece
-            start += len(chunk)
+            start += width
 
     def _next(self, left: int, fixed: int | None) -> int:
         width = min(left, self.chunk)

@@ -69,9 +69,6 @@ class Remembered:
     Args:
         named: their names, and they.
         beside: others, whose numbers have just been compared; the same numbers are not remembered twice.
-
-    Attributes:
-        is_on_cpu: whether numbers of tensors can be compared without waiting for an accelerator.
     """
 
     def __init__(self, named: Iterable[tuple[Name, Tensor]], beside: Remembered | None = None) -> None:
@@ -83,6 +80,8 @@ class Remembered:
         self._twins: dict[Name, Name] = {}
         self._others: list[State] = []
         self._whole = _Whole()
+        # Of these an address is read without a call of Python's.
+        self._all_shown = True
         groups: dict[tuple[torch.device, torch.dtype, torch.Size], tuple[list[Name], list[Tensor]]] = {}
         seen = set()
         for name, tensor in named:
@@ -92,6 +91,8 @@ class Remembered:
                 continue
             seen.add(id(tensor))
             where = address(tensor)
+            if not is_plain or where is None:
+                self._all_shown = False
             self._names.append(name)
             self._tensors.append(tensor)
             self._versions.append(tensor._version)
@@ -102,20 +103,22 @@ class Remembered:
             twin = beside._sampled.get(_place(tensor)) if beside is not None and where else None
             if twin is not None:
                 self._twins[name] = twin
-                continue
-            part = _comparable(sample)
-            if part is not None and where and part.is_cpu and part.is_contiguous():
-                self._whole.add(name, part)
-            elif part is not None:
+            elif where and sample.is_cpu and sample.is_contiguous():
+                self._whole.add(name, sample)
+            elif (part := _comparable(sample)) is None:
+                self._others.append(State.of(name, tensor))
+            else:
                 names, parts = groups.setdefault((part.device, tensor.dtype, part.shape[1:]), ([], []))
                 names.append(name)
                 parts.append(part)
-            else:
-                self._others.append(State.of(name, tensor))
-        self._groups = [_Samples.of(names, parts, dtype) for (_, dtype, _), (names, parts) in groups.items()]
-        self.is_on_cpu = all([group.then.is_cpu for group in self._groups])
-        # Of these an address is read without a call of Python's.
-        self._all_shown = all([type(tensor) in _PLAIN for tensor in self._tensors]) and None not in self._addresses
+        self._groups: list[_Samples] = []
+        for (_, dtype, _), (names, parts) in groups.items():
+            self._groups.append(_Samples.of(names, parts, dtype))
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """Whether numbers of tensors can be compared without waiting for an accelerator."""
+        return all([group.then.is_cpu for group in self._groups])
 
     @functools.cached_property
     def _sampled(self) -> dict[_Place, Name]:
@@ -326,12 +329,13 @@ class _Whole:
 
     def changed(self) -> list[Name]:
         """The names of those that hold other numbers now, where their memory is what it was."""
-        return [
-            name
-            for name, tensor, memory, then in zip(self.names, self._tensors, self.now, self.then, strict=True)
-            if tensor.data_ptr() == ctypes.addressof(memory)
-            and not same(tensor, torch.frombuffer(then, dtype=tensor.dtype))
-        ]
+        found = []
+        for name, tensor, memory, then in zip(self.names, self._tensors, self.now, self.then, strict=True):
+            if memory != then and tensor.data_ptr() == ctypes.addressof(memory):
+                dtype = torch.uint8 if tensor.is_quantized else tensor.dtype
+                if not same(torch.frombuffer(memory, dtype=dtype), torch.frombuffer(then, dtype=dtype)):
+                    found.append(name)
+        return found
 
 
 class _Samples(NamedTuple):

@@ -336,7 +336,7 @@ class DataPoint(Point):
         """Those that stay linearized."""
         return self._kept.terms()
 
-    def left(self) -> int:
+    def left(self, needed: int | None = None) -> int:
         """What the kept terms and one more leave of the budget."""
         return self._kept.left()
 

@@ -20,6 +20,8 @@ from hesse._operators.explanation import Explanation
 from hesse._operators.point import Point
 from hesse._operators.terms import Term
 
+_LITTLE = 2**17
+
 
 class FunctionPoint(Point):
     """A plain function at its inputs: one term, which is kept.
@@ -120,8 +122,10 @@ class FunctionPoint(Point):
         """Not of a plain function, which is at hand."""
         raise TypeError("loss_at() is for a loss over data. Call the function itself at other inputs.")
 
-    def left(self) -> int:
-        """What ``memory=`` allows."""
+    def left(self, needed: int | None = None) -> int:
+        """What ``memory=`` allows; what is free now is not read for very little, which takes longer than the call."""
+        if needed is not None and needed <= _LITTLE and self.engines.options.memory is None:
+            return needed
         return self.engines.options.allowed(self.variables.device)
 
     def explain(self, explanation: Explanation) -> Explanation:

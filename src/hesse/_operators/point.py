@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hesse._autograd.agreement import coarsest
-from hesse._autograd.gradients import shares_memory, unaliased
+from hesse._autograd.gradients import owned, unaliased
 from hesse._autograd.thread_state import untraced
 from hesse._base import precision
 from hesse._base.space import Space, Splits
@@ -99,8 +99,8 @@ class Point(abc.ABC):
         """The engine stays: let go of what was held to go back."""
 
     @abc.abstractmethod
-    def left(self) -> int:
-        """Bytes that a call may add."""
+    def left(self, needed: int | None = None) -> int:
+        """Bytes that a call may add, or as many as are ``needed`` at most, where that takes long to find out."""
 
     def left_with_results(self) -> int | None:
         """Bytes that a call may add, its results included; None where only the terms are bounded."""
@@ -181,7 +181,9 @@ class Point(abc.ABC):
                 return torch.cat(found) if found else rows[0:0].new_zeros(0, target.size)
         total = into or materialize.Matrix(count, target)
         if count > 1 and (chunks.room.asked or chunks.chosen == "vmap" or count >= WIDTH):
-            chunks.room.begin(self.left() if left is None else left, total.nbytes, count)
+            if left is None:
+                left = self.left(chunks.needed(total.nbytes, count))
+            chunks.room.begin(left, total.nbytes, count)
         first = True
         for weight, term, key, _ in self.terms():
             start = 0
@@ -280,8 +282,8 @@ class PointOperator(Operator):
         else:
             product = target.join(point.multiply(source.split(v), part, transposed))
         # The concatenation of several leaves has memory of its own.
-        if len(target.lengths) == 1 and (shares_memory(product, v) or 0 in product.stride()):
-            product = product.clone()
+        if len(target.lengths) == 1:
+            product = owned(product, v)
         return product if product.dtype == self.dtype else product.to(self.dtype)
 
     def _rmatvec(self, u: Tensor) -> Tensor:

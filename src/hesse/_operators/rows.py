@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable
 
 from torch import Tensor
 
-from hesse._autograd.gradients import unaliased
+from hesse._autograd.gradients import owned
 from hesse._base.space import Space, Splits
 from hesse._linearize.chunks import Chunks, Rows
 from hesse._operators.terms import Part, Term
@@ -43,7 +43,7 @@ def products_of_rows(
         batch = vectors.dim() - 1
         found = term.multiply(source.split(vectors), part, transposed=transposed, batched=batch == 1)
         joined = target.join(found, batch)
-        return joined if len(found) > 1 else unaliased((joined,), (vectors,))[0]
+        return joined if len(found) > 1 else owned(joined, vectors)
 
     sizes = [one.batch_size for one in term.linearizations if one.batch_size is not None]
     price = sum(one.batch_price for one in term.linearizations)

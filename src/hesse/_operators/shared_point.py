@@ -230,9 +230,9 @@ class SharedPoint(Point):
         """Of this rank's point."""
         self.local.relinearize()
 
-    def left(self) -> int:
+    def left(self, needed: int | None = None) -> int:
         """This rank's."""
-        return self.local.left()
+        return self.local.left(needed)
 
     def kept_terms(self) -> list[Term]:
         """This rank's."""
