@@ -45,17 +45,6 @@ class Start(NamedTuple):
     kept: list[Tensor]
 
 
-class _Second(NamedTuple):
-    """A compiled replay.
-
-    Attributes:
-        shared: positions of products that share memory with inputs or with each other.
-    """
-
-    run: Run
-    shared: list[int]
-
-
 class Program:
     """A captured map, for points laid out like ``point`` in ``surroundings`` with the same plain values.
 
@@ -107,13 +96,15 @@ class Program:
         self.points: collections.Counter[Form] = collections.Counter()
         self._names = names
         # By kind and the number of vectors at once, which is None for a single vector.
-        self._second: dict[tuple[Which, int | None], _Second] = {}
+        self._runs: dict[tuple[Which, int | None], Run] = {}
+        # Positions of products that share memory with inputs or with each other.
+        self._shared: dict[tuple[Which, int | None], list[int]] = {}
         self.seconds = time.perf_counter() - began
 
     @property
     def has_batched(self) -> bool:
         """Whether a replay for many vectors is compiled already."""
-        return any(count is not None for _, count in self._second)
+        return any(count is not None for _, count in self._runs)
 
     @property
     def may_be_missing_a_rule(self) -> bool:
@@ -200,11 +191,12 @@ class Program:
         for i, stand_in in zip(part.vectors, part.stand_ins, strict=True):
             vector = vectors.get(i)
             given.append(_zeros_like(stand_in, count) if vector is None else _laid_out(vector, stand_in.dtype))
-        second = self._second.get((which, count))
-        if second is None:
+        half = which, count
+        run = self._runs.get(half)
+        if run is None:
             return self._first_replay(part, given, which, count)
-        products = results(second.run, given)
-        for i in second.shared:
+        products = results(run, given)
+        for i in self._shared[half]:
             products[i] = products[i].clone()
         return products
 
@@ -228,7 +220,7 @@ class Program:
                 products[i] = product.clone()
             elif product.numel():
                 taken.add(memory_of(product))
-        self._second[which, count] = _Second(without_wrapper(run), shared)
+        self._runs[which, count], self._shared[which, count] = without_wrapper(run), shared
         self.seconds += time.perf_counter() - began
         return products
 
