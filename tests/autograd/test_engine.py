@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import hesse
 from hesse._autograd import engine
+from hesse._autograd import gradients as gradients_file
 from hesse._autograd.gradients import gradients
 
 
@@ -40,6 +42,25 @@ def test_a_graph_is_freed_unless_it_is_kept() -> None:
     gradients([value], inputs)
     with pytest.raises(RuntimeError, match="second time"):
         gradients([value], inputs)
+
+
+@pytest.mark.private
+@pytest.mark.parametrize("is_where_it_was", [True, False])
+def test_a_product_that_is_its_vector_has_memory_of_its_own(
+    is_where_it_was: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_where_it_was:
+        assert gradients_file._is_alias is torch._C._is_alias_of
+    else:
+        monkeypatch.setattr(gradients_file, "_is_alias", gradients_file._have_one_memory)
+    memory = torch.arange(6.0)
+    for vector in (memory, memory[1:4], memory[::2]):
+        H = hesse.Hessian(lambda x: (x**2).sum() / 2, torch.ones(len(vector)), engine="tape")
+        before = vector.clone()
+        product = H @ vector
+        torch.testing.assert_close(product, before)
+        product.zero_()
+        torch.testing.assert_close(vector, before)
 
 
 @pytest.mark.parametrize("cotangent", [torch.ones(2), torch.ones(3, dtype=torch.complex128), None])

@@ -185,6 +185,21 @@ def test_without_a_budget_half_of_what_is_available_bounds_the_results(monkeypat
         H @ columns(16)
 
 
+def test_what_is_free_is_not_read_for_very_little_once_a_product_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    H = hesse.Hessian(lambda x: x.pow(3).sum(), torch.ones(4), batching="vmap")
+    large = hesse.Hessian(lambda x: x.pow(3).sum(), POINT, batching="vmap")
+    for A in (H, large):
+        A @ torch.eye(A.shape[1], 16)
+    read: list[Any] = []
+    monkeypatch.setattr("hesse._base.memory.available", lambda device: read.append(device) or 2**36)
+    torch.testing.assert_close(H @ torch.eye(4, 2), 6 * torch.eye(4, 2))
+    assert not read
+    large @ torch.eye(4096, 16)
+    assert len(read) == 1
+    # Few bytes are no limit to the calls that follow.
+    assert H.explain().chunk == 16
+
+
 def test_a_budget_that_is_none_is_refused_when_the_operator_is_made() -> None:
     with pytest.raises(ValueError, match="memory should be a number of bytes or a size"):
         hesse.Jacobian(torch.sin, POINT, memory="much")

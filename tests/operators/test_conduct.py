@@ -154,6 +154,29 @@ def test_a_replaced_storage_is_noticed() -> None:
         H @ torch.ones(3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.complex64])
+@pytest.mark.parametrize("is_captured", [True, False])
+def test_small_tensors_are_compared_whole_and_by_their_numbers(dtype: torch.dtype, is_captured: bool) -> None:
+    x, c = torch.zeros(5, dtype=dtype), torch.zeros(5, dtype=dtype)
+    H = hesse.Hessian(lambda x: (x.abs() ** 2 + (x * c).abs() ** 2).sum(), x, engine="tape")
+    v = torch.ones(H.shape[1], dtype=H.dtype)
+    written = (c if is_captured else x).data
+    # Other bits of the same numbers.
+    written.copy_(torch.full_like(written, -0.0))
+    torch.testing.assert_close(H @ v, 2 * v)
+    written[4] = 3.0
+    with pytest.raises(hesse.StalePointError, match="captured tensor 'c'" if is_captured else "The input tensor"):
+        H @ v
+
+
+def test_memory_that_was_given_back_is_not_read() -> None:
+    x, c = torch.ones(5), torch.ones(5)
+    H = hesse.Hessian(lambda x: (x**2 * c).sum(), x, engine="tape")
+    c.untyped_storage().resize_(0)
+    with pytest.raises(hesse.StalePointError, match="captured tensor 'c'"):
+        H @ x
+
+
 def test_a_changed_tensor_that_python_cannot_reach_is_refused_all_the_same() -> None:
     hidden: list[Tensor] = []
 

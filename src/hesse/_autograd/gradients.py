@@ -170,18 +170,25 @@ def unaliased(results: Sequence[Tensor], vectors: Sequence[Tensor] = ()) -> tupl
     return tuple(owned)
 
 
+def owned(product: Tensor, vector: Tensor) -> Tensor:
+    """As ``unaliased``, of one product that is dense."""
+    return product.clone() if _is_alias(product, vector) or 0 in product.stride() else product
+
+
 def _have_one_memory(one: Tensor, other: Tensor) -> bool:
     where = memory_of(one)
     return where is not None and where == memory_of(other)
 
 
-shares_memory: Callable[[Tensor, Tensor], bool] = getattr(torch._C, "_is_alias_of", _have_one_memory)
-"""Whether two dense tensors lie in the same memory, as autograd may hand a vector through."""
-
-
-def owned(product: Tensor, vector: Tensor) -> Tensor:
-    """As ``unaliased``, of one product."""
-    return product.clone() if shares_memory(product, vector) or 0 in product.stride() else product
+def _probed() -> Callable[[Tensor, Tensor], bool]:
+    """Asks in C, where PyTorch can be asked; it has no public name."""
+    found: Callable[[Tensor, Tensor], bool] | None = getattr(torch._C, "_is_alias_of", None)
+    one = torch.zeros(2, device="cpu")
+    try:
+        is_known = found is not None and found(one, one[1:]) and not found(one, one.clone())
+    except Exception:
+        is_known = False
+    return found if found is not None and is_known else _have_one_memory
 
 
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
@@ -200,6 +207,9 @@ def memory_of(tensor: Tensor) -> int | None:
         return None if memory.device.type == "meta" else memory.data_ptr() or None
     except RuntimeError:  # sparse tensors, wrapper subclasses and the tensors of torch.func have none to show
         return None
+
+
+_is_alias = _probed()
 
 
 def require_connection(grads: Gradients, stage: Stage, create_graph: bool) -> None:
