@@ -12,7 +12,7 @@ import functools
 import operator
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -123,7 +123,7 @@ class Remembered:
     @functools.cached_property
     def _sampled(self) -> dict[_Place, Name]:
         """Whose numbers are compared, by their place in memory."""
-        compared = {name for group in (self._whole, *self._groups) for name in group.names}
+        compared = {*self._whole.names, *[name for group in self._groups for name in group.names]}
         pairs = zip(self._names, self._tensors, strict=True)
         return {_place(tensor): name for name, tensor in pairs if name in compared and type(tensor) in _PLAIN}
 
@@ -166,8 +166,8 @@ class Remembered:
     def written(self) -> set[Name]:
         """The names of tensors whose numbers have changed."""
         # Other bits may be the same number, as of -0.0 and 0.0.
-        written = {name for group in (self._whole, *self._groups) for name in group.changed()}
-        return written.union([state.name for state in self._others if state.has_changed()])
+        written = [name for group in self._groups for name in group.changed()]
+        return {*self._whole.changed(), *written, *[state.name for state in self._others if state.has_changed()]}
 
     def changed(self, written: set[Name]) -> Name | None:
         """The name of the first tensor that has moved, or that is among those written into."""
@@ -314,7 +314,8 @@ class _Whole:
 
     def __init__(self) -> None:
         self.names: list[Name] = []
-        self.now: list[ctypes.Array[ctypes.c_char]] = []
+        # Arrays of ctypes, which bytes are compared with.
+        self.now: list[Any] = []
         self.then: list[bytearray] = []
         # They keep the memory alive.
         self._tensors: list[Tensor] = []
