@@ -21,8 +21,8 @@ ON_TWO = {
     "sharded_batches": ["minima", "collectives", "autocast_in_place_of_a_policy", "a_batch_that_one_rank_cannot_do"],
     "sharded_commands": ["products_that_the_command_makes", "functions_of_a_sharded_model"],
     "parallel_products": [
-        *["the_four_operators", "errors_of_one_rank", "refusals", "derivatives_that_miss_a_term", "functions"],
-        *["collectives", "draws"],
+        *["the_four_operators", "errors_of_one_rank", "errors_within_a_layer", "refusals"],
+        *["derivatives_that_miss_a_term", "functions", "collectives", "draws"],
     ],
     "questions_on_parts": ["eigenvalues", "determinants", "solves", "algebra", "refusals", "checkpoints"],
 }
