@@ -127,11 +127,33 @@ def _refuse_module(module: nn.Module, name: str) -> None:
             )
 
 
-def replicated(model: nn.Module) -> tuple[nn.Module, Any]:
+def replicated(model: nn.Module, name: str) -> tuple[nn.Module, Any]:
     """The model within ``DistributedDataParallel`` of several ranks, and their group; else the model, and None."""
-    if "DistributedDataParallel" in _names(model) and _ranks(model.process_group) > 1:
-        return model.get_submodule("module"), model.process_group
-    return model, None
+    if "DistributedDataParallel" not in _names(model) or _ranks(model.process_group) == 1:
+        return model, None
+    usual: Any = next(kind for kind in type(model).__mro__ if kind.__name__ == "DistributedDataParallel")
+    for what, is_there in (
+        ("hooks", model._forward_hooks or model._forward_pre_hooks),
+        ("a forward", getattr(type(model), "forward", None) is not usual.forward),
+        ("a policy of mixed precision", getattr(model, "mixed_precision", None)),
+    ):
+        if is_there:
+            raise NotImplementedError(
+                f"{name} evaluates the module within a {type(model).__name__}, but the wrapper has {what} of its own."
+                f" Put this into that module, or give {name} model.module and group=."
+            )
+    return model.get_submodule("module"), model.process_group
+
+
+def dealt(data: Any) -> dict[str, Any]:
+    """What has to be the same on all ranks, so that samplers deal out each row once."""
+    return {
+        f"the {type(part).__name__}'s {key}": getattr(part, key)
+        for part in _parts(data)
+        if getattr(part, "num_replicas", 1) != 1
+        for key in ("num_replicas", "shuffle", "seed", "epoch")
+        if hasattr(part, key)
+    }
 
 
 def own_rows(data: Any, ranks: int, rank: int) -> int | None:

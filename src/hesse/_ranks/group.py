@@ -217,7 +217,8 @@ class Ranks:
 
     def require_alike(self, entry: str, found: Sequence[Mapping[str, Any]]) -> None:
         """Raise, on all ranks, where a value that each rank gave is not the same on all."""
-        for name, value in found[0].items():
+        for name in dict.fromkeys([name for given in found for name in given]):
+            value = found[0].get(name)
             others = [rank for rank, given in enumerate(found) if given.get(name) != value]
             if others:
                 other = found[others[0]].get(name)
