@@ -107,6 +107,10 @@ def other_models_on_one_rank() -> None:
     refused(ValueError, f"has model.3 None on rank 0 but 'Identity' on rank {last}", made(longer))
     smoothed = nn.CrossEntropyLoss(label_smoothing=0.1 * here)
     refused(ValueError, "has loss.label_smoothing 0.0 on rank 0 but 0.1", made(network(), smoothed))
+    weighted = nn.CrossEntropyLoss(weight=torch.ones(4, dtype=torch.float64) + here)
+    refused(ValueError, "same parameters and buffers", made(network(), weighted))
+    with torch.autocast("cpu", torch.bfloat16, enabled=here):
+        refused(ValueError, "has precision None on rank 0 but 'autocast computes in bfloat16'", made(network()))
     equal = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).double()
     equal[1].load_state_dict(equal[0].state_dict())
     for entry in equal.state_dict().values():

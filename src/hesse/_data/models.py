@@ -128,8 +128,11 @@ class ModelObjective:
         return self.model.batch_statistics()
 
     def tensors(self) -> Iterator[Tensor]:
-        """All parameters and buffers that are the same on all ranks, chosen or not."""
+        """All parameters and buffers that are the same on all ranks, chosen or not; also those of the loss."""
         yield from self.model.tensors()
+        if isinstance(self.loss, nn.Module):
+            own = [*self.loss.parameters(), *self.loss.buffers()]
+            yield from [tensor for tensor in own if not is_dtensor(tensor)]
 
     def space(self) -> Space:
         """The vectors of the parameters."""

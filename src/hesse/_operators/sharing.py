@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hesse._base.errors import warn_caller
+from hesse._base.precision import told
 from hesse._base.several_ranks import dealt, is_parallel, is_sharded, replicated
 from hesse._base.version import __version__
 from hesse._data.cut_model import CutModel
@@ -122,6 +123,7 @@ def share_data(
             **{key: value for key, value in given.items() if key not in _FREE},
             # Other values may have been given than the model's; pieces differ from rank to rank.
             "mark": mark([*own.tensors(), *([] if isinstance(own.model, CutModel) else own.leaves)], _CPU),
+            "precision": told(own.leaves[0].device),
             "seed": drawn_seed(),
             "modules": zlib.crc32(repr(own.layers()).encode()),
             "dealt": dealt(data),
