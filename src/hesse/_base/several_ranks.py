@@ -24,6 +24,9 @@ _SHARDED = {"FSDPModule", "FullyShardedDataParallel"}
 _REPLICATED = {"DistributedDataParallel", "DDP"}
 """The wrapper, and a class that ``replicate`` makes of a model's own."""
 
+_LOCAL_PARTS = "torch.distributed.tensor.parallel.ddp"
+"""Where the hooks are from that put DTensors into the place of their local parts for a forward."""
+
 _IS_AVAILABLE = dist.is_available()
 
 _WHOLE_COPY = (
@@ -116,6 +119,11 @@ def _refuse_module(module: nn.Module, name: str) -> None:
         raise NotImplementedError(
             f"{name} cannot differentiate a model of FSDP, whose hooks cut second derivatives off, but got a"
             f" {type(module).__name__}.{_WHOLE_COPY}"
+        )
+    if any(getattr(hook, "__module__", "") == _LOCAL_PARTS for hook in module._forward_pre_hooks.values()):
+        raise NotImplementedError(
+            f"{name} takes no tensor parallel model in DistributedDataParallel, which hides that it has DTensors."
+            " Call fully_shard with the mesh's other dimension in its place."
         )
     if not names.isdisjoint(_REPLICATED):
         ranks = _ranks(getattr(module, "process_group", None))
