@@ -205,55 +205,6 @@ def questions() -> None:
     close(H.flatten(found), expected[here], 1e-9)
 
 
-def errors_of_one_rank() -> None:
-    """Are raised on all before they wait in a layer, also where hesse gathers nothing."""
-    rank, last = dist.get_rank(), dist.get_world_size() - 1
-    x = X.clone()
-    for memory in (None, 1):
-        model = parallel()
-        H = hesse.LossHessian(model, LOSS, [(x[:5], Y[:5]), (x[5:], Y[5:])], params="0.*", memory=memory)
-        require_products(H, dense()[:40, :40] @ VECTORS[:40], VECTORS[:40])
-        v = VECTORS[entries(H), 0]
-        if memory and rank == last:
-            x[7] += 1
-        if memory:
-            refused(RuntimeError, "is not what it was in an earlier pass", functools.partial(H.__matmul__, v))
-        if rank == 0:
-            model[0].bias.to_local().data.add_(1)
-        refused(hesse.StalePointError, "'0.bias' has changed", functools.partial(H.__matmul__, v))
-
-
-def errors_within_a_layer() -> None:
-    """An error of one rank's, while the others wait in a layer, is raised on all, and they may go on."""
-    left, last = [10**9], dist.get_rank() == dist.get_world_size() - 1
-
-    def may_fail(x: Tensor) -> Tensor:
-        left[0] -= 1
-        if last and left[0] < 0:
-            raise ArithmeticError("no further")
-        return x
-
-    class Failing(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            x = may_fail(x)
-            if x.requires_grad:
-                x.register_hook(may_fail)
-            return x
-
-    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), Failing(), nn.Linear(8, 4)).double()
-    model.load_state_dict(dict(zip(model.state_dict(), network().state_dict().values(), strict=True)))
-    parallelize_module(model, mesh(), {"0": ColwiseParallel(), "3": RowwiseParallel()})
-    H = hesse.LossHessian(model, LOSS, (X, Y))
-    v = VECTORS[entries(H), 0]
-    for calls in (0, 1, 2):
-        left[0] = calls
-        refused(ArithmeticError, "no further", lambda: hesse.LossHessian(model, LOSS, (X, Y)))
-    left[0] = 0
-    refused(ArithmeticError, "no further", lambda: H @ v)
-    left[0] = 10**9
-    require_products(H, dense() @ VECTORS)
-
-
 class Scaled(nn.Module):
     """Its plain parameter multiplies what each rank has of the activations."""
 
@@ -391,8 +342,6 @@ CHECKS = [
         language_models,
         points_that_move,
         questions,
-        errors_of_one_rank,
-        errors_within_a_layer,
         refusals,
         derivatives_that_miss_a_term,
         functions,

@@ -24,9 +24,9 @@ ON_TWO = {
     "sharded_batches": ["minima", "collectives", "autocast_in_place_of_a_policy", "a_batch_that_one_rank_cannot_do"],
     "sharded_commands": ["products_that_the_command_makes", "functions_of_a_sharded_model"],
     "parallel_products": [
-        *["the_four_operators", "errors_of_one_rank", "errors_within_a_layer", "refusals"],
-        *["derivatives_that_miss_a_term", "functions", "collectives", "draws"],
+        *["the_four_operators", "refusals", "derivatives_that_miss_a_term", "functions", "collectives", "draws"],
     ],
+    "parallel_errors": ["errors_of_one_rank", "errors_within_a_layer"],
     "questions_on_parts": ["eigenvalues", "determinants", "solves", "algebra", "refusals", "checkpoints"],
 }
 # Of four, pairs can both hold copies or share layers, and shard.
