@@ -35,7 +35,6 @@ def eigenvalues() -> None:
     for options in (
         {"k": 3, "tol": 1e-8, "basis_size": 12},
         {"k": (2, 2), "which": "BE", "basis_size": 20, "tol": 1e-6},
-        {"k": 2, "block_size": 2, "tol": 1e-8},
     ):
         expected = hesse.eigsh(alone, rng=0, max_products=2000, **options)
         for H in others:
@@ -47,12 +46,12 @@ def eigenvalues() -> None:
 
 def sums_over_the_spectrum() -> None:
     alone, *others = operators()
-    for method in ("auto", "hutchinson", "hutch++", "xtrace", "exact"):
+    for method in ("hutchinson", "xtrace", "exact"):
         ask = functools.partial(hesse.trace, method=method, tol=0.02, rng=0, max_products=80)
         expected = ask(alone)
         for H in others:
             close(ask(H).estimate, expected.estimate)
-    for method in ("auto", "hutchinson", "xdiag", "exact"):
+    for method in ("xdiag", "exact"):
         find = functools.partial(hesse.diagonal, method=method, tol=0.1, rng=0, max_products=100)
         diagonal = find(alone)
         for H in others:
