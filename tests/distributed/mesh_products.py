@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import parallelize_module
+from torch.nn.parallel import DistributedDataParallel
 
 import hesse
 from tests.distributed.parallel_products import (
@@ -133,9 +134,14 @@ def refusals() -> None:
     ignoring = parallelize_module(network(), both()["layers"], MLP)
     fully_shard(ignoring, mesh=both()["data"], ignored_params={ignoring[2].bias})
     refused(NotImplementedError, "'2.bias' is placed as", lambda: hesse.LossHessian(ignoring, LOSS, (x, y)))
+    copied = DistributedDataParallel(parallelize_module(network(), both()["layers"], MLP), device_mesh=both()["data"])
+    refused(NotImplementedError, "no tensor parallel model in Dist", lambda: hesse.LossHessian(copied, LOSS, (x, y)))
 
 
 CHECKS = [
     where_pytorch_can(check)
-    for check in (the_four_operators, eigenvalues, language_models, points_that_move, frozen_parameters, refusals)
+    for check in (
+        *(the_four_operators, eigenvalues, language_models, points_that_move),
+        *(frozen_parameters, refusals),
+    )
 ]

@@ -205,24 +205,6 @@ def questions() -> None:
     close(H.flatten(found), expected[here], 1e-9)
 
 
-def errors_of_one_rank() -> None:
-    """Are raised on all before they wait in a layer, also where hesse gathers nothing."""
-    rank, last = dist.get_rank(), dist.get_world_size() - 1
-    x = X.clone()
-    for memory in (None, 1):
-        model = parallel()
-        H = hesse.LossHessian(model, LOSS, [(x[:5], Y[:5]), (x[5:], Y[5:])], params="0.*", memory=memory)
-        require_products(H, dense()[:40, :40] @ VECTORS[:40], VECTORS[:40])
-        v = VECTORS[entries(H), 0]
-        if memory and rank == last:
-            x[7] += 1
-        if memory:
-            refused(RuntimeError, "is not what it was in an earlier pass", functools.partial(H.__matmul__, v))
-        if rank == 0:
-            model[0].bias.to_local().data.add_(1)
-        refused(hesse.StalePointError, "'0.bias' has changed", functools.partial(H.__matmul__, v))
-
-
 class Scaled(nn.Module):
     """Its plain parameter multiplies what each rank has of the activations."""
 
@@ -360,7 +342,6 @@ CHECKS = [
         language_models,
         points_that_move,
         questions,
-        errors_of_one_rank,
         refusals,
         derivatives_that_miss_a_term,
         functions,

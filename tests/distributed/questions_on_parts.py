@@ -245,6 +245,9 @@ def refusals() -> None:
     H = RowsOfRanks(A)
     refused(ValueError, "has certify", lambda: hesse.eigsh(H, 1, certify=rank == 1))
     refused(ValueError, "nystrom has rank", lambda: hesse.nystrom(H, 3 + (rank == 1)))
+    shifted = H.shift(1.0 + 1e-15 * (rank == 1))
+    refused(ValueError, "solve has an operator '1.0 * RowsOf", lambda: hesse.solve(shifted, H.part(B)))
+    refused(ValueError, "eigsh has an operator '1.0 * Product", lambda: hesse.eigsh((1 + rank) * (H.T @ H), 1))
 
 
 def checkpoints() -> None:

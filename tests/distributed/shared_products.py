@@ -2,7 +2,6 @@
 
 import functools
 import re
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import hesse
 
@@ -293,101 +291,6 @@ def collectives() -> None:
     assert sizes == [3 * ranks, 76 + ranks, 3 * ranks, 3 * 76 + ranks]
 
 
-def errors_of_one_rank() -> None:
-    rank, last = dist.get_rank(), dist.get_world_size() - 1
-
-    def failing(batch: Any) -> float:
-        if rank == last:
-            raise LookupError("no weight here")
-        return float(len(batch[0]))
-
-    refused(
-        LookupError,
-        "no weight here",
-        lambda: hesse.LossHessian(NETWORK, LOSS, mine(X, Y), group=dist.group.WORLD, weight=failing),
-    )
-    model = network()
-    H = hesse.LossHessian(model, LOSS, mine(X, Y), group=dist.group.WORLD)
-    if rank == last:
-        with torch.no_grad():
-            model[0].bias.add_(1)
-    refused(hesse.StalePointError, "'0.bias' has changed", lambda: H @ VECTORS[:, 0])
-    refused(hesse.StalePointError, "'0.bias' has changed", lambda: hesse.eigsh(H, k=1))
-    with torch.no_grad():
-        model[0].bias.copy_(network()[0].bias)
-    require_products(H.at(), dense())
-
-    def stop(progress: hesse.Progress) -> bool:
-        if rank == last:
-            raise ArithmeticError("stopped here")
-        return False
-
-    refused(ArithmeticError, "stopped here", lambda: hesse.eigsh(H.at(), k=1, callback=stop))
-    shift = float(rank == last)
-    other = network()
-    with torch.no_grad():
-        other[2].bias.add_(shift)
-    refused(
-        ValueError, f"the same parameters and buffers on all ranks, but rank {last} has others",
-        lambda: hesse.LossHessian(other, LOSS, mine(X, Y), group=dist.group.WORLD),
-    )  # fmt: skip
-
-
-def other_questions_on_one_rank() -> None:
-    rank, last = dist.get_rank(), dist.get_world_size() - 1
-    H = hesse.LossHessian(network(), LOSS, mine(X, Y), group=dist.group.WORLD)
-    own = VECTORS[:, 0] if rank == last else VECTORS[:, 1]
-    refused(ValueError, f"was given another vector on rank {last}", lambda: H @ own)
-    width = 2 if rank == last else 3
-    refused(RuntimeError, "Ranks do different things at the same time", lambda: H @ VECTORS[:, :width])
-    refused(RuntimeError, "Ranks do different things at the same time", lambda: H.rows([rank]))
-    refused(ValueError, f"eigsh has k 3 on rank 0 but 2 on rank {last}", lambda: hesse.eigsh(H, k=width, rng=0))
-    refused(ValueError, "has rng", lambda: hesse.trace(H, rng=rank))
-    refused(
-        RuntimeError,
-        "the start of trace on rank",
-        lambda: hesse.eigsh(H, k=1, rng=0) if rank == last else hesse.trace(H, rng=0),
-    )
-    refused(ValueError, "has a callback", lambda: hesse.eigsh(H, k=1, rng=0, callback=print if rank == last else None))
-    refused(
-        ValueError,
-        "has reduction None on rank 0 but 'mean'",
-        lambda: hesse.LossHessian(
-            NETWORK, LOSS, mine(X, Y), group=dist.group.WORLD, reduction="mean" if rank == last else None
-        ),
-    )
-    require_products(H, dense())
-
-
-def loaders() -> None:
-    data = TensorDataset(X, Y)
-    for size, shuffle in ((2, False), (3, True), (7, True), (1, False)):
-        sampler = DistributedSampler(data, shuffle=shuffle)
-        loader = DataLoader(data, batch_size=size, sampler=sampler)
-        # Without the rows that it repeats.
-        close(hesse.LossHessian(DistributedDataParallel(network()), LOSS, loader) @ VECTORS, dense() @ VECTORS)
-    few = TensorDataset(X[:1], Y[:1])
-    one = DataLoader(few, sampler=DistributedSampler(few))
-    assert hesse.LossHessian(network(), LOSS, one, group=dist.group.WORLD).value == LOSS(network()(X[:1]), Y[:1])
-
-    class Other(DistributedSampler):
-        pass
-
-    refused(
-        ValueError,
-        "repeats",
-        lambda: hesse.LossHessian(
-            network(), LOSS, DataLoader(data, batch_size=2, sampler=Other(data, num_replicas=5)), group=dist.group.WORLD
-        ),
-    )
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        H = hesse.LossHessian(network(), LOSS, [(X, Y)], group=dist.group.WORLD)
-    said = [str(warning.message) for warning in caught if "its rows count twice" in str(warning.message)]
-    assert len(said) == (dist.get_rank() == 0)
-    close(H @ VECTORS, dense() @ VECTORS)
-
-
 def sparse_matrices() -> None:
     share, x = dist.get_rank() + 1.0, POINT[:12]
 
@@ -419,8 +322,5 @@ CHECKS = [
     data_block,
     points_that_move,
     collectives,
-    errors_of_one_rank,
-    other_questions_on_one_rank,
-    loaders,
     sparse_matrices,
 ]

@@ -12,8 +12,11 @@ ON_TWO = {
     "two_ranks": ["fsdp", "tensor_parallel", "data_parallel", "questions", "loaders", "plain_dtensors"],
     "shared_products": [
         *["the_four_operators", "sums_and_programs", "masked_rows_and_empty_ranks", "draws", "functions", "data_block"],
-        *["points_that_move", "collectives", "errors_of_one_rank", "other_questions_on_one_rank", "loaders"],
-        "sparse_matrices",
+        *["points_that_move", "collectives", "sparse_matrices"],
+    ],
+    "shared_refusals": [
+        *["errors_of_one_rank", "other_questions_on_one_rank", "other_models_on_one_rank"],
+        *["wrappers_with_a_forward_of_their_own", "loaders"],
     ],
     "shared_questions": ["eigenvalues", "checkpoints", "warnings_of_the_first_rank", "other_groups"],
     "sharded_products": ["the_four_operators", "unequal_batches", "draws", "errors_of_one_rank", "refusals"],
@@ -21,9 +24,9 @@ ON_TWO = {
     "sharded_batches": ["minima", "collectives", "autocast_in_place_of_a_policy", "a_batch_that_one_rank_cannot_do"],
     "sharded_commands": ["products_that_the_command_makes", "functions_of_a_sharded_model"],
     "parallel_products": [
-        *["the_four_operators", "errors_of_one_rank", "refusals", "derivatives_that_miss_a_term", "functions"],
-        *["collectives", "draws"],
+        *["the_four_operators", "refusals", "derivatives_that_miss_a_term", "functions", "collectives", "draws"],
     ],
+    "parallel_errors": ["errors_of_one_rank", "errors_within_a_layer"],
     "questions_on_parts": ["eigenvalues", "determinants", "solves", "algebra", "refusals", "checkpoints"],
 }
 # Of four, pairs can both hold copies or share layers, and shard.
@@ -44,6 +47,8 @@ def test_ranks_agree_with_one_process_and_refuse_alike(ranks: int, small: dict[s
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("module", sorted({*ON_TWO, *ON_FOUR, "sharded_language_models"} - {"two_ranks"}))
+@pytest.mark.parametrize(
+    "module", sorted({*ON_TWO, *ON_FOUR, "sharded_language_models", "parallel_questions"} - {"two_ranks"})
+)
 def test_every_check_of_a_module_holds(module: str, ranks: int) -> None:
     require_checks(ranks, module)

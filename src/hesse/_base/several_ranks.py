@@ -24,6 +24,9 @@ _SHARDED = {"FSDPModule", "FullyShardedDataParallel"}
 _REPLICATED = {"DistributedDataParallel", "DDP"}
 """The wrapper, and a class that ``replicate`` makes of a model's own."""
 
+_LOCAL_PARTS = "torch.distributed.tensor.parallel.ddp"
+"""Where the hooks are from that put DTensors into the place of their local parts for a forward."""
+
 _IS_AVAILABLE = dist.is_available()
 
 _WHOLE_COPY = (
@@ -117,6 +120,11 @@ def _refuse_module(module: nn.Module, name: str) -> None:
             f"{name} cannot differentiate a model of FSDP, whose hooks cut second derivatives off, but got a"
             f" {type(module).__name__}.{_WHOLE_COPY}"
         )
+    if any(getattr(hook, "__module__", "") == _LOCAL_PARTS for hook in module._forward_pre_hooks.values()):
+        raise NotImplementedError(
+            f"{name} takes no tensor parallel model in DistributedDataParallel, which hides that it has DTensors."
+            " Call fully_shard with the mesh's other dimension in its place."
+        )
     if not names.isdisjoint(_REPLICATED):
         ranks = _ranks(getattr(module, "process_group", None))
         if ranks > 1:
@@ -127,11 +135,33 @@ def _refuse_module(module: nn.Module, name: str) -> None:
             )
 
 
-def replicated(model: nn.Module) -> tuple[nn.Module, Any]:
+def replicated(model: nn.Module, name: str) -> tuple[nn.Module, Any]:
     """The model within ``DistributedDataParallel`` of several ranks, and their group; else the model, and None."""
-    if "DistributedDataParallel" in _names(model) and _ranks(model.process_group) > 1:
-        return model.get_submodule("module"), model.process_group
-    return model, None
+    if "DistributedDataParallel" not in _names(model) or _ranks(model.process_group) == 1:
+        return model, None
+    usual: Any = next(kind for kind in type(model).__mro__ if kind.__name__ == "DistributedDataParallel")
+    for what, is_there in (
+        ("hooks", model._forward_hooks or model._forward_pre_hooks),
+        ("a forward", getattr(type(model), "forward", None) is not usual.forward),
+        ("a policy of mixed precision", getattr(model, "mixed_precision", None)),
+    ):
+        if is_there:
+            raise NotImplementedError(
+                f"{name} evaluates the module within a {type(model).__name__}, but the wrapper has {what} of its own."
+                f" Put this into that module, or give {name} model.module and group=."
+            )
+    return model.get_submodule("module"), model.process_group
+
+
+def dealt(data: Any) -> dict[str, Any]:
+    """What has to be the same on all ranks, so that samplers deal out each row once."""
+    return {
+        f"the {type(part).__name__}'s {key}": getattr(part, key)
+        for part in _parts(data)
+        if getattr(part, "num_replicas", 1) != 1
+        for key in ("num_replicas", "shuffle", "seed", "epoch")
+        if hasattr(part, key)
+    }
 
 
 def own_rows(data: Any, ranks: int, rank: int) -> int | None:

@@ -47,7 +47,7 @@ def losses_of_batches(
 ) -> Generator[BatchLoss]:
     """One function for each batch; ``options`` are those of ``LossHessian``."""
     call, output, weight = options.get("call"), options.get("output"), options.get("weight")
-    model, _ = replicated(model)
+    model, _ = replicated(model, name)
     objective = model_objective(name, model, loss, params, call=call, output=output, weight=weight)
     batches = iter(Batches(data, objective.device, name, pairs=objective.known is not None))
     with contextlib.closing(batches):

@@ -26,7 +26,7 @@ from hesse._data.mesh_model import MeshModel, mesh_of
 from hesse._data.objective import Counted, Prediction, require_scalar
 from hesse._data.parallel_model import ParallelModel
 from hesse._data.parameters import Params, select
-from hesse._data.private_model import Model, Private
+from hesse._data.private_model import Model, Private, settings
 from hesse._data.sharded_model import ShardedModel, reshard
 from hesse._ranks.group import Ranks
 
@@ -128,8 +128,11 @@ class ModelObjective:
         return self.model.batch_statistics()
 
     def tensors(self) -> Iterator[Tensor]:
-        """All parameters and buffers that are the same on all ranks, chosen or not."""
+        """All parameters and buffers that are the same on all ranks, chosen or not; also those of the loss."""
         yield from self.model.tensors()
+        if isinstance(self.loss, nn.Module):
+            own = [*self.loss.parameters(), *self.loss.buffers()]
+            yield from [tensor for tensor in own if not is_dtensor(tensor)]
 
     def space(self) -> Space:
         """The vectors of the parameters."""
@@ -273,6 +276,15 @@ class ModelObjective:
         """By name, all that is read beside the batch and the variables."""
         model, (loss, call, output) = self.model.as_it_is
         return {"the model": model, "the loss": loss, "call": call, "output": output}
+
+    def layers(self) -> dict[str, Any]:
+        """By name, what the modules of the model and the loss are."""
+        found: dict[str, Any] = {}
+        for name, tree in (("model", self.model.module), ("loss", self.loss)):
+            for key, module in tree.named_modules() if isinstance(tree, nn.Module) else ():
+                path = f"{name}.{key}" if key else name
+                found |= {f"{path}{setting}": value for setting, value in settings(module).items()}
+        return found
 
     def _has_prediction(self, batch: Any) -> bool:
         if self._predicts or self._output is not None:

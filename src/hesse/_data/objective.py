@@ -97,6 +97,10 @@ class Objective(Protocol):
         """By name, all that is read beside the batch and the variables."""
         ...
 
+    def layers(self) -> dict[str, Any]:
+        """By name, what the modules of the model and the loss are."""
+        ...
+
     def stated_reduction(self) -> str | None:
         """What the loss says of its reduction, if it does."""
         ...

@@ -22,6 +22,8 @@ Result = TypeVar("Result")
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
+_PLAIN = (bool, int, float, str, tuple)
+
 
 class Private(NamedTuple):
     """What one evaluation is made of: copies of the model, and of the functions that belong to it."""
@@ -265,3 +267,15 @@ def _made_parameter(module: nn.Module, given: Sequence[Tensor | None]) -> str | 
             if isinstance(parameter, nn.Parameter) and parameter.requires_grad and id(parameter) not in known:
                 return key
     return None
+
+
+def settings(module: nn.Module) -> dict[str, Any]:
+    """The class and the mode of a module, and what else one of PyTorch's own was told."""
+    kinds = [kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.distributed")]
+    is_own = kinds[0].__module__.startswith("torch.")
+    told = {
+        f".{key}": value
+        for key, value in vars(module).items()
+        if key == "training" or (is_own and not key.startswith("_") and isinstance(value, _PLAIN))
+    }
+    return {"": kinds[0].__name__, **told}

@@ -62,6 +62,9 @@ class _Composite(LinearMap):
         """Of the part that rounds most."""
         return max([part._precision() for part in self._parts], key=lambda dtype: torch.finfo(dtype).eps)
 
+    def _recipe(self) -> str:
+        return f"{type(self).__name__}({', '.join([part._recipe() for part in self._parts])})"
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._formula()}, shape={self.shape}, dtype={self.dtype}, device={self.device})"
 
@@ -115,6 +118,9 @@ class Sum(_Composite):
         for factor, part in others:
             total = total + factor * product(part).to(self.dtype)
         return total
+
+    def _recipe(self) -> str:
+        return " + ".join([f"{factor!r} * {part._recipe()}" for factor, part in self._terms])
 
     def _formula(self) -> str:
         formula = ""

@@ -129,7 +129,7 @@ class DataOperator(PointOperator):
             point = make(make_objective(), self._options)
         else:
             name = type(self).__name__
-            point = share_data(ranks, name, make_objective, make, self._options, is_new=earlier is None)
+            point = share_data(ranks, name, make_objective, make, self._options, self._data, is_new=earlier is None)
         super().__init__(point, point.whole, point.variables, point.variables, symmetric=True)
 
     def at(self, *, data: Any = None, parameters: Any = None) -> Self:

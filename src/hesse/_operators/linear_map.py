@@ -196,6 +196,10 @@ class LinearMap(abc.ABC):
         engine = self._engine_name()
         return type(self).__name__ + (f"[{engine}]" if engine else "")
 
+    def _recipe(self) -> str:
+        """What the operator is made of, to the last digit, and by whatever engine."""
+        return type(self).__name__
+
     def _engine_name(self) -> str | None:
         """The engine that makes the next product, where one does."""
         return None

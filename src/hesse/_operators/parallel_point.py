@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,14 +25,6 @@ class ParallelPoint(ShardedPoint):
     def _teams(self) -> list[list[int]]:
         assert self._model.teams is not None
         return self._model.teams
-
-    # Collectives of PyTorch's layers are not announced: before them all ranks hear of an error on one.
-
-    def _begun(self) -> None:
-        self.ranks.agreed(f"the beginning of products of {self._what}", super()._begun)
-
-    def _next(self, batches: Iterator[Any]) -> Any:
-        return self.ranks.agreed(f"a batch of {self._what}", lambda: next(batches, None))
 
     def _having(self, batch: Any, number: int) -> list[bool]:
         """Ranks that have a batch: all, or none; or one sentence if theirs are not the same."""

@@ -71,7 +71,7 @@ class Problem:
         if self.model is not None:
             if self.data is None or not (self.func is None or isinstance(self.func, _LossOverData)):
                 raise TypeError("A Problem is func= and inputs=, or model=, loss= and data=, but this is neither.")
-            chosen = select(replicated(self.model)[0], self.params, "Problem")
+            chosen = select(replicated(self.model, "Problem")[0], self.params, "Problem")
             object.__setattr__(self, "inputs", {name: parameter.detach() for name, parameter in chosen.items()})
             object.__setattr__(self, "func", _LossOverData(self))
             return

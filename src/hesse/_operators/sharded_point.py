@@ -256,7 +256,7 @@ class ShardedPoint(DataPoint):
             batches = iter(self.batches)
             number = 0
             while True:
-                batch = self._next(batches)
+                batch = next(batches, None)
                 place = number, 0
                 if not (place in self._values if self._complete else any(self._having(batch, number))):
                     return
@@ -271,9 +271,6 @@ class ShardedPoint(DataPoint):
     def _having(self, batch: Any, number: int) -> list[bool]:
         """Which ranks have a batch of that number."""
         return self.ranks.gather(f"batch {number} of {self._what}", lambda: batch is not None)
-
-    def _next(self, batches: Iterator[Any]) -> Any:
-        return next(batches, None)
 
     def _together(self, place: Place, batch: Any) -> Term:
         """The term of one batch of each rank, kept if there is room on every rank."""

@@ -13,7 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hesse._base.errors import warn_caller
-from hesse._base.several_ranks import is_parallel, is_sharded, replicated
+from hesse._base.precision import told
+from hesse._base.several_ranks import dealt, is_parallel, is_sharded, replicated
 from hesse._base.version import __version__
 from hesse._data.cut_model import CutModel
 from hesse._data.mesh_model import mesh_group_of, mesh_of
@@ -48,7 +49,7 @@ def ranks_of(model: nn.Module, group: dist.ProcessGroup | None, name: str) -> tu
                 f"{name} was given group= and a model that is sharded over another group. Leave group= out."
             )
         return model, Ranks.of(own, alone=True)
-    inner, own = replicated(model)
+    inner, own = replicated(model, name)
     if group is not None and own is not None and group is not own:
         raise ValueError(f"{name} was given group= and a model of another group. Leave group= out.")
     return inner, Ranks.of(own if group is None else group)
@@ -94,6 +95,7 @@ def share_data(
     objective: Callable[[], Objective],
     make: Callable[[Objective, DataOptions, int], DataPoint],
     options: DataOptions,
+    data: Any,
     *,
     is_new: bool,
 ) -> SharedPoint | ShardedPoint:
@@ -105,6 +107,7 @@ def share_data(
         objective: makes this rank's objective.
         make: makes this rank's point of an objective, options and a seed.
         options: as the user gave them.
+        data: this rank's, as the user gave it.
         is_new: whether it is the first point of an operator.
     """
     made: list[Any] = []
@@ -116,15 +119,23 @@ def share_data(
         return {
             "hesse": __version__,
             "torch": torch.__version__,
-            "parameters": _shapes(own.model.chosen.values()),
+            "parameters": _shapes(own.model.chosen.values(), list(own.model.chosen)),
             **{key: value for key, value in given.items() if key not in _FREE},
             # Other values may have been given than the model's; pieces differ from rank to rank.
             "mark": mark([*own.tensors(), *([] if isinstance(own.model, CutModel) else own.leaves)], _CPU),
+            "precision": told(own.leaves[0].device),
             "seed": drawn_seed(),
+            "modules": zlib.crc32(repr(own.layers()).encode()),
+            "dealt": dealt(data),
         }
 
     found = ranks.gather(f"the making of a {name}", facts)
     _require_one(ranks, name, found, "parameters and buffers")
+    if len({facts["modules"] for facts in found}) > 1:
+        ranks.require_alike(name, ranks.gather(f"the modules of a {name}", lambda: made[0].layers()))
+    # A rank may have other data than a loader.
+    samplers = [facts["dealt"] for facts in found]
+    ranks.require_alike(name, [one or next(filter(None, samplers)) for one in samplers if any(samplers)])
     device = made[0].device or made[0].leaves[0].device
     allowed, is_shared = options.allowed(device), options.memory is None
     memory = ranks.least(f"the memory of a {name}", allowed, device, is_shared=is_shared)
@@ -215,7 +226,7 @@ def _warn_of_repeats(name: str, parts: Sequence[dict[str, Any]]) -> None:
 
 def _require_one(ranks: Ranks, name: str, found: Sequence[dict[str, Any]], what: str) -> None:
     """Raise, on all ranks, unless they are at one point and were told the same."""
-    own = ("mark", "seed")
+    own = ("mark", "seed", "modules", "dealt")
     ranks.require_alike(name, [{key: facts[key] for key in facts if key not in own} for facts in found])
     others = [rank for rank, facts in enumerate(found) if differs(facts["mark"], found[0]["mark"], _EQUAL)]
     if others:
@@ -225,7 +236,7 @@ def _require_one(ranks: Ranks, name: str, found: Sequence[dict[str, Any]], what:
         )
 
 
-def _shapes(leaves: Iterable[Tensor]) -> str:
+def _shapes(leaves: Iterable[Tensor], names: Sequence[str] = ()) -> str:
     shapes = [(leaf.dtype, tuple(leaf.shape)) for leaf in leaves]
     size = sum(leaf.numel() for leaf in leaves)
-    return f"{len(shapes)} tensors of {size} elements ({zlib.crc32(repr(shapes).encode()):08x})"
+    return f"{len(shapes)} tensors of {size} elements ({zlib.crc32(repr((shapes, names)).encode()):08x})"

@@ -16,12 +16,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hesse._base import handed_on
 from hesse._base.devices import widest
 from hesse._ranks.exchange import packed, plain, unpacked
 from hesse._ranks.marks import differs, mark, rounding
 from hesse._ranks.waiting import Notes, listed
 
 T = TypeVar("T")
+
+# In the storage that PyTorch hands on to a backward's threads.
+_TOGETHER = "hesse.together"
 
 _known: weakref.WeakKeyDictionary[dist.ProcessGroup, Ranks] = weakref.WeakKeyDictionary()
 
@@ -160,18 +164,20 @@ class Ranks:
     def together(self, what: str, compute: Callable[[], T]) -> T:
         """What this rank computes by steps that all ranks take; an error on one is raised on all.
 
-        A rank that fails between two steps says so where the others announce their next one.
+        A rank that fails between two steps says so where the others announce their next one. Collectives of a model's
+        layers are steps, too.
         """
         self._announce(what, (), self._device)()
-        return self.agreed(f"the end of {what}", compute)
-
-    def agreed(self, what: str, compute: Callable[[], T]) -> T:
-        """What this rank computes; an error on one is raised on all, before any goes on."""
-        value, error = _tried(compute)
+        before = computing_together()
+        handed_on.put(_TOGETHER, self)
+        try:
+            value, error = _tried(compute)
+        finally:
+            handed_on.put(_TOGETHER, before)
         if error is not None and self._has_come(error):
             raise error
         try:
-            self._announce(what, (), self._device, error=error)()
+            self._announce(f"the end of {what}", (), self._device, error=error)()
         except BaseException as told:
             if error is None or told is error:
                 raise
@@ -184,9 +190,13 @@ class Ranks:
 
         So it is not long under way; with gloo some are not done before they are waited for.
         """
+        self.within(what, lambda: begin().wait())
+
+    def within(self, what: str, collective: Callable[[], T]) -> T:
+        """What a collective gives that all ranks are about to begin, within what they compute together."""
         self._announce(what, (), self._device)()
         try:
-            begin().wait()
+            return collective()
         except BaseException as error:
             self._left_alone(what, error)
             raise
@@ -207,7 +217,8 @@ class Ranks:
 
     def require_alike(self, entry: str, found: Sequence[Mapping[str, Any]]) -> None:
         """Raise, on all ranks, where a value that each rank gave is not the same on all."""
-        for name, value in found[0].items():
+        for name in dict.fromkeys([name for given in found for name in given]):
+            value = found[0].get(name)
             others = [rank for rank, given in enumerate(found) if given.get(name) != value]
             if others:
                 other = found[others[0]].get(name)
@@ -273,6 +284,12 @@ class Ranks:
         """A collective failed: the others are told by a note, and are not waited for any more."""
         self._notes.leave(self._count, what, error)
         self._shared = error
+
+
+def computing_together() -> Ranks | None:
+    """The ranks that take the steps of what this thread computes, if others do."""
+    found: Ranks | None = torch._C._get_obj_in_tls(_TOGETHER) if torch._C._is_key_in_tls(_TOGETHER) else None
+    return found
 
 
 def _tried(compute: Callable[[], T]) -> tuple[Any, BaseException | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hesse._base.devices import widest
+from hesse._base.precision import Exact
 
 
 def mark(leaves: Sequence[Tensor], device: torch.device) -> Tensor:
@@ -17,9 +19,11 @@ def mark(leaves: Sequence[Tensor], device: torch.device) -> Tensor:
     The weight of an entry depends on its place, so that unit vectors are told apart.
     """
     found = torch.zeros(2, dtype=widest(device), device=device)
-    for leaf in leaves:
-        if leaf.layout == torch.strided and leaf.numel() and _is_inexact(leaf):
-            found += _mark(leaf.detach()).to(device)
+    # Autocast would leave few digits.
+    with Exact() if leaves else contextlib.nullcontext():
+        for leaf in leaves:
+            if leaf.layout == torch.strided and leaf.numel() and _is_inexact(leaf):
+                found += _mark(leaf.detach()).to(device)
     return found
 
 

@@ -29,6 +29,8 @@ def require_one_question(ranks: Ranks, question: str, operator: Operator, settin
     }
     asked = {
         "an operator of shape": tuple(operator.shape),
+        # A factor of another size on one rank does not show in products of parts.
+        "an operator": operator._recipe(),
         **marks({name: value for name, value in settings.items() if name not in shaped}),
         **shaped,
         "threads": torch.get_num_threads(),
