@@ -19,6 +19,7 @@ class Answers:
         endings: why each column has stopped, or "" while it has not.
         iterations: steps taken by each column, (k,).
         bare: which columns go on without the preconditioner.
+        claims: what the last run of each column said of why no residual is smaller, if it is to be confirmed, or "".
         scales: the largest norms of A, preconditioned and not, that runs have seen; rounding is measured by them.
         direction: of negative curvature, (n, 1), or None.
         noise: size and level of the products' noise, or None where it was not measured.
@@ -30,10 +31,15 @@ class Answers:
     endings: list[str]
     iterations: Tensor
     bare: list[bool]
+    claims: list[str]
     scales: list[float]
     direction: Tensor | None = None
     noise: list[float] | None = None
     mark: float = 1.0
+
+    def see(self, images: Tensor, lengths: Tensor) -> None:
+        """Take the norms of products, (k,), and of their vectors for what they tell of A's norm."""
+        self.scales[True] = max([self.scales[True], *(images / lengths).nan_to_num(0.0).tolist()])
 
     def state(self) -> State:
         """All of it."""

@@ -28,8 +28,8 @@ class ConjugateGradients(Krylov):
     STATE = ("_p", "_rho", "r")
     # x, r, p and a direction of negative curvature.
     LEAST = MOST = 4
-    # What falls from step to step is the energy ½·xᵀAx − bᵀx.
-    KEEPS = ("", "negative_curvature")
+    # What falls from step to step is the energy ½·xᵀAx − bᵀx, the error in A's norm while no curvature is negative.
+    KEEPS = ("",)
 
     def __init__(
         self,

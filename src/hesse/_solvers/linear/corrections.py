@@ -22,6 +22,8 @@ PROGRESS = 0.5
 STALL = 64
 # Endings that noise may have led to.
 DOUBTFUL = ("", "precision", "max_products", "singular")
+# What a run says of why no residual is smaller; another run from there must say so too.
+CLAIMS = ("least_squares", "precision")
 # Of a least-squares solution ‖A·r‖ is below eps to this power, relative to ‖A‖·‖r‖; that is more than its method needs.
 NULL = 1 / 3
 # Eigenvalues below eps to this power, relative to ‖A‖, are zero where a correction along them hardly helps.
@@ -69,7 +71,8 @@ def answer(
         norms = blocks.ldexp(lengths, -units)
         steps = torch.zeros(B.shape[1], dtype=torch.int64, device="cpu")
         bare = [inverse is None] * B.shape[1]
-        answers = Answers(torch.zeros_like(B), norms, [""] * B.shape[1], steps, bare, [0.0, 0.0])
+        endings, claims = [""] * B.shape[1], [""] * B.shape[1]
+        answers = Answers(torch.zeros_like(B), norms, endings, steps, bare, claims, [0.0, 0.0])
     else:
         answers = Answers.of(saved)
     lift = x0 is None and inverse is None
@@ -171,6 +174,7 @@ class _Corrections:
         images = products.multiply(blocks.ldexp(starts, -sizes))
         if bool(lengths.any()):
             products.keep_units()
+        self.answers.see(blocks.norms(products.operator, images), blocks.ldexp(lengths, -sizes))
         self.answers.X.mT[place] = blocks.ldexp(starts, products.exponent - shifts).mT
         del starts
         R = self.sides.residuals(index, None).sub_(blocks.ldexp(images, products.exponent + sizes - shifts))
@@ -210,13 +214,16 @@ class _Corrections:
         answers.mark = 1.0 if saved is None else answers.mark
         # No run makes a residual smaller than rounding of the first one.
         targets = (sides.targets[index] / scales).clamp(min=eps)
-        run = self.method(products.operator, starts, targets, matrix, answers.scales[bare], self.room)
+        # Measured by A's norm, residuals along small eigenvalues look as those of the null space do.
+        doubted = bare and any(answers.claims[column] for column in index.tolist())
+        scale = answers.scales[bare] * (eps if doubted else 1)
+        run = self.method(products.operator, starts, targets, matrix, scale, self.room)
         del starts
         if saved is not None:
             run.load(saved)
         self._iterate(run, len(index))
         answers.direction = answers.direction if answers.direction is not None else run.direction
-        answers.scales[bare] = run.scale
+        answers.scales[bare] = max(answers.scales[bare], run.scale)
         assert run.solution is not None
         X, endings = run.solution, run.endings
         earlier, taken = answers.iterations[index], run.iterations
@@ -235,8 +242,10 @@ class _Corrections:
             [ending == "least_squares" or (ending in asked and not helps) for ending, helps in pairs], device="cpu"
         )
         price = int(claimed.sum()) + self._price(index[claimed].tolist())
-        if bare and bool(claimed.any()) and price <= products.left:
-            places = claimed.nonzero().squeeze(1).tolist()
+        places = claimed.nonzero().squeeze(1).tolist()
+        if bare and places and price > products.left:
+            endings = ["" if place in places else ending for place, ending in enumerate(endings)]
+        elif bare and places:
             for place, is_one in zip(places, self._shorten(index[claimed]).tolist(), strict=True):
                 endings[place] = "least_squares" if is_one else "precision"
         return endings, ran, scales
@@ -252,23 +261,35 @@ class _Corrections:
         # What the solution loses where it leaves the range of its dtype belongs to its residual.
         powers = sides.units[index] - sides.products.exponent
         X = blocks.ldexp(blocks.ldexp(X, powers), -powers)
+        for place in (~torch.isfinite(blocks.norms(operator, X))).nonzero().squeeze(1).tolist():
+            X[:, place] = answers.X[:, int(index[place])]
         R = sides.residuals(index, X)
         norms = blocks.norms(operator, R)
+        if not answers.scales[True]:
+            # A preconditioned run has not seen A's norm; a correction that starts at its end needs it.
+            images = sides.residuals(index, None).sub_(R)
+            answers.see(blocks.norms(operator, images), blocks.norms(operator, X))
         chosen = norms <= answers.norms[index]
         # A correction that is of the null space lengthens a solution, and does no more.
-        null = chosen & (norms > PROGRESS * scales) & (scales - norms <= negligible)
-        if bare and bool(null.any()) and self._price(index[null].tolist()) <= sides.products.left:
+        doubted = torch.tensor([bool(answers.claims[column]) for column in index.tolist()], device="cpu")
+        null = chosen & ((norms > PROGRESS * scales) | doubted) & (scales - norms <= negligible)
+        if bare and bool(null.any()) and self._price(index[null].tolist()) > sides.products.left:
+            chosen &= ~null
+        elif bare and bool(null.any()):
             images = self._residuals(index[null]).sub_(blocks.select(R, null))
             chosen[null] = blocks.norms(operator, images) > negligible[null]
             # A small gain that is rounding of the correction's own product is none, however large that product.
             chosen &= ~null | (scales - norms > ROUNDING * eps * sizes)
         doubtful = kept & ~chosen
         if bool(doubtful.any()) and self._price(index[doubtful].tolist()) <= sides.products.left:
-            # The energy ½·xᵀAx − bᵀx changes by −½·cᵀ(r + r′) where the correction c takes r to r′.
+            # The energy ½·xᵀAx − bᵀx changes by −½·cᵀ(r + r′) where the correction c takes r to r′ = r − A·c. Along the
+            # null space it falls for ever.
             places = index[doubtful]
-            sums = self._residuals(places).add_(blocks.select(R, doubtful))
             steps = blocks.select(X, doubtful).sub_(blocks.select(answers.X, places))
-            chosen[doubtful] = blocks.dots(operator, steps, sums) > 0
+            before = blocks.dots(operator, steps, self._residuals(places))
+            after = blocks.dots(operator, steps, blocks.select(R, doubtful))
+            flat = before - after <= negligible[doubtful] * blocks.norms(operator, steps)
+            chosen[doubtful] = (before + after > 0) & ~flat
         self._replace(index, X, norms, chosen)
         self._hold(index[chosen], blocks.select(R, chosen))
         return chosen
@@ -278,8 +299,14 @@ class _Corrections:
         for place, column in enumerate(open_columns):
             ending = endings[place]
             answers.bare[column] |= ending == "least_squares"
+            claim, helped = answers.claims[column], bool(answers.norms[column] <= PROGRESS * scales[place])
+            answers.claims[column] = ending if bare and ending in CLAIMS and (helped or not claim) else ""
             if answers.norms[column] <= targets[column]:
                 answers.endings[column] = "converged"
+            elif answers.claims[column] and products.left >= 3:
+                continue
+            elif claim and ending in ("void", "solved") and not helped:
+                answers.endings[column] = claim
             elif ending == "void" or (ending == "least_squares" and not bare):
                 if products.left < 3:
                     answers.endings[column] = "stopped" if products.stopped else "max_products"
@@ -287,7 +314,7 @@ class _Corrections:
                 answers.endings[column] = ending
             elif ending == "" or not ran or products.left < 3:
                 answers.endings[column] = "stopped" if products.stopped else "max_products"
-            elif answers.norms[column] > PROGRESS * scales[place]:
+            elif not helped:
                 answers.endings[column] = "precision"
             if answers.endings[column] in DOUBTFUL and self._is_moved(column):
                 x = answers.X[:, column : column + 1]
@@ -347,6 +374,9 @@ class _Corrections:
         directions, lengths = blocks.unit(operator, R)
         images = products.multiply(directions)
         found: Tensor = blocks.norms(operator, images) <= eps**NULL * answers.scales[True]
+        # What is left of a long solution may be rounding of its product.
+        sizes = blocks.norms(operator, blocks.select(answers.X, index))
+        found &= lengths > ROUNDING * eps * answers.scales[True] * sizes
         if self.lift:
             X = blocks.select(answers.X, index)
             along = blocks.dots(operator, directions, X)

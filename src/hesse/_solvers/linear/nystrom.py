@@ -36,7 +36,9 @@ class NystromPreconditioner(Operator):
         self.ranks, self.shards = like.ranks, like.shards
         self._like = like
         self.values, self.vectors, self.num_products = values, vectors, num_products
-        self._factors = (values.min() + shift) / (values + shift) - 1 if len(values) else values
+        factors = (values.min() + shift) / (values + shift) if len(values) else values
+        # Less than rounding of V − U·UᵀV leaves no matrix that is positive definite.
+        self._factors = factors.clamp(min=ROUNDING * torch.finfo(self.dtype).eps) - 1
 
     def matmat(self, V: Tensor) -> Tensor:
         """V, its parts along the eigenvectors multiplied by (λ_r + μ)/(λ + μ)."""

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from hesse._base import tables
 from hesse._solvers import columns as blocks
-from hesse._solvers.noise import said
+from hesse._solvers.noise import SEED, said
 from hesse._solvers.run import Products
 
+# A curvature that small, in units of eps·‖A‖, is zero as far as rounding can tell.
+ROUNDING = 8
 SOLVED = ("converged", "noise")
 REMEDIES = {
     "max_products": ("products ran out", "Raise max_products or tol, or give a preconditioner."),
@@ -92,10 +94,24 @@ def warn_of(products: Products, endings: list[str], norms: Tensor) -> None:
         )
 
 
-def certified(products: Products, direction: Tensor | None) -> tuple[Tensor | None, float | None]:
-    """A direction of norm one and its curvature by a true product; none where that is not negative after all."""
+def certified(
+    products: Products, direction: Tensor | None, scale: float = 0.0
+) -> tuple[Tensor | None, float | None]:
+    """A direction of norm one and its curvature by a true product; none where that is not negative beyond rounding.
+
+    Args:
+        products: the question's products.
+        direction: the direction, or None.
+        scale: a norm of the operator that is known, in the question's units.
+    """
     if direction is None or not products.left:
         return None, None
     direction, _ = blocks.unit(products.operator, direction)
-    curvature = products.grow(float(products.operator.gram(direction, products.multiply(direction))))
-    return (direction, curvature) if curvature < 0 else (None, None)
+    image = products.multiply(direction)
+    curvature = float(products.operator.gram(direction, image))
+    if products.left:
+        # Products along the null space alone do not tell the norm.
+        probe, _ = blocks.unit(products.operator, products.operator.signs(1, SEED))
+        scale = max(scale, float(blocks.norms(products.operator, products.multiply(probe))))
+    rounding = ROUNDING * torch.finfo(direction.dtype).eps * max(scale, float(blocks.norms(products.operator, image)))
+    return (direction, products.grow(curvature)) if curvature < -rounding else (None, None)

@@ -120,7 +120,7 @@ def solve(
         answers = corrections.answer(
             products, METHODS[method], B, start, preconditioner, tol=tol, atol=atol, room=room, saved=saved
         )
-        direction, curvature = certified(products, answers.direction)
+        direction, curvature = certified(products, answers.direction, answers.scales[True])
         warn_of(products, answers.endings, answers.norms)
         X = answers.X
         if create_graph:
