@@ -363,7 +363,10 @@ def test_the_difference_names_the_worst_row():
     matrix = hesse.as_operator(torch.eye(3, dtype=torch.float64)).to_sparse(np.eye(3, dtype=bool))
     whole = torch.diag(torch.tensor([1.0, 1.0 + 1e-9, 2.0], dtype=torch.float64))
     vectors = random(2, 3)
-    found = verification.difference(lambda rows: rows @ whole, lambda: 0.7 * matrix, matrix, vectors, torch.float64)
+    products = list(vectors @ whole)
+    found = verification.difference(
+        lambda rows: rows @ whole, lambda: 0.7 * matrix, matrix, vectors, products, torch.float64
+    )
     assert found is not None
     assert found.row == 2
 
