@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hesse._autograd.agreement import FACTOR
+from hesse._base import pages
 from hesse._operators.linear_map import LinearMap
 from hesse._sparse.given import given_pattern
 from hesse._sparse.plan import LARGEST, SparsePlan, plan
@@ -82,10 +83,10 @@ def _read(
     A: LinearMap, plan: SparsePlan, expected: Sequence[Tensor], allowed: float, factor: float = 1.0
 ) -> tuple[Tensor, bool]:
     """The matrix from products with the seeds times ``factor``, and what ``SparsePlan.read`` says of it."""
-    values = torch.empty(len(plan.sources), dtype=A.dtype, device=A.device)
+    values = pages.empty(len(plan.sources), A.dtype, A.device)
     agrees = False
     held, width = _held(A, plan)
-    products = torch.empty(held * plan.length, dtype=A.dtype, device=A.device)
+    products = pages.empty(held * plan.length, A.dtype, A.device)
     for start in range(0, plan.num_colors, max(held, 1)):
         stop = min(start + held, plan.num_colors)
         for first in range(start, stop, width):

@@ -27,9 +27,6 @@ LARGEST = 1.5
 # So many random products compare a matrix with its operator.
 _COMPARED = 2
 
-# Loops are compiled for these; other dtypes, as those of half precision, are read by PyTorch.
-_COMPILED = (torch.float32, torch.float64)
-
 
 @dataclasses.dataclass(frozen=True)
 class SparsePlan:
@@ -82,7 +79,7 @@ class SparsePlan:
             times the sum of its absolute entries.
         """
         first = start * self.length
-        if values.device.type != "cpu" or values.dtype not in _COMPILED:
+        if values.device.type != "cpu":
             local = self.sources - first
             is_here = (local >= 0) & (local < len(products))
             values.copy_(torch.where(is_here, products[local.clamp(0, len(products) - 1)], values))
@@ -117,7 +114,7 @@ def plan(
     num_colors = int(needed.sum())
     length = int(pattern.shape[1 if coloring.transposed else 0])
     # PyTorch gathers by indices of 64 bits only; half as many take the loop on a CPU a fifth less.
-    is_narrow = device.type == "cpu" and dtype in _COMPILED and num_colors * length < 2**31
+    is_narrow = device.type == "cpu" and num_colors * length < 2**31
     sources: Array = numbers[coloring.source_colors].astype(np.int32 if is_narrow else np.int64)
     sources *= length
     sources += coloring.source_rows
