@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from hesse._base import pages
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,3 +23,10 @@ def test_pages_are_kept_while_they_should_be() -> None:
     run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
     assert run.returncode == 0, run.stdout[-8000:]
     assert " passed" in run.stdout
+
+
+def test_a_vector_in_large_pages_is_memory_like_any_other() -> None:
+    for size in (0, 3, 2**20 + 3):
+        made = pages.empty(size, torch.float64, torch.device("cpu"))
+        assert float(made.fill_(0.5).sum()) == size / 2
+        assert made.resize_(2 * size)[:size].sum() == size / 2

@@ -363,7 +363,10 @@ def test_the_difference_names_the_worst_row():
     matrix = hesse.as_operator(torch.eye(3, dtype=torch.float64)).to_sparse(np.eye(3, dtype=bool))
     whole = torch.diag(torch.tensor([1.0, 1.0 + 1e-9, 2.0], dtype=torch.float64))
     vectors = random(2, 3)
-    found = verification.difference(lambda rows: rows @ whole, lambda: 0.7 * matrix, matrix, vectors, torch.float64)
+    products = list(vectors @ whole)
+    found = verification.difference(
+        lambda rows: rows @ whole, lambda: 0.7 * matrix, matrix, vectors, products, torch.float64
+    )
     assert found is not None
     assert found.row == 2
 
@@ -391,3 +394,42 @@ def test_errors_of_sparse_hessian_name_it():
         hesse.sparse_hessian(rosenbrock, random(5), band(4))
     with pytest.raises(ValueError, match=r"^The pattern given to sparse_hessian\(\) lacks an entry in row"):
         hesse.sparse_hessian(rosenbrock, random(5), np.eye(5, dtype=bool))
+
+
+@pytest.mark.parametrize("batching", ["loop", "vmap"])
+def test_products_are_read_in_several_groups_where_memory_is_short(batching, monkeypatch):
+    from hesse._sparse.plan import SparsePlan
+
+    read = []
+
+    def counted(self, products, *rest, original=SparsePlan.read):
+        read.append(len(products) // self.length)
+        return original(self, products, *rest)
+
+    monkeypatch.setattr(SparsePlan, "read", counted)
+    x = random(400)
+    for room, groups in ((4 * 6400 * 13, {13, 2}), (4 * 6400 * 20, {16, 9}), (2**30, {41})):
+        H = hesse.Hessian(lambda x: (x[20:] * x[:-20] * x[10:-10]).sum(), x, batching=batching)
+        monkeypatch.setattr(H, "_room", lambda room=room: room)
+        read.clear()
+        torch.testing.assert_close(H.to_sparse(band(400, 20)).to_dense(), dense(H._func, x))
+        assert H.explain().colors == sum(read) == 41
+        assert set(read) == groups
+
+
+@pytest.mark.parametrize(("roundings", "is_quick"), [(120, True), (180, False)])
+def test_what_rounding_allows_is_seen_in_the_pass_that_reads(roundings, is_quick, monkeypatch):
+    from hesse._operators import sparse
+
+    asked = []
+    monkeypatch.setattr(sparse, "difference", lambda *a: asked.append(a))
+    H = hesse.Hessian(lambda x: (x**3).sum(), torch.ones(10, dtype=torch.float64))
+    error = roundings * 6 * torch.finfo(torch.float64).eps
+
+    def noisy(v: Tensor, *rest, multiply=H._matvec) -> Tensor:
+        is_random = bool((v % 1 != 0).any())
+        return multiply(v, *rest) + error * is_random * (torch.arange(10) == 7)
+
+    monkeypatch.setattr(H, "_matvec", noisy)
+    H.to_sparse()
+    assert len(asked) == (0 if is_quick else 1)

@@ -87,7 +87,7 @@ class Explanation:
         """The same, with what the sparse matrix takes, where one was made."""
         if plan is None:
             return self
-        return dataclasses.replace(self, colors=plan.num_colors, entries=len(plan.entries))
+        return dataclasses.replace(self, colors=plan.num_colors, entries=len(plan.sources))
 
     @property
     def choice(self) -> Choice:

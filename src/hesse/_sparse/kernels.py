@@ -199,79 +199,44 @@ def star_sources(starts: Array, columns: Array, colors: Array) -> tuple[Array, A
     return source_rows, source_colors
 
 
-def sorted_by_block(
-    starts: Array, source_rows: Array, source_colors: Array, count: int, group: int, blocks: int, height: int
-) -> tuple[Array, Array, Array]:
-    """Entries and their source rows by group of colors, block of ``height`` rows, and color; where each part begins.
-
-    There are ``count`` parts, and ``blocks`` blocks. A group has ``group`` colors. Within a part entries ascend.
-    """
-    spans = np.zeros(count + 1, dtype=np.int64)
-    for row in range(len(starts) - 1):
-        for entry in range(starts[row], starts[row + 1]):
-            color = source_colors[entry]
-            spans[(color // group * blocks + row // height) * group + color % group + 1] += 1
-    for part in range(count):
-        spans[part + 1] += spans[part]
-    filled = spans.copy()
-    entries = np.empty(len(source_rows), dtype=source_rows.dtype)
-    places = np.empty(len(source_rows), dtype=source_rows.dtype)
-    for row in range(len(starts) - 1):
-        for entry in range(starts[row], starts[row + 1]):
-            color = source_colors[entry]
-            part = (color // group * blocks + row // height) * group + color % group
-            entries[filled[part]] = entry
-            places[filled[part]] = source_rows[entry]
-            filled[part] += 1
-    return spans, entries, places
-
-
-def read_products(
-    begin: int,
-    end: int,
-    first: int,
-    spans: Array,
-    entries: Array,
-    places: Array,
-    products: tuple[Array, Array, Array, Array],
-    values: Array,
-) -> None:
-    """Write entries of blocks ``begin`` to ``end`` that lie in a group of products into ``values``.
-
-    ``first`` is the number of the group's first part. A block's entries stay in the cache from one product to the next.
-    """
-    for block in range(begin, end):
-        for number in range(4):
-            product = products[number]
-            part = first + 4 * block + number
-            for entry in range(spans[part], spans[part + 1]):
-                values[np.uintp(entries[entry])] = product[np.uintp(places[entry])]
-
-
-def rows_agree(
+def read_rows(
     begin: int,
     end: int,
     starts: Array,
     columns: Array,
+    sources: Array,
+    first: int,
+    products: Array,
     values: Array,
     vectors: tuple[Array, Array],
     expected: tuple[Array, Array],
     allowed: float,
 ) -> bool:
-    """Whether rows ``begin`` to ``end`` times two vectors are ``expected``.
+    """Write the entries of rows ``begin`` to ``end`` that lie in some products; whether the rows agree afterwards.
 
-    They may differ by ``allowed`` times the sum of the absolute entries. An infinity or NaN does not agree.
+    The products are concatenated in ``products``, and ``first`` is the number of its first element among all products.
+    Rows agree where they times both ``vectors`` differ from ``expected`` by no more than ``allowed`` times the sum of
+    their absolute entries. An infinity or NaN does not agree.
     """
     (u, v), (expected_u, expected_v) = vectors, expected
-    for row in range(begin, end):
+    agrees = True
+    # All indices are unsigned: of a signed one numba asks whether it counts from the end, which takes as long again.
+    skipped, count, one = np.uintp(first), np.uintp(len(products)), np.uintp(1)
+    entry = np.uintp(starts[begin])
+    for row in range(np.uintp(begin), np.uintp(end)):
         found_u = found_v = size = 0.0
-        for entry in range(starts[row], starts[row + 1]):
-            # Of an unsigned number numba does not ask whether it counts from the end.
-            column, value = np.uintp(columns[entry]), values[entry]
+        stop = np.uintp(starts[row + one])
+        while entry < stop:
+            column, source = np.uintp(columns[entry]), np.uintp(sources[entry]) - skipped
+            # A source before the first one wraps around to a large number.
+            if source < count:
+                values[entry] = products[source]
+            value = values[entry]
             found_u += value * u[column]
             found_v += value * v[column]
             size += abs(value)
+            entry += one
         # Written so that a NaN does not agree.
         if not (abs(expected_u[row] - found_u) <= allowed * size and abs(expected_v[row] - found_v) <= allowed * size):
-            return False
-    return True
+            agrees = False
+    return agrees

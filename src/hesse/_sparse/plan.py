@@ -16,16 +16,13 @@ from hesse._base.fixed_draws import fixed_generator
 from hesse._base.memory import readable
 from hesse._sparse import kernels
 from hesse._sparse.coloring import column_coloring, symmetric_coloring
-from hesse._sparse.compiled import compiled, in_threads
+from hesse._sparse.compiled import in_threads
 from hesse._sparse.given import Pattern
 
 Array = np.ndarray[Any, Any]
 
-GROUP = 4
-"""So many products are read together: each part of the values is written while it is in the cache."""
-
-# Entries of a block in half a megabyte at most.
-_BLOCK = 2**14
+LARGEST = 1.5
+"""No entry of a random vector is larger, and none is smaller than a half."""
 
 # So many random products compare a matrix with its operator.
 _COMPARED = 2
@@ -42,10 +39,7 @@ class SparsePlan:
         colors: the number of each column's product (of each row's, where ``transposed``), or -1 where none is needed.
         starts, columns: the matrix in compressed rows.
         num_colors: how many products the matrix takes.
-        num_blocks: of consecutive rows, whose entries are read together.
-        spans: where the parts of ``entries`` begin.
-        entries: numbers of the stored entries, by group of colors, block and color.
-        places: where each of these entries lies in its product.
+        sources: where each stored entry lies in all products, one after the other.
         vectors: random ones, one a row, by which a matrix is compared with the operator.
     """
 
@@ -56,10 +50,7 @@ class SparsePlan:
     starts: Tensor
     columns: Tensor
     num_colors: int
-    num_blocks: int
-    spans: Array
-    entries: Tensor
-    places: Tensor
+    sources: Tensor
     vectors: Tensor
 
     @property
@@ -75,25 +66,31 @@ class SparsePlan:
             torch.eq(self.colors, number, out=seed)
         return seeds
 
-    def read(self, products: Sequence[Tensor], start: int, values: Tensor) -> None:
-        """Write the entries that lie in the products from number ``start`` on, a multiple of GROUP, into ``values``."""
+    @property
+    def length(self) -> int:
+        """Of a product."""
+        return self.shape[1] if self.transposed else self.shape[0]
+
+    def read(self, products: Tensor, start: int, values: Tensor, expected: Sequence[Tensor], allowed: float) -> bool:
+        """Write the entries that lie in the products with the colors from ``start`` on, concatenated, into ``values``.
+
+        Returns:
+            Whether the matrix times the random vectors is known to be what is ``expected``: each row up to ``allowed``
+            times the sum of its absolute entries.
+        """
+        first = start * self.length
         if values.device.type != "cpu":
-            # There is one block, so a part is a color.
-            for number, product in enumerate(products, start):
-                span = slice(*self.spans[number : number + 2].tolist())
-                values.index_copy_(0, self.entries[span], product.index_select(0, self.places[span]))
-            return
-        entries, places, filled = [tensor.numpy() for tensor in (self.entries, self.places, values)]
-        for first in range(0, len(products), GROUP):
-            group = [product.detach().contiguous().numpy() for product in products[first : first + GROUP]]
-            # The last group may be smaller: nothing is read from a product beyond it.
-            group += [group[0]] * (GROUP - len(group))
-            part = (start + first) * self.num_blocks
-            steps = int(self.spans[part + GROUP * self.num_blocks] - self.spans[part])
-            in_threads(
-                kernels.read_products,
-                *(self.num_blocks, steps, part, self.spans, entries, places, tuple(group), filled),
-            )
+            local = self.sources - first
+            is_here = (local >= 0) & (local < len(products))
+            values.copy_(torch.where(is_here, products[local.clamp(0, len(products) - 1)], values))
+            return False
+        arrays = [tensor.numpy() for tensor in (self.starts, self.columns, self.sources)]
+        vectors, right = [tuple([one.detach().contiguous().numpy() for one in two]) for two in (self.vectors, expected)]
+        parts = in_threads(
+            *(kernels.read_rows, self.shape[0], len(values)),
+            *(*arrays, first, products.numpy(), values.numpy(), vectors, right, allowed),
+        )
+        return all(parts)
 
     def matrix(self, values: Tensor) -> Tensor:
         """The sparse matrix of the stored entries' values."""
@@ -115,12 +112,12 @@ def plan(
     needed = np.bincount(coloring.source_colors, minlength=int(coloring.colors.max(initial=-1)) + 1) > 0
     numbers = np.where(needed, np.cumsum(needed) - 1, -1).astype(np.int32)
     num_colors = int(needed.sum())
-    # A part has many entries, so that its bounds are few beside them.
-    num_blocks = max(1, pattern.nnz // max(_BLOCK, 64 * num_colors)) if device.type == "cpu" else 1
-    spans, entries, places = compiled(kernels.sorted_by_block)(
-        *(pattern.indptr, coloring.source_rows, numbers[coloring.source_colors]),
-        *(-(-num_colors // GROUP) * GROUP * num_blocks, GROUP, num_blocks, -(-pattern.shape[0] // num_blocks)),
-    )
+    length = int(pattern.shape[1 if coloring.transposed else 0])
+    # PyTorch gathers by indices of 64 bits only; half as many take the loop on a CPU a fifth less.
+    is_narrow = device.type == "cpu" and num_colors * length < 2**31
+    sources: Array = numbers[coloring.source_colors].astype(np.int32 if is_narrow else np.int64)
+    sources *= length
+    sources += coloring.source_rows
 
     size = int(pattern.shape[1])
 
@@ -135,11 +132,7 @@ def plan(
         starts=tensor(pattern.indptr),
         columns=tensor(pattern.indices),
         num_colors=num_colors,
-        num_blocks=num_blocks,
-        spans=spans,
-        # PyTorch writes to indices of 64 bits only.
-        entries=tensor(entries if device.type == "cpu" else entries.astype(np.int64)),
-        places=tensor(places),
+        sources=tensor(sources),
         # No entry is near zero, and the draws advance no generator of the user's.
         vectors=0.5 + torch.rand(_COMPARED, size, dtype=dtype, device=device, generator=fixed_generator(device)),
     )
@@ -147,8 +140,8 @@ def plan(
 
 def _require_room(pattern: Pattern, dtype: torch.dtype, room: int | None) -> None:
     index = pattern.indices.dtype.itemsize
-    # Values, columns, entries and places; starts; colors and random vectors.
-    needed = pattern.nnz * (dtype.itemsize + 2 * index + 8) + pattern.shape[0] * index
+    # Values, columns and sources; starts; colors and random vectors.
+    needed = pattern.nnz * (dtype.itemsize + index + 8) + pattern.shape[0] * index
     needed += pattern.shape[1] * (4 + _COMPARED * dtype.itemsize)
     if room is not None and needed > room:
         raise MemoryBudgetError(
