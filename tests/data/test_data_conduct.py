@@ -331,15 +331,23 @@ def test_value_gradient_and_product_come_from_one_pass(memory: str | None) -> No
     assert calls == [4, 4, 2] * (2 if memory is None else 3)
 
 
-def test_a_parameter_reached_around_the_model_is_refused() -> None:
+OUTSIDE: list[Tensor] = []
+
+
+def test_a_parameter_reached_by_a_list_is_the_evaluations_and_by_a_global_refused() -> None:
     class Smuggling(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, outside: bool) -> None:
             super().__init__()
             self.layer = nn.Linear(4, 3).double()
+            self.outside = outside
             self.kept = [self.layer.weight]
+            OUTSIDE[:] = self.kept
 
         def forward(self, x: Tensor) -> Tensor:
-            return x @ self.kept[0].T
+            return x @ (OUTSIDE[0] if self.outside else self.kept[0]).T
 
+    model = seeded(Smuggling, False)
+    expected = references.of_its_own(model, lambda model: F.mse_loss(model(X), REAL) + 0 * model.layer.bias.sum())
+    torch.testing.assert_close(hesse.LossHessian(model, F.mse_loss, (X, REAL)).to_dense(), expected)
     with pytest.raises(RuntimeError, match=r"'layer\.weight' is used in a way"):
-        hesse.LossHessian(Smuggling(), F.mse_loss, (X, REAL)).to_dense()
+        hesse.LossHessian(seeded(Smuggling, True), F.mse_loss, (X, REAL)).to_dense()

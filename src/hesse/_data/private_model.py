@@ -14,9 +14,12 @@ from hesse._autograd.agreement import coarsest, disagreement
 from hesse._autograd.aliases import Aliases
 from hesse._autograd.blueprint import Blueprint
 from hesse._autograd.captured import same
+from hesse._autograd.likeness import passing_for
+from hesse._autograd.preserving import Values
+from hesse._base.several_ranks import is_dtensor
 from hesse._base.space import Space
 from hesse._base.trees import Spec
-from hesse._linearize.guard import State, address
+from hesse._linearize.guard import address
 
 Result = TypeVar("Result")
 
@@ -69,10 +72,10 @@ class Model:
         self._given: list[Any] = list(tensors)  # None for what a copy is without
         # The outputs that an evaluation without what the model keeps of earlier ones must have, too.
         self._expected: Sequence[Tensor] | None = None
-        self._constants = {place for place in self._blueprint.parameters if tensors[place].requires_grad}
-        for place in self._constants.difference(self._variables):
+        for place in set(self._blueprint.parameters).difference(self._variables):
             # The same tensors in each evaluation, which is how a program knows them.
-            self._given[place] = tensors[place].detach()
+            if tensors[place].requires_grad or type(tensors[place]) is nn.Parameter:
+                self._given[place] = passing_for(tensors[place].detach(), tensors[place])
         # Layers that scale the rows of their weight down write into it each time, and differentiate by what they wrote.
         embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
         scaled = [module.weight for module in embeddings if module.max_norm is not None]
@@ -138,14 +141,14 @@ class Model:
         """The variables into their places."""
         for place, leaf in zip(self._variables, x, strict=True):
             if place is not None:
-                tensors[place] = leaf
+                tensors[place] = passing_for(leaf, self._blueprint.tensors[place])
 
     def _tensors(self, x: Sequence[Tensor], copied: Sequence[int]) -> list[Any]:
         tensors = self._given.copy()
         self._put(x, tensors)
         places = self._aliases.together([*self._copied, *copied])
         for place, fresh in self._aliases.copies(tensors, places):
-            tensors[place] = fresh
+            tensors[place] = passing_for(fresh, self._blueprint.tensors[place])
         return tensors
 
     def _run_first(self, x: Sequence[Tensor], evaluate: Callable[[Private], Result]) -> Result:
@@ -154,17 +157,17 @@ class Model:
         parameters = [self._blueprint.tensors[place] for place in self._blueprint.parameters]
         versions = [parameter._version for parameter in parameters]
         # PyTorch's own layers write no values into their parameters.
-        users = [module for module in self._modules if not type(module).__module__.startswith("torch.")]
-        states = [State.of("", parameter) for module in users for parameter in module.parameters(recurse=False)]
+        users = any([not type(module).__module__.startswith("torch.") for module in self._modules])
+        states = [(parameter, Values(_local(parameter))) for parameter in parameters if users]
         tensors = self._tensors(x, plain)
         private = self._made(tensors)
         try:
             result = evaluate(private)
         finally:
-            written = [state for state in states if state.has_changed()]
-            for state in written:
-                state.put_back()
-        changed = [state.tensor for state in written]
+            written = [(parameter, values) for parameter, values in states if values.have_changed()]
+            for _, values in written:
+                values.restore()
+        changed = [parameter for parameter, _ in written]
         changed += [
             parameter for parameter, version in zip(parameters, versions, strict=True) if parameter._version != version
         ]
@@ -255,6 +258,11 @@ class Model:
         """Where the model is, or None where it is on several devices and places tensors itself."""
         devices = {tensor.device for tensor in [*self.module.parameters(), *self.module.buffers()]}
         return devices.pop() if len(devices) == 1 else None
+
+
+def _local(parameter: Tensor) -> Tensor:
+    """What this rank holds of it."""
+    return parameter.detach().to_local() if is_dtensor(parameter) else parameter  # type: ignore[attr-defined]  # only DTensor has it
 
 
 def _made_parameter(module: nn.Module, given: Sequence[Tensor | None]) -> str | None:
