@@ -244,6 +244,36 @@ def test_gradients_and_flags_of_parameters_stay_the_users() -> None:
     torch.testing.assert_close(H.to_dense(), references.of_its_own(seeded(Inner).linear, plain))
 
 
+class Teacher(nn.Module):
+    """A frozen copy that follows the parameters in each evaluation, in place or by other memory."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.linear, self.teacher = nn.Linear(4, 3), nn.Linear(4, 3).requires_grad_(False)
+        self.in_place = in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        for slow, fast in zip(self.teacher.parameters(), self.linear.parameters(), strict=True):
+            if self.in_place:
+                slow.lerp_(fast.detach(), 0.5)
+            else:
+                slow.data = slow.data * 0.5 + fast.data * 0.5
+        return torch.tanh(self.linear(x)) * self.teacher(x)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_frozen_copy_follows_the_parameters_from_where_the_users_is(in_place: bool) -> None:
+    model = seeded(Teacher, in_place)
+    before = {key: (value.clone(), value._version) for key, value in model.state_dict(keep_vars=True).items()}
+    H = hesse.LossHessian(model, F.cross_entropy, (X, CLASSES))
+    expected = references.of_its_own(seeded(Teacher, in_place), lambda model: F.cross_entropy(model(X), CLASSES))
+    torch.testing.assert_close(H.to_dense(), expected)
+    torch.testing.assert_close(H.at().to_dense(), expected)
+    for key, value in model.state_dict(keep_vars=True).items():
+        assert torch.equal(value, before[key][0])
+        assert value._version == before[key][1]
+
+
 class Clipping(nn.Module):
     """Writes into a parameter of another layer than its own, and into more than samples show."""
 

@@ -121,7 +121,49 @@ class OfBuffer(Penalized):
         return self.scale ** getattr(self.scale, "power", 1.0)
 
 
-KINDS = [BySet, ByKey, ByIdentity, ByNumber, ByAttribute, ByClass, ByKind, ByModule, ByNumberOfModule, OfBuffer]
+class Mark:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+GLOBAL: dict[Any, float] = {}
+MARK = Mark("doubled")
+
+
+class ByGlobal(Penalized):
+    def mark(self) -> None:
+        GLOBAL[self.first], GLOBAL[self.second.weight] = 3.0, 4.0
+
+    def factor(self) -> Any:
+        return GLOBAL.get(self.first, 1.0) * GLOBAL.get(self.second.weight, 1.0)
+
+
+class ByMark(Penalized):
+    def mark(self) -> None:
+        self.kind = MARK
+
+    def factor(self) -> Any:
+        return 2.0 if is_doubled(self) else 1.0
+
+
+def is_doubled(model: ByMark) -> bool:
+    return model.kind is MARK
+
+
+KINDS = [
+    BySet,
+    ByKey,
+    ByIdentity,
+    ByNumber,
+    ByAttribute,
+    ByClass,
+    ByKind,
+    ByModule,
+    ByNumberOfModule,
+    OfBuffer,
+    ByGlobal,
+    ByMark,
+]
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,9 @@ class Blueprint:
         # Kept alive, so that no other object takes the identity of one of them.
         self.nodes: list[Any] = []
         self._looked_into: dict[int, Any] = {}
+        self._methods_of: dict[Any, list[tuple[str, Build]]] = {}
+        # What globals reach that leads to nothing; they stay alive meanwhile.
+        self._inert: set[int] = set()
         self._places: dict[int, int] = {}
         self._tensor_places: dict[int, int] = {}
         for root in roots:
@@ -219,6 +222,22 @@ class Blueprint:
         self._register(value)
         return self._stands_in_for(value)
 
+    def _methods(self, kind: Any) -> list[tuple[str, Build]]:
+        """A model is also known by what its methods read of globals: which of them need others."""
+        if kind not in self._methods_of:
+            # Methods may lead to each other.
+            self._methods_of[kind] = found = []
+            for name, method in objects.plain_methods(kind):
+                if any([self._global_leads(value) for value in copying.globals_of(method).values()]):
+                    found.append((name, self._always(method)))
+        return self._methods_of[kind]
+
+    def _global_leads(self, value: Any) -> bool:
+        leads = self._leads(value, self._inert, _DEPTH)
+        if leads:
+            self._inert = set()
+        return leads
+
     def _always(self, value: Any) -> Build:
         return self._entry(value) or (lambda copies, tensors: value)
 
@@ -226,7 +245,7 @@ class Blueprint:
         if isinstance(value, torch.jit.ScriptModule):
             return ScriptCopy(value, self._tensor_places)
         if isinstance(value, nn.Module):
-            return copying.ModulePlan(value, self._entry, self._tensor_places)
+            return copying.ModulePlan(value, self._entry, self._tensor_places, self._methods)
         if isinstance(value, types.FunctionType):
             return copying.FunctionPlan(value, self._entry, self._places)
         if isinstance(value, objects.WEAK):

@@ -40,6 +40,10 @@ Entry = Callable[[Any], Build | None]
 """How to make what stands in the place of a value; None where that is the value itself."""
 
 
+Methods = Callable[[Any], list[tuple[str, Build]]]
+"""By a class, those of its methods that a copy has its own of: a global that they read is another there."""
+
+
 class Plan(Protocol):
     """How one object is copied."""
 
@@ -55,7 +59,7 @@ class Plan(Protocol):
 class ModulePlan:
     """Of a module: its tables of parameters, buffers and modules, its hooks, and its attributes."""
 
-    def __init__(self, module: nn.Module, entry: Entry, tensors: dict[int, int]) -> None:
+    def __init__(self, module: nn.Module, entry: Entry, tensors: dict[int, int], methods: Methods) -> None:
         self._kind = kind_of(module)
         attributes = attributes_of(module)
         # Each table, and the places of those of its tensors that are given.
@@ -76,6 +80,7 @@ class ModulePlan:
         made = dict(self._entries)
         self._caches = [(key, value) for key, value in template.items() if isinstance(value, CACHE) and key not in made]
         self._cached_methods = cached_methods(self._kind)
+        self._methods = [(name, build) for name, build in methods(self._kind) if name not in template]
         self._template = template
 
     def allocate(self, copies: Copies) -> Any:
@@ -98,6 +103,8 @@ class ModulePlan:
             attributes[name] = build(copies, tensors)
         for name, cached in self._caches:
             attributes[name] = _without_memory(cached, cached.__wrapped__)
+        for name, build in self._methods:
+            attributes[name] = types.MethodType(build(copies, tensors), fresh)
         for name, cached in self._cached_methods:
             # Else the class would keep every copy, as the first argument of a call.
             attributes[name] = _without_memory(cached, types.MethodType(cached.__wrapped__, fresh))

@@ -150,6 +150,14 @@ def cached_methods(kind: Any) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in found if isinstance(value, CACHE)]
 
 
+@functools.lru_cache(maxsize=4096)
+def plain_methods(kind: Any) -> list[tuple[str, types.FunctionType]]:
+    """Methods of a class that are functions of a user's, and no more."""
+    names = dict.fromkeys([name for base in _users_bases(kind) for name in vars(base)])
+    found = [(name, inspect.getattr_static(kind, name)) for name in names]
+    return [(name, value) for name, value in found if isinstance(value, types.FunctionType)]
+
+
 def class_containers(module: nn.Module) -> dict[str, Any]:
     """By name, the containers of a module's class that serve as caches: empty, or with tensors in them."""
     held = attributes_of(module)
@@ -161,8 +169,11 @@ def class_containers(module: nn.Module) -> dict[str, Any]:
     }
 
 
+def _users_bases(kind: Any) -> list[Any]:
+    return [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in _LIBRARIES]
+
+
 @functools.lru_cache(maxsize=4096)
 def _containers(kind: Any) -> list[str]:
-    bases = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in _LIBRARIES]
-    names = [name for base in bases for name, value in vars(base).items() if isinstance(value, MUTABLE)]
+    names = [name for base in _users_bases(kind) for name, value in vars(base).items() if isinstance(value, MUTABLE)]
     return [name for name in dict.fromkeys(names) if not name.startswith("__")]

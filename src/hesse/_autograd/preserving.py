@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from hesse._autograd import copying, objects
 from hesse._autograd.blueprint import Blueprint
-from hesse._autograd.captured import reached, same
+from hesse._autograd.captured import reach, reached, same
 from hesse._autograd.generators import KINDS, is_own, put_back
 from hesse._base import trees
 from hesse._base.devices import default_generators
@@ -32,6 +32,12 @@ def preserved(func: Callable[..., Any], inputs: Any) -> Iterator[None]:
         state.restore()
 
 
+class Spared:
+    """A model that evaluations leave alone, since they use copies: another thread may train it meanwhile."""
+
+    module: torch.nn.Module
+
+
 class State:
     """Everything that an evaluation may change, as it is when this is made; ``restore()``, once or often, puts it back.
 
@@ -42,12 +48,17 @@ class State:
 
     def __init__(self, func: Callable[..., Any], inputs: Any) -> None:
         modules = {id(part): part for _, module in reached(func, torch.nn.Module) for part in module.modules()}
+        alone = _spared(func)
+        modules = {key: module for key, module in modules.items() if key not in alone}
         blueprint = Blueprint(*modules.values())
-        tensors = [leaf for leaf in trees.flatten(inputs)[0] if isinstance(leaf, Tensor)]
-        found = [*[tensor for _, tensor in reached(func, Tensor)], *map(blueprint.tensors.__getitem__, blueprint.plain)]
+        found = [leaf for leaf in trees.flatten(inputs)[0] if isinstance(leaf, Tensor)]
         # Lazy parameters and tensors on the meta device have no numbers.
-        tensors += [tensor for tensor in found if not (is_lazy(tensor) or tensor.is_meta)]
-        distinct = list({id(tensor): tensor for tensor in tensors}.values())
+        beside = [
+            *[tensor for _, tensor in reached(func, Tensor)],
+            *map(blueprint.tensors.__getitem__, blueprint.plain),
+        ]
+        found += [tensor for tensor in beside if not (is_lazy(tensor) or tensor.is_meta)]
+        distinct = list({id(tensor): tensor for tensor in found if id(tensor) not in alone}.values())
         self._values = [Values(tensor) for tensor in distinct]
         # First which tensors a module holds, and then their values.
         self._restorers = [
@@ -65,7 +76,15 @@ class State:
 
     def written(self) -> list[Tensor]:
         """The tensors that hold other numbers now."""
-        return [values.tensor for values in self._values if values.have_changed()]
+        return [values.tensor for values in self._values if values.has_changed()]
+
+
+def _spared(func: Callable[..., Any]) -> set[int]:
+    """By identity, modules and tensors that are left alone."""
+    found = [value for _, spared in reached(func, Spared) for _, value in reach(spared)]
+    modules = {id(part): part for module in found if isinstance(module, torch.nn.Module) for part in module.modules()}
+    held = Blueprint(*modules.values())
+    return {id(thing) for thing in [*found, *held.nodes, *held.tensors]}
 
 
 def _generators(func: Callable[..., Any]) -> Iterator[Callable[[], object]]:
@@ -84,7 +103,7 @@ class Values:
         with self._mode():
             self._copy = tensor.detach().clone()
 
-    def have_changed(self) -> bool:
+    def has_changed(self) -> bool:
         """Whether the tensor holds others now."""
         now = self.tensor.detach()
         return now.shape != self._copy.shape or not same(now, self._copy)
@@ -92,7 +111,7 @@ class Values:
     def restore(self) -> None:
         """Put them back."""
         # A write of the same numbers would still count as a change, and make kept operators stale.
-        if self.have_changed():
+        if self.has_changed():
             with self._mode():
                 self.tensor.data.copy_(self._copy)
 
