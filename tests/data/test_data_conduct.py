@@ -334,20 +334,25 @@ def test_value_gradient_and_product_come_from_one_pass(memory: str | None) -> No
 OUTSIDE: list[Tensor] = []
 
 
-def test_a_parameter_reached_by_a_list_is_the_evaluations_and_by_a_global_refused() -> None:
+@pytest.mark.parametrize("place", ["a list", "a global", "a class"])
+def test_a_parameter_reached_around_the_model_is_the_evaluations_or_refused(place: str) -> None:
     class Smuggling(nn.Module):
-        def __init__(self, outside: bool) -> None:
+        smuggled: Tensor
+
+        def __init__(self) -> None:
             super().__init__()
             self.layer = nn.Linear(4, 3).double()
-            self.outside = outside
             self.kept = [self.layer.weight]
             OUTSIDE[:] = self.kept
+            Smuggling.smuggled = self.layer.weight
 
         def forward(self, x: Tensor) -> Tensor:
-            return x @ (OUTSIDE[0] if self.outside else self.kept[0]).T
+            return x @ {"a list": self.kept[0], "a global": OUTSIDE[0], "a class": Smuggling.smuggled}[place].T
 
-    model = seeded(Smuggling, False)
+    model = seeded(Smuggling)
+    if place == "a class":
+        with pytest.raises(RuntimeError, match=r"'layer\.weight' is used in a way"):
+            hesse.LossHessian(model, F.mse_loss, (X, REAL))
+        return
     expected = references.of_its_own(model, lambda model: F.mse_loss(model(X), REAL) + 0 * model.layer.bias.sum())
     torch.testing.assert_close(hesse.LossHessian(model, F.mse_loss, (X, REAL)).to_dense(), expected)
-    with pytest.raises(RuntimeError, match=r"'layer\.weight' is used in a way"):
-        hesse.LossHessian(seeded(Smuggling, True), F.mse_loss, (X, REAL)).to_dense()
