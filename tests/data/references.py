@@ -43,3 +43,15 @@ def jacobian(model: nn.Module, function: Callable[..., Tensor], names: list[str]
     """The Jacobian of a function of the model's call, (*outputs, n)."""
     at, point = flat_function(model, names or trainable(model), function)
     return torch.autograd.functional.jacobian(at, point)
+
+
+def of_its_own(model: nn.Module, function: Callable[[nn.Module], Tensor]) -> Tensor:
+    """∇² of a function of a model by the model's own parameters, which stay the objects that they are."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradient = torch.autograd.grad(function(model), parameters, create_graph=True)
+    flat = torch.cat([part.reshape(-1) for part in gradient])
+    rows = [
+        torch.autograd.grad(entry, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
+        for entry in flat
+    ]
+    return torch.stack([torch.cat([part.reshape(-1) for part in row]) for row in rows])

@@ -331,15 +331,28 @@ def test_value_gradient_and_product_come_from_one_pass(memory: str | None) -> No
     assert calls == [4, 4, 2] * (2 if memory is None else 3)
 
 
-def test_a_parameter_reached_around_the_model_is_refused() -> None:
+OUTSIDE: list[Tensor] = []
+
+
+@pytest.mark.parametrize("place", ["a list", "a global", "a class"])
+def test_a_parameter_reached_around_the_model_is_the_evaluations_or_refused(place: str) -> None:
     class Smuggling(nn.Module):
+        smuggled: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.layer = nn.Linear(4, 3).double()
             self.kept = [self.layer.weight]
+            OUTSIDE[:] = self.kept
+            Smuggling.smuggled = self.layer.weight
 
         def forward(self, x: Tensor) -> Tensor:
-            return x @ self.kept[0].T
+            return x @ {"a list": self.kept[0], "a global": OUTSIDE[0], "a class": Smuggling.smuggled}[place].T
 
-    with pytest.raises(RuntimeError, match=r"'layer\.weight' is used in a way"):
-        hesse.LossHessian(Smuggling(), F.mse_loss, (X, REAL)).to_dense()
+    model = seeded(Smuggling)
+    if place == "a class":
+        with pytest.raises(RuntimeError, match=r"'layer\.weight' is used in a way"):
+            hesse.LossHessian(model, F.mse_loss, (X, REAL))
+        return
+    expected = references.of_its_own(model, lambda model: F.mse_loss(model(X), REAL) + 0 * model.layer.bias.sum())
+    torch.testing.assert_close(hesse.LossHessian(model, F.mse_loss, (X, REAL)).to_dense(), expected)

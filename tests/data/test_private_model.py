@@ -110,7 +110,19 @@ class ByModule(Plain):
         return BY_MODULE[self]
 
 
-INSIDE = [InAttribute, InBuffer, InProperty, InSlots, InGenerator, ByModule]
+def in_closure() -> Plain:
+    model, kept = Plain(), []
+
+    def doubled() -> Tensor:
+        if not kept:
+            kept.append(model.first.weight * 2)
+        return kept[0]
+
+    model.doubled = doubled  # type: ignore[method-assign]  # as users patch a method
+    return model
+
+
+INSIDE = [InAttribute, InBuffer, InProperty, InSlots, InGenerator, ByModule, in_closure]
 
 OUTSIDE: dict[str, Tensor] = {}
 OF_THREAD = threading.local()
@@ -137,18 +149,6 @@ class InThread(Plain):
         if not hasattr(OF_THREAD, "kept"):
             OF_THREAD.kept = super().doubled()
         return OF_THREAD.kept
-
-
-def in_closure() -> Plain:
-    model, kept = Plain(), []
-
-    def doubled() -> Tensor:
-        if not kept:
-            kept.append(model.first.weight * 2)
-        return kept[0]
-
-    model.doubled = doubled  # type: ignore[method-assign]  # as users patch a method
-    return model
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_what_a_model_keeps_in_itself_is_made_anew_in_each_evaluation(kind: type
 
 
 @ENGINES
-@pytest.mark.parametrize("kind", [InGlobal, InClass, InThread, in_closure])
+@pytest.mark.parametrize("kind", [InGlobal, InClass, InThread])
 def test_what_a_model_keeps_outside_of_itself_is_refused(kind: Any, engine: Any, nothing_kept: None) -> None:
     model = seeded(kind)
     with pytest.raises(RuntimeError, match=r"'first\.weight' is used in a way .* a tensor made of it, is kept"):

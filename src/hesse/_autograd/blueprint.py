@@ -13,11 +13,13 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from hesse._autograd import copying, objects
+from hesse._autograd.captured import is_users_code, stored_cells
 from hesse._autograd.copying import Build
 from hesse._autograd.generators import GeneratorPlan, is_own
 from hesse._autograd.objects import CACHE, CONTAINERS, attributes_of, entries_of, is_plain_object
@@ -53,6 +55,10 @@ class Blueprint:
         self.derived: list[int] = []
         # Kept alive, so that no other object takes the identity of one of them.
         self.nodes: list[Any] = []
+        self._looked_into: dict[int, Any] = {}
+        self._methods_of: dict[Any, list[tuple[str, Build]]] = {}
+        # What globals reach that leads to nothing; they stay alive meanwhile.
+        self._inert: set[int] = set()
         self._places: dict[int, int] = {}
         self._tensor_places: dict[int, int] = {}
         for root in roots:
@@ -66,7 +72,9 @@ class Blueprint:
 
     def make(self, tensors: Sequence[Tensor | None]) -> list[Any]:
         """Copies of the roots, with other tensors in the place of ``tensors``."""
-        copies = [plan.allocate() for plan in self._plans]
+        copies: list[Any] = []
+        for plan in self._plans:
+            copies.append(plan.allocate(copies))
         for plan, fresh in zip(self._plans, copies, strict=True):
             plan.fill(fresh, copies, tensors)
         return [build(copies, tensors) for build in self._roots]
@@ -79,6 +87,8 @@ class Blueprint:
         if isinstance(value, Tensor):
             if not isinstance(value, nn.Parameter) and not (value.requires_grad and value.is_leaf):
                 self._take([value], self.derived if value.requires_grad else self.plain)
+        elif isinstance(value, np.ndarray):
+            self._take_array(value)
         elif isinstance(value, torch.jit.ScriptModule):
             self._register(value)
             self._take(ScriptCopy.parameters(value), self.parameters)
@@ -99,12 +109,50 @@ class Blueprint:
                 self._register(value)
             for entry in entries_of(value):
                 self._own(entry, depth)
-        elif is_own(value):
+        elif is_own(value) or isinstance(value, objects.COPYABLE):
             self._register(value)
+        elif isinstance(value, types.FunctionType):
+            self._own_state(value, depth)
+        elif isinstance(value, types.MethodType | types.BuiltinMethodType | functools.partial | CACHE):
+            for entry in _reached(value):
+                self._own(entry, depth)
+        elif isinstance(value, objects.WEAK):
+            self._register(value)
+            for entry in entries_of(value):
+                self._own(entry, depth)
         elif depth and is_plain_object(value):
             self._register(value)
             for entry in attributes_of(value).values():
                 self._own(entry, depth - 1)
+
+    def _own_state(self, function: types.FunctionType, depth: int) -> None:
+        """What a function of the user's keeps between its calls: in its closure, its defaults and its attributes."""
+        if not depth or id(function) in self._looked_into or not is_users_code(function):
+            return
+        self._looked_into[id(function)] = function
+        if vars(function).keys() - {"__wrapped__"}:
+            self._register(function)
+        names = stored_cells(function.__code__)
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            if name in names and id(cell) not in self._places:
+                self._register(cell)
+        for entry in [*copying.closure_of(function).values(), *copying.defaults_of(function), *vars(function).values()]:
+            self._own(entry, depth - 1)
+
+    def _take_array(self, array: np.ndarray[Any, Any]) -> None:
+        """An array of NumPy's, as a plain tensor of the same memory where there can be one."""
+        if id(array) in self._tensor_places or not array.flags.writeable:
+            return
+        try:
+            tensor = torch.from_numpy(array) if type(array) is np.ndarray else None
+        except (TypeError, ValueError):
+            tensor = None
+        if tensor is None:
+            self._register(array)
+            return
+        self._take([tensor], self.plain)
+        self._tensor_places[id(array)] = self._tensor_places[id(tensor)]
+        self._looked_into[id(array)] = array
 
     def _take(self, tensors: Any, kind: list[int]) -> None:
         for tensor in tensors:
@@ -120,6 +168,8 @@ class Blueprint:
     # What leads to something that is copied.
 
     def _leads(self, value: Any, seen: set[int], depth: int) -> bool:
+        if type(value) is int:
+            return self._stands_in_for(value) is not None
         if type(value) in _ATOMS or id(value) in seen:
             return False
         seen.add(id(value))
@@ -136,18 +186,23 @@ class Blueprint:
         return any(self._leads(entry, seen, depth) for entry in _reached(value))
 
     def _stands_in_for(self, value: Any) -> Build | None:
-        place = self._places.get(id(value))
+        # Of an object, or its identity as id() gives it, by which things are looked up.
+        by_number = type(value) is int
+        place = self._places.get(value if by_number else id(value))
         if place is not None:
-            return lambda copies, tensors: copies[place]
-        # A parameter that is kept beside its place in a module is for the caller to find.
-        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-            tensor_place = self._tensor_places.get(id(value))
-            if tensor_place is not None:
-                return lambda copies, tensors: tensors[tensor_place]
-        return None
+            return lambda copies, tensors: id(copies[place]) if by_number else copies[place]
+        tensor_place = self._tensor_places.get(value if by_number else id(value))
+        if tensor_place is None:
+            return None
+        if isinstance(value, np.ndarray):
+            original = self.tensors[tensor_place]
+            return lambda copies, tensors: value if tensors[tensor_place] is original else _array(tensors[tensor_place])
+        return lambda copies, tensors: id(tensors[tensor_place]) if by_number else tensors[tensor_place]
 
     def _entry(self, value: Any) -> Build | None:
         """How to make what stands in the place of a value; None where that is the value itself."""
+        if type(value) is int:
+            return self._stands_in_for(value)
         if type(value) in _ATOMS:
             return None
         found = self._stands_in_for(value)
@@ -167,6 +222,22 @@ class Blueprint:
         self._register(value)
         return self._stands_in_for(value)
 
+    def _methods(self, kind: Any) -> list[tuple[str, Build]]:
+        """A model is also known by what its methods read of globals: which of them need others."""
+        if kind not in self._methods_of:
+            # Methods may lead to each other.
+            self._methods_of[kind] = found = []
+            for name, method in objects.plain_methods(kind):
+                if any([self._global_leads(value) for value in copying.globals_of(method).values()]):
+                    found.append((name, self._always(method)))
+        return self._methods_of[kind]
+
+    def _global_leads(self, value: Any) -> bool:
+        leads = self._leads(value, self._inert, _DEPTH)
+        if leads:
+            self._inert = set()
+        return leads
+
     def _always(self, value: Any) -> Build:
         return self._entry(value) or (lambda copies, tensors: value)
 
@@ -174,23 +245,34 @@ class Blueprint:
         if isinstance(value, torch.jit.ScriptModule):
             return ScriptCopy(value, self._tensor_places)
         if isinstance(value, nn.Module):
-            return copying.ModulePlan(value, self._entry, self._tensor_places)
+            return copying.ModulePlan(value, self._entry, self._tensor_places, self._methods)
         if isinstance(value, types.FunctionType):
-            return copying.FunctionPlan(value, self._entry)
+            return copying.FunctionPlan(value, self._entry, self._places)
+        if isinstance(value, objects.WEAK):
+            return copying.WeakPlan(value, self._always)
+        if isinstance(value, types.CellType):
+            return copying.CellPlan(value, self._entry)
         if isinstance(value, CONTAINERS):
             return copying.ContainerPlan(value, self._entry)
         if is_own(value):
             return GeneratorPlan(value)
+        if isinstance(value, (np.ndarray, *objects.COPYABLE)):
+            return copying.CopyPlan(value)
         return copying.ObjectPlan(value, self._entry)
+
+
+def _array(tensor: Tensor | None) -> Any:
+    assert tensor is not None
+    return tensor.numpy()
 
 
 def _reached(value: Any) -> Iterator[Any]:
     """What a function, or what is bound to something, gets by itself."""
     if isinstance(value, types.FunctionType):
         yield getattr(value, "_torchdynamo_orig_callable", None)
+        yield from value.__closure__ or ()
         yield from copying.closure_of(value).values()
-        yield from value.__defaults__ or ()
-        yield from (value.__kwdefaults__ or {}).values()
+        yield from copying.defaults_of(value)
         yield from copying.globals_of(value).values()
     elif isinstance(value, types.MethodType):
         yield from (value.__func__, value.__self__)
@@ -202,7 +284,7 @@ def _reached(value: Any) -> Iterator[Any]:
         yield value()
     elif isinstance(value, CACHE):
         yield value.__wrapped__
-    elif isinstance(value, CONTAINERS):
+    elif isinstance(value, CONTAINERS + objects.WEAK):
         yield from entries_of(value)
     elif is_plain_object(value):
         yield from attributes_of(value).values()

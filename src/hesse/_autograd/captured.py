@@ -247,6 +247,14 @@ def stored_globals(code: types.CodeType) -> frozenset[str]:
 
 
 @functools.lru_cache(maxsize=1024)
+def stored_cells(code: types.CodeType) -> frozenset[str]:
+    """The variables of surrounding functions that code sets, the functions in it too."""
+    sets = ("STORE_DEREF", "DELETE_DEREF")
+    names = {instruction.argval for instruction in dis.get_instructions(code) if instruction.opname in sets}
+    return frozenset(names.union(*[stored_cells(inner) for inner in _inner(code)])).intersection(code.co_freevars)
+
+
+@functools.lru_cache(maxsize=1024)
 def attribute_names(code: types.CodeType) -> frozenset[str]:
     """The names of attributes, and globals, that code reads, the functions in it too."""
     return frozenset(set(code.co_names).union(*[attribute_names(inner) for inner in _inner(code)]))

@@ -40,11 +40,15 @@ Entry = Callable[[Any], Build | None]
 """How to make what stands in the place of a value; None where that is the value itself."""
 
 
+Methods = Callable[[Any], list[tuple[str, Build]]]
+"""By a class, those of its methods that a copy has its own of: a global that they read is another there."""
+
+
 class Plan(Protocol):
     """How one object is copied."""
 
-    def allocate(self) -> Any:
-        """The copy, without what is in it."""
+    def allocate(self, copies: Copies) -> Any:
+        """The copy, without what is in it; ``copies`` are those of the nodes before."""
         ...
 
     def fill(self, fresh: Any, copies: Copies, tensors: Sequence[Tensor | None]) -> None:
@@ -55,7 +59,7 @@ class Plan(Protocol):
 class ModulePlan:
     """Of a module: its tables of parameters, buffers and modules, its hooks, and its attributes."""
 
-    def __init__(self, module: nn.Module, entry: Entry, tensors: dict[int, int]) -> None:
+    def __init__(self, module: nn.Module, entry: Entry, tensors: dict[int, int], methods: Methods) -> None:
         self._kind = kind_of(module)
         attributes = attributes_of(module)
         # Each table, and the places of those of its tensors that are given.
@@ -76,9 +80,10 @@ class ModulePlan:
         made = dict(self._entries)
         self._caches = [(key, value) for key, value in template.items() if isinstance(value, CACHE) and key not in made]
         self._cached_methods = cached_methods(self._kind)
+        self._methods = [(name, build) for name, build in methods(self._kind) if name not in template]
         self._template = template
 
-    def allocate(self) -> Any:
+    def allocate(self, copies: Copies) -> Any:
         """A module without attributes."""
         return object.__new__(self._kind)
 
@@ -98,6 +103,8 @@ class ModulePlan:
             attributes[name] = build(copies, tensors)
         for name, cached in self._caches:
             attributes[name] = _without_memory(cached, cached.__wrapped__)
+        for name, build in self._methods:
+            attributes[name] = types.MethodType(build(copies, tensors), fresh)
         for name, cached in self._cached_methods:
             # Else the class would keep every copy, as the first argument of a call.
             attributes[name] = _without_memory(cached, types.MethodType(cached.__wrapped__, fresh))
@@ -112,7 +119,7 @@ class ObjectPlan:
         self._template = dict(attributes_of(value))
         self._entries = _made_anew(self._template.items(), entry)
 
-    def allocate(self) -> Any:
+    def allocate(self, copies: Copies) -> Any:
         """An object without attributes."""
         return self._kind() if self._kind in NAMESPACES else object.__new__(self._kind)
 
@@ -144,7 +151,7 @@ class ContainerPlan:
             else None
         )
 
-    def allocate(self) -> Any:
+    def allocate(self, copies: Copies) -> Any:
         """A container of the same things."""
         return self._original if self._template is None else copy.copy(self._template)
 
@@ -191,36 +198,94 @@ class Contents:
 class FunctionPlan:
     """Of a function: its closure, defaults and globals."""
 
-    def __init__(self, function: types.FunctionType, entry: Entry) -> None:
+    def __init__(self, function: types.FunctionType, entry: Entry, places: dict[int, int]) -> None:
         self._function = function
         closure = closure_of(function)
         self._closure = [_always(closure[name], entry) if name in closure else None for name in _free(function)]
+        # Those that other functions share.
+        found = [places.get(id(cell), len(places)) for cell in function.__closure__ or ()]
+        self._cells = [place if place < places[id(function)] else None for place in found]
+        self._attributes = _made_anew(vars(function).items(), entry)
         self._defaults = _always(function.__defaults__, entry)
         self._keywords = _made_anew((function.__kwdefaults__ or {}).items(), entry)
         self._globals = _made_anew(globals_of(function).items(), entry)
 
-    def allocate(self) -> Any:
+    def allocate(self, copies: Copies) -> Any:
         """The same code, with globals of its own where some are not the same, and empty cells."""
         function = self._function
         read = {**function.__globals__} if self._globals else function.__globals__
-        cells = tuple([types.CellType() for _ in self._closure])
+        cells = tuple([types.CellType() if place is None else copies[place] for place in self._cells])
         fresh = types.FunctionType(function.__code__, read, function.__name__, None, cells)
         for name in functools.WRAPPER_ASSIGNMENTS:
             setattr(fresh, name, getattr(function, name))
-        fresh.__dict__.update(function.__dict__)
         return fresh
 
     def fill(self, fresh: Any, copies: Copies, tensors: Sequence[Tensor | None]) -> None:
         """What it reads."""
-        for cell, build in zip(fresh.__closure__ or (), self._closure, strict=True):
-            if build is not None:
-                cell.cell_contents = build(copies, tensors)
+        vars(fresh).update(vars(self._function))
+        vars(fresh).update({name: build(copies, tensors) for name, build in self._attributes})
+        for cell, place, content in zip(fresh.__closure__ or (), self._cells, self._closure, strict=True):
+            if content is not None and place is None:
+                cell.cell_contents = content(copies, tensors)
         fresh.__defaults__ = self._defaults(copies, tensors)
         fresh.__kwdefaults__ = self._function.__kwdefaults__ and dict(self._function.__kwdefaults__)
         for name, build in self._keywords:
             fresh.__kwdefaults__[name] = build(copies, tensors)
         for name, build in self._globals:
             fresh.__globals__[name] = build(copies, tensors)
+
+
+class WeakPlan:
+    """Of a weak dict or set."""
+
+    def __init__(self, container: Any, build: Callable[[Any], Build]) -> None:
+        self._kind = kind_of(container)
+        items = dict.fromkeys(container) if isinstance(container, weakref.WeakSet) else dict(container)
+        self._pairs = [(build(key), build(value)) for key, value in items.items()]
+
+    def allocate(self, copies: Copies) -> Any:
+        """An empty one."""
+        return self._kind()
+
+    def fill(self, fresh: Any, copies: Copies, tensors: Sequence[Tensor | None]) -> None:
+        """Its entries."""
+        for key, value in self._pairs:
+            if isinstance(fresh, weakref.WeakSet):
+                fresh.add(key(copies, tensors))
+            else:
+                fresh[key(copies, tensors)] = value(copies, tensors)
+
+
+class CellPlan:
+    """Of a variable of a surrounding function, which several functions may share."""
+
+    def __init__(self, cell: types.CellType, entry: Entry) -> None:
+        self._build: Build = _nothing
+        with contextlib.suppress(ValueError):  # one that is not filled yet
+            self._build = _always(cell.cell_contents, entry)
+
+    def allocate(self, copies: Copies) -> Any:
+        """An empty one."""
+        return types.CellType()
+
+    def fill(self, fresh: Any, copies: Copies, tensors: Sequence[Tensor | None]) -> None:
+        """Its value."""
+        if self._build is not _nothing:
+            fresh.cell_contents = self._build(copies, tensors)
+
+
+class CopyPlan:
+    """Of something of Python's or NumPy's that holds nothing but numbers and letters, or where it is in a list."""
+
+    def __init__(self, value: Any) -> None:
+        self._original = copy.copy(value)
+
+    def allocate(self, copies: Copies) -> Any:
+        """A copy."""
+        return copy.copy(self._original)
+
+    def fill(self, fresh: Any, copies: Copies, tensors: Sequence[Tensor | None]) -> None:
+        """Nothing is left to do."""
 
 
 def _base(container: Any) -> Any:
@@ -264,6 +329,11 @@ def closure_of(function: types.FunctionType) -> dict[str, Any]:
     return found
 
 
+def defaults_of(function: types.FunctionType) -> list[Any]:
+    """The values of arguments that are not given."""
+    return [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+
+
 def globals_of(function: types.FunctionType) -> dict[str, Any]:
     """By name, the globals that a user's function reads; none where it sets some, which must stay the module's."""
     code = function.__code__
@@ -280,6 +350,10 @@ def _made_anew(items: Iterable[tuple[Any, Any]], entry: Entry) -> list[tuple[Any
     """Keys of the values that are not the same in a copy, and how those are made."""
     found = [(key, entry(value)) for key, value in items]
     return [(key, build) for key, build in found if build is not None]
+
+
+def _nothing(copies: Copies, tensors: Sequence[Tensor | None]) -> Any:
+    """What is in a variable that is not set yet."""
 
 
 def _always(value: Any, entry: Entry) -> Build:

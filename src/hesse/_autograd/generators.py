@@ -51,7 +51,7 @@ class GeneratorPlan:
     def __init__(self, generator: Any) -> None:
         self._original = copied(generator)
 
-    def allocate(self) -> Any:
+    def allocate(self, copies: list[Any]) -> Any:
         """Another generator."""
         return copied(self._original)
 

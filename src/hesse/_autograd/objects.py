@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 import argparse
+import array
 import collections
 import enum
 import functools
 import inspect
+import io
+import queue
 import sys
 import types
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 MUTABLE: tuple[Any, ...] = (dict, list, set, collections.deque)
 CONTAINERS = (*MUTABLE, tuple, frozenset)
 CACHE = type(functools.lru_cache(lambda: None))
+# Of what they hold, or look things up by, they keep nothing alive.
+WEAK = (weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet)
 _TABLES = frozenset({"_parameters", "_buffers", "_modules"})
 # Tables of hooks and of names of buffers, nearly always empty.
 HOOKS = frozenset([key for key, value in vars(nn.Module()).items() if key not in _TABLES and hasattr(value, "clear")])
 _EVERY = _TABLES | HOOKS
 _NOT_PLAIN = (type, BaseException, enum.Enum, Tensor, nn.Module, *CONTAINERS)
-# Of Python's own, what is nothing but its attributes.
+# Of Python's own and PyTorch's, what is nothing but its attributes.
 NAMESPACES = (types.SimpleNamespace, argparse.Namespace)
+_OF_LIBRARIES = (
+    *NAMESPACES,
+    *(collections.UserDict, collections.UserList, collections.ChainMap, queue.Queue),
+    *(RemovableHandle, torch.quasirandom.SobolEngine),
+)
+# Changed in place, and copied by ``copy.copy``.
+COPYABLE: tuple[Any, ...] = (
+    *(bytearray, array.array, io.StringIO, io.BytesIO),
+    *map(type, (iter([]), iter(()), iter(range(0)), iter(""))),
+)
 _LIBRARIES = (frozenset(sys.stdlib_module_names) - {"__main__"}) | {"torch", "numpy", "scipy", "hesse"}
 # As a class may define its own.
 set_attribute = object.__setattr__
@@ -77,7 +95,9 @@ def names_of_slots(kind: Any) -> tuple[str, ...]:
 
 def entries_of(container: Any) -> Iterable[Any]:
     """What is in a container, the keys of a mapping too."""
-    return [*container.keys(), *container.values()] if isinstance(container, dict) else list(container)
+    if isinstance(container, dict | weakref.WeakKeyDictionary | weakref.WeakValueDictionary):
+        return [*container.keys(), *container.values()]
+    return list(container)
 
 
 def own_attributes(attributes: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -91,12 +111,14 @@ def tables_of(attributes: dict[str, Any]) -> list[Any]:
 
 
 def is_plain_object(value: Any) -> bool:
-    """Whether a value is nothing but its attributes: made by a class of Python's that does not say how to copy it.
+    """Whether a value is nothing but its attributes: made by a class of Python's.
 
     One without attributes may be a mark, which is known by its identity, unless its class has defaults or slots.
     """
     kind = kind_of(value)
-    return kind in NAMESPACES or (_is_plain(kind) and (bool(attributes_of(value)) or _may_be_filled(kind)))
+    if kind in _OF_LIBRARIES or isinstance(value, torch.optim.Optimizer):
+        return True
+    return _is_plain(kind) and (bool(attributes_of(value)) or _may_be_filled(kind))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -110,9 +132,8 @@ def _may_be_filled(kind: Any) -> bool:
 def _is_plain(kind: Any) -> bool:
     if issubclass(kind, _NOT_PLAIN) or kind.__module__.partition(".")[0] in _LIBRARIES:
         return False
-    own = any(hasattr(kind, name) for name in ("__copy__", "__deepcopy__", "__del__"))
-    plain = ("__new__", "__reduce__", "__reduce_ex__", "__getstate__")
-    if own or any(getattr(kind, name) is not getattr(object, name) for name in plain):
+    # What ends with its object, as a file, cannot be had twice.
+    if hasattr(kind, "__del__"):
         return False
     try:
         object.__new__(kind)
@@ -129,6 +150,14 @@ def cached_methods(kind: Any) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in found if isinstance(value, CACHE)]
 
 
+@functools.lru_cache(maxsize=4096)
+def plain_methods(kind: Any) -> list[tuple[str, types.FunctionType]]:
+    """Methods of a class that are functions of a user's, and no more."""
+    names = dict.fromkeys([name for base in _users_bases(kind) for name in vars(base)])
+    found = [(name, inspect.getattr_static(kind, name)) for name in names]
+    return [(name, value) for name, value in found if isinstance(value, types.FunctionType)]
+
+
 def class_containers(module: nn.Module) -> dict[str, Any]:
     """By name, the containers of a module's class that serve as caches: empty, or with tensors in them."""
     held = attributes_of(module)
@@ -140,8 +169,11 @@ def class_containers(module: nn.Module) -> dict[str, Any]:
     }
 
 
+def _users_bases(kind: Any) -> list[Any]:
+    return [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in _LIBRARIES]
+
+
 @functools.lru_cache(maxsize=4096)
 def _containers(kind: Any) -> list[str]:
-    bases = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in _LIBRARIES]
-    names = [name for base in bases for name, value in vars(base).items() if isinstance(value, MUTABLE)]
+    names = [name for base in _users_bases(kind) for name, value in vars(base).items() if isinstance(value, MUTABLE)]
     return [name for name in dict.fromkeys(names) if not name.startswith("__")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import random
+import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from hesse._autograd import copying, objects
 from hesse._autograd.blueprint import Blueprint
-from hesse._autograd.captured import reached, same
+from hesse._autograd.captured import reach, reached, same
 from hesse._autograd.generators import KINDS, is_own, put_back
 from hesse._base import trees
 from hesse._base.devices import default_generators
@@ -31,6 +32,12 @@ def preserved(func: Callable[..., Any], inputs: Any) -> Iterator[None]:
         state.restore()
 
 
+class Spared:
+    """A model that evaluations leave alone, since they use copies: another thread may train it meanwhile."""
+
+    module: torch.nn.Module
+
+
 class State:
     """Everything that an evaluation may change, as it is when this is made; ``restore()``, once or often, puts it back.
 
@@ -40,16 +47,23 @@ class State:
     """
 
     def __init__(self, func: Callable[..., Any], inputs: Any) -> None:
-        tensors = [leaf for leaf in trees.flatten(inputs)[0] if isinstance(leaf, Tensor)]
-        # Lazy parameters and tensors on the meta device have no numbers.
-        tensors += [tensor for _, tensor in reached(func, Tensor) if not (is_lazy(tensor) or tensor.is_meta)]
-        distinct = list({id(tensor): tensor for tensor in tensors}.values())
         modules = {id(part): part for _, module in reached(func, torch.nn.Module) for part in module.modules()}
-        self._values = [_Values(tensor) for tensor in distinct]
+        alone = _spared(func)
+        modules = {key: module for key, module in modules.items() if key not in alone}
+        blueprint = Blueprint(*modules.values())
+        found = [leaf for leaf in trees.flatten(inputs)[0] if isinstance(leaf, Tensor)]
+        # Lazy parameters and tensors on the meta device have no numbers.
+        beside = [
+            *[tensor for _, tensor in reached(func, Tensor)],
+            *map(blueprint.tensors.__getitem__, blueprint.plain),
+        ]
+        found += [tensor for tensor in beside if not (is_lazy(tensor) or tensor.is_meta)]
+        distinct = list({id(tensor): tensor for tensor in found if id(tensor) not in alone}.values())
+        self._values = [Values(tensor) for tensor in distinct]
         # First which tensors a module holds, and then their values.
         self._restorers = [
             *_generators(func),
-            Held(Blueprint(*modules.values()).nodes).restore,
+            Held(blueprint.nodes).restore,
             *[_training(module) for module in modules.values()],
             *[values.restore for values in self._values],
             *[_grad(tensor) for tensor in distinct if tensor.is_leaf],
@@ -62,7 +76,15 @@ class State:
 
     def written(self) -> list[Tensor]:
         """The tensors that hold other numbers now."""
-        return [values.tensor for values in self._values if values.have_changed()]
+        return [values.tensor for values in self._values if values.has_changed()]
+
+
+def _spared(func: Callable[..., Any]) -> set[int]:
+    """By identity, modules and tensors that are left alone."""
+    found = [value for _, spared in reached(func, Spared) for _, value in reach(spared)]
+    modules = {id(part): part for module in found if isinstance(module, torch.nn.Module) for part in module.modules()}
+    held = Blueprint(*modules.values())
+    return {id(thing) for thing in [*found, *held.nodes, *held.tensors]}
 
 
 def _generators(func: Callable[..., Any]) -> Iterator[Callable[[], object]]:
@@ -72,8 +94,8 @@ def _generators(func: Callable[..., Any]) -> Iterator[Callable[[], object]]:
     yield from (put_back(rng) for kind in KINDS for _, rng in reached(func, kind) if is_own(rng))
 
 
-class _Values:
-    """The numbers in a tensor."""
+class Values:
+    """The numbers in a tensor, copied."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
@@ -81,20 +103,22 @@ class _Values:
         with self._mode():
             self._copy = tensor.detach().clone()
 
-    def have_changed(self) -> bool:
+    def has_changed(self) -> bool:
+        """Whether the tensor holds others now."""
         now = self.tensor.detach()
         return now.shape != self._copy.shape or not same(now, self._copy)
 
     def restore(self) -> None:
+        """Put them back."""
         # A write of the same numbers would still count as a change, and make kept operators stale.
-        if self.have_changed():
+        if self.has_changed():
             with self._mode():
                 self.tensor.data.copy_(self._copy)
 
 
 def _grad(tensor: Tensor) -> Callable[[], None]:
     grad = tensor.grad
-    values = None if grad is None else _Values(grad)
+    values = None if grad is None else Values(grad)
 
     def restore() -> None:
         if tensor.grad is not grad:
@@ -121,7 +145,11 @@ class Held:
     def __init__(self, holders: Iterable[Any]) -> None:
         tables: dict[int, Any] = {}
         self._slots: list[tuple[Any, dict[str, Any]]] = []
+        self._cells: list[tuple[types.CellType, Any]] = []
         for holder in holders:
+            if isinstance(holder, types.CellType):
+                with contextlib.suppress(ValueError):  # one that is not filled yet
+                    self._cells.append((holder, holder.cell_contents))
             tables |= {id(table): table for table in _tables(holder)}
             if objects.has_slots(holder):
                 self._slots.append((holder, objects.slots_of(holder)))
@@ -131,6 +159,8 @@ class Held:
         """Put everything back that is another object now."""
         for table, contents in self._contents:
             contents.put_back(table)
+        for cell, content in self._cells:
+            cell.cell_contents = content
         for holder, held in self._slots:
             objects.put_back_slots(holder, held)
 

@@ -39,7 +39,7 @@ class ScriptCopy:
         """All buffers, one for each name."""
         return [tensor for _, part in _parts(module._c, ()) for _, tensor in _slots(torch._C.BufferDict, part)]
 
-    def allocate(self) -> Any:
+    def allocate(self, copies: list[Any]) -> Any:
         """A module of the same code, with slots of its own."""
         return torch.jit._recursive.wrap_cpp_module(_copy(self._module))  # type: ignore[no-untyped-call]  # no types there
 

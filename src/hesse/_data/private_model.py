@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,11 +15,19 @@ from hesse._autograd.agreement import coarsest, disagreement
 from hesse._autograd.aliases import Aliases
 from hesse._autograd.blueprint import Blueprint
 from hesse._autograd.captured import same
+from hesse._autograd.generators import put_back
+from hesse._autograd.likeness import passing_for
+from hesse._autograd.preserving import Spared, Values
+from hesse._base.devices import default_generators
+from hesse._base.several_ranks import is_dtensor
 from hesse._base.space import Space
 from hesse._base.trees import Spec
 from hesse._linearize.guard import State, address
 
 Result = TypeVar("Result")
+
+# A larger parameter is not copied only to be put back: samples of it are.
+_BACKED_UP = 1 << 22
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -38,7 +47,7 @@ class _Kept(RuntimeError):
     outputs: Sequence[Tensor] = ()
 
 
-class Model:
+class Model(Spared):
     """A model with tensors of an evaluation's own for its chosen parameters.
 
     Each evaluation gets a private copy of the module tree. Parameters that are not chosen, or require no gradients, are
@@ -71,10 +80,8 @@ class Model:
         self._given: list[Any] = list(tensors)  # None for what a copy is without
         # The outputs that an evaluation without what the model keeps of earlier ones must have, too.
         self._expected: Sequence[Tensor] | None = None
-        self._constants = {place for place in self._blueprint.parameters if tensors[place].requires_grad}
-        for place in self._constants.difference(self._variables):
-            # The same tensors in each evaluation, which is how a program knows them.
-            self._given[place] = tensors[place].detach()
+        self._constants = list(set(self._blueprint.parameters).difference(self._variables))
+        self._give(self._constants)
         # Layers that scale the rows of their weight down write into it each time, and differentiate by what they wrote.
         embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
         scaled = [module.weight for module in embeddings if module.max_norm is not None]
@@ -91,6 +98,16 @@ class Model:
             for table in (module._parameters, module._modules)
         ]
         self._held = [(table, key, entry) for table in tables for key, entry in table.items()]
+
+    def _give(self, constants: Sequence[int]) -> None:
+        """Parameters that are no variables: the same tensors in each evaluation, which is how a program knows them."""
+        for place in constants:
+            original = self._blueprint.tensors[place]
+            if type(original) is nn.Parameter:
+                # Writes into it are not counted as the original's.
+                self._given[place] = passing_for(original.data, original)
+            elif original.requires_grad:
+                self._given[place] = passing_for(original.detach(), original)
 
     def run(self, x: Sequence[Tensor], evaluate: Callable[[Private], Result]) -> Result:
         """``evaluate(private)``, in which the chosen parameters are ``x``."""
@@ -140,45 +157,53 @@ class Model:
         """The variables into their places."""
         for place, leaf in zip(self._variables, x, strict=True):
             if place is not None:
-                tensors[place] = leaf
+                tensors[place] = passing_for(leaf, self._blueprint.tensors[place])
 
     def _tensors(self, x: Sequence[Tensor], copied: Sequence[int]) -> list[Any]:
         tensors = self._given.copy()
         self._put(x, tensors)
         places = self._aliases.together([*self._copied, *copied])
         for place, fresh in self._aliases.copies(tensors, places):
-            tensors[place] = fresh
+            tensors[place] = passing_for(fresh, self._blueprint.tensors[place])
         return tensors
 
     def _run_first(self, x: Sequence[Tensor], evaluate: Callable[[Private], Result]) -> Result:
         """Like ``run``, and look what the evaluation writes into."""
-        plain = self._blueprint.plain
-        parameters = [self._blueprint.tensors[place] for place in self._blueprint.parameters]
-        versions = [parameter._version for parameter in parameters]
-        # PyTorch's own layers write no values into their parameters.
-        users = [module for module in self._modules if not type(module).__module__.startswith("torch.")]
-        states = [State.of("", parameter) for module in users for parameter in module.parameters(recurse=False)]
-        tensors = self._tensors(x, plain)
+        # Another thread may train the model: what it writes is its own, and it must not see what is written here.
+        alone = threading.active_count() == 1
+        tried = self._blueprint.plain if alone else [*self._blueprint.plain, *self._constants]
+        backups = self._backups()
+        versions = {place: self._blueprint.tensors[place]._version for place in self._blueprint.parameters}
+        draws = [put_back(generator) for generator in default_generators()]
+        tensors = self._tensors(x, tried)
         private = self._made(tensors)
         try:
             result = evaluate(private)
         finally:
-            written = [state for state in states if state.has_changed()]
-            for state in written:
-                state.put_back()
-        changed = [state.tensor for state in written]
-        changed += [
-            parameter for parameter, version in zip(parameters, versions, strict=True) if parameter._version != version
-        ]
+            written = {place for place, backup in backups.items() if backup.has_changed()}
+            for place in written if alone else ():
+                backups[place].restore()
+            written |= {
+                place for place, version in versions.items() if self._blueprint.tensors[place]._version != version
+            }
+            constants = [place for place in self._constants if place in written or self._has_changed(place, tensors)]
+            self._give(constants)
         made = _made_parameter(private.module, tensors)
+        changed = sorted(written.difference(constants))
         if changed or made is not None:
-            what = (
-                f"makes its parameter {made!r}" if made else f"writes into its parameter {self._name_of(changed[0])!r}"
-            )
+            name = made or self._name_of(self._blueprint.tensors[changed[0]])
+            what = "makes" if made else "writes into"
             raise RuntimeError(
-                f"An evaluation of the model given to {self._operator} {what}, so there is no point that stays. Where"
-                " it does so the first time only, evaluate the model once before; otherwise take that out of forward."
+                f"An evaluation of the model given to {self._operator} {what} its parameter {name!r}, so there is no"
+                " point that stays. Where it does so the first time only, evaluate the model once before; otherwise"
+                " take that out of forward."
             )
+        if constants and alone:
+            # As those of a running average are: again, with copies in their place.
+            self._copied += constants
+            for draw in draws:
+                draw()
+            return self._run_first(x, evaluate)
         apart = [place for place in self._aliases.apart if not same(tensors[place], self._given[place])]
         if apart:
             raise RuntimeError(
@@ -186,8 +211,31 @@ class Model:
                 f" {tuple(tensors[apart[0]].shape)} that shares memory with another one of the model's, which a private"
                 " copy cannot. Clone one of them where the model is made."
             )
-        self._written = [place for place in plain if not same(tensors[place], self._given[place])]
+        self._written = [place for place in tried if place in constants or not same(tensors[place], self._given[place])]
         return result
+
+    def _backups(self) -> dict[int, Values | State]:
+        """Of the parameters that evaluations share with the user's model, as far as they may be written into."""
+        # PyTorch's own layers write no values into their parameters.
+        users = any([not type(module).__module__.startswith("torch.") for module in self._modules])
+        tensors = {place: self._blueprint.tensors[place] for place in self._blueprint.parameters if users}
+        return {
+            place: Values(_local(tensor)) if tensor.numel() <= _BACKED_UP else State.of("", tensor)
+            for place, tensor in tensors.items()
+            if place not in self._copied
+        }
+
+    def _has_changed(self, place: int, tensors: Sequence[Any]) -> bool:
+        """Whether an evaluation has done to a constant, beside its numbers, what the next one would find."""
+        used, given, original = tensors[place], self._given[place], self._blueprint.tensors[place]
+        if given is original or place in self._copied:
+            return False
+        if used.requires_grad or used.grad is not None:
+            return True
+        # Counts of writes begin at zero.
+        return used is given and (
+            address(given) != address(original) or (given._version > 0 and type(original) is nn.Parameter)
+        )
 
     def require_followed(self, outputs: Sequence[Tensor], x: Sequence[Tensor]) -> None:
         """Raise if outputs depend on a chosen parameter, or on what was made of one, that is not of this evaluation."""
@@ -257,6 +305,11 @@ class Model:
         """Where the model is, or None where it is on several devices and places tensors itself."""
         devices = {tensor.device for tensor in [*self.module.parameters(), *self.module.buffers()]}
         return devices.pop() if len(devices) == 1 else None
+
+
+def _local(parameter: Tensor) -> Tensor:
+    """What this rank holds of it."""
+    return parameter.detach().to_local() if is_dtensor(parameter) else parameter  # type: ignore[attr-defined]  # only DTensor has it
 
 
 def _made_parameter(module: nn.Module, given: Sequence[Tensor | None]) -> str | None:

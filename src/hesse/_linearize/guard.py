@@ -277,8 +277,8 @@ class State(NamedTuple):
         # Writing through ``.data`` counts no version; a few elements give a change of the whole tensor away.
         return self.sample is not None and self.copy is not None and not same(self.sample, self.copy)
 
-    def put_back(self) -> None:
-        """The numbers that are known of it."""
+    def restore(self) -> None:
+        """Put back the numbers that are known of it."""
         if self.sample is not None and self.copy is not None:
             self.sample.data.copy_(self.copy)
 
