@@ -153,7 +153,7 @@ TARGETS = torch.tensor([[0.3, -1.0, 2.0], [1.5, 0.0, -0.4]], dtype=DOUBLE)
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "mse": F.mse_loss,
     "huber": lambda x, y, reduction: F.huber_loss(x, y, reduction=reduction, delta=0.7),
-    "soft margin": lambda x, y, reduction: F.soft_margin_loss(x, y.detach().sign(), reduction=reduction),
+    "soft margin": lambda x, y, reduction: F.soft_margin_loss(x, TARGETS.sign(), reduction=reduction),
 }
 
 

@@ -41,6 +41,17 @@ def _in_both_modes(name: str, rewrite: Callable[..., Outputs | Tensor]) -> None:
         intercept(name, kernel)
 
 
+def _written_out(name: str, rewrite: Callable[..., Tensor]) -> None:
+    """While forward mode is on, ``rewrite`` stands in for the operator."""
+    operator: Any = operator_of(name)
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        return rewrite(*args, **kwargs) if is_on() else operator(*args, **kwargs)
+
+    if operator is not None:
+        intercept(name, kernel)
+
+
 def _normalized(x: Tensor, dims: list[int], eps: float) -> Tensor:
     centered = x - x.mean(dims, keepdim=True)
     normalized: Tensor = centered * (centered.square().mean(dims, keepdim=True) + eps).rsqrt()
@@ -104,16 +115,16 @@ def _householder_product(vectors: Tensor, scales: Tensor, *, results: Tensor) ->
     return product
 
 
-def _mse_loss(x: Tensor, y: Tensor, reduction: int = 1, *, results: Tensor) -> Tensor:
+def _mse_loss(x: Tensor, y: Tensor, reduction: int = 1) -> Tensor:
     return _reduced((x - y).square(), reduction)
 
 
-def _huber_loss(x: Tensor, y: Tensor, reduction: int = 1, delta: float = 1.0, *, results: Tensor) -> Tensor:
+def _huber_loss(x: Tensor, y: Tensor, reduction: int = 1, delta: float = 1.0) -> Tensor:
     d = x - y
     return _reduced(torch.where(d.abs() <= delta, d.square() / 2, delta * (d.abs() - delta / 2)), reduction)
 
 
-def _soft_margin_loss(x: Tensor, y: Tensor, reduction: int = 1, *, results: Tensor) -> Tensor:
+def _soft_margin_loss(x: Tensor, y: Tensor, reduction: int = 1) -> Tensor:
     return _reduced(torch.nn.functional.softplus(-x * y), reduction)
 
 
@@ -133,11 +144,15 @@ for _name, _rewrite in (
     ("aten::_linalg_slogdet", _slogdet),
     ("aten::cholesky_inverse", _cholesky_inverse),
     ("aten::linalg_householder_product", _householder_product),
+):
+    _in_both_modes(_name, _rewrite)
+
+for _name, _loss in (
     ("aten::mse_loss", _mse_loss),
     ("aten::huber_loss", _huber_loss),
     ("aten::soft_margin_loss", _soft_margin_loss),
 ):
-    _in_both_modes(_name, _rewrite)
+    _written_out(_name, _loss)
 
 for _name in (
     *("layer_norm", "batch_norm", "instance_norm", "linalg_solve", "linalg_solve_ex", "linalg_slogdet"),
