@@ -190,6 +190,7 @@ def test_arguments_that_are_no_variables_are_read_again() -> None:
     assert moved.explain().programs == 1
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_inputs_in_another_order_are_told_apart() -> None:
     """Also at points where a program is not compared with the tape."""
 
