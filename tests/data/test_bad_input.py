@@ -108,6 +108,13 @@ def test_rows_that_act_on_each_other_are_refused_over_several_batches() -> None:
     told.to_dense()
 
 
+@pytest.mark.parametrize("reduction", [None, "mean"])
+def test_a_weight_that_takes_more_than_a_batch_is_to_blame_itself(reduction: str | None) -> None:
+    with pytest.raises(TypeError, match="missing 1 required positional argument") as raised:
+        hesse.LossHessian(mlp(), F.cross_entropy, loader(X, CLASSES), reduction=reduction, weight=lambda f, y: len(y))
+    assert raised.value.__notes__ == ["LossHessian calls weight= with one argument, a batch, here of type list."]
+
+
 def test_a_loss_that_is_not_finite_is_no_matter_of_rows_and_is_told_by_the_question() -> None:
     H = hesse.LossHessian(mlp(), lambda f, y: F.cross_entropy(f, y) * float("inf"), loader(X, CLASSES))
     assert H.value.isinf()

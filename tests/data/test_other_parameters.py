@@ -43,10 +43,27 @@ def test_an_operator_at_other_parameters_is_that_of_a_model_with_these(operator:
     assert all(torch.equal(before[name], entry) for name, entry in model.state_dict().items())
 
 
+def test_the_loss_at_other_parameters_takes_them_by_name() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Tanh(), nn.Linear(4, 4, bias=False)).double()
+    H = hesse.LossHessian(model, error, [(X, X.cos())])
+    first, second = torch.randn(2, 4, 4, dtype=torch.float64).requires_grad_()
+    expected = error((X @ first.T).tanh() @ second.T, X.cos())
+    for values in ({"0.weight": first, "2.weight": second}, {"2.weight": second, "0.weight": first}):
+        loss = H.loss_at(values)
+        torch.testing.assert_close(loss, expected)
+        for ours, theirs in zip(
+            *[torch.autograd.grad(y, (first, second), retain_graph=True) for y in (loss, expected)], strict=True
+        ):
+            torch.testing.assert_close(ours, theirs)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     H = hesse.LossHessian(network(), error, BATCHES)
     with pytest.raises(ValueError, match=r"parameters given to at\(\) should hold all parameters .* but lack '0.bias'"):
         H.at(parameters={"0.weight": torch.zeros(5, 4)})
+    with pytest.raises(ValueError, match=r"parameters given to loss_at\(\) should hold all parameters of the Loss"):
+        H.loss_at(torch.zeros(5, 4))
     with pytest.raises(ValueError, match=r"parameters given to at\(\) do not fit those of the LossHessian: Entry"):
         H.at(parameters={name: torch.zeros(1) for name, _ in network().named_parameters()})
     x = torch.ones(3, dtype=torch.float64)

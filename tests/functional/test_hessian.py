@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
+from torch.nn import functional as F
 
+import hesse
 from hesse.functional import hessian
 
 from .families import detached, disconnected, linear, pair_sum
@@ -145,3 +147,38 @@ def test_item_17_hessian_is_differentiable_twice(mode: str, wrap: Wrap) -> None:
 def test_modes_that_do_not_go_together_are_refused(modes: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         hessian(lambda a: (a**3).sum(), torch.rand(4), **modes)
+
+
+TARGETS = torch.tensor([[0.3, -1.0, 2.0], [1.5, 0.0, -0.4]], dtype=DOUBLE)
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "mse": F.mse_loss,
+    "huber": lambda x, y, reduction: F.huber_loss(x, y, reduction=reduction, delta=0.7),
+    "soft margin": lambda x, y, reduction: F.soft_margin_loss(x, TARGETS.sign(), reduction=reduction),
+}
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_whose_gradients_have_no_tangent_in_pytorch_go_by_forward_mode(name: str, reduction: str) -> None:
+    def func(x: Tensor) -> Tensor:
+        return LOSSES[name](x.sin(), TARGETS * x[0, 0], reduction=reduction).square().sum()
+
+    x = torch.tensor([[0.2, -0.9, 1.4], [0.0, 1.0, -0.3]], dtype=DOUBLE)
+    expected = dense_hessian(func, (x,)).reshape(2, 3, 2, 3)
+    assert_values(hessian(func, x, **MODES["columns"]), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_an_operator_without_a_tangent_is_named() -> None:
+    x = torch.rand(1, 2, 2, 2, dtype=DOUBLE)
+    with pytest.raises(hesse.NoDerivativeError, match=r"grid_sampler_2d by forward mode\. Use the reverse mode"):
+        hessian(lambda x: F.grid_sample(torch.ones_like(x), x, align_corners=False).sum(), x, **MODES["columns"])
+
+
+def test_a_function_that_cannot_be_batched_is_refused_with_the_remedy() -> None:
+    def func(x: Tensor) -> Tensor:
+        return torch.sparse.mm(x.to_sparse(), x).square().sum()
+
+    x = torch.rand(2, 2, dtype=DOUBLE)
+    with pytest.raises(RuntimeError, match=r"which vectorize=True asks for, raises: .*\. Call with vectorize=False\.$"):
+        hessian(func, x, vectorize=True)
+    assert_values(hessian(func, x), hessian(lambda x: (x @ x).square().sum(), x))

@@ -30,6 +30,14 @@ def test_a_vector_on_another_device_is_refused_by_device(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["vhp", "hvp", "jvp"])
+def test_a_nested_vector_for_a_lone_tensor_is_refused(name: str) -> None:
+    message = "v has an invalid structure: it should be a Tensor, as the input is."
+    for v in ([torch.rand(3)], ((torch.rand(3),),)):
+        with pytest.raises(RuntimeError, match=f"^{re.escape(message)}$"):
+            WITH_VECTOR[name](_cubes, torch.rand(3), v)
+
+
+@pytest.mark.parametrize("name", ["vhp", "hvp", "jvp"])
 def test_an_entry_on_another_device_is_named(name: str) -> None:
     inputs = (torch.rand(3), torch.rand(3))
     message = "Entry 1 in v is on the wrong device: should be cpu but got meta."

@@ -190,6 +190,28 @@ def test_arguments_that_are_no_variables_are_read_again() -> None:
     assert moved.explain().programs == 1
 
 
+@pytest.mark.usefixtures("uncompiled")
+def test_inputs_in_another_order_are_told_apart() -> None:
+    """Also at points where a program is not compared with the tape."""
+
+    def func(at: dict[str, Tensor]) -> Tensor:
+        return (at["a"] ** 3).sum() + (at["b"] ** 4).sum() + at["a"] @ at["b"]
+
+    v = {"a": THREE, "b": THREE.sin()}
+    H = programs.hessian(func, {"a": THREE, "b": THREE.cos()}, verify=False)
+    product = hesse.func.hvp(func, engine="compiled", verify=False)
+    gradient = hesse.func.grad(func, engine="compiled", verify=False)
+    for scale, keys in enumerate(["ab", "ab", "ba", "ab", "ba"], start=1):
+        a, b = scale * THREE, scale * THREE.cos()
+        at = {key: a if key == "a" else b for key in keys}
+        expected = {"a": 6 * a * v["a"] + v["b"], "b": 12 * b**2 * v["b"] + v["a"]}
+        H = H.at(at)
+        for found in (H @ v, product(at, v)):
+            torch.testing.assert_close(found, {key: expected[key] for key in keys})
+        torch.testing.assert_close(gradient(at), {key: {"a": 3 * a**2 + b, "b": 4 * b**3 + a}[key] for key in keys})
+    assert H.explain().programs == 2
+
+
 def test_settings_of_pytorch_are_part_of_a_program() -> None:
     weight = torch.randn(3, 3)
     x = torch.randn(3)

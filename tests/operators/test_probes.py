@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import scipy.stats
 import torch
 
@@ -38,3 +39,10 @@ def test_a_seed_repeats_and_a_generator_goes_on() -> None:
     assert not torch.equal(H.signs(2, rng=generator), H.signs(2, rng=generator))
     assert not torch.equal(H.randn(2), H.randn(2))
     assert H.randn(0, rng=1).shape == (50, 0)
+
+
+@pytest.mark.parametrize(("k", "message"), [(-1, "at least 0 but is -1"), (1.5, "a whole number but is 1.5")])
+def test_a_number_of_probes_that_is_none_is_refused(k: float, message: str) -> None:
+    A = hesse.as_operator(torch.eye(3))
+    with pytest.raises((TypeError, ValueError), match=f"k given to randn should be {message}"):
+        A.randn(k)  # type: ignore[arg-type]  # the wrong type is the point

@@ -94,7 +94,7 @@ def test_rows_are_differentiable_with_create_graph() -> None:
     torch.testing.assert_close(slope, 6 * torch.eye(40, dtype=torch.float64)[3])
 
 
-@pytest.mark.parametrize("places", [[True], torch.tensor([True] * 40), torch.tensor([1.7])])
+@pytest.mark.parametrize("places", [[True], torch.tensor([True] * 40), torch.tensor([1.7]), [0.5], "a"])
 def test_places_that_are_no_whole_numbers_are_refused(places: Any) -> None:
     with pytest.raises(TypeError, match="Rows are asked for by whole numbers but got"):
         hesse.Hessian(energy, X).rows(places)

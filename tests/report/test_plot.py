@@ -54,3 +54,5 @@ def test_a_second_density_has_a_color_of_its_own_and_both_are_seen() -> None:
 def test_what_is_no_density_is_refused() -> None:
     with pytest.raises(TypeError, match=r"plot draws what hesse\.spectral_density has found but got"):
         hesse.plot(hesse.trace(torch.eye(3)))  # type: ignore[arg-type]  # the wrong type is the point
+    with pytest.raises(TypeError, match="ax given to plot should be axes of matplotlib but is 3"):
+        hesse.plot(hesse.spectral_density(torch.eye(3)), ax=3)  # type: ignore[arg-type]  # the wrong type is the point

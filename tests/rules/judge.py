@@ -83,6 +83,39 @@ def assert_right(
     assert_values(jacobian.reshape(n, n), dense[:n, :n], **close)
 
 
+def assert_as_written_out(func: Function, same: Function, inputs: tuple[Tensor, ...], *, programs: bool = True) -> None:
+    """Derivatives by every way are those of ``same``, which PyTorch differentiates rightly in both modes.
+
+    Where PyTorch's gradient of ``func`` is wrong itself, its differences are no reference.
+    """
+    v = vectors_like(inputs)
+    places = tuple(range(len(inputs)))
+    gradient = torch.func.grad(same, argnums=places)
+    assert_values(functional.vjp(func, inputs)[1], gradient(*inputs))
+    expected = torch.autograd.functional.vhp(same, inputs, v)[1]
+    for product in (hesse.vhp, hesse.hvp):
+        assert_values(product(func, inputs, v)[1], expected)
+    for batching in ("loop", "vmap"):
+        H = hesse.Hessian(func, inputs, batching=batching)
+        assert_values(H.unflatten(H.to_dense() @ H.flatten(v)), expected)
+    if programs:
+        assert_values(hesse.Hessian(func, inputs, engine="compiled") @ v, expected)
+    tangent = torch.func.jvp(hesse.func.grad(func, argnums=places), inputs, v)[1]
+    assert_values(tangent, expected)
+    columns = functional.hessian(func, inputs, vectorize=True, outer_jacobian_strategy="forward-mode")
+    for row, entry in zip(columns, expected, strict=True):
+        products = [torch.tensordot(block, w, w.dim()) for block, w in zip(row, v, strict=True)]
+        assert_values(sum(products), entry)
+    third = [
+        torch.func.grad(lambda *x: sum([entry.sin().sum() for entry in product(x)]), argnums=places)(*inputs)  # noqa: B023  # called at once
+        for product in (
+            lambda x: hesse.vhp(func, x, v)[1],
+            lambda x: torch.func.jvp(gradient, x, v)[1],
+        )
+    ]
+    assert_values(third[0], third[1])
+
+
 def assert_thrice_differentiable(func: Function, inputs: tuple[Tensor, ...], *, transforms: bool = True) -> None:
     """The product with create_graph=True is differentiable by the point and by the vector."""
     x = tuple([leaf.detach().requires_grad_() for leaf in inputs])

@@ -1,4 +1,4 @@
-"""LayerNorm, BatchNorm in training and InstanceNorm: second and third derivatives."""
+"""LayerNorm, GroupNorm, BatchNorm and InstanceNorm: second and third derivatives."""
 
 from __future__ import annotations
 
@@ -45,12 +45,30 @@ LAYERS: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
         lambda x, w: wavy(F.batch_norm(x.sin(), draw(2), draw(2, seed=3).exp(), w)),
         (draw(4, 2), draw(2)),
     ),
+    "batch norm, bias alone": (
+        lambda x, b: wavy(F.batch_norm(x.sin(), None, None, None, b, training=True)),
+        (draw(4, 2), draw(2)),
+    ),
+    "batch norm in evaluation, bias alone": (
+        lambda x, b: wavy(F.batch_norm(x.sin(), draw(2), draw(2, seed=3).exp(), None, b)),
+        (draw(4, 2, 2), draw(2)),
+    ),
+    "group norm, bias alone": (lambda x, b: wavy(F.group_norm(x.sin(), 2, None, b)), (draw(2, 4, 2), draw(4))),
+    "instance norm, bias alone": (lambda x, b: wavy(F.instance_norm(x.sin(), bias=b)), (draw(2, 2, 3), draw(2))),
     "instance norm": (lambda x, w: wavy(F.instance_norm(x.sin(), weight=w)), (draw(2, 2, 3), draw(2))),
 }
 
 
-def test_pytorch_has_no_second_derivative_with_a_bias_but_no_weight() -> None:
-    assert "Expected a proper Tensor but got None" in refusal(with_bias_alone, (draw(2, 3), draw(3, seed=1)))
+@pytest.mark.parametrize("layer", [layer for layer in LAYERS if "bias alone" in layer and "group" not in layer])
+def test_pytorch_has_no_second_derivative_with_a_bias_but_no_weight(layer: str) -> None:
+    assert "Expected a proper Tensor but got None" in refusal(*LAYERS[layer])
+
+
+def test_pytorch_has_no_gradient_to_differentiate_of_a_group_norm_with_a_bias_but_no_weight() -> None:
+    func, inputs = LAYERS["group norm, bias alone"]
+    x = [leaf.clone().requires_grad_() for leaf in inputs]
+    with pytest.raises(RuntimeError, match="is invalid for input of size"):
+        torch.autograd.grad(func(*x), x, create_graph=True)
 
 
 @pytest.mark.parametrize("layer", ["layer norm", "batch norm", "instance norm"])

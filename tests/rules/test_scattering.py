@@ -1,4 +1,4 @@
-"""Scattering by an index that is shorter than its source."""
+"""Scattering by an index that is shorter than its source, and products in forward mode."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import hesse
 from tests.functional.references import DOUBLE, assert_values
 from tests.linearize import programs
 
-from .judge import vectors_like
+from .judge import assert_as_written_out, vectors_like
 
 INDEX = torch.tensor([[0, 2], [1, 1]])
 ONES = torch.ones(3, 3, dtype=DOUBLE)
@@ -68,6 +68,39 @@ def test_sums_have_their_closed_form() -> None:
     x = torch.tensor([1.0, 2.0, 3.0], dtype=DOUBLE)
     dense = hesse.Hessian(lambda x: torch.zeros(3, dtype=DOUBLE).scatter_add(0, index, x**3).sum(), x).to_dense()
     assert_values(dense, torch.diag(torch.tensor([6.0, 12.0, 0.0], dtype=DOUBLE)))
+
+
+PLACES = torch.tensor([[0, 2, 0], [1, 1, 1]])
+
+
+def factors(y: Tensor, include_self: bool) -> Tensor:
+    """The products that stand where ``PLACES`` puts the factors along the second dimension of ones and threes."""
+    rows = []
+    for i, places in enumerate(PLACES.tolist()):
+        for j in range(3):
+            here = [y[i, k] for k, place in enumerate(places) if place == j]
+            start = [BASE[i, j]] if include_self or not here else []
+            rows.append(torch.stack([*start, *here]).prod())
+    return torch.cat([torch.stack(rows), BASE[2]]).reshape(3, 3)
+
+
+BASE = ONES + torch.arange(9.0, dtype=DOUBLE).reshape(3, 3)
+
+
+@pytest.mark.parametrize("include_self", [True, False])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_products_of_entries_are_right_in_forward_mode(include_self: bool, in_place: bool) -> None:
+    def func(x: Tensor) -> Tensor:
+        scatter = BASE.clone().scatter_reduce_ if in_place else BASE.scatter_reduce
+        return scatter(1, PLACES, x.sin(), "prod", include_self=include_self).sin().sum()
+
+    assert_as_written_out(func, lambda x: factors(x.sin(), include_self).sin().sum(), (X,), programs=False)
+
+
+def test_pytorch_has_the_wrong_tangent_of_products() -> None:
+    scatter = lambda x: torch.ones(2, dtype=DOUBLE).scatter_reduce(0, torch.tensor([0, 0]), x, "prod")  # noqa: E731  # a function in one line
+    x, v = torch.tensor([[2.0, 3.0], [1.0, 1.0]], dtype=DOUBLE)
+    assert not torch.allclose(torch.func.jvp(scatter, (x,), (v,))[1], torch.tensor([5.0, 0.0], dtype=DOUBLE))
 
 
 def test_pytorch_has_no_gradient_there() -> None:

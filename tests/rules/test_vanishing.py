@@ -363,6 +363,36 @@ def test_buffers_change_once() -> None:
     assert count == 2
 
 
+COMPOSITES: dict[str, Function] = {
+    "absolute": lambda x: torch.absolute(x).square().sum(),
+    "l1 loss": lambda x: F.l1_loss(x, torch.zeros_like(x), reduction="none").square().sum(),
+    "pairwise distance": lambda x: F.pairwise_distance(x, torch.zeros_like(x), eps=0.0).square().sum(),
+}
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_norms_within_composed_operators_are_seen_by_transforms(name: str) -> None:
+    func, x, v = COMPOSITES[name], with_a_zero_row(), draw(4, 3, seed=3)
+    assert_values(torch.func.jvp(hesse.func.grad(func), (x,), (v,))[1], 2 * v)
+    assert_values(torch.vmap(lambda v: hesse.vhp(func, x, v)[1])(v[None])[0], 2 * v)
+    assert_values(torch.func.grad(lambda w: (hesse.vhp(func, x, w)[1] * v).sum())(v), 2 * v)
+
+
+EMPTY: dict[str, Function] = {
+    "norms": lambda x: torch.linalg.vector_norm(x[:, :0], dim=1),
+    "a norm": lambda x: x[:0].norm(),
+    "a distance": lambda x: torch.dist(x[:0], x[1:1]),
+    "pairwise distances": lambda x: F.pairwise_distance(x[:, :0], x[:, :0], eps=0.0),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_norms_of_nothing_are_constants(name: str) -> None:
+    func, x = EMPTY[name], draw(4, 3)
+    for product in (hesse.vhp, hesse.hvp):
+        assert_values(product(lambda x: (func(x) * x[:, 0].sin()).sum() + (x**3).sum(), x, x)[1], 6 * x * x)
+
+
 def test_kinks_are_no_zeros_that_a_program_needs_to_see() -> None:
     """The gradient of a sum of moduli is a sign, whatever is zero."""
     H = hesse.Hessian(lambda x: x.abs().sum() + (x**3).sum(), with_a_zero_row(), engine="compiled")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _NO_FORMULA = re.compile(r"derivative for '?(?P<operator>[\w:.]*\w)(: \w+)?'? is not implemented")
+_NO_TANGENT = re.compile(r"Trying to use forward AD with (?P<operator>\w+) that does not support it")
 # Other ways in which PyTorch says that something cannot be differentiated.
 _OTHERS = [
     re.compile(text)
@@ -13,6 +14,7 @@ _OTHERS = [
         r"(?P<operator>\w+)\(\): functions with out=\.\.\. arguments don't support automatic differentiation",
         r"Function (?P<operator>\w+) returned an invalid gradient",
         r"(?P<operator>\w+)\(\): Double backward is unsupported",
+        r"The function '(?P<operator>\w+)' is not differentiable with respect to argument",
         r"^(?P<operator>aten\.\w+\.\w+)$",
     )
 ]
@@ -41,6 +43,14 @@ class MissingDerivative(NotImplementedError):
         found = _NO_FORMULA.search(text)
         if found is not None:
             return MissingDerivative.of_operator(_full_name(found["operator"]))
+        found = _NO_TANGENT.search(text)
+        if found is not None:
+            operator = _full_name(found["operator"])
+            return MissingDerivative(
+                operator,
+                f"PyTorch has no derivative of {operator} by forward mode",
+                "Use the reverse mode, or write that in other operations.",
+            )
         others = (pattern.search(text) for pattern in _OTHERS)
         found = next((found for found in others if found is not None), None)
         if found is None:

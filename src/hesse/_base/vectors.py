@@ -49,6 +49,8 @@ def _aligned(entries: list[Tensor], v_spec: Spec, leaves: Sequence[Tensor], spec
         raise RuntimeError(f"v is a tuple of invalid length: should be {len(leaves)} but got {len(entries)}.")
     found = dict(zip(v_spec.paths, entries, strict=True))
     for path in spec.paths:
+        if path not in found and not path:
+            raise RuntimeError("v has an invalid structure: it should be a Tensor, as the input is.")
         if path not in found:
             raise RuntimeError(f"v has an invalid structure: entry {trees.path_name(path)} of it is missing.")
     for path in found:

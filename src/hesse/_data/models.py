@@ -295,7 +295,14 @@ class ModelObjective:
         """How many terms the loss of a batch is the mean of, if that can be told."""
         shape, target = counted
         if self._weight is not None:
-            return self._weighed(self._weight(batch))
+            try:
+                weight = self._weight(batch)
+            except (TypeError, AttributeError) as error:
+                error.add_note(
+                    f"{self.name} calls weight= with one argument, a batch, here of type {type(batch).__name__}."
+                )
+                raise
+            return self._weighed(weight)
         if self.known is not None and shape is not None and isinstance(target, Tensor):
             return self.known.counted(shape, target)
         if self.loss is None and self._call is None:

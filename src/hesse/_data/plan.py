@@ -129,7 +129,8 @@ def _examined(objective: Objective, first: Any, seed: int, *, known: bool) -> Fi
             raise
         # Where the whole batch fails as well, that is what the user should see.
         with ordinary_autograd():
-            objective.value([track(leaf, False) for leaf in objective.leaves], first)
+            _, counted = objective.value([track(leaf, False) for leaf in objective.leaves], first)
+            objective.count(first, counted)
         if known:
             return Finding(frozenset(), "", drew=False, halved=False)
         raise ValueError(

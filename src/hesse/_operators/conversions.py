@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hesse._base import checks
 from hesse._linearize.unit_vectors import UnitVectors
 from hesse._operators.linear_map import LinearMap
 
@@ -61,7 +62,10 @@ def row_numbers(indices: Indices, size: int) -> list[int]:
         indices = indices.tolist()
     elif any(isinstance(index, bool) for index in indices):
         raise TypeError("Rows are asked for by whole numbers but got truth values.")
-    found = [operator.index(index) for index in indices]
+    try:
+        found = [operator.index(index) for index in indices]
+    except TypeError as error:
+        raise TypeError(f"Rows are asked for by whole numbers but got {checks.shown(indices)}.") from error
     outside = next((index for index in found if not -size <= index < size), None)
     if outside is not None:
         raise IndexError(f"Row {outside} was asked of a matrix that has {size}.")

@@ -149,18 +149,22 @@ class DataOperator(PointOperator):
 
     def _values(self, parameters: Any) -> list[Tensor]:
         """Copies of this rank's entries of other parameters."""
+        entries = self._entries("at()", parameters)
+        return [entry.detach().to(leaf, copy=True) for entry, leaf in zip(entries, self.domain.leaves, strict=True)]
+
+    def _entries(self, entry: str, parameters: Any) -> list[Tensor]:
+        """Parameters by name, in the order of the operator's own."""
         paths, name = trees.flatten(parameters)[1].paths, type(self).__name__
         missing = [dotted_name(path) for path in self.domain.spec.paths if path not in paths]
         if missing:
             raise ValueError(
-                f"parameters given to at() should hold all parameters of the {name} by name but lack {missing[0]!r}."
+                f"parameters given to {entry} should hold all parameters of the {name} by name but lack {missing[0]!r}."
                 " Give a dict, as its gradient is one."
             )
         try:
-            entries = self.domain.check(parameters)
+            return self.domain.check(parameters)
         except (RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"parameters given to at() do not fit those of the {name}: {error}") from error
-        return [entry.detach().to(leaf, copy=True) for entry, leaf in zip(entries, self.domain.leaves, strict=True)]
+            raise ValueError(f"parameters given to {entry} do not fit those of the {name}: {error}") from error
 
     @property
     def value(self) -> Tensor:
@@ -177,7 +181,7 @@ class DataOperator(PointOperator):
     def loss_at(self, parameters: Any) -> Tensor:
         """The loss over all data at other values of the parameters, structured like them; autograd follows it."""
         self._point.guard.check()
-        return self._point.loss_at(trees.flatten(parameters)[0])
+        return self._point.loss_at(self._entries("loss_at()", parameters))
 
     def block(self, rows: Names, columns: Names | None = None) -> Block:
         """The block of some parameters by others.

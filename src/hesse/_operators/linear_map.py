@@ -116,6 +116,7 @@ class LinearMap(abc.ABC):
         return self._probes(probes.signs, k, rng)
 
     def _probes(self, draw: Callable[..., Tensor], k: int, rng: probes.Rng) -> Tensor:
+        checks.wholes(draw.__name__, 0, k=k)
         if rng is None and self.ranks is not None:
             # Ranks draw the same vectors.
             rng = self.ranks.gather("random vectors", lambda: secrets.randbits(63))[0]

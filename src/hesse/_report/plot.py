@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hesse._base import checks
 from hesse._solvers.estimate import SpectralDensity
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def plot(density: SpectralDensity, *, ax: Axes | None = None) -> Axes:
         raise ImportError("hesse.plot needs matplotlib. Install it with: pip install matplotlib") from error
     if ax is None:
         ax = pyplot.gca()
+    if not hasattr(ax, "plot"):
+        raise TypeError(f"ax given to plot should be axes of matplotlib but is {checks.shown(ax)}.")
     draw_density(ax, density)
     ax.set_xlabel("eigenvalue λ")
     ax.set_ylabel("density (log scale)")

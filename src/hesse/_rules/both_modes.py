@@ -3,7 +3,8 @@ r"""Operators whose forward-mode derivative has a wrong derivative by reverse mo
 PyTorch's formulas of forward mode take statistics and factorizations that the forward returns for constants. So the
 gradient of ``torch.func.jvp`` or ``jacfwd`` through a normalization, a solve or a determinant is wrong. Here, while
 forward mode is on, the result is computed in operations whose formulas are right in both modes: a normalization from
-its means, solves and determinants from a factorization :math:`P L U` that is differentiated itself.
+its means, solves and determinants from a factorization :math:`P L U` that is differentiated itself. So are losses whose
+gradients have no tangent in PyTorch.
 
 Source: torch/csrc/autograd/FunctionsManual.cpp; the formulas are elementary.
 """
@@ -35,6 +36,17 @@ def _in_both_modes(name: str, rewrite: Callable[..., Outputs | Tensor]) -> None:
         if isinstance(found, Tensor):
             return found
         return (*found, *results[len(found) :])
+
+    if operator is not None:
+        intercept(name, kernel)
+
+
+def _written_out(name: str, rewrite: Callable[..., Tensor]) -> None:
+    """While forward mode is on, ``rewrite`` stands in for the operator."""
+    operator: Any = operator_of(name)
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        return rewrite(*args, **kwargs) if is_on() else operator(*args, **kwargs)
 
     if operator is not None:
         intercept(name, kernel)
@@ -103,6 +115,24 @@ def _householder_product(vectors: Tensor, scales: Tensor, *, results: Tensor) ->
     return product
 
 
+def _mse_loss(x: Tensor, y: Tensor, reduction: int = 1) -> Tensor:
+    return _reduced((x - y).square(), reduction)
+
+
+def _huber_loss(x: Tensor, y: Tensor, reduction: int = 1, delta: float = 1.0) -> Tensor:
+    d = x - y
+    return _reduced(torch.where(d.abs() <= delta, d.square() / 2, delta * (d.abs() - delta / 2)), reduction)
+
+
+def _soft_margin_loss(x: Tensor, y: Tensor, reduction: int = 1) -> Tensor:
+    return _reduced(torch.nn.functional.softplus(-x * y), reduction)
+
+
+def _reduced(losses: Tensor, reduction: int) -> Tensor:
+    """None, the mean or the sum, by PyTorch's numbers."""
+    return losses.mean() if reduction == 1 else losses.sum() if reduction == 2 else losses
+
+
 for _name, _rewrite in (
     ("aten::native_layer_norm", _layer_norm),
     ("aten::native_batch_norm", _batch_norm),
@@ -116,6 +146,13 @@ for _name, _rewrite in (
     ("aten::linalg_householder_product", _householder_product),
 ):
     _in_both_modes(_name, _rewrite)
+
+for _name, _loss in (
+    ("aten::mse_loss", _mse_loss),
+    ("aten::huber_loss", _huber_loss),
+    ("aten::soft_margin_loss", _soft_margin_loss),
+):
+    _written_out(_name, _loss)
 
 for _name in (
     *("layer_norm", "batch_norm", "instance_norm", "linalg_solve", "linalg_solve_ex", "linalg_slogdet"),

@@ -1,4 +1,4 @@
-r"""LayerNorm, BatchNorm in training, and with it InstanceNorm: :math:`y = w \hat x + b`, :math:`\hat x = r (x - \mu)`.
+r"""LayerNorm, GroupNorm, BatchNorm, and with it InstanceNorm: :math:`y = w \hat x + b`, :math:`\hat x = r (x - \mu)`.
 
 :math:`\mu` is the mean and :math:`r = 1/\sqrt{v + \epsilon}` with the variance :math:`v`, over the places that are
 normalized together. With means over those places as bars, the gradient of a cotangent :math:`g` by :math:`x` is
@@ -6,7 +6,7 @@ normalized together. With means over those places as bars, the gradient of a cot
 :math:`g \hat x` and :math:`g`, summed over all places that share an entry of them.
 
 PyTorch has double backwards for these, which take the statistics for constants: third derivatives through them are
-wrong, without a word. For a layer norm with a bias but no weight there is none.
+wrong, without a word. With a bias but no weight there is none, nor for a group norm or a batch norm in evaluation.
 
 Source: Ioffe, Szegedy, "Batch Normalization" (2015), https://arxiv.org/abs/1502.03167; Ba, Kiros, Hinton, "Layer
 Normalization" (2016), https://arxiv.org/abs/1607.06450
@@ -31,8 +31,14 @@ def _layer_is_needed(arguments: Sequence[Any]) -> bool:
 
 
 def _batch_is_needed(arguments: Sequence[Any]) -> bool:
-    in_training = arguments[7]
-    return in_training and not differentiated_once_more()
+    weight, in_training = arguments[2], arguments[7]
+    # Without a weight PyTorch's double backward raises where there is a bias, which is not told here.
+    return weight is None or (in_training and not differentiated_once_more())
+
+
+def _group_is_needed(arguments: Sequence[Any]) -> bool:
+    _, weight, bias = arguments[:3]
+    return weight is None and bias is not None
 
 
 def _fused_batch_is_needed(arguments: Sequence[Any]) -> bool:
@@ -68,8 +74,16 @@ def batch_norm_backward(
     eps: float,
     output_mask: Sequence[bool],
 ) -> Gradients:
-    """The gradients by input, weight and bias, of a layer in training."""
-    return _batch_gradients(cotangent, x, weight, save_invstd)
+    """The gradients by input, weight and bias."""
+    if train:
+        return _batch_gradients(cotangent, x, weight, save_invstd)
+    assert running_mean is not None
+    assert running_var is not None
+    shape, dims = _of_channels(x)
+    rstd = (running_var + eps).rsqrt().reshape(shape)
+    by_input = cotangent * rstd if weight is None else cotangent * rstd * weight.reshape(shape)
+    by_weight = cotangent * (x - running_mean.reshape(shape)) * rstd
+    return by_input.to(x.dtype), by_weight.sum(dims), cotangent.sum(dims)
 
 
 def _fused_batch_norm_backward(
@@ -93,10 +107,36 @@ for _name in ("aten::cudnn_batch_norm_backward", "aten::miopen_batch_norm_backwa
         rule(_name, where=_fused_batch_is_needed)(_fused_batch_norm_backward)
 
 
+@rule("aten::native_group_norm", where=_group_is_needed)
+def group_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    rows: int,
+    channels: int,
+    places: int,
+    groups: int,
+    eps: float,
+) -> Gradients:
+    """The layer, the means and the inverse deviations."""
+    grouped = x.reshape(rows, groups, -1)
+    mean = grouped.mean(2, keepdim=True)
+    rstd = ((grouped - mean).square().mean(2, keepdim=True) + eps).rsqrt()
+    y = ((grouped - mean) * rstd).reshape(x.shape)
+    shape, _ = _of_channels(x)
+    y = y if weight is None else y * weight.reshape(shape)
+    y = y if bias is None else y + bias.reshape(shape)
+    return y, mean.reshape(rows, groups), rstd.reshape(rows, groups)
+
+
+def _of_channels(x: Tensor) -> tuple[list[int], list[int]]:
+    """The shape of a vector of channels that is spread over x, and the dimensions it is spread over."""
+    return [1, -1, *[1] * (x.dim() - 2)], [0, *range(2, x.dim())]
+
+
 def _batch_gradients(cotangent: Tensor, x: Tensor, weight: Tensor | None, save_invstd: Tensor) -> Gradients:
-    shape = [1, -1, *[1] * (x.dim() - 2)]
+    shape, dims = _of_channels(x)
     scale = None if weight is None else weight.reshape(shape)
-    dims = [0, *range(2, x.dim())]
     return _gradients(cotangent, x, scale, save_invstd.reshape(shape), dims, dims)
 
 

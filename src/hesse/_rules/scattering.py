@@ -1,8 +1,10 @@
 """Scattering by an index that is shorter than its source: PyTorch's gradient by the source has the index's shape.
 
-It raises for this. Here the source is cut to what is scattered, which is a view with a derivative.
+It raises for this. Here the source is cut to what is scattered, which is a view with a derivative. PyTorch's tangent of
+products that are scattered is wrong, without a word: while forward mode is on they are written out.
 
-Source: https://docs.pytorch.org/docs/stable/generated/torch.Tensor.scatter_add_.html
+Source: https://docs.pytorch.org/docs/stable/generated/torch.Tensor.scatter_add_.html,
+https://docs.pytorch.org/docs/stable/generated/torch.Tensor.scatter_reduce_.html
 """
 
 from __future__ import annotations
@@ -10,24 +12,47 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from hesse._base.forward_mode import is_on
 from hesse._rules.rule import operator_of
 from hesse._rules.scope import intercept
 
 
-def _kernel(operator: Any) -> Callable[..., Tensor]:
+def _kernel(operator: Any, in_place: bool) -> Callable[..., Tensor]:
     def scatter(x: Tensor, dim: int, index: Tensor, src: Tensor, *others: Any, **options: Any) -> Tensor:
         if src.requires_grad and index.shape != src.shape:
             src = src[tuple([slice(size) for size in index.shape])]
+        if others == ("prod",) and is_on():
+            # What is written into may not be what the product's derivative keeps.
+            product = _product(x.clone() if in_place else x, dim, index, src, **options)
+            return x.copy_(product) if in_place else product
         scattered: Tensor = operator(x, dim, index, src, *others, **options)
         return scattered
 
     return scatter
 
 
+def _product(x: Tensor, dim: int, index: Tensor, src: Tensor, *, include_self: bool = True) -> Tensor:
+    """The products of the numbers at each place, one factor for each entry of the index."""
+    if x.dim() == 0:
+        return _product(x[None], 0, index.reshape(1), src.reshape(1), include_self=include_self)[0]
+    index = index.movedim(dim, -1)
+    src = src[tuple([slice(size) for size in index.movedim(-1, dim).shape])].movedim(dim, -1)
+    base = x.movedim(dim, -1)
+    here = index.unsqueeze(-2) == torch.arange(x.shape[dim], device=x.device).unsqueeze(-1)
+    factors, hit = torch.where(here, src.unsqueeze(-2), 1).prod(-1), here.any(-1)
+    # Entries beyond the index keep their numbers.
+    beyond = [length for i in reversed(range(x.dim() - 1)) for length in (0, base.shape[i] - index.shape[i])]
+    factors, hit = pad(factors, [0, 0, *beyond], value=1), pad(hit, [0, 0, *beyond], value=False)
+    product = base * factors if include_self else torch.where(hit, factors, base)
+    return product.movedim(-1, dim)
+
+
 for _name in ("scatter_add", "scatter.src", "scatter_reduce.two"):
     _packet, _, _overload = _name.partition(".")
     for _full in (f"aten::{_name}", f"aten::{_packet}_.{_overload}".rstrip(".")):
         if (_operator := operator_of(_full)) is not None:
-            intercept(_full, _kernel(_operator))
+            intercept(_full, _kernel(_operator, _full.partition(".")[0].endswith("_")))

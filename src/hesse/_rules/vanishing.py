@@ -37,7 +37,8 @@ def is_differentiated(*arguments: Tensor) -> bool:
         or not any([samples(entry).requires_grad for entry in arguments])
     ):
         return False
-    return all([entry.layout is torch.strided and not entry.is_nested for entry in arguments])
+    # Norms of nothing are zero, and constant.
+    return all([entry.layout is torch.strided and not entry.is_nested and entry.numel() > 0 for entry in arguments])
 
 
 def followed(
@@ -229,6 +230,7 @@ def _hypot(x: Tensor, y: Tensor) -> Tensor:
 for _name in (
     *("std", "std.dim", "std_mean", "std_mean.dim", "cdist", "pdist"),
     *("linalg_norm", "linalg_norm.ord_str", "linalg_matrix_norm", "linalg_matrix_norm.str_ord"),
+    *("absolute", "l1_loss", "pairwise_distance"),
 ):
     if (_operator := operator_of(f"aten::{_name}")) is not None:
         take_apart(f"aten::{_name}", _operator)

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from hesse._autograd.agreement import FACTOR, coarsest, disagreement, halves
 from hesse._autograd.evaluation import inside_transform
-from hesse._autograd.gradients import Gradients, gradients, zeros_where_none
+from hesse._autograd.gradients import Gradients, MissingDerivative, gradients, zeros_where_none
+from hesse._base.errors import NoDerivativeError, first_line
 from hesse._base.fixed_draws import fixed_generator, random_like
 from hesse._base.forward_mode import jvp
+from hesse._base.memory import is_out_of_memory
 from hesse._base.several_ranks import is_dtensor
 
 Blocks = list[list[Tensor]]
@@ -47,7 +49,16 @@ def by_batch(outputs: Sequence[Tensor], x: Sequence[Tensor], create_graph: bool)
         return by_rows(outputs, x, create_graph, strict=False)  # A batch may not be empty.
     bases = _standard_basis(outputs, numels)
     flat = [output.reshape(-1) for output in outputs]
-    batched = gradients(flat, x, bases, create_graph=create_graph, retain_graph=True, batched=True)
+    try:
+        batched = gradients(flat, x, bases, create_graph=create_graph, retain_graph=True, batched=True)
+    except Exception as error:
+        if isinstance(error, MissingDerivative | NoDerivativeError) or is_out_of_memory(error):
+            raise
+        # Whatever a backward of the user's own raises on a batch, it is the batch that it cannot do.
+        raise RuntimeError(
+            f"A batched backward, which vectorize=True asks for, raises: {first_line(error)}. Call with"
+            " vectorize=False."
+        ) from error
     _check_batch(flat, x, bases, batched)
     columns = [
         torch.zeros_like(leaf).expand(sum(numels), *leaf.shape) if entry is None else entry
@@ -131,7 +142,13 @@ def by_columns(function: Callable[[tuple[Tensor, ...]], Sequence[Tensor]], x: Se
         return tuple(products)
 
     # One evaluation is one draw: every column sees the same random numbers.
-    batched = torch.func.vmap(push, randomness="same")(*_standard_basis(x, numels))
+    try:
+        batched = torch.func.vmap(push, randomness="same")(*_standard_basis(x, numels))
+    except NotImplementedError as error:
+        missing = MissingDerivative.of_error(error)
+        if missing is None or isinstance(error, NoDerivativeError | MissingDerivative):
+            raise
+        raise missing from error
     return [
         [
             column.movedim(0, -1).reshape(shape + leaf.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
@@ -146,6 +147,9 @@ def test_a_function_without_a_value_inside_the_spectrum_is_named():
         hesse.trace_of(torch.sqrt, with_eigenvalues(np.linspace(-1, 1, 200)), rng=0)
     with pytest.raises(ValueError, match="should return a value for each of 3 eigenvalues but returned shape"):
         hesse.trace_of(lambda t: t.sum(), torch.eye(3))
+    with pytest.raises(ValueError, match="only one element") as raised:
+        hesse.trace_of(math.exp, torch.eye(3))
+    assert raised.value.__notes__ == ["trace_of calls f with a tensor of eigenvalues, such as torch.exp takes."]
 
 
 def test_products_that_run_out_and_callbacks_that_stop():

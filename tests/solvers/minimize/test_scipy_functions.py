@@ -60,6 +60,8 @@ def test_the_three_are_those_of_pytorch_in_the_structure_of_the_inputs():
     assert functions.fun(x) == pytest.approx(float(flat(at)))
     np.testing.assert_allclose(functions.jac(x), torch.autograd.functional.jacobian(flat, at).numpy())
     np.testing.assert_allclose(functions.hessp(x, p), torch.autograd.functional.hessian(flat, at).numpy() @ p)
+    with pytest.raises(ValueError, match=r"The vector given to Hessian should have shape \(7,\)"):
+        functions.hessp(x, p[:2])
     back = functions.unflatten(x)
     assert torch.equal(back["a"], at[:6].reshape(2, 3))
     assert torch.equal(back["b"], at[6])

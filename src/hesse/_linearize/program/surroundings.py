@@ -73,8 +73,8 @@ class Surroundings:
 
     Attributes:
         tensors: by name; the variables are left out.
-        plain: settings of PyTorch; then names and values of everything else, and the shapes of the tensors, which a
-            function may read without the tensors' values.
+        plain: settings of PyTorch; then names and values of everything else, the shapes of the tensors, which a
+            function may read without the tensors' values, and where the variables stand.
     """
 
     def __init__(
@@ -87,11 +87,16 @@ class Surroundings:
             self.plain += beside.plain[1:]
         own = {id(variable) for variable in variables}
         leaves, spec = trees.flatten(arguments)
+        order = []
         for place, leaf in enumerate(leaves):
-            if id(leaf) not in own:
+            if id(leaf) in own:
+                order.append(spec.paths[place])
+            else:
                 found = Sorted(list(reach(leaf, f"the argument {trees.path_name(spec.paths[place])}")))
                 self.tensors = {**self.tensors, **found.tensors}
                 self.plain += found.fixed, found.changing()
+        # Equal dicts may hold their entries in different orders.
+        self.plain += ((("the order of the inputs", "paths", tuple(order)),),)
 
     def names_by_tensor(self) -> dict[int, tuple[str, ...]]:
         """All names of each tensor, by its identity."""

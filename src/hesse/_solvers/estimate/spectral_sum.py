@@ -241,7 +241,11 @@ class SpectralSum:
         return self._result(estimate, 0.0, bias, 0.0, floor, 0)
 
     def _values(self, nodes: Tensor) -> Tensor:
-        values = torch.as_tensor(self._f(nodes), dtype=torch.float64, device="cpu")
+        try:
+            values = torch.as_tensor(self._f(nodes), dtype=torch.float64, device="cpu")
+        except (TypeError, ValueError) as error:
+            error.add_note(f"{self._products.question} calls f with a tensor of eigenvalues, such as torch.exp takes.")
+            raise
         finite = torch.isfinite(values)
         if values.shape != nodes.shape:
             raise ValueError(

@@ -111,7 +111,7 @@ class _Points:
         """∇²f(x)·p."""
         H = self._at(x)
         self._product_at = _key(x)
-        return _double(H.matmat(conversions.to_tensor(H, np.reshape(p, (-1, 1))))).reshape(-1)
+        return _double(H.matmat(H.check_columns(conversions.to_tensor(H, np.reshape(p, (-1, 1)))))).reshape(-1)
 
     def unflatten(self, x: Array) -> Any:
         """x in the structure of the inputs."""

@@ -1,0 +1,28 @@
+r"""``torch.ldexp``: :math:`x \cdot 2^y`.
+
+PyTorch's gradient by x takes the power in the dtype of y: it is zero, without a word, where y holds negative integers.
+Its tangent is wrong too.
+
+Source: https://docs.pytorch.org/docs/stable/generated/torch.ldexp.html
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hesse._rules.rule import rule
+from hesse._rules.scope import intercept
+
+
+@rule("aten::ldexp.Tensor")
+def ldexp(x: Tensor, exponent: Tensor) -> Tensor:
+    """The power in floating point."""
+    return x * torch.pow(2.0, exponent)
+
+
+def _in_place(x: Tensor, exponent: Tensor) -> Tensor:
+    return x.mul_(torch.pow(2.0, exponent))
+
+
+intercept("aten::ldexp_", _in_place)
