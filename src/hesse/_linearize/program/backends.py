@@ -21,6 +21,7 @@ from hesse._linearize.program.passes.inductor_patterns import apply_inductor_pat
 from hesse._linearize.program.passes.many_vectors import vectorize
 from hesse._linearize.program.passes.matrix_products import multiply_by_onednn
 from hesse._linearize.program.passes.no_ops import drop_no_ops
+from hesse._linearize.program.passes.recurrences import compile_steps
 from hesse._linearize.program.passes.reductions import sum_outer_dimensions
 from hesse._linearize.program.passes.shared_matrices import share_matrices
 from hesse._linearize.program.passes.stencils import split_stencils
@@ -74,7 +75,7 @@ class Backend(NamedTuple):
 INDUCTOR = Backend(
     inductor.compile,
     simplify=(apply_inductor_patterns,),
-    half=(split_stencils, sum_outer_dimensions, multiply_by_onednn, copy_expanded_tensors),
+    half=(split_stencils, sum_outer_dimensions, multiply_by_onednn, copy_expanded_tensors, compile_steps),
     table=inductor.decompositions,
 )
 

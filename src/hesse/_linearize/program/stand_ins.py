@@ -23,6 +23,7 @@ from hesse._base import trees
 from hesse._base.errors import CaptureError
 from hesse._linearize.program.argument_checks import passing_value
 from hesse._linearize.program.known_values import KnownValues
+from hesse._linearize.program.recurrent_layers import as_recurrence
 
 aten = torch.ops.aten
 
@@ -144,7 +145,7 @@ class SubstituteEarly(TorchFunctionMode):
         if func is Tensor.tolist:
             return self._stand_ins.get(id(args[0]), args[0]).tolist()
         args, kwargs = trees.map_tensors(normal, (args, kwargs or {}))
-        return func(*args, **kwargs)
+        return (as_recurrence(func, args) or func)(*args, **kwargs)
 
 
 @contextlib.contextmanager
