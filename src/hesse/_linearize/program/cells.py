@@ -4,12 +4,13 @@ A recurrence has states s, sequences x and a matrix W. Its step at time t is::
 
     u_t = s_{t-1}[0] @ W;    s_t, y_t = cell(u_t, s_{t-1}, x_t)
 
-A cell is elementwise along all but the last dimension, and W is its only parameter. The cotangents of such a recurrence
-are one as well, of the opposite direction and with Wᵀ. Its states are the cotangents du and ds; its cell pulls them back::
+and its results are s, u and y. A cell is elementwise along all but the last dimension. The cotangents of a recurrence
+are a recurrence of the opposite direction with Wᵀ. Its states are du and ds, and its cell is a pullback::
 
-    du_t, ds_{t-1}, dx_t = pullback of the cell at (u_t, s_{t-1}, x_t), of ds_t + (du_{t+1} @ Wᵀ, 0, …) + gs_t and gy_t
+    du_t, ds_{t-1}, dx_t = pullback of (s_t, u_t, y_t), at (u_t, s_{t-1}, x_t), of
+                           (ds_t + (du_{t+1} @ Wᵀ, 0, …) + gs_t, gu_t, gy_t)
 
-where gs and gy are the cotangents of the results. So one operator serves all orders of differentiation.
+where gs, gu and gy are the cotangents of the results. So one operator serves all orders of differentiation.
 """
 
 from __future__ import annotations
@@ -25,22 +26,27 @@ Cell = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor]], tuple[list[Tensor]
 
 
 class Counts(NamedTuple):
-    """How many states, sequences and results beside the states a cell has."""
+    """How many states, sequences and further results y a cell has."""
 
     states: int
     sequences: int
     results: int
 
 
+def _parts(gates: Tensor, count: int) -> Sequence[Tensor]:
+    # By unbind, whose derivative is one stack; that of chunk is a sum of padded parts.
+    return gates.reshape(*gates.shape[:-1], count, -1).unbind(-2)
+
+
 def _lstm(u: Tensor, states: Sequence[Tensor], x: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    i, f, g, o = (u + x[0]).unflatten(-1, (4, -1)).unbind(-2)
+    i, f, g, o = _parts(u + x[0], 4)
     memory = f.sigmoid() * states[1] + i.sigmoid() * g.tanh()
     return [o.sigmoid() * memory.tanh(), memory], []
 
 
 def _gru(u: Tensor, states: Sequence[Tensor], x: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """The second sequence is the bias that the reset gate is a factor of."""
-    of_state, of_entry = [entry.unflatten(-1, (3, -1)).unbind(-2) for entry in (u, x[0])]
+    of_state, of_entry = _parts(u, 3), _parts(x[0], 3)
     r, z = [(a + b).sigmoid() for a, b in zip(of_state[:2], of_entry[:2], strict=True)]
     new = (of_entry[2] + r * (of_state[2] + x[1])).tanh()
     return [new + z * (states[0] - new)], []
@@ -67,7 +73,7 @@ def counts_of(name: str, order: int) -> Counts:
     if order == 0:
         return _CELLS[name][1]
     states, sequences, results = counts_of(name, order - 1)
-    return Counts(states + 1, 1 + 2 * states + sequences + results, sequences)
+    return Counts(states + 1, 2 + 2 * states + sequences + results, sequences)
 
 
 def cell_of(name: str, order: int) -> Cell:
@@ -80,7 +86,7 @@ def cell_of(name: str, order: int) -> Cell:
     def pullback(u: Tensor, states: Sequence[Tensor], x: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         def flat(u: Tensor, *entries: Tensor) -> list[Tensor]:
             states, results = inner(u, entries[: counts.states], entries[counts.states :])
-            return [*states, *results]
+            return [*states, u, *results]
 
         pull = torch.func.vjp(flat, *x[:num_inputs])[1]
         of_states, of_results = x[num_inputs:][: counts.states], x[num_inputs + counts.states :]

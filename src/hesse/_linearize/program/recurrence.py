@@ -8,7 +8,7 @@ outside of the loop: one product for the whole sequence.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,10 +19,8 @@ from hesse._linearize.program.cells import cell_of, counts_of
 from hesse._linearize.program.graph import Graph, inputs_of, results_of
 from hesse._linearize.program.own_operators import define
 from hesse._linearize.program.passes.matrix_products import multiply_by_onednn
+from hesse._linearize.program.runs import Run, run_as_it_is, without_wrapper
 from hesse._linearize.program.undisturbed import undisturbed
-
-Step = Callable[[list[Tensor]], Any]
-"""Takes states, entries of sequences, the matrix, then the tensors to write states and results into."""
 
 _Layouts = tuple[tuple[torch.Size, tuple[int, ...], torch.dtype], ...]
 
@@ -33,7 +31,7 @@ _MOST_STEPS = 64
 def recur(
     cell: str, order: int, reverse: bool, states: Sequence[Tensor], sequences: Sequence[Tensor], matrix: Tensor
 ) -> list[Tensor]:
-    """States after each step, then results of each step, of the derivative of order ``order`` of a cell.
+    """The results (states, u and y of each step) of the derivative of order ``order`` of a cell.
 
     States are (…, h), sequences (length, …), the matrix (h, g). With ``reverse`` the last entries come first.
     """
@@ -49,23 +47,24 @@ class _Recurrence(torch.autograd.Function):
         states, sequences, matrix = tensors[:num_states], tensors[num_states:-1], tensors[-1]
         results = RECUR(cell, order, reverse, False, states, sequences, matrix)
         ctx.options = cell, order, reverse, num_states
-        ctx.save_for_backward(*tensors, *results[:num_states])
+        ctx.save_for_backward(*tensors, *results[: num_states + 1])
         return tuple(results)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         cell, order, reverse, num_states = ctx.options
         saved = list(ctx.saved_tensors)
-        states, sequences, matrix = saved[:num_states], saved[num_states : -1 - num_states], saved[-1 - num_states]
-        before = [_shifted(first, rest, reverse) for first, rest in zip(states, saved[-num_states:], strict=True)]
-        products = before[0] @ matrix
+        num_inputs = len(saved) - num_states - 1
+        states, sequences, matrix = saved[:num_states], saved[num_states : num_inputs - 1], saved[num_inputs - 1]
+        *after, products = saved[num_inputs:]
+        before = [_shifted(first, rest, reverse) for first, rest in zip(states, after, strict=True)]
         zeros = [torch.zeros_like(entry) for entry in (products[0], *states)]
         inputs = [products, *before, *sequences, *cotangents]
         pulled = recur(cell, order + 1, not reverse, zeros, inputs, matrix.mT)
         of_products, of_states = pulled[0], [entry[-1 if reverse else 0] for entry in pulled[1 : 1 + num_states]]
         of_states[0] = of_states[0] + of_products[-1 if reverse else 0] @ matrix.mT
         of_matrix = before[0].flatten(0, -2).mT @ of_products.flatten(0, -2)
-        return None, None, None, None, *of_states, *pulled[1 + num_states :], of_matrix
+        return None, None, None, None, *of_states, *pulled[2 + num_states :], of_matrix
 
 
 def _shifted(first: Tensor, states: Tensor, reverse: bool) -> Tensor:
@@ -82,7 +81,9 @@ def _shapes(
     sequences: Sequence[Tensor],
     matrix: Tensor,
 ) -> list[Tensor]:
-    made = [entry.new_empty((len(sequences[0]), *entry.shape)) for entry in states]
+    length, width = len(sequences[0]), matrix.shape[-1]
+    made = [entry.new_empty((length, *entry.shape)) for entry in states]
+    made.append(matrix.new_empty((length, *states[0].shape[:-1], width)))
     if order:
         # The results are cotangents of the sequences of the recurrence that this one is the derivative of.
         counts = counts_of(cell, order - 1)
@@ -110,14 +111,15 @@ def _values(
     times = range(len(entries))
     for t in reversed(times) if reverse else times:
         run([*before, *entries[t], matrix, *targets[t]])
+        run = without_wrapper(run)
         before = targets[t][: len(states)]
     return results
 
 
 @functools.lru_cache(_MOST_STEPS)
-def _step(cell: str, order: int, num_states: int, compiled: bool, layouts: _Layouts) -> Step:
+def _step(cell: str, order: int, num_states: int, compiled: bool, layouts: _Layouts) -> Run:
+    """Takes states, entries of sequences, the matrix, then the tensors to write the results into."""
     from hesse._linearize.program import inductor
-    from hesse._linearize.program.backends import without_wrapper
     from hesse._linearize.program.stand_ins import new_mode
 
     function, counts = cell_of(cell, order), counts_of(cell, order)
@@ -125,15 +127,19 @@ def _step(cell: str, order: int, num_states: int, compiled: bool, layouts: _Layo
 
     def step(*tensors: Tensor) -> list[Tensor]:
         states, sequences, matrix = tensors[:num_states], tensors[num_states : num_inputs - 1], tensors[num_inputs - 1]
-        after, results = function(states[0] @ matrix, states, sequences)
-        return [*after, *results]
+        products = states[0] @ matrix
+        after, results = function(products, states, sequences)
+        return [*after, products, *results]
 
-    with undisturbed(), new_mode() as mode:
+    with undisturbed(), new_mode():
         stand_ins = [torch.empty_strided(shape, stride, dtype=dtype) for shape, stride, dtype in layouts]
         table = inductor.decompositions()
         graph: Graph = make_fx(torch.func.functionalize(step), decomposition_table=table)(*stand_ins)
     _write_results(graph, num_inputs)
-    return inductor.compile(multiply_by_onednn(graph)) if compiled else lambda given: graph(*given)
+    if not compiled:
+        return run_as_it_is(graph)
+    # The layouts are those that the step was made for.
+    return inductor.compile(multiply_by_onednn(graph), size_asserts=False)
 
 
 def _write_results(graph: Graph, num_inputs: int) -> None:

@@ -41,7 +41,7 @@ def _layer(
         states[0], of_state = torch.zeros_like(states[1]), of_state @ projection
     found = recur(cell, 0, reverse, states, sequences, of_state.mT)
     outputs = found[0] if projection is None else F.linear(found[0], projection)
-    ends = [entry[0 if reverse else -1] for entry in (outputs, *found[1:])]
+    ends = [entry[0 if reverse else -1] for entry in (outputs, *found[1 : len(states)])]
     return outputs, ends
 
 
