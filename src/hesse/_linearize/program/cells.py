@@ -60,11 +60,25 @@ def _relu(u: Tensor, states: Sequence[Tensor], x: Sequence[Tensor]) -> tuple[lis
     return [(u + x[0]).relu()], []
 
 
+def _masked(cell: Cell) -> Cell:
+    """The last sequence is one where a step is taken, and zero where the states stay as they are."""
+
+    def masked(u: Tensor, states: Sequence[Tensor], x: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        new, results = cell(u, states, x[:-1])
+        return [torch.where(x[-1] > 0, a, b) for a, b in zip(new, states, strict=True)], results
+
+    return masked
+
+
 _CELLS: dict[str, tuple[Cell, Counts]] = {
     "lstm": (_lstm, Counts(2, 1, 0)),
     "gru": (_gru, Counts(1, 2, 0)),
     "rnn_tanh": (_tanh, Counts(1, 1, 0)),
     "rnn_relu": (_relu, Counts(1, 1, 0)),
+}
+_CELLS |= {
+    f"masked {name}": (_masked(cell), counts._replace(sequences=counts.sequences + 1))
+    for name, (cell, counts) in _CELLS.items()
 }
 
 
