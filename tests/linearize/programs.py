@@ -9,8 +9,9 @@ from unittest import mock
 
 import hesse
 from hesse._linearize.program import backends
-from hesse._linearize.program.backends import EAGER, Backend, Run
+from hesse._linearize.program.backends import EAGER, Backend
 from hesse._linearize.program.graph import Graph
+from hesse._linearize.program.runs import Run
 
 
 def hessian(

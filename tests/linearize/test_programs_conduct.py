@@ -13,8 +13,9 @@ from torch import Tensor, nn
 import hesse
 from hesse._linearize.options import Verify
 from hesse._linearize.program import backends
-from hesse._linearize.program.backends import EAGER, Run
+from hesse._linearize.program.backends import EAGER
 from hesse._linearize.program.graph import Graph
+from hesse._linearize.program.runs import Run
 from tests.functional.test_compiled_functions import HAS_COMPILER
 
 from . import programs

@@ -1,14 +1,21 @@
-"""Recurrent layers by programs: each step is plain operations, where the tape takes oneDNN's layer in float32."""
+"""Recurrent layers by programs, which loop over one step, where the tape takes PyTorch's own layers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from hesse._linearize.program.graph import Graph
+from hesse._linearize.program.runs import Run, run_as_it_is
 
 from . import programs
+
+DOUBLE = torch.float64
 
 
 @pytest.mark.parametrize("options", [{"batch_first": True}, {"num_layers": 2, "bidirectional": True}, {}], ids=str)
@@ -38,3 +45,83 @@ def test_products_are_those_of_pytorch_in_double_precision(kind: type[nn.RNNBase
     )[1]
     for entry, wanted in zip(product, expected, strict=True):
         torch.testing.assert_close(entry.double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+CASES = [
+    (nn.LSTM, {"num_layers": 2, "bidirectional": True, "batch_first": True}),
+    (nn.LSTM, {"proj_size": 2, "bidirectional": True}),
+    (nn.LSTM, {"num_layers": 2, "dropout": 0.5, "bias": False}),
+    (nn.GRU, {"bidirectional": True}),
+    (nn.RNN, {"nonlinearity": "relu", "bias": False}),
+    (nn.RNN, {}),
+]
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize(("kind", "options"), CASES, ids=str)
+@pytest.mark.private
+@pytest.mark.one_in(5)
+def test_halves_and_lone_products_are_those_of_the_layers(
+    kind: type[nn.RNNBase], options: dict[str, Any], packed: bool
+) -> None:
+    func, inputs = _by_layer(kind, options, packed)
+    vector = tuple(torch.randn_like(entry) for entry in inputs)
+    torch.manual_seed(2)
+    expected = torch.autograd.functional.vhp(func, inputs, vector)
+    for expect in (None, 1):
+        torch.manual_seed(2)
+        H = programs.hessian(func, inputs, expect=expect)
+        torch.testing.assert_close((H.value, H @ vector), expected, rtol=1e-10, atol=1e-10)
+
+
+def _by_layer(kind: type[nn.RNNBase], options: dict[str, Any], packed: bool) -> tuple[Callable[..., Tensor], Any]:
+    """A function of sequences that are not sorted by their lengths, and of the parameters of a layer."""
+    torch.manual_seed(1)
+    layer = kind(3, 4, **options).double()
+    x = torch.randn(4, 3, 3, dtype=DOUBLE)
+    lengths = torch.tensor([2, 4, 3] if layer.batch_first else [2, 4, 1])
+    x = x.transpose(0, 1).contiguous() if layer.batch_first else x
+    names = list(dict(layer.named_parameters()))
+
+    def func(x: Tensor, *parameters: Tensor) -> Tensor:
+        x = x.sin()
+        if packed:
+            x = pack_padded_sequence(x, lengths, batch_first=layer.batch_first, enforce_sorted=False)
+        outputs, state = torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), (x,))
+        if packed:
+            outputs, _ = pad_packed_sequence(outputs, layer.batch_first, padding_value=0.5, total_length=5)
+        states = state if isinstance(state, tuple) else (state,)
+        return (outputs**2).sum().sin() + sum((entry**3).sum() for entry in states)
+
+    return func, (x, *[parameter.detach() for parameter in layer.parameters()])
+
+
+def test_lengths_of_packed_sequences_are_read_anew() -> None:
+    lengths = torch.tensor([3, 2])
+
+    def func(x: Tensor) -> Tensor:
+        return layer(pack_padded_sequence(x, lengths))[0].data.square().sum()
+
+    layer = nn.GRU(2, 2, dtype=DOUBLE)
+    x, v = torch.randn(2, 3, 2, 2, dtype=DOUBLE)
+    H = programs.hessian(func, x)
+    for shorter in (2, 1):
+        lengths[1] = shorter
+        torch.testing.assert_close(H.at(x) @ v, torch.autograd.functional.vhp(func, x, v)[1])
+
+
+def test_a_program_is_as_large_for_long_sequences_as_for_short_ones() -> None:
+    sizes: dict[int, list[int]] = {}
+
+    def compile(graph: Graph) -> Run:
+        sizes[length].append(len(graph.graph.nodes))
+        return run_as_it_is(graph)
+
+    layer = nn.LSTM(2, 2, dtype=DOUBLE)
+    for length in (3, 9):
+        sizes[length] = []
+        x = torch.randn(length, 2, 2, dtype=DOUBLE)
+        H = programs.hessian(lambda x: layer(x)[0].square().sum(), x, backend=programs.compiling(compile))
+        H @ x
+    assert sizes[3] == sizes[9]
+    assert len(sizes[3]) == 2

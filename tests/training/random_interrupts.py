@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import hesse
-from hesse._linearize.program.backends import INDUCTOR, run_as_it_is
+from hesse._linearize.program.backends import INDUCTOR
+from hesse._linearize.program.runs import run_as_it_is
 from tests.linearize import programs
 from tests.training.snapshot import differences, settings, snapshot
 

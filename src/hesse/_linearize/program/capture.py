@@ -32,6 +32,7 @@ from hesse._linearize.program.graph import (
 )
 from hesse._linearize.program.known_values import KnownValues, Recipe
 from hesse._linearize.program.passes.views import reshaped
+from hesse._linearize.program.recurrent_layers import as_recurrence
 from hesse._linearize.program.stand_ins import Substitute, has_stand_in, is_stand_in, new_mode, recording, stand_in
 from hesse._linearize.program.undisturbed import undisturbed
 from hesse._linearize.protocol import Direction, Leaves, Map, Selection, Sources
@@ -103,7 +104,7 @@ def capture(
         required = [i for i, leaf in enumerate(point) if leaf.requires_grad] if follows else None
         recorder = _Recorder(map, reachable, stand_ins, directions, required)
         belonging = [*x, *stand_ins.values()]
-        with recording(stand_ins), mode:
+        with recording(stand_ins, as_recurrence), mode:
             recorder.shape_vectors(x)
             vectors = [vector for kind in directions for vector in recorder.vectors[kind]]
             recorded = make_fx(recorder)(*belonging, *vectors)

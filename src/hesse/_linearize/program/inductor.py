@@ -42,14 +42,14 @@ def decompositions() -> dict[Any, Any]:
     }
 
 
-def compile(graph: Graph) -> Callable[[list[Tensor]], Sequence[Tensor]]:
-    """Compile a half.
+def compile(graph: Graph, **options: Any) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+    """Compile a half, with these options of Inductor's.
 
     Raises:
         CaptureError: Inductor fails.
     """
     mode = mode_of(graph)
-    with refused(_reason), settings(mode), tracing(TracingContext(mode)):
+    with refused(_reason), settings(mode), inductor_config.patch(**options), tracing(TracingContext(mode)):
         compiled: Callable[[list[Tensor]], Sequence[Tensor]] = compile_fx_inner(graph, stand_ins_of(graph))
     return compiled
 

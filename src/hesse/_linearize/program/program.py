@@ -14,12 +14,13 @@ from torch import Tensor
 from hesse._autograd.agreement import coarsest
 from hesse._autograd.gradients import memory_of
 from hesse._autograd.thread_state import interruptible
-from hesse._linearize.program.backends import Backend, Run, run_as_it_is, without_wrapper
+from hesse._linearize.program.backends import Backend
 from hesse._linearize.program.capture import capture
 from hesse._linearize.program.graph import Graph, copy_of, inputs_of, lazily, results_of, run_passes
 from hesse._linearize.program.known_values import identifying
 from hesse._linearize.program.partition import Replay, partition, whole_product
 from hesse._linearize.program.passes.scatter_adds import sort_scatter_adds
+from hesse._linearize.program.runs import Run, run_as_it_is, without_wrapper
 from hesse._linearize.program.surroundings import Surroundings, layout
 from hesse._linearize.program.undisturbed import results, undisturbed
 from hesse._linearize.protocol import Direction, Leaves, Map, Sources
@@ -163,10 +164,15 @@ class Program:
             began = time.perf_counter()
             # Operator by operator it draws the same numbers, in the same order, as the tape.
             self._first = run_as_it_is(joint.graph) if self.draws else self._compiled(joint.graph)
+            with undisturbed():
+                results = list(self._first(list(inputs)))
+            # The first run compiles the steps of recurrences.
             self.seconds += time.perf_counter() - began
-        with undisturbed():
-            results = list(self._first(list(inputs)))[self._num_added :]
-        self._first = without_wrapper(self._first)
+            self._first = without_wrapper(self._first)
+        else:
+            with undisturbed():
+                results = list(self._first(list(inputs)))
+        results = results[self._num_added :]
         first, kept = results[: joint.num_first], results[joint.num_first :]
         taken = {memory_of(tensor) for tensor in (*inputs, *kept)} - {None}
         # The user may write into the results, and the kept tensors must not change.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,10 @@ _INDEXING = {
     aten._index_put_impl_.default,
     aten._unsafe_index.Tensor,
 }
+
+
+Instead = Callable[[Any, Sequence[Any], Callable[[Tensor], Any]], Callable[..., Any] | None]
+"""Of a function, its arguments, and what reads a tensor's values: what to call instead, or None."""
 
 
 def new_mode() -> FakeTensorMode:
@@ -129,11 +133,12 @@ def _described(tensor: Tensor) -> str:
 class SubstituteEarly(TorchFunctionMode):
     """Put stand-ins in the place of real tensors where the dispatcher would be too late.
 
-    Autograd refuses to save inference tensors, and ``tolist`` reads memory by itself.
+    Autograd refuses to save inference tensors, and ``tolist`` reads memory by itself. Functions that ``instead`` knows
+    are replaced.
     """
 
-    def __init__(self, stand_ins: dict[int, Tensor]) -> None:
-        self._stand_ins = stand_ins
+    def __init__(self, stand_ins: dict[int, Tensor], instead: Instead) -> None:
+        self._stand_ins, self._instead = stand_ins, instead
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -141,14 +146,18 @@ class SubstituteEarly(TorchFunctionMode):
         def normal(tensor: Tensor) -> Tensor:
             return self._stand_ins.get(id(tensor), tensor) if tensor.is_inference() else tensor
 
+        def read(tensor: Tensor) -> Any:
+            return self._stand_ins.get(id(tensor), tensor).tolist()
+
         if func is Tensor.tolist:
-            return self._stand_ins.get(id(args[0]), args[0]).tolist()
+            return read(args[0])
         args, kwargs = trees.map_tensors(normal, (args, kwargs or {}))
-        return func(*args, **kwargs)
+        other = None if kwargs else self._instead(func, args, read)
+        return (other or func)(*args, **kwargs)
 
 
 @contextlib.contextmanager
-def recording(stand_ins: dict[int, Tensor]) -> Iterator[None]:
+def recording(stand_ins: dict[int, Tensor], instead: Instead) -> Iterator[None]:
     """Ordinary autograd, also inside inference mode; and no weights cached by autocast, which are no stand-ins.
 
     Without oneDNN's LSTM, which returns None where its stand-in has a tensor.
@@ -157,7 +166,7 @@ def recording(stand_ins: dict[int, Tensor]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(inference_mode(False))
-        stack.enter_context(SubstituteEarly(stand_ins))
+        stack.enter_context(SubstituteEarly(stand_ins, instead))
         torch.clear_autocast_cache()
         torch.set_autocast_cache_enabled(False)
         stack.callback(torch.set_autocast_cache_enabled, cached)

@@ -1,0 +1,52 @@
+"""The operator that loops over a step: its values, its derivatives by finite differences, and its batches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from hesse._linearize.program.recurrence import RECUR, recur
+
+DOUBLE = torch.float64
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_recurrence_is_the_loop_that_it_stands_for(reverse: bool) -> None:
+    torch.manual_seed(0)
+    state, x, matrix = [torch.randn(shape, dtype=DOUBLE) for shape in ((2, 3), (4, 2, 3), (3, 3))]
+    states, products = recur("rnn_tanh", 0, reverse, [state], [x], matrix)
+    for t in (3, 2, 1, 0) if reverse else range(4):
+        torch.testing.assert_close(products[t], state @ matrix)
+        state = (products[t] + x[t]).tanh()
+        torch.testing.assert_close(states[t], state)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "masked gru"])
+def test_two_derivatives_are_finite_differences(cell: str) -> None:
+    torch.manual_seed(0)
+    gates, count = (8, 2) if cell == "lstm" else (6, 1)
+    state = [torch.randn(1, 2, dtype=DOUBLE, requires_grad=True) for _ in range(count)]
+    x, matrix = [torch.randn(*shape, gates, dtype=DOUBLE, requires_grad=True) for shape in ((2, 1), (2,))]
+    rest = [torch.randn(2, 1, 2, dtype=DOUBLE), torch.tensor([[[1.0]], [[0.0]]], dtype=DOUBLE)][: 4 - 2 * count]
+
+    def func(x: Tensor, matrix: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        return tuple(recur(cell, 0, True, state, [x, *rest], matrix))
+
+    assert torch.autograd.gradcheck(func, (x, matrix, *state), fast_mode=True)
+    assert torch.autograd.gradgradcheck(func, (x, matrix, *state), fast_mode=True)
+
+
+def test_a_batch_is_one_recurrence_for_all_samples() -> None:
+    torch.manual_seed(0)
+    states, x, matrices = [torch.randn(3, *shape, dtype=DOUBLE) for shape in ((2, 4), (5, 2, 4), (4, 4))]
+
+    def one(state: Tensor, x: Tensor, matrix: Tensor) -> Tensor:
+        return RECUR("rnn_tanh", 0, False, False, [state], [x], matrix)[0]
+
+    for in_dims in ((0, 0, 0), (None, 0, None), (0, None, 0)):
+        given = [(entry, dim) for entry, dim in zip((states, x, matrices), in_dims, strict=True)]
+        batch = torch.func.vmap(one, in_dims)(*[entry if dim == 0 else entry[0] for entry, dim in given])
+        for i in range(3):
+            single = one(*[entry[i if dim == 0 else 0] for entry, dim in given])
+            torch.testing.assert_close(batch[i], single)
