@@ -30,6 +30,7 @@ from hesse._linearize.protocol import Direction, Leaves, Linearization, Map, Sel
 if TYPE_CHECKING:
     from hesse._linearize.program.backends import Backend
     from hesse._linearize.program.program import Form, Program
+    from hesse._linearize.program.saved import Origin
 
 EXCEPTION = "the function takes a norm, deviation or distance that is zero, whose second derivative no program has"
 
@@ -92,6 +93,8 @@ class Compiled:
         self._directions = directions
         self.or_tape = or_tape
         self._backend, self._most_kept = backend, most_kept
+        # A backend of one's own is not known on the disk.
+        self._saves = backend is None
         self.refusal: str | None = None
         self._follows = False
 
@@ -128,9 +131,18 @@ class Compiled:
     def _linearize(
         self, map: Map, point: Leaves, arguments: Any, name: str, shared: Shared | None, lone: bool
     ) -> Linearization:
+        try:
+            return self._by_program(map, point, arguments, name, shared, lone)
+        except _FoundWrongError as error:
+            self._discard(error.program)
+            return self._by_program(map, point, arguments, name, shared, lone)
+
+    def _by_program(
+        self, map: Map, point: Leaves, arguments: Any, name: str, shared: Shared | None, lone: bool
+    ) -> Linearization:
         surroundings = self._surroundings(arguments, point, shared.surroundings if shared else None)
         try:
-            program, inputs = self._serving(point, surroundings) or self._new_program(map, point, surroundings, shared)
+            program, inputs = self._program(map, point, arguments, surroundings, shared)
         except CaptureError as error:
             # What the function itself raises passes through unchanged.
             return self._instead(error, tape.linearize(map, point, name=name))
@@ -165,7 +177,11 @@ class Compiled:
                     f"What the function reads has changed since this {name} was made, and its gradient was not computed"
                     " yet. Call at(inputs) for the operator at the present values."
                 )
-            return self._halves(program, inputs, map, point, name, counts=is_same)
+            try:
+                return self._halves(program, inputs, map, point, name, counts=is_same)
+            except _FoundWrongError as error:
+                self._discard(error.program)
+                return self._by_program(map, point, arguments, name, None, lone=False)
 
         if self._is_due(program, "lone"):
             return self._verified(program, inputs, map, point, name, linearize)
@@ -200,8 +216,46 @@ class Compiled:
                 return program, inputs
         return None
 
+    def _program(
+        self, map: Map, point: Leaves, arguments: Any, surroundings: Surroundings, shared: Shared | None
+    ) -> tuple[Program, list[Tensor]]:
+        """A program for the point, and its inputs there: one that serves already, was saved, or is made now."""
+        if (serving := self._serving(point, surroundings)) is not None:
+            return serving
+        origin = self._origin(map, point, arguments, shared)
+        found = None if origin is None else origin.found(surroundings, _inductor)
+        if found is not None and (inputs := found.inputs(point, surroundings)) is not None:
+            found.origin = origin
+            return found, inputs
+        return self._new_program(map, point, surroundings, shared, origin)
+
+    def _origin(self, map: Map, point: Leaves, arguments: Any, shared: Shared | None) -> Origin | None:
+        """Where the program is saved; None where it is not."""
+        if not self._saves or len(self.programs) == PROGRAMS:
+            return None
+        from hesse._linearize.program.saved import origin_of
+
+        reads = None if shared is None else shared.reads()
+        return origin_of(map, self.reading.func, reads, arguments, point, self._directions, self._most_kept)
+
+    def _discard(self, program: Program) -> None:
+        """Go on without a saved program that differs from the tape."""
+        warn_caller(
+            "A saved program differs from the tape, so it depends on something that is not compared between processes."
+            " The function is captured again, and its programs are not saved in this process."
+        )
+        if program.origin is not None:
+            program.origin.discard()
+        self._saves = False
+        self.programs = [other for other in self.programs if other is not program]
+
     def _new_program(
-        self, map: Map, point: Leaves, surroundings: Surroundings, shared: Shared | None
+        self,
+        map: Map,
+        point: Leaves,
+        surroundings: Surroundings,
+        shared: Shared | None,
+        origin: Origin | None = None,
     ) -> tuple[Program, list[Tensor]]:
         if len(self.programs) == PROGRAMS:
             changed = surroundings.difference(self.programs[-1].plain)
@@ -214,8 +268,15 @@ class Compiled:
         reads = (self.reading.func, shared and shared.reads())
         with refused(described("making its program")), leftovers.removed(reads):
             self._backend = self._backend or _inductor()
-            program = Program(
-                map, point, surroundings, self._directions, self._backend, self._most_kept, follows=self._follows
+            program = Program.captured(
+                map,
+                point,
+                surroundings,
+                self._directions,
+                self._backend,
+                self._most_kept,
+                follows=self._follows,
+                origin=origin,
             )
         # Stand-ins draw nothing, so whoever has moved a generator is the function.
         if program.draws and any(not torch.equal(generator.get_state(), state) for generator, state in states.items()):
@@ -254,6 +315,9 @@ class Compiled:
             # Where none goes on with the tape, its graph is not kept beside what the program keeps.
             expected = self._expected(reference, point, last=not (self.or_tape or program.may_be_missing_a_rule))
             ours = self._checked(program, before, states, reference, expected, point, linearize)
+        except _FoundWrongError:
+            reference.close()
+            raise
         except CaptureError as error:
             return self._instead(error, reference)
         if ours is None:
@@ -279,11 +343,15 @@ class Compiled:
             CaptureError: there is no program, or not for a point that has passed.
         """
         surroundings = self._surroundings(arguments, point)
-        program, inputs = self._serving(point, surroundings) or self._new_program(map, point, surroundings, None)
+        program, inputs = self._program(map, point, arguments, surroundings, None)
         if program.changed_inputs(inputs):
             raise CaptureError("it changes tensors in place, so that its evaluation cannot be repeated")
         expected = self._expected(reference, point)
-        ours = self._checked(program, inputs, states if program.draws else {}, reference, expected, point)
+        try:
+            ours = self._checked(program, inputs, states if program.draws else {}, reference, expected, point)
+        except _FoundWrongError as error:
+            self._discard(error.program)
+            return self.beside(reference, states, map, point, arguments)
         if ours is None:
             raise CaptureError(EXCEPTION)
         return ours
@@ -322,12 +390,16 @@ class Compiled:
                     again = lambda i=i: scaled()[i], lambda i=i: expected.scaled[i]
                     _compare("product with a random vector", product, expected.products[i], program, number, again)
         except CaptureError as error:
+            if number == 1 and program.origin is not None and program.origin.is_found:
+                raise _FoundWrongError(program) from error
             drawn = f", and it draws by {', '.join(program.draws)}" if program.draws else ""
             raise CaptureError(f"{error}{drawn}") from error
         if isinstance(ours, LoneProduct):
             ours.is_counted = True
         self._keep(program)
         program.points[form] = number
+        if program.origin is not None:
+            program.origin.save(program)
         return ours
 
     def _keep(self, program: Program) -> None:
@@ -364,6 +436,14 @@ class Compiled:
         self.refusal = str(error)
         warn_caller(f'engine="auto" goes on with the tape: {error}.')
         return reference
+
+
+class _FoundWrongError(CaptureError):
+    """A program that was found on the disk differs from the tape."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__("a saved program differs from the tape")
+        self.program = program
 
 
 def _inductor() -> Backend:

@@ -7,11 +7,9 @@ replay for one by ``many``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
-
-from torch import Tensor
 
 from hesse._linearize.program import inductor
 from hesse._linearize.program.graph import Graph, Pass, retraced
@@ -25,20 +23,8 @@ from hesse._linearize.program.passes.reductions import sum_outer_dimensions
 from hesse._linearize.program.passes.shared_matrices import share_matrices
 from hesse._linearize.program.passes.stencils import split_stencils
 from hesse._linearize.program.passes.views import reshape_for_view
-
-Run = Callable[[list[Tensor]], Sequence[Tensor]]
-"""A half: takes a list of tensors, which it may empty, and returns the results."""
-
-
-def run_as_it_is(graph: Graph) -> Run:
-    """Run a graph operator by operator."""
-    return lambda given: graph(*given)
-
-
-def without_wrapper(run: Run) -> Run:
-    """A half that has run once, without what Inductor does around it: tuning ends with the first call."""
-    inner: Run | None = getattr(run, "current_callable", None)
-    return run if inner is None else inner
+from hesse._linearize.program.runs import Run as Run
+from hesse._linearize.program.runs import run_as_it_is
 
 
 class Backend(NamedTuple):

@@ -1,0 +1,80 @@
+"""Which functions of the user's ran while a function was captured, and the same functions in another process."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+from collections.abc import Iterator, Sequence
+from types import CodeType, FrameType, FunctionType
+from typing import Any
+
+from hesse._autograd.captured import function_of, is_the_users
+from hesse._linearize.program.dependences import Unknown, inner_codes
+
+Name = tuple[str, str]
+"""A module, and the qualified name of a function in it."""
+
+
+class Ran:
+    """The code that ran, with the name of its module."""
+
+    def __init__(self) -> None:
+        self.modules: dict[CodeType, str | None] = {}
+        self.is_complete = False
+
+    def _note(self, frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call" and frame.f_code not in self.modules:
+            self.modules[frame.f_code] = frame.f_globals.get("__name__")
+
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        """Within it code is taken note of, unless a profiler of the user's runs."""
+        if sys.getprofile() is not None:
+            yield
+            return
+        sys.setprofile(self._note)
+        try:
+            yield
+        finally:
+            # Whoever set another meanwhile keeps it, and what ran since is not known.
+            self.is_complete = sys.getprofile() == self._note
+            if self.is_complete:
+                sys.setprofile(None)
+
+    def names(self, known: Sequence[FunctionType]) -> list[Name]:
+        """The names of all functions of the user's that ran, beside those that are known already.
+
+        Raises:
+            Unknown: there is code that no name leads to.
+        """
+        if not self.is_complete:
+            raise Unknown("a profiler runs")
+        users = {code: module for code, module in self.modules.items() if is_the_users(module)}
+        found: dict[Name, None] = {}
+        reached = [function.__code__ for function in known]
+        for code, module in users.items():
+            if any(_contains(outer, code, users) for outer in reached):
+                continue
+            name = module or "", code.co_qualname.partition(".<locals>")[0]
+            outer = function_named(*name)
+            if outer is None or not _contains(outer.__code__, code, users):
+                raise Unknown(f"the code of {code.co_qualname} in {module}, which no name leads to")
+            found[name] = None
+        return sorted(found)
+
+
+def _contains(outer: CodeType, code: CodeType, ran: dict[CodeType, str | None]) -> bool:
+    """Whether code is that of a function, or of one within it that was made while it ran."""
+    return outer is code or outer == code or (outer in ran and any(inner == code for inner in inner_codes(outer)))
+
+
+def function_named(module: str, name: str) -> FunctionType | None:
+    """The function that a name leads to in this process, without what decorates it."""
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = inspect.getattr_static(found, part, None)
+    found = function_of(found)
+    while isinstance(found, FunctionType) and hasattr(found, "__wrapped__"):
+        found = function_of(found.__wrapped__)
+    return found if isinstance(found, FunctionType) else None
