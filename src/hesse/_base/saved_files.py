@@ -31,9 +31,9 @@ def read(name: str) -> bytes | None:
     if place is None:
         return None
     try:
-        content = (place / name).read_bytes()
-        if not (_is_own(place) and _is_own(place / name)):
+        if not _is_own(place):
             return None
+        content = (place / name).read_bytes()
         with contextlib.suppress(OSError):
             os.utime(place / name)
     except OSError:
@@ -48,10 +48,10 @@ def write(name: str, content: bytes) -> None:
         return
     with contextlib.suppress(OSError):
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with whole(place / name) as path:
-            path.write_bytes(content)
-            path.chmod(0o600)
-        _bound(place, place / name)
+        if _is_own(place):
+            with whole(place / name) as path:
+                path.write_bytes(content)
+            _bound(place, place / name)
 
 
 def remove(name: str) -> None:

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from hesse._autograd.agreement import FACTOR, Again, disagreement
+from hesse._autograd.agreement import FACTOR
 from hesse._autograd.gradients import memory_of
 from hesse._autograd.reading import Reading
 from hesse._autograd.thread_state import untraced
-from hesse._base import trees
 from hesse._base.devices import States, generator_states, put_back
 from hesse._base.errors import CaptureError, StalePointError, warn_caller
-from hesse._base.fixed_draws import random_like
 from hesse._linearize import tape
-from hesse._linearize.choice import EngineName
+from hesse._linearize.comparison import (
+    FOUND_WRONG,
+    Expected,
+    FoundWrongError,
+    compare,
+    expected_products,
+    random_products,
+    tensors_of,
+)
 from hesse._linearize.compiled_linearization import CompiledLinearization
 from hesse._linearize.draws import drawing_from
 from hesse._linearize.lone_product import LoneProduct
 from hesse._linearize.options import Verify
 from hesse._linearize.program.explained import described, refused
 from hesse._linearize.program.surroundings import Sorted, Surroundings
-from hesse._linearize.protocol import Direction, Leaves, Linearization, Map, Selection
+from hesse._linearize.protocol import Direction, Leaves, Linearization, Map
+from hesse._linearize.shared import Shared
 
 if TYPE_CHECKING:
     from hesse._linearize.program.backends import Backend
@@ -36,27 +43,6 @@ EXCEPTION = "the function takes a norm, deviation or distance that is zero, whos
 
 # A function that needs more programs than this changes something at each point.
 PROGRAMS = 8
-
-
-class Shared:
-    """What linearizations at one point have in common, when there is one for each batch of data.
-
-    Args:
-        reads: by name, all that they read beside the arguments of each.
-        engine: what makes them all, also after another engine was decided for at another point.
-
-    Attributes:
-        trusted: the programs that are trusted here: they were compared with the tape, or no comparison was due.
-    """
-
-    def __init__(self, reads: Callable[[], dict[str, Any]], engine: EngineName) -> None:
-        self.reads, self.engine = reads, engine
-        self.trusted: set[Program] = set()
-
-    @functools.cached_property
-    def surroundings(self) -> Surroundings:
-        """What those read, looked through once."""
-        return Surroundings(Sorted(Reading(self.reads()).now()), (), ())
 
 
 class Compiled:
@@ -133,7 +119,7 @@ class Compiled:
     ) -> Linearization:
         try:
             return self._by_program(map, point, arguments, name, shared, lone)
-        except _FoundWrongError as error:
+        except FoundWrongError as error:
             self._discard(error.program)
             return self._by_program(map, point, arguments, name, shared, lone)
 
@@ -179,7 +165,7 @@ class Compiled:
                 )
             try:
                 return self._halves(program, inputs, map, point, name, counts=is_same)
-            except _FoundWrongError as error:
+            except FoundWrongError as error:
                 self._discard(error.program)
                 return self._by_program(map, point, arguments, name, None, lone=False)
 
@@ -223,10 +209,8 @@ class Compiled:
         if (serving := self._serving(point, surroundings)) is not None:
             return serving
         origin = self._origin(map, point, arguments, shared)
-        found = None if origin is None else origin.found(surroundings, _inductor)
-        if found is not None and (inputs := found.inputs(point, surroundings)) is not None:
-            found.origin = origin
-            return found, inputs
+        if origin is not None and (found := origin.found(point, surroundings, _inductor)) is not None:
+            return found
         return self._new_program(map, point, surroundings, shared, origin)
 
     def _origin(self, map: Map, point: Leaves, arguments: Any, shared: Shared | None) -> Origin | None:
@@ -240,22 +224,14 @@ class Compiled:
 
     def _discard(self, program: Program) -> None:
         """Go on without a saved program that differs from the tape."""
-        warn_caller(
-            "A saved program differs from the tape, so it depends on something that is not compared between processes."
-            " The function is captured again, and its programs are not saved in this process."
-        )
+        warn_caller(FOUND_WRONG)
         if program.origin is not None:
             program.origin.discard()
         self._saves = False
         self.programs = [other for other in self.programs if other is not program]
 
     def _new_program(
-        self,
-        map: Map,
-        point: Leaves,
-        surroundings: Surroundings,
-        shared: Shared | None,
-        origin: Origin | None = None,
+        self, map: Map, point: Leaves, surroundings: Surroundings, shared: Shared | None, origin: Origin | None = None
     ) -> tuple[Program, list[Tensor]]:
         if len(self.programs) == PROGRAMS:
             changed = surroundings.difference(self.programs[-1].plain)
@@ -269,14 +245,7 @@ class Compiled:
         with refused(described("making its program")), leftovers.removed(reads):
             self._backend = self._backend or _inductor()
             program = Program.captured(
-                map,
-                point,
-                surroundings,
-                self._directions,
-                self._backend,
-                self._most_kept,
-                follows=self._follows,
-                origin=origin,
+                map, point, surroundings, self._directions, self._backend, self._most_kept, self._follows, origin
             )
         # Stand-ins draw nothing, so whoever has moved a generator is the function.
         if program.draws and any(not torch.equal(generator.get_state(), state) for generator, state in states.items()):
@@ -313,9 +282,10 @@ class Compiled:
         reference = tape.linearize(map, point, name=name)
         try:
             # Where none goes on with the tape, its graph is not kept beside what the program keeps.
-            expected = self._expected(reference, point, last=not (self.or_tape or program.may_be_missing_a_rule))
+            last = not (self.or_tape or program.may_be_missing_a_rule)
+            expected = expected_products(reference, self._directions, point, last)
             ours = self._checked(program, before, states, reference, expected, point, linearize)
-        except _FoundWrongError:
+        except FoundWrongError:
             reference.close()
             raise
         except CaptureError as error:
@@ -346,10 +316,10 @@ class Compiled:
         program, inputs = self._program(map, point, arguments, surroundings, None)
         if program.changed_inputs(inputs):
             raise CaptureError("it changes tensors in place, so that its evaluation cannot be repeated")
-        expected = self._expected(reference, point)
+        expected = expected_products(reference, self._directions, point)
         try:
             ours = self._checked(program, inputs, states if program.draws else {}, reference, expected, point)
-        except _FoundWrongError as error:
+        except FoundWrongError as error:
             self._discard(error.program)
             return self.beside(reference, states, map, point, arguments)
         if ours is None:
@@ -362,7 +332,7 @@ class Compiled:
         inputs: list[Tensor],
         states: States,
         reference: Linearization,
-        expected: _Expected,
+        expected: Expected,
         point: Leaves,
         linearize: Callable[[], Linearization] | None = None,
     ) -> Linearization | None:
@@ -378,20 +348,20 @@ class Compiled:
                         self._keep(program)
                         return None
                     ours = CompiledLinearization(program, start)
-                    found = [*ours.outputs, *_tensors(ours.aux)]
-                    returned = [*reference.outputs, *_tensors(reference.aux)]
-                    _compare("value or gradient", found, returned, program, number)
+                    found = [*ours.outputs, *tensors_of(ours.aux)]
+                    returned = [*reference.outputs, *tensors_of(reference.aux)]
+                    compare("value or gradient", found, returned, program, number)
                 else:
                     ours = LoneProduct(program, inputs, linearize, is_counted=False)
                 # The tape's, which a lone product has not computed.
                 ours.outputs, ours.aux = reference.outputs, reference.aux
-                scaled = functools.cache(lambda: self._products(ours, point, FACTOR))
-                for i, product in enumerate(self._products(ours, point)):
+                scaled = functools.cache(lambda: random_products(ours, self._directions, point, FACTOR))
+                for i, product in enumerate(random_products(ours, self._directions, point)):
                     again = lambda i=i: scaled()[i], lambda i=i: expected.scaled[i]
-                    _compare("product with a random vector", product, expected.products[i], program, number, again)
+                    compare("product with a random vector", product, expected.products[i], program, number, again)
         except CaptureError as error:
             if number == 1 and program.origin is not None and program.origin.is_found:
-                raise _FoundWrongError(program) from error
+                raise FoundWrongError(program) from error
             drawn = f", and it draws by {', '.join(program.draws)}" if program.draws else ""
             raise CaptureError(f"{error}{drawn}") from error
         if isinstance(ours, LoneProduct):
@@ -406,26 +376,6 @@ class Compiled:
         if program not in self.programs:
             self.programs.append(program)
 
-    def _products(
-        self, linearization: Linearization, point: Leaves, factor: float = 1.0, last: bool = False
-    ) -> list[Leaves]:
-        """Products with random vectors times a factor, one for each direction."""
-        everything = Selection(tuple(range(len(linearization.outputs))), tuple(range(len(point))))
-        products: list[Leaves] = []
-        # Those by rmatvec come after those by matvec, since the last of them frees all.
-        for direction in sorted(self._directions):
-            vectors = [
-                factor * random_like(leaf) for leaf in (linearization.outputs if direction == "rmatvec" else point)
-            ]
-            products.append(getattr(linearization, direction)(vectors, everything, last=last))
-        return products
-
-    def _expected(self, reference: Linearization, point: Leaves, last: bool = False) -> _Expected:
-        """The tape's products, which a program's are compared with."""
-        with refused(described("a product by the tape")):
-            products = self._products(reference, point)
-            return _Expected(products, self._products(reference, point, FACTOR, last))
-
     def _instead(self, error: CaptureError, reference: Linearization) -> Linearization:
         """The tape where there is no program to trust."""
         if not self.or_tape:
@@ -438,39 +388,8 @@ class Compiled:
         return reference
 
 
-class _FoundWrongError(CaptureError):
-    """A program that was found on the disk differs from the tape."""
-
-    def __init__(self, program: Program) -> None:
-        super().__init__("a saved program differs from the tape")
-        self.program = program
-
-
 def _inductor() -> Backend:
     """Loaded only where it is used."""
     from hesse._linearize.program import backends
 
     return backends.INDUCTOR
-
-
-class _Expected(NamedTuple):
-    """The tape's products with random vectors, and with the same vectors times ``FACTOR``."""
-
-    products: list[Leaves]
-    scaled: list[Leaves]
-
-
-def _compare(
-    what: str, ours: Leaves, expected: Leaves, program: Program, number: int, again: Sequence[Again] = ()
-) -> None:
-    times = disagreement(ours, expected, precision=program.precision, again=again)
-    if not times <= 1:
-        raise CaptureError(
-            f"the {what} differs from the tape's by {times:.1e} times what rounding allows, at point {number} of the"
-            " program"
-        )
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    """The tensors of an auxiliary output that can be compared as numbers."""
-    return [leaf for leaf in trees.flatten(tree)[0] if isinstance(leaf, Tensor) and leaf.is_floating_point()]

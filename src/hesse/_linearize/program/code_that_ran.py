@@ -12,6 +12,9 @@ from typing import Any
 from hesse._autograd.captured import function_of, is_the_users
 from hesse._linearize.program.dependences import Unknown, inner_codes
 
+OF_TORCH = ("typing_extensions", "sympy", "mpmath", "networkx", "filelock", "fsspec", "jinja2", "torchgen", "functorch")
+"""What PyTorch loads and runs itself."""
+
 Name = tuple[str, str]
 """A module, and the qualified name of a function in it."""
 
@@ -21,7 +24,8 @@ class Ran:
 
     def __init__(self) -> None:
         self.modules: dict[CodeType, str | None] = {}
-        self.is_complete = False
+        self._calls = 0
+        self._is_complete = True
 
     def _note(self, frame: FrameType, event: str, argument: Any) -> None:
         if event == "call" and frame.f_code not in self.modules:
@@ -30,7 +34,9 @@ class Ran:
     @contextlib.contextmanager
     def noted(self) -> Iterator[None]:
         """Within it code is taken note of, unless a profiler of the user's runs."""
+        self._calls += 1
         if sys.getprofile() is not None:
+            self._is_complete = False
             yield
             return
         sys.setprofile(self._note)
@@ -38,9 +44,10 @@ class Ran:
             yield
         finally:
             # Whoever set another meanwhile keeps it, and what ran since is not known.
-            self.is_complete = sys.getprofile() == self._note
-            if self.is_complete:
+            if sys.getprofile() == self._note:
                 sys.setprofile(None)
+            else:
+                self._is_complete = False
 
     def names(self, known: Sequence[FunctionType]) -> list[Name]:
         """The names of all functions of the user's that ran, beside those that are known already.
@@ -48,9 +55,16 @@ class Ran:
         Raises:
             Unknown: there is code that no name leads to.
         """
-        if not self.is_complete:
-            raise Unknown("a profiler runs")
+        if not (self._calls and self._is_complete):
+            raise Unknown("a profiler of the user's")
         users = {code: module for code, module in self.modules.items() if is_the_users(module)}
+        # Python makes the constructor of a named tuple of the names of its fields alone.
+        named_tuple = "namedtuple_"
+        users = {
+            code: module
+            for code, module in users.items()
+            if (module or "").split(".")[0] not in OF_TORCH and not (module or "").startswith(named_tuple)
+        }
         found: dict[Name, None] = {}
         reached = [function.__code__ for function in known]
         for code, module in users.items():

@@ -60,6 +60,7 @@ class Program:
         draws: names of the operators by which the function draws random numbers.
         precision: the dtype with the coarsest rounding of all that it computes in.
         origin: where it is saved, if it may be.
+        saved_seconds: spent by the process that saved it.
         first: the first half, once it is compiled.
         runs: the compiled replays, by kind and the number of vectors at once, which is None for a single vector.
         shared: of each of them, positions of products that share memory with inputs or with each other.
@@ -70,6 +71,7 @@ class Program:
         self.draws, self.precision = parts.draws, parts.precision
         self.points: collections.Counter[Form] = collections.Counter()
         self.origin: Origin | None = None
+        self.saved_seconds = 0.0
         self.first: Run | None = None
         self.runs: dict[tuple[Which, int | None], Run] = {}
         self.shared: dict[tuple[Which, int | None], list[int]] = {}
@@ -82,7 +84,6 @@ class Program:
         directions: Sequence[Direction],
         backend: Backend,
         most_kept: int | None = None,
-        *,
         follows: bool = False,
         origin: Origin | None = None,
     ) -> Program:
@@ -95,6 +96,11 @@ class Program:
         program = Program(parts, surroundings.plain, lambda: backend, time.perf_counter() - began)
         program.origin = origin
         return program
+
+    @property
+    def price(self) -> float:
+        """Seconds that capturing and compiling it takes, spent here or by the process that saved it."""
+        return self.seconds + self.saved_seconds
 
     @property
     def has_batched(self) -> bool:

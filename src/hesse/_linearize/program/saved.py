@@ -23,7 +23,8 @@ from torch import Tensor
 
 from hesse._base import saved_files
 from hesse._base.errors import warn_caller
-from hesse._linearize.program.code_that_ran import Name, Ran, function_named
+from hesse._linearize.clear_saved_programs import SUFFIX
+from hesse._linearize.program.code_that_ran import OF_TORCH, Name, Ran, function_named
 from hesse._linearize.program.dependences import Unknown, digest
 from hesse._linearize.program.parts import Parts, Replay, Which
 from hesse._linearize.program.program import Program
@@ -32,7 +33,6 @@ from hesse._linearize.program.surroundings import Layout, Surroundings, layout, 
 from hesse._linearize.program.wrapper import Kernel, Wrapper
 from hesse._linearize.protocol import Direction, Leaves, Map
 
-SUFFIX = ".program"
 _MOST_CONSTANTS = 16 * 2**20
 _DIGEST = 40
 _TYPES = {kind.__name__: kind for kind in (Tensor, torch.nn.Parameter, torch.nn.Buffer)}
@@ -53,8 +53,10 @@ class Origin:
         self._functions = functions
         self._saved: set[Any] = set()
 
-    def found(self, surroundings: Surroundings, backend: Callable[[], Any]) -> Program | None:
-        """The saved program, where it is there and its code is what it was."""
+    def found(
+        self, point: Leaves, surroundings: Surroundings, backend: Callable[[], Any]
+    ) -> tuple[Program, list[Tensor]] | None:
+        """The saved program and its inputs at a point, where it is there, serves it, and its code is what it was."""
         content = saved_files.read(self.name)
         if content is None:
             return None
@@ -83,9 +85,13 @@ class Origin:
                     program.runs[which, None], program.shared[which, None] = run, saved["shared"][which]
         except (OSError, ImportError, Unknown):
             return None  # kernels or functions are not there
+        inputs = program.inputs(point, surroundings)
+        if inputs is None:
+            return None
+        program.origin, program.saved_seconds = self, saved["seconds"]
         self.is_found, self._saved = True, _compiled(program)
         self._names, self._ran_digest = names, saved["ran_digest"]
-        return program
+        return program, inputs
 
     def save(self, program: Program) -> None:
         """Save a program that was compared with the tape, where it holds more than was saved and all of it is known."""
@@ -100,7 +106,7 @@ class Origin:
             saved = _saved(program)
         except Unknown:
             return
-        saved |= {"ran": self._names, "ran_digest": self._ran_digest}
+        saved |= {"ran": self._names, "ran_digest": self._ran_digest, "seconds": program.price}
         constants = {str(i): tensor.contiguous() for i, tensor in enumerate(program.parts.constants)}
         body = safetensors.torch.save(constants, {"program": json.dumps(saved)})
         saved_files.write(self.name, _digest(body).encode() + body)
@@ -123,24 +129,6 @@ def origin_of(
     layouts = [tuple(builtins_of(leaf)) for leaf in point]
     key = repr((found.text, layouts, tuple(directions), most, settings(), _environment()))
     return Origin(_digest(key.encode()) + SUFFIX, found.functions)
-
-
-def clear_saved_programs() -> int:
-    """Remove all compiled programs that were saved on the disk.
-
-    A program is saved once it was compared with the tape, in the folder that the variable ``HESSE_CACHE_DIR`` of the
-    environment names, or else in ``hesse`` of the user's cache. An empty variable turns saving off.
-
-    Returns:
-        How many there were.
-
-    Example:
-        >>> import hesse
-        >>> removed = hesse.clear_saved_programs()
-        >>> hesse.clear_saved_programs()
-        0
-    """
-    return saved_files.clear(SUFFIX)
 
 
 def builtins_of(tensor: Tensor) -> list[Any]:
@@ -299,7 +287,7 @@ def _installed() -> tuple[Any, ...]:
     package = Path(__file__).parents[2]
     files = [(str(path.relative_to(package)), path.stat()) for path in sorted(package.rglob("*.py"))]
     versions = {}
-    for name in ("torch", "numpy", "scipy", "hesse"):
+    for name in ("torch", "numpy", "scipy", *OF_TORCH):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     own = hashlib.blake2b(repr([(name, at.st_size, at.st_mtime_ns) for name, at in files]).encode()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,8 @@ _GLOBALS: dict[str, Any] = {
 }
 # Named in the code of every graph; where they are used, the code holds their names and a dot.
 _UNUSED = {"fx_pytree": "fx_pytree.", "pytree": "pytree."}
+# Operators of others may change while their names do not.
+_OPERATORS = {"aten", "prims", "hesse", "mkldnn", "inductor"}
 
 
 class Input(NamedTuple):
@@ -42,6 +45,8 @@ class StoredGraph(NamedTuple):
         written = graph.graph.python_code("self")
         unknown = [name for name in written.globals if name not in _GLOBALS and name not in _UNUSED]
         if unknown or "self." in written.src or any(use in written.src for use in _UNUSED.values()):
+            return None
+        if set(re.findall(r"torch\.ops\.(\w+)", written.src)) - _OPERATORS:
             return None
         nodes = [node for node in graph.graph.nodes if node.op == "placeholder"]
         inputs = []

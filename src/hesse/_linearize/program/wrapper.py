@@ -76,7 +76,7 @@ class Wrapper(NamedTuple):
         if any(getattr(given, name, None) is not getattr(torch, name, 0) for name in externs):
             return None
         known = {kernel.name for kernel in kernels} | {"extern_kernels"} | vars(builtins).keys() | _defined(tree)
-        if names - known or any(isinstance(node, ast.Global) for node in ast.walk(tree)):
+        if names - known or any(isinstance(node, ast.Global) for node in ast.walk(tree)) or _is_filled_in(tree):
             return None
         return Wrapper(ast.unparse(tree), externs, kernels)
 
@@ -109,6 +109,12 @@ def _without_compiler(tree: ast.Module) -> ast.Module:
             continue
         kept.append(node)
     return ast.Module(kept, [])
+
+
+def _is_filled_in(tree: ast.Module) -> bool:
+    """Whether the compiler gives the code constants after it was loaded."""
+    values = [node.value for node in tree.body if isinstance(node, ast.Assign)]
+    return any(isinstance(value, ast.Constant) and value.value is None for value in values)
 
 
 def _defined(tree: ast.Module) -> set[str]:
