@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import inspect
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,9 @@ from hesse._linearize.program.dependences import Unknown, inner_codes
 OF_TORCH = ("typing_extensions", "sympy", "mpmath", "networkx", "filelock", "fsspec", "jinja2", "torchgen", "functorch")
 """What PyTorch loads and runs itself."""
 
+# Private: the function of Python's by which a module is found and run.
+_IMPORT: CodeType | None = getattr(getattr(importlib._bootstrap, "_find_and_load", None), "__code__", None)
+
 Name = tuple[str, str]
 """A module, and the qualified name of a function in it."""
 
@@ -24,11 +28,14 @@ class Ran:
 
     def __init__(self) -> None:
         self.modules: dict[CodeType, str | None] = {}
-        self._calls = 0
+        self._calls = self._importing = 0
         self._is_complete = True
 
     def _note(self, frame: FrameType, event: str, argument: Any) -> None:
-        if event == "call" and frame.f_code not in self.modules:
+        # What is imported on the way is of no effect until it is called.
+        if frame.f_code is _IMPORT and event in ("call", "return"):
+            self._importing += 1 if event == "call" else -1
+        elif event == "call" and not self._importing and frame.f_code not in self.modules:
             self.modules[frame.f_code] = frame.f_globals.get("__name__")
 
     @contextlib.contextmanager
