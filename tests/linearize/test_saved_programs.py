@@ -36,6 +36,7 @@ print([product.tolist() for product in products], H.explain().lone, loaded)
 PRODUCTS = [[48.0, -48.0, 24.0], [96.0, -96.0, 48.0], [192.0, -192.0, 96.0]]
 
 
+@pytest.mark.exhaustive
 def test_a_second_process_captures_and_compiles_nothing(tmp_path: Path) -> None:
     first = run(PROGRAM, HESSE_CACHE_DIR=str(tmp_path))
     assert first == f"{PRODUCTS} True ['torch._inductor', 'hesse._linearize.program.capture']\n"
@@ -81,6 +82,7 @@ def operator(func: Any) -> tuple[hesse.Hessian, bool]:
     return H, program.origin is not None and program.origin.is_found
 
 
+@pytest.mark.private
 def test_the_same_function_is_found_and_a_changed_one_is_captured(folder: Path) -> None:
     assert not operator(function())[1]
     H, is_found = operator(function())

@@ -36,8 +36,14 @@ with warnings.catch_warnings():
 _MOST_OPERATIONS = 16
 
 
-# A digest of Inductor's options, where nobody can have set one before they were loaded here.
-AS_THEY_COME: str | None = inductor_config.get_hash().hex() if _IS_FIRST else None
+def digest_of_options() -> str | None:
+    """A digest of Inductor's options; None where it gives none."""
+    digest = getattr(inductor_config, "get_hash", None)
+    return None if digest is None else str(digest().hex())
+
+
+# Where nobody can have set one before they were loaded here.
+AS_THEY_COME = digest_of_options() if _IS_FIRST else None
 
 
 def decompositions() -> dict[Any, Any]:

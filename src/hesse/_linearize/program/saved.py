@@ -83,7 +83,7 @@ class Origin:
                     program.first = run
                 else:
                     program.runs[which, None], program.shared[which, None] = run, saved["shared"][which]
-        except (OSError, ImportError, Unknown):
+        except (OSError, ImportError, AttributeError, Unknown):
             return None  # kernels or functions are not there
         inputs = program.inputs(point, surroundings)
         if inputs is None:
@@ -124,16 +124,15 @@ def origin_of(
         return None
     try:
         found = digest([("", func), ("reads", reads), ("arguments", arguments), ("map", map)])
+        layouts = [tuple(_layout_to_save(layout(leaf))) for leaf in point]
+        key = repr((found.text, layouts, tuple(directions), most, settings(), _environment()))
     except Unknown:
         return None
-    layouts = [tuple(builtins_of(leaf)) for leaf in point]
-    key = repr((found.text, layouts, tuple(directions), most, settings(), _environment()))
     return Origin(_digest(key.encode()) + SUFFIX, found.functions)
 
 
-def builtins_of(tensor: Tensor) -> list[Any]:
-    """A tensor's layout, as JSON holds it."""
-    shape, stride, dtype, device, requires_grad, kind = layout(tensor)
+def _layout_to_save(layout: Layout) -> list[Any]:
+    shape, stride, dtype, device, requires_grad, kind = layout
     return [list(shape), list(stride), str(dtype), str(device), requires_grad, kind.__name__]
 
 
@@ -165,10 +164,7 @@ def _saved(program: Program) -> dict[str, Any]:
     slots: list[Any] = [_Slot(i) for i in range(num_aux)]
     return {
         "captured": parts.captured,
-        "layouts": [
-            [list(shape), list(stride), str(dtype), str(device), requires_grad, kind.__name__]
-            for shape, stride, dtype, device, requires_grad, kind in parts.layouts
-        ],
+        "layouts": [_layout_to_save(layout) for layout in parts.layouts],
         "numbers": [list(parts.variables), parts.num_added, parts.num_first, parts.num_outputs, parts.has_exception],
         "precision": str(parts.precision),
         "aux": _structure(parts.rebuild_aux(slots)),
@@ -291,7 +287,7 @@ def _installed() -> tuple[Any, ...]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     own = hashlib.blake2b(repr([(name, at.st_size, at.st_mtime_ns) for name, at in files]).encode()).hexdigest()
-    processor = sorted(torch.cpu.get_capabilities().items()), torch.backends.cpu.get_cpu_capability()
+    processor = sorted(getattr(torch.cpu, "get_capabilities", dict)().items()), torch.backends.cpu.get_cpu_capability()
     return own, versions, torch.version.git_version, sys.version, processor
 
 
@@ -306,9 +302,11 @@ def _environment() -> tuple[Any, ...]:
 
 def _options() -> str:
     """The options of Inductor: nothing where they are as they come, since loading them takes a second."""
-    config = sys.modules.get("torch._inductor.config")
-    if config is None:
+    if "torch._inductor.config" not in sys.modules:
         return ""
-    now: str = config.get_hash().hex()
-    ours = sys.modules.get("hesse._linearize.program.inductor")
-    return "" if ours is not None and now == ours.AS_THEY_COME else now
+    from hesse._linearize.program import inductor
+
+    now = inductor.digest_of_options()
+    if now is None:
+        raise Unknown("the options of Inductor")
+    return "" if now == inductor.AS_THEY_COME else now
