@@ -78,8 +78,9 @@ def operator(func: Any) -> tuple[hesse.Hessian, bool]:
     x = torch.tensor([1.0, 2.0], dtype=torch.float64)
     H = hesse.Hessian(func, x, engine="compiled")
     point: Any = H._point
-    (program,) = point.engines.programs_of("gradient").programs
-    return H, program.origin is not None and program.origin.is_found
+    programs = point.engines.programs_of("gradient")
+    (program,) = programs.programs
+    return H, program in programs._origins and programs._origins[program].is_found
 
 
 @pytest.mark.private

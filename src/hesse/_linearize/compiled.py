@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,7 @@ class Compiled:
         self._backend, self._most_kept = backend, most_kept
         # A backend of one's own is not known on the disk.
         self._saves = backend is None
+        self._origins: dict[Program, Origin] = {}
         self.refusal: str | None = None
         self._follows = False
 
@@ -209,9 +211,11 @@ class Compiled:
         if (serving := self._serving(point, surroundings)) is not None:
             return serving
         origin = self._origin(map, point, arguments, shared)
-        if origin is not None and (found := origin.found(point, surroundings, _inductor)) is not None:
-            return found
-        return self._new_program(map, point, surroundings, shared, origin)
+        found = None if origin is None else origin.found(point, surroundings, _inductor)
+        program, inputs = found or self._new_program(map, point, surroundings, shared, origin)
+        if origin is not None:
+            self._origins[program] = origin
+        return program, inputs
 
     def _origin(self, map: Map, point: Leaves, arguments: Any, shared: Shared | None) -> Origin | None:
         """Where the program is saved; None where it is not."""
@@ -225,8 +229,7 @@ class Compiled:
     def _discard(self, program: Program) -> None:
         """Go on without a saved program that differs from the tape."""
         warn_caller(FOUND_WRONG)
-        if program.origin is not None:
-            program.origin.discard()
+        self._origins.pop(program).discard()
         self._saves = False
         self.programs = [other for other in self.programs if other is not program]
 
@@ -244,8 +247,9 @@ class Compiled:
         reads = (self.reading.func, shared and shared.reads())
         with refused(described("making its program")), leftovers.removed(reads):
             self._backend = self._backend or _inductor()
+            noting = contextlib.nullcontext if origin is None else origin.ran.noted
             program = Program.captured(
-                map, point, surroundings, self._directions, self._backend, self._most_kept, self._follows, origin
+                map, point, surroundings, self._directions, self._backend, self._most_kept, self._follows, noting
             )
         # Stand-ins draw nothing, so whoever has moved a generator is the function.
         if program.draws and any(not torch.equal(generator.get_state(), state) for generator, state in states.items()):
@@ -360,7 +364,7 @@ class Compiled:
                     again = lambda i=i: scaled()[i], lambda i=i: expected.scaled[i]
                     compare("product with a random vector", product, expected.products[i], program, number, again)
         except CaptureError as error:
-            if number == 1 and program.origin is not None and program.origin.is_found:
+            if number == 1 and program in self._origins and self._origins[program].is_found:
                 raise FoundWrongError(program) from error
             drawn = f", and it draws by {', '.join(program.draws)}" if program.draws else ""
             raise CaptureError(f"{error}{drawn}") from error
@@ -368,8 +372,8 @@ class Compiled:
             ours.is_counted = True
         self._keep(program)
         program.points[form] = number
-        if program.origin is not None:
-            program.origin.save(program)
+        if program in self._origins:
+            self._origins[program].save(program)
         return ours
 
     def _keep(self, program: Program) -> None:

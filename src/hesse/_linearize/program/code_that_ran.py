@@ -56,8 +56,8 @@ class Ran:
             else:
                 self._is_complete = False
 
-    def names(self, known: Sequence[FunctionType]) -> list[Name]:
-        """The names of all functions of the user's that ran, beside those that are known already.
+    def names(self, reached: Sequence[CodeType]) -> list[Name]:
+        """The names of all functions of the user's that ran, beside those that were reached already.
 
         Raises:
             Unknown: there is code that no name leads to.
@@ -73,7 +73,6 @@ class Ran:
             if (module or "").split(".")[0] not in OF_TORCH and not (module or "").startswith(named_tuple)
         }
         found: dict[Name, None] = {}
-        reached = [function.__code__ for function in known]
         for code, module in users.items():
             if any(_contains(outer, code, users) for outer in reached):
                 continue

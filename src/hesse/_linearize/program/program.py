@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
@@ -24,7 +25,6 @@ from hesse._linearize.protocol import Direction, Leaves, Map, Sources
 if TYPE_CHECKING:
     from hesse._linearize.program.backends import Backend
     from hesse._linearize.program.graph import Graph
-    from hesse._linearize.program.saved import Origin
 
 Form = Literal["halves", "lone"]
 """How a point is served: by two halves, or by one program of a lone product."""
@@ -59,7 +59,6 @@ class Program:
         points: how many points it has served as two halves, and as a lone product.
         draws: names of the operators by which the function draws random numbers.
         precision: the dtype with the coarsest rounding of all that it computes in.
-        origin: where it is saved, if it may be.
         saved_seconds: spent by the process that saved it.
         first: the first half, once it is compiled.
         runs: the compiled replays, by kind and the number of vectors at once, which is None for a single vector.
@@ -70,7 +69,6 @@ class Program:
         self.parts, self.plain, self._backend, self.seconds = parts, plain, backend, seconds
         self.draws, self.precision = parts.draws, parts.precision
         self.points: collections.Counter[Form] = collections.Counter()
-        self.origin: Origin | None = None
         self.saved_seconds = 0.0
         self.first: Run | None = None
         self.runs: dict[tuple[Which, int | None], Run] = {}
@@ -85,17 +83,17 @@ class Program:
         backend: Backend,
         most_kept: int | None = None,
         follows: bool = False,
-        origin: Origin | None = None,
+        noting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> Program:
-        """The program of a map that is captured now, at a point laid out like all that it serves."""
+        """The program of a map that is captured now, at a point laid out like all that it serves.
+
+        ``noting`` is entered while code of the user's runs.
+        """
         from hesse._linearize.program.making import parts_of
 
         began = time.perf_counter()
-        noting = contextlib.nullcontext if origin is None else origin.ran.noted
         parts = parts_of(map, point, surroundings, directions, backend, most_kept, follows, noting)
-        program = Program(parts, surroundings.plain, lambda: backend, time.perf_counter() - began)
-        program.origin = origin
-        return program
+        return Program(parts, surroundings.plain, lambda: backend, time.perf_counter() - began)
 
     @property
     def price(self) -> float:

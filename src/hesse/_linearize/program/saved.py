@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import safetensors.torch
@@ -41,16 +42,20 @@ _TYPES = {kind.__name__: kind for kind in (Tensor, torch.nn.Parameter, torch.nn.
 class Origin:
     """The file of a program, and what the program depends on.
 
+    Args:
+        name: of the file.
+        reached: the code of functions that are in the name.
+
     Attributes:
         ran: what runs while the program is captured is noted here.
         is_found: whether the program was read from the file.
     """
 
-    def __init__(self, name: str, functions: Sequence[Any]) -> None:
+    def __init__(self, name: str, reached: Sequence[CodeType]) -> None:
         self.name = name
         self.ran = Ran()
         self.is_found = False
-        self._functions = functions
+        self._reached = reached
         self._saved: set[Any] = set()
 
     def found(
@@ -88,7 +93,7 @@ class Origin:
         inputs = program.inputs(point, surroundings)
         if inputs is None:
             return None
-        program.origin, program.saved_seconds = self, saved["seconds"]
+        program.saved_seconds = saved["seconds"]
         self.is_found, self._saved = True, _compiled(program)
         self._names, self._ran_digest = names, saved["ran_digest"]
         return program, inputs
@@ -101,7 +106,7 @@ class Origin:
         self._saved = compiled
         try:
             if not self.is_found:
-                self._names = self.ran.names(self._functions)
+                self._names = self.ran.names(self._reached)
                 self._ran_digest = _digest_of(self._names)
             saved = _saved(program)
         except Unknown:
@@ -128,7 +133,8 @@ def origin_of(
         key = repr((found.text, layouts, tuple(directions), most, settings(), _environment()))
     except Unknown:
         return None
-    return Origin(_digest(key.encode()) + SUFFIX, found.functions)
+    # Without the functions, which would keep alive what they read.
+    return Origin(_digest(key.encode()) + SUFFIX, [function.__code__ for function in found.functions])
 
 
 def _layout_to_save(layout: Layout) -> list[Any]:
