@@ -4,6 +4,7 @@ Two workers share two cores, and sums come out the same on every machine.
 """
 
 import gc
+import os
 from collections import Counter
 
 import hypothesis  # noqa: F401  # when it is loaded it looks for references, which a frozen object does not show
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# Each test captures what it asks for, and none leaves programs in the user's cache.
+os.environ["HESSE_CACHE_DIR"] = ""
 # What is collected stays: the garbage collector goes through what tests make, not through a million objects more.
 gc.disable()
 

@@ -22,6 +22,7 @@ try:
     from hesse._base.version import __version__ as __version__
     from hesse._checking import Check, Finding, check
     from hesse._linearize.choice import Choice
+    from hesse._linearize.clear_saved_programs import clear_saved_programs
     from hesse._operators import (
         EmpiricalFisher,
         Fisher,
@@ -106,6 +107,7 @@ __all__ = [
     "TraceOfEstimate",
     "as_operator",
     "check",
+    "clear_saved_programs",
     "diagonal",
     "eigsh",
     "factorize",

@@ -120,7 +120,7 @@ def test_a_program_serves_masks_with_as_many_entries(func: Function, monkeypatch
     def captured_again(*args: object) -> None:
         raise AssertionError("a new program")
 
-    monkeypatch.setattr("hesse._linearize.program.program.capture", captured_again)
+    monkeypatch.setattr("hesse._linearize.program.making.capture", captured_again)
     _mask.copy_(_mask.flip(0))
     torch.testing.assert_close(H.at(X) @ V, product(func, X))
 

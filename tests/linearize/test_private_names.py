@@ -97,7 +97,7 @@ def test_what_inductor_compiles_runs_without_its_wrapper() -> None:
     H @ torch.ones(3)
     point: Any = H._point
     (program,) = point.engines.programs_of("gradient").programs
-    (run,) = program._runs.values()
+    (run,) = program.runs.values()
     assert not hasattr(run, "current_callable")
     v = torch.tensor([1.0, 2.0, 3.0])
     torch.testing.assert_close(H @ v, 12 * v)

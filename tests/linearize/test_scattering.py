@@ -98,7 +98,7 @@ def test_places_are_sorted_once_a_point_and_no_replay_adds_in_place() -> None:
     H = programs.hessian(pairs, X)
     H @ X
     (program,) = H._point.engines.programs_of("gradient").programs
-    replay = {node.target for node in program._replays["rmatvec"].graph.graph.nodes}
+    replay = {node.target for node in program.parts.replays["rmatvec"].graph.graph.nodes}
     assert torch.ops.hesse.add_segments.default in replay
     assert torch.ops.hesse.order_indices.default not in replay
     assert torch.ops.aten.index_put.default not in replay

@@ -96,13 +96,14 @@ def reached(func: Callable[..., Any], kind: type[Kind]) -> Iterator[tuple[str, K
 
 
 def reach(
-    value: Any, name: str = "", passed: dict[int, tuple[Any, frozenset[str]]] | None = None
+    value: Any, name: str = "", passed: dict[int, tuple[Any, frozenset[str]]] | None = None, depth: int = _DEPTH
 ) -> Iterator[tuple[str, Any]]:
     """Names and objects of every kind that ``value`` reaches, itself included; its own name is ``name``.
 
     ``passed`` takes the objects that others were found in, by identity, and what was looked for in their classes.
+    What objects hold is looked through down to ``depth``.
     """
-    yield from _reach(value, name, {} if passed is None else passed, _DEPTH, _CALLED)
+    yield from _reach(value, name, {} if passed is None else passed, depth, _CALLED)
 
 
 def _reach(
@@ -117,7 +118,7 @@ def _reach(
         return
     passed[id(value)] = value, named
     of_classes = list(_of_classes(value, named))
-    functions = [_function_of(value), *[entry for _, entry in of_classes]]
+    functions = [function_of(value), *[entry for _, entry in of_classes]]
     named = named.union(*[attribute_names(function.__code__) for function in functions if is_users_code(function)])
     for inner, child in (*children(value), *of_classes):
         yield from _reach(child, f"{name}.{inner}" if name and inner else name or inner, passed, depth - 1, named)
@@ -140,7 +141,7 @@ def of_class(owner: type, named: frozenset[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     new = named if bases else frozenset()
     while new:
-        entries = {key: _function_of(base[key]) for base in bases for key in new & base.keys()}
+        entries = {key: function_of(base[key]) for base in bases for key in new & base.keys()}
         found |= entries
         codes = [entry.__code__ for entry in entries.values() if is_users_code(entry)]
         new = frozenset().union(*map(attribute_names, codes)) - found.keys()
@@ -153,11 +154,11 @@ def users_bases(order: tuple[type, ...]) -> list[type]:
     return [base for base in reversed(order) if is_the_users(base.__module__)]
 
 
-def _function_of(value: Any) -> Any:
+def function_of(value: Any) -> Any:
     """The function that a method, a property or a partial function calls; other values as they are."""
     for kind, attribute in _WRAPPERS.items():
         if isinstance(value, kind):
-            return _function_of(getattr(value, attribute))
+            return function_of(getattr(value, attribute))
     return value
 
 

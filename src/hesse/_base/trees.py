@@ -152,3 +152,8 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
     """``tree`` with ``function`` applied to its tensors and everything else as it was."""
     leaves, spec = flatten(tree)
     return spec.rebuild([function(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves])
+
+
+def is_treespec(value: Any) -> bool:
+    """Whether a value is PyTorch's own description of a structure."""
+    return isinstance(value, _pytree.TreeSpec)

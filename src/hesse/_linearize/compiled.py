@@ -2,60 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from hesse._autograd.agreement import FACTOR, Again, disagreement
+from hesse._autograd.agreement import FACTOR
 from hesse._autograd.gradients import memory_of
 from hesse._autograd.reading import Reading
 from hesse._autograd.thread_state import untraced
-from hesse._base import trees
 from hesse._base.devices import States, generator_states, put_back
 from hesse._base.errors import CaptureError, StalePointError, warn_caller
-from hesse._base.fixed_draws import random_like
 from hesse._linearize import tape
-from hesse._linearize.choice import EngineName
+from hesse._linearize.comparison import (
+    FOUND_WRONG,
+    Expected,
+    FoundWrongError,
+    compare,
+    expected_products,
+    random_products,
+    tensors_of,
+)
 from hesse._linearize.compiled_linearization import CompiledLinearization
 from hesse._linearize.draws import drawing_from
 from hesse._linearize.lone_product import LoneProduct
 from hesse._linearize.options import Verify
 from hesse._linearize.program.explained import described, refused
 from hesse._linearize.program.surroundings import Sorted, Surroundings
-from hesse._linearize.protocol import Direction, Leaves, Linearization, Map, Selection
+from hesse._linearize.protocol import Direction, Leaves, Linearization, Map
+from hesse._linearize.shared import Shared
 
 if TYPE_CHECKING:
     from hesse._linearize.program.backends import Backend
     from hesse._linearize.program.program import Form, Program
+    from hesse._linearize.program.saved import Origin
 
 EXCEPTION = "the function takes a norm, deviation or distance that is zero, whose second derivative no program has"
 
 # A function that needs more programs than this changes something at each point.
 PROGRAMS = 8
-
-
-class Shared:
-    """What linearizations at one point have in common, when there is one for each batch of data.
-
-    Args:
-        reads: by name, all that they read beside the arguments of each.
-        engine: what makes them all, also after another engine was decided for at another point.
-
-    Attributes:
-        trusted: the programs that are trusted here: they were compared with the tape, or no comparison was due.
-    """
-
-    def __init__(self, reads: Callable[[], dict[str, Any]], engine: EngineName) -> None:
-        self.reads, self.engine = reads, engine
-        self.trusted: set[Program] = set()
-
-    @functools.cached_property
-    def surroundings(self) -> Surroundings:
-        """What those read, looked through once."""
-        return Surroundings(Sorted(Reading(self.reads()).now()), (), ())
 
 
 class Compiled:
@@ -92,6 +80,9 @@ class Compiled:
         self._directions = directions
         self.or_tape = or_tape
         self._backend, self._most_kept = backend, most_kept
+        # A backend of one's own is not known on the disk.
+        self._saves = backend is None
+        self._origins: dict[Program, Origin] = {}
         self.refusal: str | None = None
         self._follows = False
 
@@ -128,9 +119,18 @@ class Compiled:
     def _linearize(
         self, map: Map, point: Leaves, arguments: Any, name: str, shared: Shared | None, lone: bool
     ) -> Linearization:
+        try:
+            return self._by_program(map, point, arguments, name, shared, lone)
+        except FoundWrongError as error:
+            self._discard(error.program)
+            return self._by_program(map, point, arguments, name, shared, lone)
+
+    def _by_program(
+        self, map: Map, point: Leaves, arguments: Any, name: str, shared: Shared | None, lone: bool
+    ) -> Linearization:
         surroundings = self._surroundings(arguments, point, shared.surroundings if shared else None)
         try:
-            program, inputs = self._serving(point, surroundings) or self._new_program(map, point, surroundings, shared)
+            program, inputs = self._program(map, point, arguments, surroundings, shared)
         except CaptureError as error:
             # What the function itself raises passes through unchanged.
             return self._instead(error, tape.linearize(map, point, name=name))
@@ -165,7 +165,11 @@ class Compiled:
                     f"What the function reads has changed since this {name} was made, and its gradient was not computed"
                     " yet. Call at(inputs) for the operator at the present values."
                 )
-            return self._halves(program, inputs, map, point, name, counts=is_same)
+            try:
+                return self._halves(program, inputs, map, point, name, counts=is_same)
+            except FoundWrongError as error:
+                self._discard(error.program)
+                return self._by_program(map, point, arguments, name, None, lone=False)
 
         if self._is_due(program, "lone"):
             return self._verified(program, inputs, map, point, name, linearize)
@@ -200,8 +204,37 @@ class Compiled:
                 return program, inputs
         return None
 
+    def _program(
+        self, map: Map, point: Leaves, arguments: Any, surroundings: Surroundings, shared: Shared | None
+    ) -> tuple[Program, list[Tensor]]:
+        """A program for the point, and its inputs there: one that serves already, was saved, or is made now."""
+        if (serving := self._serving(point, surroundings)) is not None:
+            return serving
+        origin = self._origin(map, point, arguments, shared)
+        found = None if origin is None else origin.found(point, surroundings, _inductor)
+        program, inputs = found or self._new_program(map, point, surroundings, shared, origin)
+        if origin is not None:
+            self._origins[program] = origin
+        return program, inputs
+
+    def _origin(self, map: Map, point: Leaves, arguments: Any, shared: Shared | None) -> Origin | None:
+        """Where the program is saved; None where it is not."""
+        if not self._saves or len(self.programs) == PROGRAMS:
+            return None
+        from hesse._linearize.program.saved import origin_of
+
+        reads = None if shared is None else shared.reads()
+        return origin_of(map, self.reading.func, reads, arguments, point, self._directions, self._most_kept)
+
+    def _discard(self, program: Program) -> None:
+        """Go on without a saved program that differs from the tape."""
+        warn_caller(FOUND_WRONG)
+        self._origins.pop(program).discard()
+        self._saves = False
+        self.programs = [other for other in self.programs if other is not program]
+
     def _new_program(
-        self, map: Map, point: Leaves, surroundings: Surroundings, shared: Shared | None
+        self, map: Map, point: Leaves, surroundings: Surroundings, shared: Shared | None, origin: Origin | None = None
     ) -> tuple[Program, list[Tensor]]:
         if len(self.programs) == PROGRAMS:
             changed = surroundings.difference(self.programs[-1].plain)
@@ -214,8 +247,9 @@ class Compiled:
         reads = (self.reading.func, shared and shared.reads())
         with refused(described("making its program")), leftovers.removed(reads):
             self._backend = self._backend or _inductor()
-            program = Program(
-                map, point, surroundings, self._directions, self._backend, self._most_kept, follows=self._follows
+            noting = contextlib.nullcontext if origin is None else origin.ran.noted
+            program = Program.captured(
+                map, point, surroundings, self._directions, self._backend, self._most_kept, self._follows, noting
             )
         # Stand-ins draw nothing, so whoever has moved a generator is the function.
         if program.draws and any(not torch.equal(generator.get_state(), state) for generator, state in states.items()):
@@ -252,8 +286,12 @@ class Compiled:
         reference = tape.linearize(map, point, name=name)
         try:
             # Where none goes on with the tape, its graph is not kept beside what the program keeps.
-            expected = self._expected(reference, point, last=not (self.or_tape or program.may_be_missing_a_rule))
+            last = not (self.or_tape or program.may_be_missing_a_rule)
+            expected = expected_products(reference, self._directions, point, last)
             ours = self._checked(program, before, states, reference, expected, point, linearize)
+        except FoundWrongError:
+            reference.close()
+            raise
         except CaptureError as error:
             return self._instead(error, reference)
         if ours is None:
@@ -279,11 +317,15 @@ class Compiled:
             CaptureError: there is no program, or not for a point that has passed.
         """
         surroundings = self._surroundings(arguments, point)
-        program, inputs = self._serving(point, surroundings) or self._new_program(map, point, surroundings, None)
+        program, inputs = self._program(map, point, arguments, surroundings, None)
         if program.changed_inputs(inputs):
             raise CaptureError("it changes tensors in place, so that its evaluation cannot be repeated")
-        expected = self._expected(reference, point)
-        ours = self._checked(program, inputs, states if program.draws else {}, reference, expected, point)
+        expected = expected_products(reference, self._directions, point)
+        try:
+            ours = self._checked(program, inputs, states if program.draws else {}, reference, expected, point)
+        except FoundWrongError as error:
+            self._discard(error.program)
+            return self.beside(reference, states, map, point, arguments)
         if ours is None:
             raise CaptureError(EXCEPTION)
         return ours
@@ -294,7 +336,7 @@ class Compiled:
         inputs: list[Tensor],
         states: States,
         reference: Linearization,
-        expected: _Expected,
+        expected: Expected,
         point: Leaves,
         linearize: Callable[[], Linearization] | None = None,
     ) -> Linearization | None:
@@ -310,49 +352,33 @@ class Compiled:
                         self._keep(program)
                         return None
                     ours = CompiledLinearization(program, start)
-                    found = [*ours.outputs, *_tensors(ours.aux)]
-                    returned = [*reference.outputs, *_tensors(reference.aux)]
-                    _compare("value or gradient", found, returned, program, number)
+                    found = [*ours.outputs, *tensors_of(ours.aux)]
+                    returned = [*reference.outputs, *tensors_of(reference.aux)]
+                    compare("value or gradient", found, returned, program, number)
                 else:
                     ours = LoneProduct(program, inputs, linearize, is_counted=False)
                 # The tape's, which a lone product has not computed.
                 ours.outputs, ours.aux = reference.outputs, reference.aux
-                scaled = functools.cache(lambda: self._products(ours, point, FACTOR))
-                for i, product in enumerate(self._products(ours, point)):
+                scaled = functools.cache(lambda: random_products(ours, self._directions, point, FACTOR))
+                for i, product in enumerate(random_products(ours, self._directions, point)):
                     again = lambda i=i: scaled()[i], lambda i=i: expected.scaled[i]
-                    _compare("product with a random vector", product, expected.products[i], program, number, again)
+                    compare("product with a random vector", product, expected.products[i], program, number, again)
         except CaptureError as error:
+            if number == 1 and program in self._origins and self._origins[program].is_found:
+                raise FoundWrongError(program) from error
             drawn = f", and it draws by {', '.join(program.draws)}" if program.draws else ""
             raise CaptureError(f"{error}{drawn}") from error
         if isinstance(ours, LoneProduct):
             ours.is_counted = True
         self._keep(program)
         program.points[form] = number
+        if program in self._origins:
+            self._origins[program].save(program)
         return ours
 
     def _keep(self, program: Program) -> None:
         if program not in self.programs:
             self.programs.append(program)
-
-    def _products(
-        self, linearization: Linearization, point: Leaves, factor: float = 1.0, last: bool = False
-    ) -> list[Leaves]:
-        """Products with random vectors times a factor, one for each direction."""
-        everything = Selection(tuple(range(len(linearization.outputs))), tuple(range(len(point))))
-        products: list[Leaves] = []
-        # Those by rmatvec come after those by matvec, since the last of them frees all.
-        for direction in sorted(self._directions):
-            vectors = [
-                factor * random_like(leaf) for leaf in (linearization.outputs if direction == "rmatvec" else point)
-            ]
-            products.append(getattr(linearization, direction)(vectors, everything, last=last))
-        return products
-
-    def _expected(self, reference: Linearization, point: Leaves, last: bool = False) -> _Expected:
-        """The tape's products, which a program's are compared with."""
-        with refused(described("a product by the tape")):
-            products = self._products(reference, point)
-            return _Expected(products, self._products(reference, point, FACTOR, last))
 
     def _instead(self, error: CaptureError, reference: Linearization) -> Linearization:
         """The tape where there is no program to trust."""
@@ -371,26 +397,3 @@ def _inductor() -> Backend:
     from hesse._linearize.program import backends
 
     return backends.INDUCTOR
-
-
-class _Expected(NamedTuple):
-    """The tape's products with random vectors, and with the same vectors times ``FACTOR``."""
-
-    products: list[Leaves]
-    scaled: list[Leaves]
-
-
-def _compare(
-    what: str, ours: Leaves, expected: Leaves, program: Program, number: int, again: Sequence[Again] = ()
-) -> None:
-    times = disagreement(ours, expected, precision=program.precision, again=again)
-    if not times <= 1:
-        raise CaptureError(
-            f"the {what} differs from the tape's by {times:.1e} times what rounding allows, at point {number} of the"
-            " program"
-        )
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    """The tensors of an auxiliary output that can be compared as numbers."""
-    return [leaf for leaf in trees.flatten(tree)[0] if isinstance(leaf, Tensor) and leaf.is_floating_point()]

@@ -35,7 +35,7 @@ class CompiledLinearization(Linearization):
     @property
     def batch_price(self) -> float:
         """What compiling the program has taken: one for many vectors takes as long, or a few times as long."""
-        return 0.0 if self._program.has_batched else self._program.seconds
+        return 0.0 if self._program.has_batched else self._program.price
 
     def release_outputs(self) -> None:
         """Products read none."""

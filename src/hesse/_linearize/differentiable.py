@@ -13,6 +13,7 @@ from hesse._autograd.thread_state import untraced
 from hesse._base.devices import generator_states
 from hesse._base.errors import CaptureError, warn_caller
 from hesse._linearize import tape
+from hesse._linearize.comparison import expected_products
 from hesse._linearize.compiled import PROGRAMS, Compiled
 from hesse._linearize.compiled_linearization import CompiledLinearization
 from hesse._linearize.options import Verify
@@ -64,7 +65,7 @@ class Differentiable(Compiled):
                 before = program.with_copies(inputs)
                 states = generator_states() if program.draws else {}
                 reference = tape.linearize(map, point, name=self._name, sources=sources)
-                expected = self._expected(reference, followed)
+                expected = expected_products(reference, self._directions, followed)
                 ours = self._checked(program, before, states, reference, expected, followed)
             else:
                 ours = self._trusted(program, inputs)

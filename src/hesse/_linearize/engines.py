@@ -12,10 +12,11 @@ from hesse._autograd.reading import Found, Reading
 from hesse._base.memory import budget, readable
 from hesse._linearize import tape
 from hesse._linearize.choice import Choice, EngineName
-from hesse._linearize.compiled import EXCEPTION, Compiled, Shared
+from hesse._linearize.compiled import EXCEPTION, Compiled
 from hesse._linearize.guard import Remembered
 from hesse._linearize.options import Options
 from hesse._linearize.protocol import Direction, Leaves, Linearization, Map
+from hesse._linearize.shared import Shared
 
 if TYPE_CHECKING:
     from hesse._linearize.program.backends import Backend

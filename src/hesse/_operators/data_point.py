@@ -27,10 +27,10 @@ from hesse._data.plan import PILOT, Plan, make_plan
 from hesse._data.reduction import rounding
 from hesse._linearize import tape
 from hesse._linearize.choice import EngineName
-from hesse._linearize.compiled import Shared
 from hesse._linearize.engines import Engines, Linearize
 from hesse._linearize.guard import Guard
 from hesse._linearize.protocol import Leaves, Linearization, Map
+from hesse._linearize.shared import Shared
 from hesse._operators.explanation import Explanation
 from hesse._operators.point import Point, Weighted
 from hesse._operators.terms import Term

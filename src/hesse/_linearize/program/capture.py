@@ -6,8 +6,10 @@ takes no decision by a value. The recorded products are the tape's own, reverse 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
@@ -83,6 +85,7 @@ def capture(
     directions: Sequence[Direction],
     decompositions: Any,
     follows: bool = False,
+    noting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> Joint:
     """Record ``map`` and its products at a point laid out like ``point``.
 
@@ -93,6 +96,7 @@ def capture(
         directions: which products to record; with "rmatvec" alone the outputs must be laid out like the point.
         decompositions: operators to be written with others, as a table for ``make_fx``.
         follows: the products are by what requires gradients, captured tensors included, and not by all of the point.
+        noting: entered while code of the user's runs.
 
     Raises:
         CaptureError: the function reads values, uses a tensor that is not reachable, or fails on stand-ins.
@@ -102,7 +106,7 @@ def capture(
         x = [stand_in(mode, leaf, "The input") for leaf in point]
         stand_ins = {key: stand_in(mode, tensor) for key, tensor in reachable.items() if has_stand_in(tensor)}
         required = [i for i, leaf in enumerate(point) if leaf.requires_grad] if follows else None
-        recorder = _Recorder(map, reachable, stand_ins, directions, required)
+        recorder = _Recorder(map, reachable, stand_ins, directions, required, noting)
         belonging = [*x, *stand_ins.values()]
         with recording(stand_ins, as_recurrence), mode:
             recorder.shape_vectors(x)
@@ -152,7 +156,9 @@ class _Recorder:
         stand_ins: dict[int, Tensor],
         directions: Sequence[Direction],
         required: Sequence[int] | None,
+        noting: Callable[[], AbstractContextManager[None]],
     ) -> None:
+        self._noting = noting
         self._map, self._directions = map, directions
         self._reachable, self._stand_ins, self._required = reachable, stand_ins, required
         # What the products are by.
@@ -186,7 +192,8 @@ class _Recorder:
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         given = iter(inputs)
         x = list(itertools.islice(given, self._num_variables))
-        with self._substitute(list(itertools.islice(given, len(self._stand_ins)))), unseen.watched() as conditions:
+        captured = list(itertools.islice(given, len(self._stand_ins)))
+        with self._noting(), self._substitute(captured), unseen.watched() as conditions:
             tape, targets = self._taped(x)
             conditions.close()
             everything = Selection(tuple(range(len(tape.outputs))), targets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hesse._base.errors import first_line
 from hesse._linearize.program.explained import refused
 from hesse._linearize.program.graph import Graph, mode_of, stand_ins_of
+
+_IS_FIRST = "torch._inductor.config" not in sys.modules
 
 with warnings.catch_warnings():
     # Importing the compiler runs deprecated functions of PyTorch.
@@ -31,6 +34,16 @@ with warnings.catch_warnings():
 # own bound of 50, ten steps of x + sin(x) compile in three minutes. At 16, 150 steps compile in half a minute, and
 # Rosenbrock's replay is a tenth slower.
 _MOST_OPERATIONS = 16
+
+
+def digest_of_options() -> str | None:
+    """A digest of Inductor's options; None where it gives none."""
+    digest = getattr(inductor_config, "get_hash", None)
+    return None if digest is None else str(digest().hex())
+
+
+# Where nobody can have set one before they were loaded here.
+AS_THEY_COME = digest_of_options() if _IS_FIRST else None
 
 
 def decompositions() -> dict[Any, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from torch import Tensor, fx
+from torch import fx
 
 from hesse._base.errors import CaptureError
 from hesse._linearize.program.capture import Joint
@@ -19,24 +19,9 @@ from hesse._linearize.program.graph import (
     results_of,
     set_results,
 )
+from hesse._linearize.program.parts import Replay
 from hesse._linearize.program.randomness import draws
 from hesse._linearize.protocol import Direction
-
-
-class Replay(NamedTuple):
-    """The graph of one direction's products.
-
-    Attributes:
-        graph: takes kept tensors, then vectors.
-        kept: positions of its inputs among the tensors that the first half keeps.
-        vectors: positions of its inputs among the vectors.
-        stand_ins: those of the vectors.
-    """
-
-    graph: Graph
-    kept: list[int]
-    vectors: list[int]
-    stand_ins: list[Tensor]
 
 
 class Halves(NamedTuple):

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 import time
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from hesse._autograd.agreement import coarsest
 from hesse._autograd.gradients import memory_of
 from hesse._autograd.thread_state import interruptible
-from hesse._linearize.program.backends import Backend
-from hesse._linearize.program.capture import capture
-from hesse._linearize.program.graph import Graph, copy_of, inputs_of, lazily, results_of, run_passes
 from hesse._linearize.program.known_values import identifying
-from hesse._linearize.program.partition import Replay, partition, whole_product
-from hesse._linearize.program.passes.scatter_adds import sort_scatter_adds
+from hesse._linearize.program.parts import Parts, Replay, Which
 from hesse._linearize.program.runs import Run, run_as_it_is, without_wrapper
 from hesse._linearize.program.surroundings import Surroundings, layout
 from hesse._linearize.program.undisturbed import results, undisturbed
 from hesse._linearize.protocol import Direction, Leaves, Map, Sources
 
+if TYPE_CHECKING:
+    from hesse._linearize.program.backends import Backend
+    from hesse._linearize.program.graph import Graph
+
 Form = Literal["halves", "lone"]
 """How a point is served: by two halves, or by one program of a lone product."""
-
-Which = Direction | Literal["lone"]
 
 
 class Start(NamedTuple):
@@ -47,89 +46,88 @@ class Start(NamedTuple):
 
 
 class Program:
-    """A captured map, for points laid out like ``point`` in ``surroundings`` with the same plain values.
+    """A map for all points with the same layouts, in surroundings with the same plain values.
+
+    Args:
+        parts: as a capture found them, or as they were saved.
+        plain: the plain values of its surroundings, which are parts of it.
+        backend: gives what compiles; it is asked where something is compiled, since it loads the compiler.
+        seconds: spent on the parts.
 
     Attributes:
         seconds: spent on capturing and compiling so far.
         points: how many points it has served as two halves, and as a lone product.
         draws: names of the operators by which the function draws random numbers.
-        plain: the plain values of its surroundings, which are parts of it.
         precision: the dtype with the coarsest rounding of all that it computes in.
+        saved_seconds: spent by the process that saved it.
+        first: the first half, once it is compiled.
+        runs: the compiled replays, by kind and the number of vectors at once, which is None for a single vector.
+        shared: of each of them, positions of products that share memory with inputs or with each other.
     """
 
-    @lazily
-    def __init__(
-        self,
+    def __init__(self, parts: Parts, plain: tuple[Any, ...], backend: Callable[[], Backend], seconds: float) -> None:
+        self.parts, self.plain, self._backend, self.seconds = parts, plain, backend, seconds
+        self.draws, self.precision = parts.draws, parts.precision
+        self.points: collections.Counter[Form] = collections.Counter()
+        self.saved_seconds = 0.0
+        self.first: Run | None = None
+        self.runs: dict[tuple[Which, int | None], Run] = {}
+        self.shared: dict[tuple[Which, int | None], list[int]] = {}
+
+    @staticmethod
+    def captured(
         map: Map,
         point: Leaves,
         surroundings: Surroundings,
         directions: Sequence[Direction],
         backend: Backend,
         most_kept: int | None = None,
-        *,
         follows: bool = False,
-    ) -> None:
+        noting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> Program:
+        """The program of a map that is captured now, at a point laid out like all that it serves.
+
+        ``noting`` is entered while code of the user's runs.
+        """
+        from hesse._linearize.program.making import parts_of
+
         began = time.perf_counter()
-        names = surroundings.names_by_tensor()
-        reachable = {id(tensor): tensor for tensor in surroundings.tensors.values()}
-        joint = capture(map, point, reachable, directions, backend.table(), follows)
-        num_results = len(results_of(joint.graph))
-        joint = joint._replace(graph=run_passes(joint.graph, backend.simplify))
-        self._replays: dict[Which, Replay] = {}
-        if set(directions) == {"rmatvec"} and not follows:
-            # Before indices are sorted, which pays where they are kept.
-            self._replays["lone"] = whole_product(joint)
-        joint = joint._replace(graph=sort_scatter_adds(joint.graph))
-        # Passes add results for the replay before the map's own.
-        self._num_added = len(results_of(joint.graph)) - num_results
-        self.precision = coarsest(_floats(joint.graph))
-        halves = partition(joint, fuses=backend.fuses, most=most_kept)
-        self.draws, self.plain = halves.draws, surroundings.plain
-        self._captured = [names[key] for key in joint.captured]
-        self._variables, self._followed = joint.variables, [names[key] for key in joint.followed]
-        self._layouts = [layout(tensor) for tensor in (*point, *[reachable[key] for key in joint.captured])]
-        # Without the joint graph, which takes memory.
-        self._joint, self._backend = joint._replace(graph=halves.first), backend
-        self._replays.update(halves.replays.items())
-        self._first: Run | None = None
-        self._known = [_position(constant, joint.known_values) for constant in joint.constants]
-        self._expected = identifying(joint.known_values)
-        self.points: collections.Counter[Form] = collections.Counter()
-        self._names = names
-        # By kind and the number of vectors at once, which is None for a single vector.
-        self._runs: dict[tuple[Which, int | None], Run] = {}
-        # Positions of products that share memory with inputs or with each other.
-        self._shared: dict[tuple[Which, int | None], list[int]] = {}
-        self.seconds = time.perf_counter() - began
+        parts = parts_of(map, point, surroundings, directions, backend, most_kept, follows, noting)
+        return Program(parts, surroundings.plain, lambda: backend, time.perf_counter() - began)
+
+    @property
+    def price(self) -> float:
+        """Seconds that capturing and compiling it takes, spent here or by the process that saved it."""
+        return self.seconds + self.saved_seconds
 
     @property
     def has_batched(self) -> bool:
         """Whether a replay for many vectors is compiled already."""
-        return any(count is not None for _, count in self._runs)
+        return any(count is not None for _, count in self.runs)
 
     @property
     def may_be_missing_a_rule(self) -> bool:
         """Whether there may be points whose values call for a rule that the program was made without."""
-        return self._joint.has_exception
+        return self.parts.has_exception
 
     def inputs(self, point: Leaves, surroundings: Surroundings) -> list[Tensor] | None:
         """The inputs of the first half at a point; None where the program does not serve it."""
         if self.plain != surroundings.plain:
             return None
         given = [*point]
-        for names in self._captured:
+        for names in self.parts.captured:
             tensor = surroundings.the_one(names)
             if tensor is None:
                 return None
             given.append(tensor)
-        if list(map(layout, given)) != self._layouts:
+        if list(map(layout, given)) != self.parts.layouts:
             return None
         known: list[Any] = []
-        if self._joint.known is not None:
-            known = self._joint.known.values(lambda key: surroundings.the_one(self._names[key]))
-            if identifying(known) != self._expected:
+        if self.parts.known is not None:
+            known = self.parts.known.values(lambda key: surroundings.the_one(self.parts.names[key]))
+            if identifying(known) != self.parts.expected:
                 return None
-        for constant, position in zip(self._joint.constants, self._known, strict=True):
+        for constant, position in zip(self.parts.constants, self.parts.positions, strict=True):
             given.append(constant if position is None else known[position])
         # Compiled code does not know of lazy conjugation and negation.
         return [
@@ -139,49 +137,50 @@ class Program:
 
     def has_lone_product(self) -> bool:
         """Whether the product can be one program: the map draws nothing, changes nothing, and no rule is missing."""
-        needs_first = self.draws or self._joint.changed or self._joint.has_exception
-        return "lone" in self._replays and not needs_first
+        needs_first = self.draws or self.parts.changed or self.parts.has_exception
+        return "lone" in self.parts.replays and not needs_first
 
     def sources(self, surroundings: Surroundings) -> Sources:
         """What products are by: positions in the point, and captured tensors."""
-        captured = [tensor for names in self._followed if (tensor := surroundings.the_one(names)) is not None]
-        return Sources(self._variables, captured)
+        captured = [tensor for names in self.parts.followed if (tensor := surroundings.the_one(names)) is not None]
+        return Sources(self.parts.variables, captured)
 
     def changed_inputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Those of the inputs that the function changes in place."""
-        return [inputs[i] for i in self._joint.changed]
+        return [inputs[i] for i in self.parts.changed]
 
     def with_copies(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The inputs, with copies of those that the function changes in place."""
-        changed = set(self._joint.changed)
+        changed = set(self.parts.changed)
         return [tensor.clone() if i in changed else tensor for i, tensor in enumerate(inputs)]
 
     @interruptible
     def start(self, inputs: Sequence[Tensor]) -> Start:
         """Run the first half. It changes nothing; it draws if the function does."""
-        joint = self._joint
-        if self._first is None:
+        parts = self.parts
+        if self.first is None:
+            from hesse._linearize.program.making import compiled_half
+
             began = time.perf_counter()
-            # Operator by operator it draws the same numbers, in the same order, as the tape.
-            self._first = run_as_it_is(joint.graph) if self.draws else self._compiled(joint.graph)
-            with undisturbed():
-                results = list(self._first(list(inputs)))
+            # Operator by operator it draws the same numbers, in the same order, as the tape. It is never saved.
+            half = parts.first
+            run = run_as_it_is(cast("Graph", half)) if self.draws else compiled_half(half, self._backend())
+            found = _run(run, inputs)
             # The first run compiles the steps of recurrences.
             self.seconds += time.perf_counter() - began
-            self._first = without_wrapper(self._first)
+            self.first = without_wrapper(run)
         else:
-            with undisturbed():
-                results = list(self._first(list(inputs)))
-        results = results[self._num_added :]
-        first, kept = results[: joint.num_first], results[joint.num_first :]
+            found = _run(self.first, inputs)
+        found = found[parts.num_added :]
+        first, kept = found[: parts.num_first], found[parts.num_first :]
         taken = {memory_of(tensor) for tensor in (*inputs, *kept)} - {None}
         # The user may write into the results, and the kept tensors must not change.
         first = [result.clone() if memory_of(result) in taken else result for result in first]
         given = iter(first)
-        outputs = list(itertools.islice(given, joint.num_outputs))
-        num_aux = joint.num_first - joint.num_outputs - joint.has_exception - len(joint.changed)
-        aux = joint.rebuild_aux(list(itertools.islice(given, num_aux)))
-        is_exception = joint.has_exception and bool(next(given))
+        outputs = list(itertools.islice(given, parts.num_outputs))
+        num_aux = parts.num_first - parts.num_outputs - parts.has_exception - len(parts.changed)
+        aux = parts.rebuild_aux(list(itertools.islice(given, num_aux)))
+        is_exception = parts.has_exception and bool(next(given))
         return Start(outputs, aux, is_exception, list(given), kept)
 
     def replay(
@@ -192,31 +191,28 @@ class Program:
         With ``count``, products with as many vectors, one a row, by a half of its own. For a lone product, ``kept`` are
         the inputs of the first half, which does not run.
         """
-        part = self._replays[which]
+        part = self.parts.replays[which]
         given = list(map(kept.__getitem__, part.kept))
         for i, stand_in in zip(part.vectors, part.stand_ins, strict=True):
             vector = vectors.get(i)
             given.append(_zeros_like(stand_in, count) if vector is None else _laid_out(vector, stand_in.dtype))
         half = which, count
-        run = self._runs.get(half)
+        run = self.runs.get(half)
         if run is None:
             return self._first_replay(part, given, which, count)
         products = results(run, given)
-        for i in self._shared[half]:
+        for i in self.shared[half]:
             products[i] = products[i].clone()
         return products
 
     @interruptible
-    @lazily
     def _first_replay(self, part: Replay, given: list[Tensor], which: Which, count: int | None) -> list[Tensor]:
         """Compile a replay for the strides of the kept tensors, which the compiled first half has chosen."""
+        from hesse._linearize.program.making import compiled_replay
+
         began = time.perf_counter()
         with undisturbed():
-            graph = copy_of(part.graph)
-            for node, tensor in zip(inputs_of(graph)[: len(part.kept)], given, strict=False):
-                layout = tensor.shape, tensor.stride()
-                node.meta["val"] = node.meta["val"].new_empty_strided(*layout, dtype=tensor.dtype)
-            run = self._compiled(graph if count is None else run_passes(graph, self._backend.many(count)))
+            run = compiled_replay(part, given, count, self._backend())
             products = list(run(list(given)))
         taken = {memory_of(tensor) for tensor in given} - {None}
         shared = []
@@ -226,18 +222,14 @@ class Program:
                 products[i] = product.clone()
             elif product.numel():
                 taken.add(memory_of(product))
-        self._runs[which, count], self._shared[which, count] = without_wrapper(run), shared
+        self.runs[which, count], self.shared[which, count] = without_wrapper(run), shared
         self.seconds += time.perf_counter() - began
         return products
 
-    @lazily
-    def _compiled(self, graph: Graph) -> Run:
-        return self._backend.compile(run_passes(graph, self._backend.half))
 
-
-def _position(constant: Tensor, values: Sequence[Any]) -> int | None:
-    """The position of a constant among known values, if it is one."""
-    return next((i for i, value in enumerate(values) if value is constant), None)
+def _run(run: Run, inputs: Sequence[Tensor]) -> list[Tensor]:
+    with undisturbed():
+        return list(run(list(inputs)))
 
 
 def _laid_out(vector: Tensor, dtype: torch.dtype) -> Tensor:
@@ -254,9 +246,3 @@ def _laid_out(vector: Tensor, dtype: torch.dtype) -> Tensor:
 def _zeros_like(stand_in: Tensor, count: int | None) -> Tensor:
     shape = stand_in.shape if count is None else (count, *stand_in.shape)
     return torch.zeros(shape, dtype=stand_in.dtype, device=stand_in.device)
-
-
-def _floats(graph: Graph) -> list[Tensor]:
-    """The stand-ins of a graph's floating-point and complex tensors."""
-    values = [node.meta.get("val") for node in graph.graph.nodes]
-    return [value for value in values if isinstance(value, Tensor) and value.dtype.to_real().is_floating_point]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from hesse._linearize.program.graph import Graph
+if TYPE_CHECKING:
+    from hesse._linearize.program.graph import Graph
 
 Run = Callable[[list[Tensor]], Sequence[Tensor]]
 """Takes a list of tensors, which it may empty, and returns the results."""

@@ -81,7 +81,7 @@ class Surroundings:
         self, reads: Sorted, arguments: Any, variables: Sequence[Tensor], beside: Surroundings | None = None
     ) -> None:
         self.tensors = reads.tensors
-        self.plain: tuple[Any, ...] = (_settings(), reads.fixed, reads.changing())
+        self.plain: tuple[Any, ...] = (settings(), reads.fixed, reads.changing())
         if beside is not None:
             self.tensors = {**beside.tensors, **self.tensors}
             self.plain += beside.plain[1:]
@@ -163,7 +163,7 @@ _SETTINGS = (
 )
 
 
-def _settings() -> tuple[Any, ...]:
+def settings() -> tuple[Any, ...]:
     """Settings of this thread and process that change what the operations of a function do."""
     return (
         torch.get_default_dtype(),

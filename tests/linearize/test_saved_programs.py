@@ -1,0 +1,187 @@
+"""Compiled programs on the disk: what another process finds, and what is captured again."""
+
+from __future__ import annotations
+
+import os
+import types
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import hesse
+from hesse._base import saved_files
+from hesse._linearize.program import saved
+from tests.linearize.test_compiled_process import run
+
+PROGRAM = """
+import sys, torch, hesse
+
+def f(x):
+    return ((2.0 * x) ** 3).sum()
+
+x = torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)
+H = hesse.Hessian(f, x, engine="compiled")
+products = [H @ torch.ones(3, dtype=torch.float64)]
+for _ in range(2):
+    x = 2 * x
+    H = H.at(x)
+    products.append(H @ torch.ones(3, dtype=torch.float64))
+loaded = [name for name in ("torch._inductor", "hesse._linearize.program.capture") if name in sys.modules]
+print([product.tolist() for product in products], H.explain().lone, loaded)
+"""
+PRODUCTS = [[48.0, -48.0, 24.0], [96.0, -96.0, 48.0], [192.0, -192.0, 96.0]]
+
+
+@pytest.mark.exhaustive
+def test_a_second_process_captures_and_compiles_nothing(tmp_path: Path) -> None:
+    first = run(PROGRAM, HESSE_CACHE_DIR=str(tmp_path))
+    assert first == f"{PRODUCTS} True ['torch._inductor', 'hesse._linearize.program.capture']\n"
+    assert run(PROGRAM, HESSE_CACHE_DIR=str(tmp_path)) == f"{PRODUCTS} True []\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(saved_files.VARIABLE, str(tmp_path / "programs"))
+    return tmp_path / "programs"
+
+
+SOURCE = """
+class Scale:
+    def __init__(self, factor):
+        self.factor = factor
+
+factor = 3.0
+
+def helper(x):
+    return x**3
+
+def make(inner, scale):
+    def f(x):
+        return factor * inner * scale.factor * helper(x).sum()
+    return f
+"""
+
+
+def function(source: str = SOURCE, inner: float = 2.0, scale: float = 5.0) -> Any:
+    """The function of a module with that source, as a process makes it that runs it."""
+    module = types.ModuleType("a_users_module")
+    exec(source, vars(module))
+    return module.make(inner, module.Scale(scale))
+
+
+def operator(func: Any) -> tuple[hesse.Hessian, bool]:
+    """Its operator, compared with the closed form, and whether its program was found on the disk."""
+    x = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    H = hesse.Hessian(func, x, engine="compiled")
+    point: Any = H._point
+    programs = point.engines.programs_of("gradient")
+    (program,) = programs.programs
+    return H, program in programs._origins and programs._origins[program].is_found
+
+
+@pytest.mark.private
+def test_the_same_function_is_found_and_a_changed_one_is_captured(folder: Path) -> None:
+    assert not operator(function())[1]
+    H, is_found = operator(function())
+    assert is_found
+    v = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    torch.testing.assert_close(H @ v, torch.tensor([180.0, -360.0], dtype=torch.float64))
+    # Many at once are compiled from the graph that was saved.
+    many = torch.stack([v, 2 * v] * 8, dim=1)
+    torch.testing.assert_close(H @ many, torch.tensor([[180.0], [360.0]], dtype=torch.float64) * many)
+    changed = function(SOURCE.replace("x**3", "x**2 * x * 1.5"))
+    H, is_found = operator(changed)
+    assert not is_found
+    torch.testing.assert_close(H @ v, torch.tensor([270.0, -540.0], dtype=torch.float64))
+    assert hesse.clear_saved_programs() == 2
+    assert not list(folder.iterdir())
+
+
+def test_a_damaged_file_is_told_once_and_written_anew(folder: Path) -> None:
+    operator(function())
+    (file,) = folder.iterdir()
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.warns(
+        UserWarning, match=r"The saved program \w+\.program is damaged, so the function is captured again"
+    ):
+        assert not operator(function())[1]
+    assert operator(function())[1]
+
+
+def test_a_program_that_differs_from_the_tape_is_captured_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def func(x: torch.Tensor) -> torch.Tensor:
+        return os.get_exec_path.factor * (x**3).sum()  # type: ignore[attr-defined]  # what no walk finds
+
+    monkeypatch.setattr(os.get_exec_path, "factor", 2.0, raising=False)
+    operator(func)
+    assert operator(func)[1]
+    monkeypatch.setattr(os.get_exec_path, "factor", 3.0)
+    with pytest.warns(UserWarning, match="A saved program differs from the tape"):
+        H, is_found = operator(func)
+    assert not is_found
+    assert not list(folder.iterdir())
+    product = H @ torch.ones(2, dtype=torch.float64)
+    torch.testing.assert_close(product, torch.tensor([18.0, 36.0], dtype=torch.float64))
+
+
+def test_kernels_that_are_gone_are_compiled_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator(function())
+    monkeypatch.setattr("hesse._linearize.program.wrapper._digest", lambda file: "another")
+    assert not operator(function())[1]
+
+
+def name(func: Any) -> str | None:
+    x = torch.ones(2)
+    origin = saved.origin_of(func, func, None, x, [x], ("rmatvec",), None)
+    return None if origin is None else origin.name
+
+
+def test_what_a_program_depends_on_is_in_the_name_of_its_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = name(function())
+    assert usual is not None
+    assert name(function("# Where code stands does not matter.\n" + SOURCE)) == usual
+    others = [
+        name(function(inner=2.5)),
+        name(function(scale=5.5)),
+        name(function(SOURCE.replace("factor = 3.0", "factor = 3.5"))),
+        name(function(SOURCE.replace("x**3", "x**4"))),
+        name(function(SOURCE.replace("helper(x).sum()", "helper(x).mean()"))),
+    ]
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "__version__", "2.99")
+        others.append(name(function()))
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "get_num_threads", lambda: 77)
+        others.append(name(function()))
+    assert None not in others
+    assert len({usual, *others}) == len(others) + 1
+    assert name(function()) == usual
+
+
+@pytest.mark.parametrize(
+    "held",
+    [object(), iter([1.0]), torch.Generator(), {"a", "b"}, types.ModuleType("a_users_module"), [[[[]]] * 1001]],
+    ids=lambda held: type(held).__name__,
+)
+def test_a_function_whose_dependences_cannot_be_compared_is_not_saved(folder: Path, held: Any) -> None:
+    assert name(lambda x: (x.sum(), held)) is None
+
+
+def test_an_empty_variable_turns_saving_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(saved_files.VARIABLE, "")
+    assert name(function()) is None
+    assert hesse.clear_saved_programs() == 0
+
+
+@pytest.fixture(autouse=True)
+def loud() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
