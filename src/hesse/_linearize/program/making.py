@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from hesse._autograd.agreement import coarsest
-from hesse._linearize.program.backends import Backend, Run
+from hesse._linearize.program.backends import Backend
 from hesse._linearize.program.capture import capture
 from hesse._linearize.program.graph import Graph, copy_of, inputs_of, lazily, results_of, run_passes
 from hesse._linearize.program.known_values import identifying
@@ -17,6 +17,7 @@ from hesse._linearize.program.partition import partition, whole_product
 from hesse._linearize.program.parts import Parts, Replay, Which
 from hesse._linearize.program.passes.scatter_adds import sort_scatter_adds
 from hesse._linearize.program.stored_graph import StoredGraph
+from hesse._linearize.program.runs import Run
 from hesse._linearize.program.surroundings import Surroundings, layout
 from hesse._linearize.protocol import Direction, Leaves, Map
 
