@@ -16,8 +16,8 @@ from hesse._linearize.program.known_values import identifying
 from hesse._linearize.program.partition import partition, whole_product
 from hesse._linearize.program.parts import Parts, Replay, Which
 from hesse._linearize.program.passes.scatter_adds import sort_scatter_adds
-from hesse._linearize.program.stored_graph import StoredGraph
 from hesse._linearize.program.runs import Run
+from hesse._linearize.program.stored_graph import StoredGraph
 from hesse._linearize.program.surroundings import Surroundings, layout
 from hesse._linearize.protocol import Direction, Leaves, Map
 
