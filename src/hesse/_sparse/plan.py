@@ -21,9 +21,6 @@ from hesse._sparse.given import Pattern
 
 Array = np.ndarray[Any, Any]
 
-LARGEST = 1.5
-"""No entry of a random vector is larger, and none is smaller than a half."""
-
 # So many random products compare a matrix with its operator.
 _COMPARED = 2
 
@@ -133,7 +130,7 @@ def plan(
         columns=tensor(pattern.indices),
         num_colors=num_colors,
         sources=tensor(sources),
-        # No entry is near zero, and the draws advance no generator of the user's.
+        # No entry is near zero or above LARGEST, and the draws advance no generator of the user's.
         vectors=0.5 + torch.rand(_COMPARED, size, dtype=dtype, device=device, generator=fixed_generator(device)),
     )
 
