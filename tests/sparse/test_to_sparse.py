@@ -448,3 +448,12 @@ def test_a_pattern_is_found_under_inference_mode():
         assert found.values().numel() == 25
         values = found.to_dense().tolist()
     torch.testing.assert_close(torch.tensor(values, dtype=torch.float64), dense(rosenbrock, random(9)))
+
+
+def test_zeros_that_scipy_drops_are_places_at_the_next_point():
+    x = torch.zeros(6, dtype=torch.float64)
+    H = hesse.Hessian(rosenbrock, x)
+    matrix = hesse.to_scipy(H.to_sparse(band(6)))
+    matrix.eliminate_zeros()
+    assert matrix.nnz < band(6).nnz
+    torch.testing.assert_close(H.at(x + 0.5).to_sparse().to_dense(), dense(rosenbrock, x + 0.5))
