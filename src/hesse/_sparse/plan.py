@@ -77,9 +77,7 @@ class SparsePlan:
         """
         first = start * self.length
         if values.device.type != "cpu":
-            local = self.sources - first
-            is_here = (local >= 0) & (local < len(products))
-            values.copy_(torch.where(is_here, products[local.clamp(0, len(products) - 1)], values))
+            gather(self.sources, first, products, values)
             return False
         arrays = [tensor.numpy() for tensor in (self.starts, self.columns, self.sources)]
         vectors, right = [tuple([one.detach().contiguous().numpy() for one in two]) for two in (self.vectors, expected)]
@@ -92,6 +90,14 @@ class SparsePlan:
     def matrix(self, values: Tensor) -> Tensor:
         """The sparse matrix of the stored entries' values."""
         return compressed_rows(self.starts, self.columns, values, self.shape)
+
+
+def gather(sources: Tensor, first: int, products: Tensor, values: Tensor) -> None:
+    """Write the entries that lie in the products, of which ``first`` is the first number, into ``values``."""
+    local = sources - first
+    is_here = (local >= 0) & (local < len(products))
+    # With no branch on values, so that nothing waits for an accelerator.
+    values.copy_(torch.where(is_here, products[local.clamp(0, len(products) - 1)], values))
 
 
 def plan(
