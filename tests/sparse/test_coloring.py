@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hesse._sparse import kernels
 from hesse._sparse.coloring import column_coloring, symmetric_coloring
 from hesse._sparse.compiled import compiled
-from hesse._sparse.plan import SparsePlan, plan
+from hesse._sparse.plan import SparsePlan, gather, plan
 
 
 def symmetric_pattern(n: int, edges: set[tuple[int, int]], diagonal: bool) -> scipy.sparse.csr_array:
@@ -153,3 +153,14 @@ def test_one_dense_row_of_a_jacobian_is_no_reason_for_a_product_a_column():
 def test_two_dense_halves_have_a_color_for_each_column():
     coloring = symmetric_coloring(scipy.sparse.csr_array(np.ones((6, 6), dtype=bool)))
     assert sorted(coloring.colors) == list(range(6))
+
+
+def test_products_are_gathered_on_accelerators_as_the_loop_reads_them():
+    products = torch.arange(12.0)
+    sources = torch.tensor([11, 0, 3, 7, 4, 4, 8], dtype=torch.int64)
+    values = torch.full((7,), torch.nan)
+    for first in (0, 4, 8):
+        gather(sources, first, products[first : first + 4], values)
+        is_read = sources < first + 4
+        assert torch.equal(values[is_read], sources[is_read].to(values.dtype))
+        assert bool(values[~is_read].isnan().all())

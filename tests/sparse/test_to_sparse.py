@@ -433,3 +433,27 @@ def test_what_rounding_allows_is_seen_in_the_pass_that_reads(roundings, is_quick
     monkeypatch.setattr(H, "_matvec", noisy)
     H.to_sparse()
     assert len(asked) == (0 if is_quick else 1)
+
+
+def test_no_variables_have_an_empty_matrix():
+    assert hesse.sparse_hessian(lambda x: (x**2).sum(), torch.zeros(0)).shape == (0, 0)
+    assert hesse.Jacobian(lambda x: x[:0], random(3)).to_sparse().shape == (0, 3)
+    assert hesse.Jacobian(lambda x: x.sum() + torch.ones(3), torch.zeros(0)).to_sparse().shape == (3, 0)
+
+
+def test_a_pattern_is_found_under_inference_mode():
+    with torch.inference_mode():
+        x, weights = random(9), torch.ones(9, dtype=torch.float64)
+        found = hesse.sparse_hessian(lambda x: rosenbrock(weights * x), x)
+        assert found.values().numel() == 25
+        values = found.to_dense().tolist()
+    torch.testing.assert_close(torch.tensor(values, dtype=torch.float64), dense(rosenbrock, random(9)))
+
+
+def test_zeros_that_scipy_drops_are_places_at_the_next_point():
+    x = torch.zeros(6, dtype=torch.float64)
+    H = hesse.Hessian(rosenbrock, x)
+    matrix = hesse.to_scipy(H.to_sparse(band(6)))
+    matrix.eliminate_zeros()
+    assert matrix.nnz < band(6).nnz
+    torch.testing.assert_close(H.at(x + 0.5).to_sparse().to_dense(), dense(rosenbrock, x + 0.5))

@@ -61,6 +61,9 @@ class State:
         distinct = list({id(tensor): tensor for tensor in found if id(tensor) not in alone}.values())
         self._values = [Values(tensor) for tensor in distinct]
         # First which tensors a module holds, and then their values.
+        # Where a release has no such name, kept points say that they are stale.
+        counters = getattr(torch.autograd, "_unsafe_preserve_version_counter", contextlib.nullcontext)
+        self._versions = counters(tuple([tensor for tensor in distinct if not tensor.is_inference()]))
         self._restorers = [
             *_generators(func),
             Held(blueprint.nodes).restore,
@@ -73,6 +76,8 @@ class State:
         """Put everything back."""
         for restore in self._restorers:
             restore()
+        # The numbers are what they were, so graphs and points made of them hold.
+        self._versions.__exit__(None, None, None)
 
     def written(self) -> list[Tensor]:
         """The tensors that hold other numbers now."""

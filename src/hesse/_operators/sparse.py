@@ -13,8 +13,8 @@ from hesse._autograd.agreement import FACTOR
 from hesse._base import pages
 from hesse._operators.linear_map import LinearMap
 from hesse._sparse.given import given_pattern
-from hesse._sparse.plan import LARGEST, SparsePlan, plan
-from hesse._sparse.verification import ALLOWED, Difference, difference
+from hesse._sparse.plan import SparsePlan, plan
+from hesse._sparse.verification import ALLOWED, LARGEST, Difference, difference
 
 # So many vectors are multiplied at a time where there are as many; an operator decides about batches by that number.
 _WIDTH = 16

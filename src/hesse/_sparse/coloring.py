@@ -42,7 +42,7 @@ def symmetric_coloring(pattern: Pattern) -> Coloring:
     else:
         star_colors = compiled(kernels.star_colors)
         orders = [*_orders(starts), compiled(kernels.smallest_last)(starts, columns)]
-        if columns.dtype == np.int32:
+        if columns.dtype == np.int32 and pattern.shape[0]:
             # Breadth first, which SciPy has for this width: square grids of some sizes take one color less.
             orders.append(scipy.sparse.csgraph.reverse_cuthill_mckee(pattern, symmetric_mode=True))
         colors = _fewest(lambda order: star_colors(starts, columns, order), orders, 0)

@@ -14,7 +14,7 @@ from hesse._autograd.arguments import Point, check_point, evaluate, evaluate_sca
 from hesse._autograd.captured import captured
 from hesse._autograd.gradients import gradient_to_multiply, zeros_where_none
 from hesse._autograd.preserving import preserved
-from hesse._autograd.thread_state import interruptible
+from hesse._autograd.thread_state import inference_mode, interruptible
 from hesse._base import memory as budgets
 from hesse._base import trees
 from hesse._base.errors import warn_caller
@@ -121,7 +121,9 @@ def _followed(
     table = sets.identity(sum(lengths))
     cotangents, first = [], 1
     for output, length in zip(tape.outputs, lengths, strict=True):
-        cotangent = torch.ones_like(output)
+        # A tensor of inference mode would be copied, and the copy compared.
+        with inference_mode(False):
+            cotangent = torch.ones_like(output)
         real = torch.view_as_real(cotangent) if output.is_complex() else cotangent
         rows = torch.arange(first, first + length, dtype=torch.int32, device=output.device)
         following.start(real, Dependence(rows.reshape(real.shape), table))

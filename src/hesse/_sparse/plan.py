@@ -21,9 +21,6 @@ from hesse._sparse.given import Pattern
 
 Array = np.ndarray[Any, Any]
 
-LARGEST = 1.5
-"""No entry of a random vector is larger, and none is smaller than a half."""
-
 # So many random products compare a matrix with its operator.
 _COMPARED = 2
 
@@ -80,9 +77,7 @@ class SparsePlan:
         """
         first = start * self.length
         if values.device.type != "cpu":
-            local = self.sources - first
-            is_here = (local >= 0) & (local < len(products))
-            values.copy_(torch.where(is_here, products[local.clamp(0, len(products) - 1)], values))
+            gather(self.sources, first, products, values)
             return False
         arrays = [tensor.numpy() for tensor in (self.starts, self.columns, self.sources)]
         vectors, right = [tuple([one.detach().contiguous().numpy() for one in two]) for two in (self.vectors, expected)]
@@ -95,6 +90,14 @@ class SparsePlan:
     def matrix(self, values: Tensor) -> Tensor:
         """The sparse matrix of the stored entries' values."""
         return compressed_rows(self.starts, self.columns, values, self.shape)
+
+
+def gather(sources: Tensor, first: int, products: Tensor, values: Tensor) -> None:
+    """Write the entries that lie in the products, of which ``first`` is the first number, into ``values``."""
+    local = sources - first
+    is_here = (local >= 0) & (local < len(products))
+    # With no branch on values, so that nothing waits for an accelerator.
+    values.copy_(torch.where(is_here, products[local.clamp(0, len(products) - 1)], values))
 
 
 def plan(
@@ -133,7 +136,7 @@ def plan(
         columns=tensor(pattern.indices),
         num_colors=num_colors,
         sources=tensor(sources),
-        # No entry is near zero, and the draws advance no generator of the user's.
+        # No entry is near zero or above LARGEST, and the draws advance no generator of the user's.
         vectors=0.5 + torch.rand(_COMPARED, size, dtype=dtype, device=device, generator=fixed_generator(device)),
     )
 

@@ -33,7 +33,9 @@ def to_scipy(matrix: Tensor) -> csr_array[Any, tuple[int, int]]:
         raise TypeError(f"to_scipy takes a sparse tensor of two dimensions but got {what}.")
     size = (matrix.shape[0], matrix.shape[1])
     if matrix.layout == torch.sparse_csr:
-        return scipy.sparse.csr_array(entries_of(matrix), shape=size)
+        values, columns, starts = entries_of(matrix)
+        # SciPy drops zeros in place, and the next point's matrix has these indices.
+        return scipy.sparse.csr_array((values, columns.copy(), starts.copy()), shape=size)
     entries = matrix.detach().cpu().to_sparse(layout=torch.sparse_coo).coalesce()
     rows, columns = entries.indices().numpy()
     return scipy.sparse.csr_array((entries.values().numpy(), (rows, columns)), shape=size)

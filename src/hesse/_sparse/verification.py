@@ -12,6 +12,9 @@ from hesse._autograd.agreement import FACTOR
 from hesse._base.compressed_rows import compressed_rows
 from hesse._base.errors import NonFiniteProductError
 
+LARGEST = 1.5
+"""No entry of a random vector is larger."""
+
 ALLOWED = 100.0
 """How far both may be apart, in roundings of what is added up in a row."""
 
@@ -41,14 +44,14 @@ def difference(
         multiply: the operator's product with a vector.
         again: the matrix once more, from seeds times ``FACTOR``.
         matrix: the sparse matrix in compressed rows.
-        vectors: two random vectors, one a row, with no entry below a half.
+        vectors: two random vectors, one a row, with entries between a half and ``LARGEST``.
         products: the operator's with these.
         precision: the dtype that rounds most on the way.
 
     Raises:
         NonFiniteProductError: a product holds infinities or NaNs.
     """
-    sizes = _sizes(matrix) * vectors.abs().max()
+    sizes = LARGEST * _sizes(matrix)
     rounding = ALLOWED * torch.finfo(precision).eps * sizes
     for vector, expected in zip(vectors, products, strict=True):
         found = matrix @ vector
