@@ -94,9 +94,7 @@ def warn_of(products: Products, endings: list[str], norms: Tensor) -> None:
         )
 
 
-def certified(
-    products: Products, direction: Tensor | None, scale: float = 0.0
-) -> tuple[Tensor | None, float | None]:
+def certified(products: Products, direction: Tensor | None, scale: float = 0.0) -> tuple[Tensor | None, float | None]:
     """A direction of norm one and its curvature by a true product; none where that is not negative beyond rounding.
 
     Args:
