@@ -83,6 +83,20 @@ def test_nystrom_of_a_low_rank_matrix_keeps_no_more_than_its_rank_in_mind():
     assert torch.allclose(zero.to_dense(), torch.eye(5))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rank", [3, 6, 28])
+def test_nystrom_of_a_singular_or_wide_spectrum_is_positive_definite(rank, dtype):
+    """Values that are rounding take no part, and none is divided by more than rounding of the rest allows."""
+    for seed, values in enumerate([0.5 ** np.arange(30.0), np.r_[np.ones(4), np.zeros(26)], np.r_[1, np.zeros(29)]]):
+        A = with_eigenvalues(values, dtype)
+        M = hesse.nystrom(A, rank, rng=seed)
+        anything = torch.from_numpy(np.random.default_rng(seed).standard_normal((30, 5))).to(dtype)
+        R = torch.cat([M.vectors, anything], dim=1)
+        forms = (R.double() * (M @ R).double()).sum(dim=0) / R.double().square().sum(dim=0)
+        assert float(forms.min()) > 0
+        assert float(M.values.min()) > torch.finfo(dtype).eps
+
+
 def test_any_operator_can_be_a_preconditioner():
     A = with_eigenvalues(np.linspace(1, 1000, 100))
     b = torch.ones(100, dtype=torch.float64)

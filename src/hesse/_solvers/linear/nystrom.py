@@ -113,5 +113,8 @@ def nystrom(
         kept = weights > 0.5 * nudge
         root = coefficients @ (axes[:, kept] / weights[kept].sqrt())
         turn, singular, _ = torch.linalg.svd(root, full_matrices=False)
-        values = blocks.ldexp((singular**2 - nudge).clamp(min=0), products.exponent + unit)
+        # Of a singular matrix the others are rounding, by whose least one all would be divided.
+        known = singular**2 > 2 * nudge
+        turn, singular = turn[:, known], singular[known]
+        values = blocks.ldexp(singular**2 - nudge, products.exponent + unit)
         return NystromPreconditioner(operator, values, basis @ blocks.like(turn, basis), shift, products.count)

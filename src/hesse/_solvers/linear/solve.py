@@ -43,7 +43,8 @@ def solve(
     Every right-hand side stops by itself once a true product shows that
     :math:`\|b - A x\| \le \max(\mathrm{tol} \cdot \|b\|, \mathrm{atol})`. Where a singular system has solutions, MINRES
     from zero finds the one of minimum length; where it has none, the least-squares solution of minimum length, to about
-    the root of the precision, which does not count as converged.
+    the root of the precision, which does not count as converged. What has not converged has no larger residual than the
+    start; but where products run out, conjugate gradients return the point of the least error in A's norm so far.
 
     Args:
         A: a symmetric operator of shape (n, n), or what ``hesse.as_operator`` takes for one.

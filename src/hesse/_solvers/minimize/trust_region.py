@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from hesse._base.errors import NonFiniteProductError
@@ -169,7 +170,10 @@ class TrustRegion:
 
     def _without_a_step(self) -> str:
         """Why no step is better: the values have no more digits, or end where their precision does."""
-        return "unbounded" if self.place.value < 0.5 * self.place.info.min else "precision"
+        limits = torch.finfo(self.x.dtype)
+        far = (self.x.abs() > 0.1 * limits.max).any().to(self.x.dtype).reshape(1)
+        falls_on = self.place.value < 0.5 * self.place.info.min or float(self.place.operator.total(far, "max"))
+        return "unbounded" if falls_on else "precision"
 
     def _ratio(self, there: Place, step: Step, s: Tensor) -> tuple[float, bool]:
         """How far the function falls, in units of what the model predicts; and whether values have no digits for it."""
