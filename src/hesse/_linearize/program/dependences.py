@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import logging
 import types
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -91,6 +92,9 @@ def token(value: Any) -> Any:
         return repr(value)
     if isinstance(value, np.ndarray | np.generic) and kind.__module__ == "numpy":
         return _numbers(np.ascontiguousarray(value))
+    if isinstance(value, weakref.ref) and isinstance(value(), Tensor):
+        # As recurrent layers have them beside their parameters.
+        value = value()
     if isinstance(value, Tensor):
         return _layout(value)
     if isinstance(value, types.FunctionType):
