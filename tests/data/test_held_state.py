@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 import hesse
 from hesse._autograd.preserving import preserved
+from hesse._data import private_model
 from tests.data import references
 from tests.data.models import CLASSES, X, seeded
 
@@ -261,8 +262,12 @@ class Teacher(nn.Module):
         return torch.tanh(self.linear(x)) * self.teacher(x)
 
 
+@pytest.mark.parametrize("size", [1 << 18, 0], ids=["copied", "put back"])
 @pytest.mark.parametrize("in_place", [False, True])
-def test_a_frozen_copy_follows_the_parameters_from_where_the_users_is(in_place: bool) -> None:
+def test_a_frozen_copy_follows_the_parameters_from_where_the_users_is(
+    in_place: bool, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(private_model, "_COPIED", size)
     model = seeded(Teacher, in_place)
     before = {key: (value.clone(), value._version) for key, value in model.state_dict(keep_vars=True).items()}
     H = hesse.LossHessian(model, F.cross_entropy, (X, CLASSES))
