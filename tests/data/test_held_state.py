@@ -20,6 +20,8 @@ from torch.nn import functional as F
 import hesse
 from hesse._autograd.preserving import preserved
 from hesse._data import private_model
+from hesse._data.maps import GradientMap
+from hesse._data.models import model_objective
 from tests.data import references
 from tests.data.models import CLASSES, X, seeded
 
@@ -191,6 +193,17 @@ def test_what_a_function_counts_in_a_model_is_put_back(name: str) -> None:
         first = model(X)
         assert not torch.equal(model(X), first)
     assert torch.equal(model(X), first)
+
+
+def test_what_another_thread_does_to_a_model_meanwhile_stays() -> None:
+    model = seeded(Counting, in_closure)
+    map_ = GradientMap(model_objective("LossHessian", model, F.cross_entropy, None), (X, CLASSES))
+    with preserved(map_, tuple(model.parameters())):
+        with torch.no_grad():
+            model.first.weight.fill_(2)
+        model(X)
+    assert torch.equal(model.first.weight, torch.full((3, 4), 2.0, dtype=torch.float64))
+    assert model.count() == 2
 
 
 class Handle(nn.Module):
