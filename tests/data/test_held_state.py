@@ -19,6 +19,9 @@ from torch.nn import functional as F
 
 import hesse
 from hesse._autograd.preserving import preserved
+from hesse._data import private_model
+from hesse._data.maps import GradientMap
+from hesse._data.models import model_objective
 from tests.data import references
 from tests.data.models import CLASSES, X, seeded
 
@@ -192,6 +195,17 @@ def test_what_a_function_counts_in_a_model_is_put_back(name: str) -> None:
     assert torch.equal(model(X), first)
 
 
+def test_what_another_thread_does_to_a_model_meanwhile_stays() -> None:
+    model = seeded(Counting, in_closure)
+    map_ = GradientMap(model_objective("LossHessian", model, F.cross_entropy, None), (X, CLASSES))
+    with preserved(map_, tuple(model.parameters())):
+        with torch.no_grad():
+            model.first.weight.fill_(2)
+        model(X)
+    assert torch.equal(model.first.weight, torch.full((3, 4), 2.0, dtype=torch.float64))
+    assert model.count() == 2
+
+
 class Handle(nn.Module):
     """Takes its hook away in its first evaluation, as lazy modules do."""
 
@@ -261,8 +275,12 @@ class Teacher(nn.Module):
         return torch.tanh(self.linear(x)) * self.teacher(x)
 
 
+@pytest.mark.parametrize("size", [1 << 18, 0], ids=["copied", "put back"])
 @pytest.mark.parametrize("in_place", [False, True])
-def test_a_frozen_copy_follows_the_parameters_from_where_the_users_is(in_place: bool) -> None:
+def test_a_frozen_copy_follows_the_parameters_from_where_the_users_is(
+    in_place: bool, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(private_model, "_COPIED", size)
     model = seeded(Teacher, in_place)
     before = {key: (value.clone(), value._version) for key, value in model.state_dict(keep_vars=True).items()}
     H = hesse.LossHessian(model, F.cross_entropy, (X, CLASSES))

@@ -137,7 +137,8 @@ class ContainerPlan:
     def __init__(self, container: Any, entry: Entry) -> None:
         self._template: Any = None
         self._original = container
-        with contextlib.suppress(Exception):
+        # Those of Python raise nothing; an exception that comes by other means is not theirs.
+        with contextlib.nullcontext() if type(container) in MUTABLE else contextlib.suppress(Exception):
             self._template = copy.copy(container)
         self._base = _base(container)
         items: dict[Any, Any] = dict(enumerate(container))

@@ -26,7 +26,9 @@ from hesse._linearize.guard import State, address
 
 Result = TypeVar("Result")
 
-# A larger parameter is not copied only to be put back: samples of it are.
+# A larger parameter that stays is shared by the first evaluation, and put back where that writes into it;
+_COPIED = 1 << 18
+# one that is larger still is not copied only to be put back: samples of it are.
 _BACKED_UP = 1 << 22
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -171,7 +173,8 @@ class Model(Spared):
         """Like ``run``, and look what the evaluation writes into."""
         # Another thread may train the model: what it writes is its own, and it must not see what is written here.
         alone = threading.active_count() == 1
-        tried = self._blueprint.plain if alone else [*self._blueprint.plain, *self._constants]
+        sizes = {place: self._blueprint.tensors[place].numel() for place in self._constants}
+        tried = [*self._blueprint.plain, *[place for place, size in sizes.items() if size <= _COPIED or not alone]]
         backups = self._backups()
         versions = {place: self._blueprint.tensors[place]._version for place in self._blueprint.parameters}
         draws = [put_back(generator) for generator in default_generators()]
