@@ -261,6 +261,7 @@ class _Corrections:
         # What the solution loses where it leaves the range of its dtype belongs to its residual.
         powers = sides.units[index] - sides.products.exponent
         X = blocks.ldexp(blocks.ldexp(X, powers), -powers)
+        # Beyond that range there is no correction.
         for place in (~torch.isfinite(blocks.norms(operator, X))).nonzero().squeeze(1).tolist():
             X[:, place] = answers.X[:, int(index[place])]
         R = sides.residuals(index, X)
