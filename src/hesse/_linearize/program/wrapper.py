@@ -21,7 +21,7 @@ import torch
 
 from hesse._linearize.program.runs import Run
 
-_OWN_OPERATORS = ("scatter_adds", "reductions", "matrix_products")
+_OWN_OPERATORS = ("passes.scatter_adds", "passes.reductions", "passes.matrix_products", "recurrence")
 _ADDRESS = "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"
 """The variable of the environment by which a kernel that is loaded finds PyTorch's function for a tensor's memory."""
 
@@ -88,7 +88,7 @@ class Wrapper(NamedTuple):
         """
         if "torch.ops.hesse" in self.code:
             for name in _OWN_OPERATORS:
-                importlib.import_module(f"hesse._linearize.program.passes.{name}")
+                importlib.import_module(f"hesse._linearize.program.{name}")
         namespace: dict[str, Any] = {kernel.name: _kernel(kernel) for kernel in self.kernels}
         namespace["extern_kernels"] = types.SimpleNamespace(**{name: getattr(torch, name) for name in self.externs})
         exec(compile(self.code, "<a saved program of hesse>", "exec"), namespace)
