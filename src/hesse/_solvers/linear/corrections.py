@@ -14,6 +14,7 @@ from hesse._solvers.checkpoint import State
 from hesse._solvers.linear.answers import Answers
 from hesse._solvers.linear.krylov import Krylov, Preconditioner
 from hesse._solvers.linear.minres import LEAST_SQUARES, ROUNDING
+from hesse._solvers.linear.sides import Sides
 from hesse._solvers.run import Products
 
 # A correction is worth another one while it makes the true residual at least that much smaller.
@@ -59,7 +60,7 @@ def answer(
     """
     lengths = blocks.norms(products.operator, B)
     units = blocks.exponents(lengths)
-    sides = _Sides(products, B, units, blocks.ldexp((tol * lengths).clamp(min=atol), -units))
+    sides = Sides(products, B, units, blocks.ldexp((tol * lengths).clamp(min=atol), -units))
     inverse = None if preconditioner is None else Preconditioner(products.operator, preconditioner)
     least, most = _each(method, preconditioner)
     # Beside b and x; columns that run together are copied where one of them stops.
@@ -68,11 +69,10 @@ def answer(
     each = most if width > 1 else min(max(room, least), most)
     looks = room >= width * each + noise.VECTORS
     if saved is None:
-        norms = blocks.ldexp(lengths, -units)
         steps = torch.zeros(B.shape[1], dtype=torch.int64, device="cpu")
         bare = [inverse is None] * B.shape[1]
         endings, claims = [""] * B.shape[1], [""] * B.shape[1]
-        answers = Answers(torch.zeros_like(B), norms, endings, steps, bare, claims, [0.0, 0.0])
+        answers = Answers(torch.zeros_like(B), blocks.ldexp(lengths, -units), endings, steps, bare, claims, [0.0, 0.0])
     else:
         answers = Answers.of(saved)
     lift = x0 is None and inverse is None
@@ -106,23 +106,6 @@ def _each(method: type[Krylov], preconditioner: Operator | None) -> tuple[int, i
     return (method.LEAST, method.MOST) if preconditioner is None else (method.MOST + 1, method.MOST + 1)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Sides:
-    """Right-hand sides in their units and the residuals at which they are solved."""
-
-    products: Products
-    B: Tensor
-    units: Tensor
-    targets: Tensor
-
-    def residuals(self, index: Tensor, X: Tensor | None) -> Tensor:
-        """B − A·X of some columns, in memory of their own; of no X without a product."""
-        R = blocks.ldexp(blocks.select(self.B, index), -self.units[index])
-        if X is not None:
-            R.sub_(self.products.multiply(X))
-        return R
-
-
 @dataclasses.dataclass
 class _Corrections:
     """Answers that are corrected until each column has ended, and every residual is a true one.
@@ -144,7 +127,7 @@ class _Corrections:
         held: residuals of answers that have not ended, (n, 1), where they are known; no run holds them beside its own.
     """
 
-    sides: _Sides
+    sides: Sides
     method: type[Krylov]
     answers: Answers
     inverse: Preconditioner | None
@@ -268,8 +251,7 @@ class _Corrections:
         norms = blocks.norms(operator, R)
         if not answers.scales[True]:
             # A preconditioned run has not seen A's norm; a correction that starts at its end needs it.
-            images = sides.residuals(index, None).sub_(R)
-            answers.see(blocks.norms(operator, images), blocks.norms(operator, X))
+            answers.see(blocks.norms(operator, sides.residuals(index, None).sub_(R)), blocks.norms(operator, X))
         chosen = norms <= answers.norms[index]
         # A correction that is of the null space lengthens a solution, and does no more.
         doubted = torch.tensor([bool(answers.claims[column]) for column in index.tolist()], device="cpu")
