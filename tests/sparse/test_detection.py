@@ -390,27 +390,3 @@ def test_a_large_sparse_constant_is_never_made_dense(layout: torch.layout) -> No
     assert found.nnz == 3 * size
     coupled = scipy.sparse.csr_array((np.ones(size, bool), tuple(places.numpy())), shape=(size, size))
     assert (coupled > found).nnz == 0
-
-
-@pytest.mark.private
-def test_a_function_that_writes_into_buffers_keeps_its_point():
-    norm, calls = torch.nn.BatchNorm1d(2, dtype=torch.float64), torch.zeros(3)
-
-    def func(x: Tensor) -> Tensor:
-        calls.add_(1)
-        return norm(x).pow(3).sum()
-
-    x = torch.rand(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    H = hesse.Hessian(func, x, engine="tape")
-    mean = norm.running_mean.clone()
-    found = H.to_sparse()
-    assert (int(calls[0]), int(norm.num_batches_tracked)) == (1, 1)
-    assert torch.equal(norm.running_mean, mean)
-    expected = torch.func.hessian(lambda x: torch.nn.functional.batch_norm(x, None, None, training=True).pow(3).sum())(
-        x
-    )
-    torch.testing.assert_close(found.to_dense(), expected.reshape(8, 8))
-    assert found.values().numel() == 32
-    calls.add_(1)
-    with pytest.raises(hesse.StalePointError, match="calls"):
-        H.to_sparse()
