@@ -1,4 +1,4 @@
-"""The tables of what ``engine="auto"`` decides for, of dense Hessians, and of many vectors at once."""
+"""The tables of engines: first products, points that move, what is decided for, dense Hessians, many vectors at once."""
 
 from typing import Any
 
@@ -69,4 +69,25 @@ def moving(results: dict[str, Any]) -> str:
     return markdown(headings, rows) + note
 
 
-VIEWS = {"moving": moving, "engines": engines, "dense": dense, "vectors": vectors}
+FIRST = {"new": "hesse", "saved": "hesse", "JAX": "JAX"}
+"""The processes of a row of ``benchmarks.first``, and who computes there."""
+
+
+def first(results: dict[str, Any]) -> str:
+    """Seconds of the wall to the first compiled product of each process, and of the processors in parentheses."""
+    rows = [
+        [
+            row["title"],
+            *[
+                MISSING
+                if row[key].get("problem")
+                else f"{row[key]['seconds']:.1f} s ({row[key]['processor_seconds']:.1f})"
+                for key in FIRST
+            ],
+        ]
+        for row in results["rows"]
+    ]
+    return markdown(["workload", "nothing saved", "a second process", "JAX"], rows)
+
+
+VIEWS = {"first": first, "moving": moving, "engines": engines, "dense": dense, "vectors": vectors}

@@ -64,3 +64,9 @@ def test_the_table_of_points_that_move_sets_hesse_beside_jax_and_says_what_is_mi
     assert "| refused | 2 ms | – | – | – | – |" in text
     assert "| ended | – | – | – | – | – |" in text
     assert text.endswith("A note.")
+
+
+def test_the_table_of_first_products_has_a_column_for_each_process() -> None:
+    row = {"title": "known", "new": {"seconds": 9.04, "processor_seconds": 12.0}, "saved": {"problem": "It ended."}}
+    row["JAX"] = {"seconds": 0.5, "processor_seconds": 0.75}
+    assert "| known | 9.0 s (12.0) | – | 0.5 s (0.8) |" in table.render({"rows": [row]}, "first")
