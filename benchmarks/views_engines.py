@@ -1,4 +1,4 @@
-"""The tables of engines: first products, points that move, what is decided for, dense Hessians, many vectors at once."""
+"""The tables of engines: first products, points that move, what they decide, dense Hessians, many vectors at once."""
 
 from typing import Any
 
