@@ -164,7 +164,7 @@ WRONG: dict[str, tuple[Any, Any, str]] = {
     "size": ({"a": 3}, {"a": 4}, "Entry ['a'] in v has invalid size: should be torch.Size([3]) but got"),
     "shorter_list": ([3, 3], [3], "v has an invalid structure: entry [1] of it is missing."),
     "nested": (([3], {"a": [3]}), ([3], {"a": [4]}), "Entry [1]['a'][0] in v has invalid size: should be"),
-    "dict_for_tensor": (3, {"a": 3}, "v has an invalid structure: entry"),
+    "dict_for_tensor": (3, {"a": 3}, "v has an invalid structure: it should be a Tensor, as the input is."),
     "tensor_for_dict": ({"a": 3}, 3, "v has an invalid structure: entry ['a'] of it is missing."),
 }
 

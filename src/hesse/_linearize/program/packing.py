@@ -17,7 +17,8 @@ class Packing:
 
     def __init__(self, sizes: Sequence[int]) -> None:
         self.sizes, self.batch = sizes, sizes[0]
-        self._places = torch.tensor([t * self.batch + row for t, size in enumerate(sizes) for row in range(size)])
+        places = [t * self.batch + row for t, size in enumerate(sizes) for row in range(size)]
+        self._places = torch.tensor(places, device="cpu")
 
     @property
     def lengths(self) -> list[int]:
@@ -36,7 +37,7 @@ class Packing:
     def mask(self, like: Tensor) -> Tensor:
         """One (length, batch, 1) where a sequence has not ended, zero elsewhere."""
         marks = [[[float(row < size)] for row in range(self.batch)] for size in self.sizes]
-        return torch.tensor(marks, dtype=like.dtype)
+        return torch.tensor(marks, dtype=like.dtype, device=like.device)
 
 
 def sizes_of(lengths: Sequence[int]) -> list[int]:

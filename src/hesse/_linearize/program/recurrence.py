@@ -132,7 +132,7 @@ def _step(cell: str, order: int, num_states: int, compiled: bool, layouts: _Layo
         return [*after, products, *results]
 
     with undisturbed(), new_mode():
-        stand_ins = [torch.empty_strided(shape, stride, dtype=dtype) for shape, stride, dtype in layouts]
+        stand_ins = [torch.empty_strided(shape, stride, dtype=dtype, device="cpu") for shape, stride, dtype in layouts]
         table = inductor.decompositions()
         graph: Graph = make_fx(torch.func.functionalize(step), decomposition_table=table)(*stand_ins)
     _write_results(graph, num_inputs)

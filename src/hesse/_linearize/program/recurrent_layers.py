@@ -70,8 +70,8 @@ def _first_steps(x: Tensor, reverse: bool, packing: Packing | None) -> Tensor:
     """One (length, batch, 1) at the first step of each sequence, zero elsewhere."""
     length, batch = x.shape[:2]
     lengths = packing.lengths if packing is not None else [length] * batch
-    places = torch.tensor([end - 1 if reverse else 0 for end in lengths])
-    return (torch.arange(length)[:, None, None] == places[:, None]).to(x.dtype)
+    places = torch.tensor([end - 1 if reverse else 0 for end in lengths], device=x.device)
+    return (torch.arange(length, device=x.device)[:, None, None] == places[:, None]).to(x.dtype)
 
 
 def _stacked(
@@ -122,7 +122,7 @@ def _packed(
 
 def _pack(read: ReadIntegers, x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
     sizes = sizes_of(read(lengths))
-    return Packing(sizes).packed(x.transpose(0, 1) if batch_first else x), torch.tensor(sizes)
+    return Packing(sizes).packed(x.transpose(0, 1) if batch_first else x), torch.tensor(sizes, device="cpu")
 
 
 def _pad(
@@ -132,7 +132,7 @@ def _pad(
     mask = packing.mask(data).reshape(len(packing.sizes), packing.batch, *[1] * (data.dim() - 1))
     x = torch.where(mask > 0, packing.padded(data), value)
     x = torch.cat([x, x.new_full((length - len(x), *x.shape[1:]), value)])
-    return x.transpose(0, 1) if batch_first else x, torch.tensor(packing.lengths)
+    return x.transpose(0, 1) if batch_first else x, torch.tensor(packing.lengths, device="cpu")
 
 
 _FORMS: dict[str, Callable[..., Any]] = {"pack_padded": _pack, "pad_packed": _pad}

@@ -268,7 +268,7 @@ def _wrapper(run: Any) -> Wrapper:
 
 def _small(shape: list[int], dtype: str) -> Tensor:
     """A tensor of that shape, in the memory of one number."""
-    return torch.zeros((), dtype=dtype_of(dtype)).expand(shape)
+    return torch.zeros((), dtype=dtype_of(dtype), device="cpu").expand(shape)
 
 
 def _digest_of(names: Sequence[Name]) -> str:
