@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import types
 import warnings
@@ -185,3 +186,21 @@ def loud() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
+
+
+def test_what_runs_with_a_collection_of_garbage_is_no_dependence(folder: Path) -> None:
+    def tell(phase: str, info: dict[str, int]) -> None:
+        phases.append(phase)
+
+    def collecting(x: torch.Tensor) -> torch.Tensor:
+        gc.collect()
+        return (x**3).sum()
+
+    phases: list[str] = []
+    gc.callbacks.append(tell)
+    try:
+        operator(collecting)
+    finally:
+        gc.callbacks.remove(tell)
+    assert phases
+    assert list(folder.iterdir())

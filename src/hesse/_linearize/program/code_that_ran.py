@@ -64,7 +64,10 @@ class Ran:
         """
         if not (self._calls and self._is_complete):
             raise Unknown("a profiler of the user's")
-        users = {code: module for code, module in self.modules.items() if is_the_users(module)}
+        # A collection of garbage may come at any time.
+        apart = {getattr(callback, "__code__", None) for callback in gc.callbacks}
+        ran = {code: module for code, module in self.modules.items() if code not in apart}
+        users = {code: module for code, module in ran.items() if is_the_users(module)}
         # Python makes the constructor of a named tuple of the names of its fields alone.
         named_tuple = "namedtuple_"
         users = {
