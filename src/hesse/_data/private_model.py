@@ -173,9 +173,9 @@ class Model(Spared):
         """Like ``run``, and look what the evaluation writes into."""
         # Another thread may train the model: what it writes is its own, and it must not see what is written here.
         alone = threading.active_count() == 1
-        constants = {place: self._blueprint.tensors[place] for place in self._constants}
+        stay = {place: self._blueprint.tensors[place] for place in self._constants}
         # Those of FSDP are gathered in each evaluation, or are pieces.
-        sizes = {place: constant.numel() for place, constant in constants.items() if not is_dtensor(constant)}
+        sizes = {place: constant.numel() for place, constant in stay.items() if not is_dtensor(constant)}
         tried = [*self._blueprint.plain, *[place for place, size in sizes.items() if size <= _COPIED or not alone]]
         backups = self._backups()
         versions = {place: self._blueprint.tensors[place]._version for place in self._blueprint.parameters}
