@@ -21,7 +21,7 @@ DOUBLE = torch.float64
 @pytest.mark.parametrize("options", [{"batch_first": True}, {"num_layers": 2, "bidirectional": True}, {}], ids=str)
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 @pytest.mark.private
-@pytest.mark.one_in(9)
+@pytest.mark.one_in(18)
 def test_products_are_those_of_pytorch_in_double_precision(kind: type[nn.RNNBase], options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     layer = kind(3, 4, **options)
@@ -60,7 +60,7 @@ CASES = [
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize(("kind", "options"), CASES, ids=str)
 @pytest.mark.private
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(10)
 def test_halves_and_lone_products_are_those_of_the_layers(
     kind: type[nn.RNNBase], options: dict[str, Any], packed: bool
 ) -> None:

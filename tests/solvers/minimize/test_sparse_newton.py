@@ -85,6 +85,8 @@ def test_a_pattern_that_does_not_fit_is_refused_by_the_name_of_what_was_called()
         hesse.minimize(rosenbrock, x0, pattern=scipy.sparse.eye_array(50))
 
 
+# A thousand steps, each twice as long.
+@pytest.mark.exhaustive
 def test_a_function_that_falls_for_ever_is_told():
     with pytest.warns(hesse.ConvergenceWarning, match="where its precision ends"):
         found = hesse.minimize(lambda x: x.sum(), torch.ones(4, dtype=DOUBLE), method="sparse-newton")
