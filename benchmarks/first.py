@@ -20,7 +20,7 @@ from benchmarks import environment, moving, results_file, table, workloads
 from benchmarks.processes import limit_memory, run_fresh
 from benchmarks.views_engines import FIRST
 
-NAMES = ("rosenbrock", "mlp", "gpt", "cnn", "resnet", "lstm")
+NAMES = ("rosenbrock", "mlp", "gpt", "cnn")
 TIMEOUT = 900
 DEFAULT_OUT = results_file.FOLDER / "first.json"
 
@@ -52,7 +52,7 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="first", description="Time the first compiled product of a process.")
-    parser.add_argument("--workload", action="append", choices=workloads.BUILDERS, help="repeatable; six of them")
+    parser.add_argument("--workload", action="append", choices=workloads.BUILDERS, help="repeatable; four of them")
     parser.add_argument("--quick", action="store_true", help="tiny sizes; printed only")
     parser.add_argument("--here", choices=moving.CONTESTANTS, help="of the first workload, in this process, as JSON")
     options = parser.parse_args(arguments)
