@@ -7,8 +7,9 @@ import collections
 import functools
 import io
 import queue
+import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -117,9 +118,9 @@ def in_closure(model: nn.Module) -> Callable[[], float]:
 def in_function(model: nn.Module) -> Callable[[], float]:
     def count() -> float:
         count.calls += 1  # type: ignore[attr-defined]  # as users do
-        return count.calls  # type: ignore[attr-defined]
+        return count.calls  # type: ignore[attr-defined]  # as users do
 
-    count.calls = 0.0  # type: ignore[attr-defined]
+    count.calls = 0.0  # type: ignore[attr-defined]  # as users do
     return count
 
 
@@ -305,6 +306,18 @@ class Clipping(nn.Module):
         return self.linear(x)[:, :3]
 
 
+@pytest.fixture(params=[False, True], ids=["alone", "beside a tool's thread"])
+def beside(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With a thread as notebooks, progress bars and loaders have it."""
+    ended = threading.Event()
+    thread = threading.Thread(target=ended.wait, daemon=True)
+    if request.param:
+        thread.start()
+    yield
+    ended.set()
+
+
+@pytest.mark.usefixtures("beside")
 @pytest.mark.parametrize("by_data", [False, True])
 def test_what_is_written_into_parameters_is_refused_and_put_back(by_data: bool) -> None:
     model = seeded(Clipping, by_data)

@@ -91,8 +91,8 @@ def checkpoints() -> None:
         S, b = H.shift(SHIFT), VECTORS[entries(H), 0]
         questions: dict[str, tuple[int, Callable[..., Tensor]]] = {
             "eigsh": (14, lambda **keep: hesse.eigsh(H, 2, rng=5, basis_size=10, tol=1e-8, **keep).vectors),  # noqa: B023  # called at once
-            "diagonal": (20, lambda **keep: hesse.diagonal(H, method="exact", **keep).estimate),  # noqa: B023
-            "cg": (6, lambda **keep: hesse.solve(S, b, method="cg", tol=1e-12, **keep).solution),  # noqa: B023
+            "diagonal": (20, lambda **keep: hesse.diagonal(H, method="exact", **keep).estimate),  # noqa: B023  # called at once
+            "cg": (6, lambda **keep: hesse.solve(S, b, method="cg", tol=1e-12, **keep).solution),  # noqa: B023  # called at once
         }
         for question, (most, ask) in questions.items():
             require_resumed(ask, folder / f"{name}.{question}", most)

@@ -172,7 +172,8 @@ class Model(Spared):
     def _run_first(self, x: Sequence[Tensor], evaluate: Callable[[Private], Result]) -> Result:
         """Like ``run``, and look what the evaluation writes into."""
         # Another thread may train the model: what it writes is its own, and it must not see what is written here.
-        alone = threading.active_count() == 1
+        # Threads of tools, as those of notebooks, progress bars and loaders, are daemons.
+        alone = not [one for one in threading.enumerate() if one is not threading.current_thread() and not one.daemon]
         stay = {place: self._blueprint.tensors[place] for place in self._constants}
         # Those of FSDP are gathered in each evaluation, or are pieces.
         sizes = {place: constant.numel() for place, constant in stay.items() if not is_dtensor(constant)}

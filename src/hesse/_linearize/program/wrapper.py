@@ -140,7 +140,7 @@ def _kernel(kernel: Kernel) -> Any:
         raise OSError(f"the kernel {file} is another")
     name = f"hesse_{kernel.digest}.kernel"
     if name not in sys.modules:
-        address = torch._C._dynamo.guards._torchinductor_pyobject_tensor_data_ptr  # type: ignore[attr-defined]
+        address = torch._C._dynamo.guards._torchinductor_pyobject_tensor_data_ptr  # type: ignore[attr-defined]  # no stub
         os.environ[_ADDRESS] = str(address)
         loader = importlib.machinery.ExtensionFileLoader(name, str(file))
         spec = importlib.util.spec_from_file_location(name, file, loader=loader)
