@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import functools
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hesse._base.space import Space, Splits
-from hesse._linearize.choice import EngineName
-from hesse._linearize.chunks import Chunks, Rows
+from hesse._linearize.chunks import Rows
 from hesse._linearize.unit_vectors import UnitVectors
 from hesse._operators import materialize
 from hesse._operators.block import Block
 from hesse._operators.data_point import DataPoint
-from hesse._operators.explanation import Explanation
 from hesse._operators.function_point import FunctionPoint
 from hesse._operators.linear_map import Decisions
-from hesse._operators.point import Point, PointOperator, Weighted
-from hesse._operators.terms import Part, Term
+from hesse._operators.point import Point, PointOperator
+from hesse._operators.terms import Part
 from hesse._ranks.group import Ranks
+
+
+def _of_local(name: str) -> Any:
+    """What the point of this rank has by that name."""
+    return property(lambda self: getattr(self.local, name))
 
 
 class SharedPoint(Point):
@@ -195,56 +197,10 @@ class SharedPoint(Point):
             " of the parameters, and its value."
         )
 
-    # From here on all is as this rank's point says.
-
-    @property
-    def guard(self) -> Any:  # type: ignore[override]  # read only here
-        """This rank's."""
-        return self.local.guard
-
-    @property
-    def asked(self) -> int:  # type: ignore[override]  # read only here
-        """This rank's."""
-        return self.local.asked
-
-    @functools.cached_property
-    def chunks(self) -> tuple[Chunks, ...]:
-        """This rank's."""
-        return self.local.chunks
-
-    @property
-    def engine(self) -> EngineName:
-        """This rank's."""
-        return self.local.engine
-
-    @property
-    def is_lone(self) -> bool:
-        """This rank's."""
-        return self.local.is_lone
-
-    def terms(self) -> Iterable[Weighted]:
-        """This rank's."""
-        return self.local.terms()
-
-    def relinearize(self) -> None:
-        """Of this rank's point."""
-        self.local.relinearize()
-
-    def left(self, needed: int | None = None) -> int:
-        """This rank's."""
-        return self.local.left(needed)
-
-    def kept_terms(self) -> list[Term]:
-        """This rank's."""
-        return self.local.kept_terms()
-
-    def explain(self, explanation: Explanation) -> Explanation:
-        """This rank's."""
-        return self.local.explain(explanation)
-
-    def close(self) -> None:
-        """Free what this rank keeps."""
-        self.local.close()
+    # All else is as this rank's point says.
+    guard, asked, chunks, engine, is_lone = map(_of_local, ("guard", "asked", "chunks", "engine", "is_lone"))
+    terms, relinearize, kept_terms = map(_of_local, ("terms", "relinearize", "kept_terms"))
+    left, explain, close = map(_of_local, ("left", "explain", "close"))
 
 
 def _code(part: Part, transposed: bool) -> str:
