@@ -12,14 +12,14 @@ from hesse._base import trees
 from hesse._base.several_ranks import replicated
 from hesse._data import rows
 from hesse._data.batches import Batches
-from hesse._data.models import ModelObjective, model_objective
+from hesse._data.models import Objective, model_objective
 from hesse._data.parameters import Params
 
 
 class BatchLoss:
     """The loss of one batch by the dict of chosen parameters."""
 
-    def __init__(self, objective: ModelObjective, batch: Any) -> None:
+    def __init__(self, objective: Objective, batch: Any) -> None:
         self._objective, self._batch = objective, batch
 
     def __call__(self, parameters: dict[str, Tensor]) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hesse._autograd.gradients import gradient_to_multiply, gradients, zeros_where_none
 from hesse._data.losses import Known, Reduction, class_dimension
-from hesse._data.objective import Objective, Prediction
+from hesse._data.models import Objective
+from hesse._data.objective import Prediction
 from hesse._linearize import tape
 from hesse._linearize.engines import Linearize
 from hesse._linearize.protocol import Leaves, Linearization, Selection

@@ -16,7 +16,7 @@ from hesse._base.memory import is_out_of_memory
 from hesse._data import rows
 from hesse._data.draws import Seeded
 from hesse._data.losses import Reduction
-from hesse._data.objective import Objective
+from hesse._data.models import Objective
 from hesse._data.reduction import PILOT, agree, loss_without_graph, rounding
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from hesse._autograd.dependence import Followed, require_dependence
 from hesse._autograd.gradients import gradient_to_multiply, zeros_where_none
 from hesse._data import rows
-from hesse._data.objective import Objective, Prediction
+from hesse._data.models import Objective
+from hesse._data.objective import Prediction
 
 
 class GradientMap:

@@ -48,7 +48,7 @@ def model_objective(
     weight: Weight | None = None,
     predicts: bool = False,
     ranks: Ranks | None = None,
-) -> ModelObjective:
+) -> Objective:
     """The loss of a batch as a function of the model's chosen parameters as they are now; ``ranks`` may share it."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"The model given to {name} should be a torch.nn.Module but has type {type(model)}.")
@@ -65,7 +65,7 @@ def model_objective(
         made = kind(model, chosen, functions, name, ranks)
     else:
         made = Model(model, chosen, functions, name)
-    return ModelObjective(
+    return Objective(
         made,
         loss,
         call=call,
@@ -85,7 +85,7 @@ def watched(model: nn.Module, *functions: Any) -> Iterator[tuple[str, Tensor]]:
             yield from captured(function)
 
 
-class ModelObjective:
+class Objective:
     """The loss of a model with a batch of data, as a function of the model's parameters."""
 
     def __init__(

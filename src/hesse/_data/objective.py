@@ -1,16 +1,13 @@
-"""What is summed over the data: how a batch becomes a prediction and a loss, at any values of the variables."""
+"""What a model makes of a batch: a prediction, what counts its terms, and a loss."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
-from hesse._base.space import Space
 from hesse._base.trees import Spec
-from hesse._data.losses import Known
 
 
 class Counted(NamedTuple):
@@ -55,71 +52,6 @@ class Prediction(NamedTuple):
         for place, leaf in zip(self.places, leaves, strict=True):
             full[place] = leaf
         return self.spec.rebuild(full)
-
-
-class Objective(Protocol):
-    """The loss of a batch as a function of variables x.
-
-    Attributes:
-        leaves, spec: the variables at the point, and their structure.
-        name: the operator that errors speak of.
-        known: the loss, where it is one of PyTorch's own.
-        device: where batches belong; None to leave them where they are.
-    """
-
-    leaves: list[Tensor]
-    spec: Spec
-    name: str
-    known: Known | None
-    device: torch.device | None
-
-    def move(self, leaves: list[Tensor]) -> None:
-        """To other values of the variables."""
-        ...
-
-    def value(self, x: Sequence[Tensor], batch: Any) -> tuple[Tensor, Counted]:
-        """The loss of a batch, and what its terms are counted by."""
-        ...
-
-    def count(self, batch: Any, counted: Counted) -> float | None:
-        """How many terms the loss of a batch is the mean of, if that can be told; this reads values of tensors."""
-        ...
-
-    def predict(self, x: Sequence[Tensor], batch: Any) -> Prediction:
-        """The prediction for a batch."""
-        ...
-
-    def loss_of(self, prediction: Prediction, leaves: Sequence[Tensor]) -> Tensor:
-        """The loss of a prediction with other tensors in the place of its floating-point ones."""
-        ...
-
-    def reads(self) -> dict[str, Any]:
-        """By name, all that is read beside the batch and the variables."""
-        ...
-
-    def layers(self) -> dict[str, Any]:
-        """By name, what the modules of the model and the loss are."""
-        ...
-
-    def stated_reduction(self) -> str | None:
-        """What the loss says of its reduction, if it does."""
-        ...
-
-    def batch_statistics(self) -> str | None:
-        """A layer that makes the rows of a batch act on each other, if there is one."""
-        ...
-
-    def tensors(self) -> Iterable[Tensor]:
-        """All parameters and buffers that are the same on all ranks, chosen or not."""
-        ...
-
-    def space(self) -> Space:
-        """The vectors of the variables."""
-        ...
-
-    def require_same_mode(self) -> None:
-        """Raise if a layer was switched between training and evaluation since this was made."""
-        ...
 
 
 def require_scalar(value: Any, name: str) -> Tensor:

@@ -13,7 +13,7 @@ from hesse._base.memory import is_out_of_memory, readable
 from hesse._data import rows
 from hesse._data.kept import needed
 from hesse._data.losses import Reduction
-from hesse._data.objective import Objective
+from hesse._data.models import Objective
 from hesse._data.options import DataOptions
 from hesse._data.reduction import PILOT as PILOT
 from hesse._data.reduction import Finding, examine, settle

@@ -17,7 +17,7 @@ from hesse._autograd.thread_state import interruptible, ordinary_autograd
 from hesse._data import rows
 from hesse._data.draws import Seeded
 from hesse._data.losses import Reduction
-from hesse._data.objective import Objective
+from hesse._data.models import Objective
 
 _ROUNDING = {True: 0.02, False: 1e-4}
 """How far losses that should agree may differ, when half precision has a part in them and when not: models round

@@ -15,7 +15,7 @@ from hesse._base.space import Space
 from hesse._base.trees import Spec, dotted_name
 from hesse._data.batches import Batches
 from hesse._data.cut_model import CutModel
-from hesse._data.objective import Objective
+from hesse._data.models import Objective
 from hesse._data.options import DataKeywords, DataOptions
 from hesse._data.parameters import matching
 from hesse._linearize.engines import Engines
@@ -106,7 +106,7 @@ class DataOperator(PointOperator):
                 most=None if ranks is None else own_rows(self._data, ranks.size, ranks.rank),
             )
             guard = Guard(name, self._watched(), remedy="at()")
-            model = getattr(objective, "model", None)
+            model = objective.model
             if isinstance(model, CutModel):
                 assert ranks is not None
                 kind = ShardedPoint if model.teams is None else ParallelPoint

@@ -21,7 +21,7 @@ from hesse._data.draws import Seeded, State
 from hesse._data.joined import Joined
 from hesse._data.kept import Kept
 from hesse._data.losses import Reduction
-from hesse._data.objective import Objective
+from hesse._data.models import Objective
 from hesse._data.options import DataOptions
 from hesse._data.plan import PILOT, Plan, make_plan
 from hesse._data.reduction import rounding

@@ -8,8 +8,8 @@ from torch import nn
 
 from hesse._data.curvatures import Curved, OuterProducts, Sample, factor, loss_and_gradient, token_dimension
 from hesse._data.losses import Reduction, Weight
-from hesse._data.models import Output, model_objective, watched
-from hesse._data.objective import Objective, Prediction
+from hesse._data.models import Objective, Output, model_objective, watched
+from hesse._data.objective import Prediction
 from hesse._data.options import DataKeywords, DataOptions
 from hesse._data.parameters import Params
 from hesse._linearize.engines import Linearize

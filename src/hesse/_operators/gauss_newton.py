@@ -17,8 +17,8 @@ from hesse._base.several_ranks import refusing_models
 from hesse._base.space import Space
 from hesse._data.curvatures import LossCurvature
 from hesse._data.losses import Reduction, Weight, recognize
-from hesse._data.models import Output, model_objective, watched
-from hesse._data.objective import Counted, Objective, Prediction, require_scalar
+from hesse._data.models import Objective, Output, model_objective, watched
+from hesse._data.objective import Counted, Prediction, require_scalar
 from hesse._data.options import DataKeywords, DataOptions
 from hesse._data.parameters import Params
 from hesse._linearize.engines import Engines, Linearize

@@ -8,8 +8,7 @@ from typing import Any, Unpack
 from torch import nn
 
 from hesse._data.losses import Weight
-from hesse._data.models import Call, Output, model_objective, watched
-from hesse._data.objective import Objective
+from hesse._data.models import Call, Objective, Output, model_objective, watched
 from hesse._data.options import DataKeywords, DataOptions
 from hesse._data.parameters import Params
 from hesse._operators.data_operator import DataOperator

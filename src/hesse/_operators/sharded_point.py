@@ -20,7 +20,7 @@ from hesse._data.batches import Batches
 from hesse._data.cut_model import CutModel
 from hesse._data.kept import needed
 from hesse._data.losses import Reduction
-from hesse._data.objective import Objective
+from hesse._data.models import Objective
 from hesse._data.options import DataOptions
 from hesse._data.plan import PILOT, Plan
 from hesse._data.reduction import examine, settle

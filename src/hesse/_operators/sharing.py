@@ -18,7 +18,7 @@ from hesse._base.several_ranks import dealt, is_parallel, is_sharded, replicated
 from hesse._base.version import __version__
 from hesse._data.cut_model import CutModel
 from hesse._data.mesh_model import mesh_group_of, mesh_of
-from hesse._data.objective import Objective
+from hesse._data.models import Objective
 from hesse._data.options import DataOptions
 from hesse._data.parallel_model import parallel_group_of
 from hesse._data.sharded_model import group_of, reshard

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from hesse._data.curvatures import Curved
 from hesse._data.maps import GradientMap, PredictionMap
-from hesse._data.objective import Objective, Prediction
+from hesse._data.models import Objective
+from hesse._data.objective import Prediction
 from hesse._linearize.engines import Linearize
 from hesse._linearize.protocol import Leaves, Linearization, Selection
 
