@@ -27,6 +27,30 @@ _SHAPED = {f"{name}_like" for name in ("zeros", "ones", "full", "empty", "rand",
 _SHAPED |= {f"new_{name}" for name in ("zeros", "ones", "full", "empty", "empty_strided")}
 
 
+_TOLD: dict[Kind, tuple[str, str]] = {
+    "detach": (
+        "cuts the output off from the inputs",
+        "Leave it out, unless what it cuts off is meant to be a constant.",
+    ),
+    "grad mode": (
+        "is on, so what is computed there is cut off from the inputs",
+        "Compute it outside of that block, unless it is meant to be a constant.",
+    ),
+    "inner gradient": (
+        "is called without create_graph=True, so its result is cut off from the inputs",
+        "Pass create_graph=True.",
+    ),
+    "number": (
+        "leaves PyTorch, so what is computed from it is cut off from the inputs",
+        "Compute with tensors throughout.",
+    ),
+    "hook": ("may change gradients on their way", "Leave it out, unless that is meant."),
+    "steps": ("is piecewise constant, so its derivative is zero", "Use a smooth function in its place."),
+    "narrow": ("rounds to fewer digits than its arguments have", "Keep the precision of the inputs."),
+}
+"""What happens there, and what helps."""
+
+
 class Cut(NamedTuple):
     """One place where a derivative ends, or digits do."""
 
@@ -34,41 +58,15 @@ class Cut(NamedTuple):
     operator: str
     frame: Frame | None
 
+    @property
     def sentence(self) -> str:
         """What happens there."""
-        match self.kind:
-            case "detach":
-                return f"{self.operator} cuts the output off from the inputs."
-            case "grad mode":
-                return f"{self.operator} is on, so what is computed there is cut off from the inputs."
-            case "inner gradient":
-                return f"{self.operator} is called without create_graph=True, so its result is cut off from the inputs."
-            case "number":
-                return f"{self.operator} leaves PyTorch, so what is computed from it is cut off from the inputs."
-            case "hook":
-                return f"{self.operator} may change gradients on their way."
-            case "steps":
-                return f"{self.operator} is piecewise constant, so its derivative is zero."
-            case "narrow":
-                return f"{self.operator} rounds to fewer digits than its arguments have."
+        return f"{self.operator} {_TOLD[self.kind][0]}."
 
+    @property
     def remedy(self) -> str:
         """What helps."""
-        match self.kind:
-            case "detach":
-                return "Leave it out, unless what it cuts off is meant to be a constant."
-            case "grad mode":
-                return "Compute it outside of that block, unless it is meant to be a constant."
-            case "inner gradient":
-                return "Pass create_graph=True."
-            case "number":
-                return "Compute with tensors throughout."
-            case "hook":
-                return "Leave it out, unless that is meant."
-            case "steps":
-                return "Use a smooth function in its place."
-            case "narrow":
-                return "Keep the precision of the inputs."
+        return _TOLD[self.kind][1]
 
 
 def in_order(cuts: Iterable[Cut]) -> list[Cut]:

@@ -147,7 +147,7 @@ def _cut_off(of: Followed, x: tuple[Tensor, ...]) -> Missed | None:
         return None
     where = "" if cut.frame is None else f" at {cut.frame}" + (f", in `{cut.frame.code}`" if cut.frame.code else "")
     return Missed(
-        f"is cut off from its variables{where}, so that every product would be zero: {cut.sentence().rstrip('.')}",
-        cut.remedy(),
+        f"is cut off from its variables{where}, so that every product would be zero: {cut.sentence.rstrip('.')}",
+        cut.remedy,
         cut,
     )

@@ -27,7 +27,7 @@ def compiled(place: Place) -> Finding:
         "A function compiled by torch.compile runs here, and what is compiled has no second derivative.",
         "Call torch.compile before, outside of the function, and leave the compiler's stance alone: then hesse runs it"
         " eagerly.",
-        frame=place.frame,
+        at=Place("", place.frame),
     )
 
 
@@ -44,8 +44,7 @@ def failed(subject: Subject, failure: Failure) -> Finding:
             f"{change.operator if change else 'An operation'} changes in place what {failure.operator.lower()}"
             f"{f' in line {failure.frame.line}' if failure.frame else ''} needs for its derivative.",
             "Make a new tensor instead.",
-            operator=change.operator if change else failure.operator,
-            frame=change.frame if change else failure.frame,
+            at=change or failure,
         )
     if "::" in failure.operator:
         sentence = f"PyTorch has no derivative of {failure.operator}, which the gradient of this line calls."
@@ -55,21 +54,16 @@ def failed(subject: Subject, failure: Failure) -> Finding:
     else:
         sentence = f"The derivative of {failure.operator} raises {type(failure.error).__name__}: {message}"
         remedy = ""
-    return found("no second derivative", sentence, remedy, operator=failure.operator, frame=failure.frame)
+    return found("no second derivative", sentence, remedy, at=failure)
 
 
 def not_finite(subject: Subject, evaluation: Evaluation) -> Finding:
     """Value or gradient hold NaNs or infinities."""
     if bool(evaluation.value.isfinite().all()):
         return _derivative_not_finite("gradient", first_node(subject, None))
-    first = first_call(subject) or Place("", None)
-    source = f"; the first is made by {first.operator}" if first.operator else ""
-    return found(
-        "not finite",
-        f"The value is {float(evaluation.value)}{source}.",
-        operator=first.operator or None,
-        frame=first.frame,
-    )
+    first = first_call(subject)
+    source = f"; the first is made by {first.operator}" if first else ""
+    return found("not finite", f"The value is {float(evaluation.value)}{source}.", at=first)
 
 
 def product_not_finite(subject: Subject, vector: Leaves) -> Finding:
@@ -94,8 +88,7 @@ def _derivative_not_finite(name: str, first: Place | None) -> Finding:
         "not finite",
         f"The {name} holds NaNs or infinities though the value is finite{source}.",
         _EQUAL_VALUES if first and first.operator in _DECOMPOSITIONS else _ROOT,
-        operator=first.operator if first else None,
-        frame=first.frame if first else None,
+        at=first,
     )
 
 
@@ -107,7 +100,6 @@ def asymmetric(asymmetry: float, precision: torch.dtype) -> Finding:
         "Look at custom backwards: one of them is no derivative."
         if precision == torch.float64
         else "Compute in float64 to see whether it is rounding; else some custom backward is wrong.",
-        frame=None,
     )
 
 
@@ -119,7 +111,6 @@ def noisy(noise: float, device: torch.device) -> Finding:
         "precision",
         f"Products are linear only to {noise:.1e}: {reason}.",
         "Leave it off where that is too little." if around else "Cast to a wider dtype there.",
-        frame=None,
     )
 
 
@@ -127,24 +118,18 @@ def zero(observed: Observation, evaluation: Evaluation) -> Finding:
     """All products are zero, and rightly so."""
     steps = [cut for cut in observed.cuts if cut.kind == "steps"]
     if steps:
-        return found(
-            "zero",
-            f"The Hessian is zero: {steps[0].sentence()}",
-            steps[0].remedy(),
-            operator=steps[0].operator,
-            frame=steps[0].frame,
-        )
+        return found("zero", f"The Hessian is zero: {steps[0].sentence}", steps[0].remedy, at=steps[0])
     if not any(evaluation.connected):
-        return found("zero", "The Hessian is zero: the value does not depend on the inputs.", frame=None)
-    return found("zero", "The Hessian is zero: the function is linear in its inputs here.", frame=None)
+        return found("zero", "The Hessian is zero: the value does not depend on the inputs.")
+    return found("zero", "The Hessian is zero: the function is linear in its inputs here.")
 
 
 def missed(why: Missed) -> Finding:
     """Products are zero, since autograd does not connect the value to what it is computed of."""
     if why.cut is None:
-        return found("not connected", f"The value {why.clause}.", why.remedy, frame=None)
-    sentence = f"{why.cut.sentence()} The value does not depend on them otherwise, so that every product is zero."
-    return found("cut off", sentence, why.remedy, operator=why.cut.operator, frame=why.cut.frame)
+        return found("not connected", f"The value {why.clause}.", why.remedy)
+    sentence = f"{why.cut.sentence} The value does not depend on them otherwise, so that every product is zero."
+    return found("cut off", sentence, why.remedy, at=why.cut)
 
 
 def explain(
@@ -169,9 +154,7 @@ def explain(
     elif "not smooth" in verdicts:
         notes.append(_not_smooth(observed))
     if "too coarse" in verdicts:
-        notes.append(
-            found("precision", "Differences in this precision are too coarse to judge the derivatives.", frame=None)
-        )
+        notes.append(found("precision", "Differences in this precision are too coarse to judge the derivatives."))
     if comparison.rounding is not None and comparison.rounding > _native_eps(subject) ** (1 / 3):
         findings = [_coarse(cut, comparison.rounding, subject) for cut in narrow[:1]] or [
             _rounded(comparison.rounding, subject)
@@ -199,7 +182,6 @@ def _wrong(subject: Subject, observed: Observation, comparison: Comparison) -> l
             "wrong",
             f"The {order} differs from finite differences, and no line could be named.",
             "Look for what PyTorch does not see: NumPy, TorchScript, or a custom backward.",
-            frame=None,
         )
     ]
 
@@ -211,8 +193,7 @@ def _at_a_kink(kink: Place, order: str) -> Finding:
         f"The {order} differs from finite differences: where {kink.operator} has a kink its derivatives count as zero,"
         " also if the whole is smooth there.",
         "Write what is smooth without it, such as x**2 for abs(x)**2, or keep away from the kink.",
-        operator=kink.operator,
-        frame=kink.frame,
+        at=kink,
     )
 
 
@@ -226,25 +207,19 @@ def _suspected(suspect: Suspect) -> Finding:
     else:
         sentence = f"The backward of {suspect.operator} is right, but the derivative of that backward is not."
         remedy = "Compute it from saved inputs and outputs alone, with operations that PyTorch can differentiate."
-    return found("wrong", sentence, remedy, operator=suspect.operator, frame=suspect.frame)
+    return found("wrong", sentence, remedy, at=suspect)
 
 
 def _cut_off(cut: Cut, order: str) -> Finding:
-    sentence = f"{cut.sentence()} The {order} differs from finite differences."
-    return found("cut off", sentence, cut.remedy(), operator=cut.operator, frame=cut.frame)
+    sentence = f"{cut.sentence} The {order} differs from finite differences."
+    return found("cut off", sentence, cut.remedy, at=cut)
 
 
 def _coarse(cut: Cut, rounding: float | None, subject: Subject) -> Finding:
     cost = "Differences do not settle" if rounding is None else f"The product is {rounding:.1e} off"
     around = precision.told(subject.leaves[0].device)
     cost += f": {around}" if around else ""
-    return found(
-        "precision",
-        f"{cut.sentence()} {cost}.",
-        cut.remedy(),
-        operator=cut.operator,
-        frame=cut.frame,
-    )
+    return found("precision", f"{cut.sentence} {cost}.", cut.remedy, at=cut)
 
 
 def _rounded(rounding: float, subject: Subject) -> Finding:
@@ -253,20 +228,17 @@ def _rounded(rounding: float, subject: Subject) -> Finding:
         "precision",
         f"The product is {rounding:.1e} away from the same in float64{f': {around}' if around else ''}.",
         "Leave that off, or compute in float64." if around else "Compute in float64, or scale the problem.",
-        frame=None,
     )
 
 
 def _not_smooth(observed: Observation) -> Finding:
     kinks = observed.kinks
-    place = kinks[0] if kinks else Place("", None)
     which = f" ({', '.join(dict.fromkeys([kink.operator for kink in kinks]))})" if kinks else ""
     return found(
         "not smooth",
         f"The function is not smooth here: differences at shrinking steps do not settle{which}. The product is that of"
         " the smooth piece that PyTorch chooses.",
-        operator=place.operator or None,
-        frame=place.frame,
+        at=kinks[0] if kinks else None,
     )
 
 
@@ -277,7 +249,6 @@ def _unconnected(subject: Subject, evaluation: Evaluation) -> Finding:
         "not connected",
         f"The value does not depend on {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''};"
         " products are zero there.",
-        frame=None,
     )
 
 

@@ -21,7 +21,7 @@ def refusal_of_compiled(subject: Subject, num_nodes: int) -> Finding | None:
     """
     if num_nodes > _MOST_NODES:
         sentence = f'Whether engine="compiled" can be used was not tried: the autograd graph has {num_nodes} nodes.'
-        return found("not compiled", sentence, frame=None)
+        return found("not compiled", sentence)
     # Only here, since it loads the compiler.
     from hesse._linearize.program.backends import EAGER
 
@@ -34,5 +34,5 @@ def refusal_of_compiled(subject: Subject, num_nodes: int) -> Finding | None:
     # Whatever is raised says that the tape has to serve, and the tape has served.
     except Exception as error:
         reason = " ".join(str(error).split())
-        return found("not compiled", f"No program can be had of it: {reason}", frame=None)
+        return found("not compiled", f"No program can be had of it: {reason}")
     return None

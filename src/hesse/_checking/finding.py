@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Protocol
 
 from hesse._autograd.provenance import Frame
 
@@ -40,8 +41,18 @@ class Finding:
         return " ".join(part for part in (self.sentence, self.remedy) if part)
 
 
-def found(kind: str, sentence: str, remedy: str = "", *, operator: str | None = None, frame: Frame | None) -> Finding:
-    """A finding at a frame of the user's code, if one is known."""
-    if frame is None:
+class Located(Protocol):
+    """An operator, empty where none is to be named, and the user's line that called it."""
+
+    @property
+    def operator(self) -> str: ...
+    @property
+    def frame(self) -> Frame | None: ...
+
+
+def found(kind: str, sentence: str, remedy: str = "", at: Located | None = None) -> Finding:
+    """A finding about an operator and a line of the user's code, where these are known."""
+    operator = at.operator or None if at else None
+    if at is None or at.frame is None:
         return Finding(kind, sentence, remedy, operator)
-    return Finding(kind, sentence, remedy, operator, frame.file, frame.line, frame.code)
+    return Finding(kind, sentence, remedy, operator, at.frame.file, at.frame.line, at.frame.code)

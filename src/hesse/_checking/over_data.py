@@ -13,6 +13,7 @@ from hesse._base.errors import first_line
 from hesse._base.memory import is_out_of_memory
 from hesse._checking.check import check
 from hesse._checking.finding import Finding, found
+from hesse._checking.observing import Place
 from hesse._checking.result import Check
 from hesse._checking.subject import Subject
 from hesse._data.batch_losses import BatchLoss, losses_of_batches
@@ -121,4 +122,4 @@ def _raised(error: Exception) -> Finding:
     if theirs:
         code, line = theirs[-1]
         frame = Frame(code.co_filename, line, code.co_name, linecache.getline(code.co_filename, line).strip())
-    return found("raises", f"{type(error).__name__}: {first_line(error)}", frame=frame)
+    return found("raises", f"{type(error).__name__}: {first_line(error)}", at=Place("", frame))

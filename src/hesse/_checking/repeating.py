@@ -59,16 +59,14 @@ def repeat(subject: Subject) -> Repetition:
             f"Each evaluation draws other random numbers{_by(source)}.",
             "A Hessian keeps the draw of its one evaluation; for one that can be made again, seed a generator in the"
             " function, or switch dropout off with eval().",
-            operator=source and source.operator,
-            frame=source and source.frame,
+            at=source,
         )
     else:
         finding = found(
             "changing",
             f"Each evaluation changes {_listed(written) or 'a captured object'}, and the value depends on it.",
             "Give the function what it changes as an argument, or reset it at the beginning.",
-            operator=source and source.operator,
-            frame=source and source.frame,
+            at=source,
         )
     return Repetition(first, False, _same_bits(first, again), draws, [finding], [])
 
@@ -88,7 +86,7 @@ def _changing(first: Evaluation, again: Evaluation, source: Call | None) -> Find
     else:
         sentence = f"Two evaluations from the same state differ{_by(source)}."
         remedy = "Something that the function counts or reads changes with each call; give it as a constant."
-    return found("changing", sentence, remedy, operator=source and source.operator, frame=source and source.frame)
+    return found("changing", sentence, remedy, at=source)
 
 
 def _source(subject: Subject) -> Call | None:
@@ -104,7 +102,6 @@ def _writes(names: Sequence[str]) -> Finding:
         "writes",
         f"Each evaluation changes {_listed(names)}, as that of BatchNorm in training does; the value does not depend on"
         " it.",
-        frame=None,
     )
 
 
@@ -112,7 +109,6 @@ def _draws() -> Finding:
     return found(
         "random",
         "Each evaluation draws random numbers or seeds a generator; two in a row gave the same value and gradient.",
-        frame=None,
     )
 
 
