@@ -194,11 +194,7 @@ def _curried(
             found, aux = compiled(inputs, v)
             return (found, aux) if has_aux else found
         flags = Flags(create_graph=torch.compiler.is_compiling(), strict=False, has_aux=has_aux, argnums=argnums)
-        try:
-            traced = torch.compiler.is_compiling()
-            results = compiling.vhp(func, inputs, v, flags) if traced else None
-        except compiling.Broken:
-            results = None
+        results = compiling.traced(compiling.vhp, func, inputs, v, flags)
         if results is None:
             results = hessian_product(name, multiply, func, inputs, v, flags, as_transform=True)
         return results[1:] if has_aux else results[1]

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from hesse._autograd.gradients import MissingDerivative
 from hesse._autograd.provenance import locate
 from hesse._base.errors import NoDerivativeError
 from hesse._rules.scope import inside_transform
+
+Result = TypeVar("Result")
+
+
+def told(name: str, func: Callable[..., Any], inputs: Any, compute: Callable[[], Result]) -> Result:
+    """``compute()``; where a derivative does not exist, the error has the line of ``func`` that needs it."""
+    try:
+        return compute()
+    except MissingDerivative as missing:
+        raise no_derivative(missing, name, func, inputs, compute) from missing.__cause__
 
 
 def no_derivative(

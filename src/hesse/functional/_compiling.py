@@ -35,6 +35,14 @@ class Broken(Exception):
     """The function breaks the caller's graph, so that the product has to be made outside of it."""
 
 
+def traced(product: Callable[..., Any], *arguments: Any) -> Any:
+    """What a product below gives; None where nothing is traced, or where the function breaks the graph."""
+    try:
+        return product(*arguments) if torch.compiler.is_compiling() else None
+    except Broken:
+        return None
+
+
 def vhp(func: Callable[..., Any], inputs: Any, v: Any, flags: Flags) -> Any:
     """:func:`hesse.vhp` inside a compiled region: the pullback of the gradient."""
     point, vector, pull, output, aux = _gradient("vhp", func, inputs, v, flags)

@@ -11,8 +11,8 @@ from torch import Tensor
 from hesse._autograd.arguments import check_point, evaluate_scalar, without_history
 from hesse._autograd.dependence import followed_function, require_dependence
 from hesse._autograd.evaluation import differentiate, inside_transform
-from hesse._autograd.gradients import MissingDerivative, gradient_to_multiply, unaliased, zeros_where_none
-from hesse._autograd.refusal import no_derivative
+from hesse._autograd.gradients import gradient_to_multiply, unaliased, zeros_where_none
+from hesse._autograd.refusal import told
 from hesse._base import checks
 from hesse._linearize.differentiable import Differentiable
 from hesse._linearize.options import Verify, check_verify
@@ -86,10 +86,7 @@ class Gradient:
             )
         else:
             evaluated = self._programs.evaluate(gradient_at, point.leaves, (arguments, keywords))
-        try:
-            outputs, aux = evaluated or by_tape()
-        except MissingDerivative as missing:
-            raise no_derivative(missing, name, self._func, arguments, by_tape) from missing.__cause__
+        outputs, aux = evaluated or told(name, self._func, arguments, by_tape)
         outputs = list(unaliased(outputs))
         value = outputs.pop(0) if self._has_value else None
         return value, point.spec.rebuild(outputs), aux

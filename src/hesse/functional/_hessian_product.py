@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -12,26 +12,15 @@ from hesse._autograd.arguments import Flags, check_point, check_tangent, evaluat
 from hesse._autograd.evaluation import constant, differentiate, inside_transform
 from hesse._autograd.gradients import (
     Gradients,
-    MissingDerivative,
     gradient_to_multiply,
     require_jacobian,
     unaliased,
     zeros_where_none,
 )
-from hesse._autograd.refusal import no_derivative
+from hesse._autograd.refusal import told
 
-
-class Multiply(Protocol):
-    """Multiplies a vector by the derivative of ``gradient`` with respect to ``x``."""
-
-    def __call__(
-        self,
-        gradient: Gradients,
-        x: Sequence[Tensor],
-        vector: Sequence[Tensor],
-        flags: Flags,
-        keep_graph: bool,
-    ) -> Gradients: ...
+Multiply = Callable[[Gradients, Sequence[Tensor], Sequence[Tensor], Flags, bool], Gradients]
+"""``multiply(gradient, x, vector, flags, keep_graph)``: the vector times the derivative of ``gradient`` by ``x``."""
 
 
 def hessian_product(
@@ -60,11 +49,8 @@ def hessian_product(
         products = multiply(gradient, x, vector, flags, keep_graph)
         return output, unaliased(zeros_where_none(products, x), vector), aux
 
-    try:
-        output, product, aux = differentiate(product_at, point.leaves, flags.create_graph, as_transform)
-    except MissingDerivative as missing:
-        again = functools.partial(differentiate, product_at, point.leaves, flags.create_graph, as_transform)
-        raise no_derivative(missing, name, func, inputs, again) from missing.__cause__
+    differentiated = functools.partial(differentiate, product_at, point.leaves, flags.create_graph, as_transform)
+    output, product, aux = told(name, func, inputs, differentiated)
     if not keep_graph:
         output, product = output.detach(), [entry.detach() for entry in product]
     if flags.has_aux:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hesse._autograd.arguments import Argnums, Flags
@@ -65,20 +64,13 @@ def hvp(
         (tensor(4.), tensor([88., 28.]))
     """
     flags = Flags(create_graph, strict, has_aux, argnums)
-    if torch.compiler.is_compiling():
-        try:
-            return compiling.hvp(func, inputs, v, flags)
-        except compiling.Broken:
-            pass
+    if (traced := compiling.traced(compiling.hvp, func, inputs, v, flags)) is not None:
+        return traced
     return hessian_product("hvp", multiply, func, inputs, v, flags)
 
 
 def multiply(
-    gradient: Gradients,
-    x: Sequence[Tensor],
-    vector: Sequence[Tensor],
-    flags: Flags,
-    keep_graph: bool,
+    gradient: Gradients, x: Sequence[Tensor], vector: Sequence[Tensor], flags: Flags, keep_graph: bool
 ) -> Gradients:
     """∂gradient/∂x·v: a backward through the graph of the backward with weights, differentiated by the weights."""
     weights = [zeros_variable_like(leaf) for leaf in x]

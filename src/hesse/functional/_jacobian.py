@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -10,8 +9,7 @@ from torch import Tensor
 
 from hesse._autograd.arguments import Argnums, check_point, evaluate, without_history
 from hesse._autograd.evaluation import differentiate, inside_transform
-from hesse._autograd.gradients import MissingDerivative
-from hesse._autograd.refusal import no_derivative
+from hesse._autograd.refusal import told
 from hesse._base.devices import generator_states, put_back
 from hesse._base.trees import Spec
 from hesse.functional import _compiling as compiling
@@ -99,11 +97,8 @@ def jacobian(
                 blocks = rows.by_rows(outputs, x, keep_graph, strict)
         return outputs_spec.rebuild([point.spec.rebuild(block) for block in blocks]), aux
 
-    try:
-        result = without_history(differentiate(jacobian_at, point.leaves, create_graph), keep_graph)
-    except MissingDerivative as missing:
-        again = functools.partial(differentiate, jacobian_at, point.leaves, create_graph)
-        raise no_derivative(missing, "jacobian", func, inputs, again) from missing.__cause__
+    result = told("jacobian", func, inputs, lambda: differentiate(jacobian_at, point.leaves, create_graph))
+    result = without_history(result, keep_graph)
     return result if has_aux else result[0]
 
 

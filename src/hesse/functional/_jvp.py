@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hesse._autograd.arguments import (
@@ -24,7 +22,6 @@ from hesse._autograd.evaluation import (
     zeros_variable_like,
 )
 from hesse._autograd.gradients import (
-    MissingDerivative,
     followed_gradients,
     gradients,
     require_connection,
@@ -32,7 +29,7 @@ from hesse._autograd.gradients import (
     unaliased,
     zeros_where_none,
 )
-from hesse._autograd.refusal import no_derivative
+from hesse._autograd.refusal import told
 from hesse.functional import _compiling as compiling
 
 
@@ -77,11 +74,8 @@ def jvp(
         (tensor([1., 9.]), tensor([2., 6.]))
     """
     flags = Flags(create_graph, strict, has_aux, argnums)
-    if torch.compiler.is_compiling():
-        try:
-            return compiling.jvp(func, inputs, v, flags)
-        except compiling.Broken:
-            pass
+    if (traced := compiling.traced(compiling.jvp, func, inputs, v, flags)) is not None:
+        return traced
     point = check_point("jvp", func, inputs, argnums)
     vector = check_tangent("jvp", v, point)
     keep_graph = create_graph or inside_transform()
@@ -102,9 +96,6 @@ def jvp(
         product = unaliased(zeros_where_none(aligned, outputs), tangents)
         return outputs_spec.rebuild(outputs), outputs_spec.rebuild(product), aux
 
-    try:
-        result = without_history(differentiate(product_at, point.leaves, create_graph), keep_graph)
-    except MissingDerivative as missing:
-        again = functools.partial(differentiate, product_at, point.leaves, create_graph)
-        raise no_derivative(missing, "jvp", func, inputs, again) from missing.__cause__
+    result = told("jvp", func, inputs, lambda: differentiate(product_at, point.leaves, create_graph))
+    result = without_history(result, keep_graph)
     return result if has_aux else result[:2]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hesse._autograd.arguments import Argnums, Flags
@@ -63,20 +62,13 @@ def vhp(
         (tensor(9.), tensor([  6., 120.]))
     """
     flags = Flags(create_graph, strict, has_aux, argnums)
-    if torch.compiler.is_compiling():
-        try:
-            return compiling.vhp(func, inputs, v, flags)
-        except compiling.Broken:
-            pass
+    if (traced := compiling.traced(compiling.vhp, func, inputs, v, flags)) is not None:
+        return traced
     return hessian_product("vhp", multiply, func, inputs, v, flags)
 
 
 def multiply(
-    gradient: Gradients,
-    x: Sequence[Tensor],
-    vector: Sequence[Tensor],
-    flags: Flags,
-    keep_graph: bool,
+    gradient: Gradients, x: Sequence[Tensor], vector: Sequence[Tensor], flags: Flags, keep_graph: bool
 ) -> Gradients:
     """vᵀ·∂gradient/∂x: one backward through the gradient's graph."""
     products = gradients(gradient, x, vector, create_graph=keep_graph)

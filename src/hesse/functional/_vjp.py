@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hesse._autograd.arguments import (
@@ -18,8 +16,8 @@ from hesse._autograd.arguments import (
     without_history,
 )
 from hesse._autograd.evaluation import constant, differentiate, inside_transform
-from hesse._autograd.gradients import MissingDerivative, gradients, require_connection, unaliased, zeros_where_none
-from hesse._autograd.refusal import no_derivative
+from hesse._autograd.gradients import gradients, require_connection, unaliased, zeros_where_none
+from hesse._autograd.refusal import told
 from hesse.functional import _compiling as compiling
 
 
@@ -63,11 +61,8 @@ def vjp(
         (tensor([1., 9.]), tensor([2., 6.]))
     """
     flags = Flags(create_graph, strict, has_aux, argnums)
-    if torch.compiler.is_compiling():
-        try:
-            return compiling.vjp(func, inputs, v, flags)
-        except compiling.Broken:
-            pass
+    if (traced := compiling.traced(compiling.vjp, func, inputs, v, flags)) is not None:
+        return traced
     point = check_point("vjp", func, inputs, argnums)
     keep_graph = create_graph or inside_transform()
 
@@ -81,9 +76,6 @@ def vjp(
         product = unaliased(zeros_where_none(products, x), cotangents)
         return outputs_spec.rebuild(outputs), point.spec.rebuild(product), aux
 
-    try:
-        result = without_history(differentiate(product_at, point.leaves, create_graph), keep_graph)
-    except MissingDerivative as missing:
-        again = functools.partial(differentiate, product_at, point.leaves, create_graph)
-        raise no_derivative(missing, "vjp", func, inputs, again) from missing.__cause__
+    result = told("vjp", func, inputs, lambda: differentiate(product_at, point.leaves, create_graph))
+    result = without_history(result, keep_graph)
     return result if has_aux else result[:2]
