@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from hesse._base.forward_mode import is_on
-from hesse._rules.rule import operator_of
-from hesse._rules.scope import intercept, take_apart
+from hesse._rules.scope import intercept, operator_of, take_apart
 
 Outputs = tuple[Any, ...]
 
@@ -37,8 +36,7 @@ def _in_both_modes(name: str, rewrite: Callable[..., Outputs | Tensor]) -> None:
             return found
         return (*found, *results[len(found) :])
 
-    if operator is not None:
-        intercept(name, kernel)
+    intercept(name, kernel)
 
 
 def _written_out(name: str, rewrite: Callable[..., Tensor]) -> None:
@@ -48,8 +46,7 @@ def _written_out(name: str, rewrite: Callable[..., Tensor]) -> None:
     def kernel(*args: Any, **kwargs: Any) -> Any:
         return rewrite(*args, **kwargs) if is_on() else operator(*args, **kwargs)
 
-    if operator is not None:
-        intercept(name, kernel)
+    intercept(name, kernel)
 
 
 def _normalized(x: Tensor, dims: list[int], eps: float) -> Tensor:
@@ -158,5 +155,4 @@ for _name in (
     *("layer_norm", "batch_norm", "instance_norm", "linalg_solve", "linalg_solve_ex", "linalg_slogdet"),
     *("slogdet", "logdet", "linalg_tensorsolve", "_batch_norm_impl_index"),
 ):
-    if (_composite := operator_of(f"aten::{_name}")) is not None:
-        take_apart(f"aten::{_name}", _composite)
+    take_apart(f"aten::{_name}")

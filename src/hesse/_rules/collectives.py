@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from hesse._ranks import group
-from hesse._rules.scope import intercept
+from hesse._rules.scope import intercept, operator_of
 
 _NAMES = (
     *["all_reduce", "all_reduce_", "all_reduce_coalesced", "all_reduce_coalesced_"],
@@ -33,7 +31,5 @@ def _announced(name: str, operator: Any) -> Callable[..., Any]:
 
 for _space, _found in (("_c10d_functional", _NAMES), ("_dtensor", ("shard_dim_alltoall",))):
     for _name in _found:
-        _packet = getattr(getattr(torch.ops, _space), _name, None)
         # Older releases have not all of them, and builds without torch.distributed none.
-        if _packet is not None:
-            intercept(f"{_space}::{_name}", _announced(_name, _packet.default))
+        intercept(f"{_space}::{_name}", _announced(_name, operator_of(f"{_space}::{_name}")))

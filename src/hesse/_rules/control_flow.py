@@ -15,7 +15,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from hesse._base import trees
-from hesse._rules.scope import intercept, put, put_back
+from hesse._rules.scope import intercept, operator_of, put, put_back
 
 Body = Callable[..., Any]
 
@@ -24,7 +24,7 @@ def _in_place_of(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
     """Decorator: call the function for the higher-order operator of that name."""
 
     def register(kernel: Callable[..., Any]) -> Callable[..., Any]:
-        operator: Any = torch._ops._higher_order_ops.get(name)
+        operator: Any = operator_of(f"higher_order::{name}")
 
         def inside(*args: Any, **kwargs: Any) -> Any:
             # The compiler looks at an operator, without values, before it is called.
@@ -37,8 +37,7 @@ def _in_place_of(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
             finally:
                 put_back(held)
 
-        if operator is not None:
-            intercept(f"higher_order::{name}", inside)
+        intercept(f"higher_order::{name}", inside)
         return kernel
 
     return register

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hesse._rules.rule import operator_of, rule
+from hesse._rules.rule import rule
 from hesse._rules.scope import differentiated_once_more
 
 Gradients = tuple[Tensor, Tensor, Tensor]
@@ -103,8 +103,7 @@ def _fused_batch_norm_backward(
 
 
 for _name in ("aten::cudnn_batch_norm_backward", "aten::miopen_batch_norm_backward"):
-    if operator_of(_name) is not None:
-        rule(_name, where=_fused_batch_is_needed)(_fused_batch_norm_backward)
+    rule(_name, where=_fused_batch_is_needed)(_fused_batch_norm_backward)
 
 
 @rule("aten::native_group_norm", where=_group_is_needed)

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from hesse._rules.batches import samples
-from hesse._rules.rule import operator_of
-from hesse._rules.scope import intercept
+from hesse._rules.scope import intercept, operator_of
 
 _VIEWS = ("Clone", "View", "ReshapeAlias", "UnsafeView", "Squeeze", "Unsqueeze", "Select", "Slice", "Expand", "Alias")
 # PyTorch's own nodes have numbers behind their names; inside of transforms nodes of functions are generated.
@@ -31,9 +30,7 @@ _ENOUGH = 8
 def install() -> None:
     """Intercept the rectifiers, once."""
     for name in ("relu", "relu_", "leaky_relu", "leaky_relu_", "hardtanh", "hardtanh_"):
-        operator = operator_of(f"aten::{name}")
-        if operator is not None:
-            intercept(f"aten::{name}", _kernel(operator, name))
+        intercept(f"aten::{name}", _kernel(operator_of(f"aten::{name}"), name))
 
 
 def _kernel(operator: Any, name: str) -> Callable[..., Tensor]:

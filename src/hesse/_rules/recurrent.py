@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hesse._rules.rule import operator_of
-from hesse._rules.scope import intercept
+from hesse._rules.scope import intercept, operator_of
 
 LAYERS = tuple(
     [f"aten::{kind}.{form}" for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu") for form in ("input", "data")]

@@ -21,8 +21,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from hesse._rules.rule import operator_of, rule
-from hesse._rules.scope import put, put_back
+from hesse._rules.rule import rule
+from hesse._rules.scope import operator_of, put, put_back
 
 Function = Callable[[Tensor], Tensor]
 

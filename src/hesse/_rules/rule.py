@@ -18,7 +18,7 @@ from hesse._rules.arguments import call, leaves_of, nested, save, saved
 from hesse._rules.batches import one_by_one, sample_by_sample
 from hesse._rules.engine import wanted
 from hesse._rules.pullback import Outputs, pullback, pushforward
-from hesse._rules.scope import inside_transform, intercept, within_transform
+from hesse._rules.scope import inside_transform, intercept, operator_of, within_transform
 
 Rewrite = Callable[..., Tensor | Outputs]
 """The operator, arguments and results alike, in operations that PyTorch differentiates as often as one likes."""
@@ -101,13 +101,6 @@ def rule(
         return rewrite
 
     return register
-
-
-def operator_of(name: str) -> torch._ops.OpOverload | None:
-    """The operator of that name, or None where this release or build of PyTorch has none."""
-    packet, _, overload = name.removeprefix("aten::").partition(".")
-    found: torch._ops.OpOverload | None = getattr(getattr(torch.ops.aten, packet, None), overload or "default", None)
-    return found
 
 
 def _kernel(rule: Rule) -> Callable[..., Any]:

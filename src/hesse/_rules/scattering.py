@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from hesse._base.forward_mode import is_on
-from hesse._rules.rule import operator_of
-from hesse._rules.scope import intercept
+from hesse._rules.scope import intercept, operator_of
 
 
 def _kernel(operator: Any, in_place: bool) -> Callable[..., Tensor]:
@@ -54,5 +53,4 @@ def _product(x: Tensor, dim: int, index: Tensor, src: Tensor, *, include_self: b
 for _name in ("scatter_add", "scatter.src", "scatter_reduce.two"):
     _packet, _, _overload = _name.partition(".")
     for _full in (f"aten::{_name}", f"aten::{_packet}_.{_overload}".rstrip(".")):
-        if (_operator := operator_of(_full)) is not None:
-            intercept(_full, _kernel(_operator, _full.partition(".")[0].endswith("_")))
+        intercept(_full, _kernel(operator_of(_full), _full.partition(".")[0].endswith("_")))

@@ -28,7 +28,6 @@ _set_included = torch._C._dispatch_tls_set_dispatch_key_included
 
 _everything = torch.library.Library("_", "IMPL")  # type: ignore[no-untyped-call]  # no types there
 _everything.fallback(torch.library.fallthrough_kernel, _KEY_NAME)  # type: ignore[no-untyped-call]  # no types there
-_libraries: dict[str, torch.library.Library] = {}
 
 # Operators that take functions (torch.cond, a torch.autograd.Function under a transform) are dispatched in Python, by a
 # copy of the dispatcher that knows no fallback: those there are, and those that will be made, pass the key over too.
@@ -89,11 +88,23 @@ def once_more(here: bool) -> bool:
     return before
 
 
-def intercept(name: str, kernel: Callable[..., Any]) -> None:
-    """Call ``kernel`` for the operator ``name`` wherever rules hold. The kernel itself runs where they do not.
+def operator_of(name: str) -> Any:
+    """The operator of that name, or None where this release or build of PyTorch has none.
 
     Operators are "aten::name" or "aten::name.overload", those that take functions "higher_order::name".
     """
+    namespace, _, rest = name.partition("::")
+    if namespace == "higher_order":
+        return torch._ops._higher_order_ops.get(rest)
+    packet, _, overload = rest.partition(".")
+    return getattr(getattr(getattr(torch.ops, namespace), packet, None), overload or "default", None)
+
+
+def intercept(name: str, kernel: Callable[..., Any]) -> None:
+    """Call ``kernel`` for the operator ``name``, if there is one, wherever rules hold. It runs where they do not."""
+    found = operator_of(name)
+    if found is None:
+        return
 
     def outside(*args: Any, **kwargs: Any) -> Any:
         held = put(False)
@@ -104,7 +115,7 @@ def intercept(name: str, kernel: Callable[..., Any]) -> None:
 
     namespace, _, operator = name.partition("::")
     if namespace == "higher_order":
-        torch._ops._higher_order_ops[operator].py_impl(_KEY)(outside)
+        found.py_impl(_KEY)(outside)
     else:
         _library(namespace).impl(operator, outside, _KEY_NAME)  # type: ignore[no-untyped-call]  # no types there
 
@@ -112,11 +123,14 @@ def intercept(name: str, kernel: Callable[..., Any]) -> None:
 _BELOW = torch._C._dispatch_keyset_full_after(_KEY)
 
 
-def take_apart(name: str, operator: Any) -> None:
-    """Let rules see what the operator ``name`` is made of, also where a transform would see the whole first.
+def take_apart(name: str) -> None:
+    """Let rules see what an operator, if there is one, is made of, also where a transform would see the whole first.
 
     Autocast has to see the whole, so that it chooses the precision.
     """
+    operator = operator_of(name)
+    if operator is None:
+        return
 
     def kernel(keys: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
         if inside_transform() and not torch.is_autocast_enabled(args[0].device.type):
@@ -127,7 +141,6 @@ def take_apart(name: str, operator: Any) -> None:
     _library(namespace).impl(overload, kernel, _KEY_NAME, with_keyset=True)  # type: ignore[no-untyped-call]  # no types there
 
 
+@functools.cache
 def _library(namespace: str) -> torch.library.Library:
-    if namespace not in _libraries:
-        _libraries[namespace] = torch.library.Library(namespace, "IMPL")  # type: ignore[no-untyped-call]  # no types there
-    return _libraries[namespace]
+    return torch.library.Library(namespace, "IMPL")  # type: ignore[no-untyped-call]  # no types there

@@ -24,7 +24,6 @@ from torch import Tensor
 
 from hesse._rules import rectified_norms
 from hesse._rules.batches import have_values, samples
-from hesse._rules.rule import operator_of
 from hesse._rules.scope import differentiated_once_more, intercept, take_apart, within_transform
 from hesse._rules.unseen import watch_zeros
 
@@ -232,8 +231,7 @@ for _name in (
     *("linalg_norm", "linalg_norm.ord_str", "linalg_matrix_norm", "linalg_matrix_norm.str_ord"),
     *("absolute", "l1_loss", "pairwise_distance"),
 ):
-    if (_operator := operator_of(f"aten::{_name}")) is not None:
-        take_apart(f"aten::{_name}", _operator)
+    take_apart(f"aten::{_name}")
 
 for _name, _kernel in (
     ("aten::linalg_vector_norm", _vector_norm),
@@ -245,5 +243,4 @@ for _name, _kernel in (
     ("aten::abs", _abs),
     ("aten::hypot", _hypot),
 ):
-    if operator_of(_name) is not None:
-        intercept(_name, _kernel)
+    intercept(_name, _kernel)

@@ -17,7 +17,8 @@ from hesse._rules.attention.formula import gradient
 from hesse._rules.attention.operator import gradients, tangents
 from hesse._rules.attention.products import outruns_kernels
 from hesse._rules.pullback import Outputs
-from hesse._rules.rule import Faster, operator_of, rule
+from hesse._rules.rule import Faster, rule
+from hesse._rules.scope import operator_of
 
 CPU = "aten::_scaled_dot_product_flash_attention_for_cpu_backward"
 EFFICIENT = "aten::_scaled_dot_product_efficient_attention_backward"
