@@ -28,7 +28,7 @@ from hesse._checking.observing import Observation, observe
 from hesse._checking.repeating import repeat
 from hesse._checking.result import Check
 from hesse._checking.subject import Leaves, Subject, inner, is_finite, norm
-from hesse._operators import Hessian
+from hesse._operators.hessian import Hessian
 from hesse._operators.probes import Rng, generator
 
 Result = TypeVar("Result")

@@ -17,7 +17,8 @@ from hesse._base.clock import Clock
 from hesse._base.devices import widest
 from hesse._cli.failures import CommandError, UserError, attributed, sentence
 from hesse._linearize.options import Name
-from hesse._operators import Hessian, LossHessian
+from hesse._operators.hessian import Hessian
+from hesse._operators.loss_hessian import LossHessian
 from hesse._operators.problem import Problem
 from hesse._solvers.columns import norms
 

@@ -32,8 +32,9 @@ from hesse._linearize.options import Name
 from hesse._operators.problem import Problem
 from hesse._report.spectrum import Pair, Spectrum
 from hesse._solvers.columns import norms
-from hesse._solvers.eigen import eigsh
-from hesse._solvers.estimate import spectral_density, trace
+from hesse._solvers.eigen.eigsh import eigsh
+from hesse._solvers.estimate.spectral_density import spectral_density
+from hesse._solvers.estimate.trace import trace
 
 Answer = TypeVar("Answer")
 _Kept = Callable[[str], Path | None]

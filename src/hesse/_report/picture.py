@@ -16,7 +16,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from hesse._report.spectrum import Spectrum
-from hesse._solvers.estimate import SpectralDensity
+from hesse._solvers.estimate.spectral_density import SpectralDensity
 
 
 @dataclasses.dataclass(frozen=True)

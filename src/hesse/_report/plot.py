@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hesse._base import checks
-from hesse._solvers.estimate import SpectralDensity
+from hesse._solvers.estimate.spectral_density import SpectralDensity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from hesse._base.version import __version__
-from hesse._solvers.eigen import Eigenpairs
-from hesse._solvers.estimate import SpectralDensity, TraceEstimate
+from hesse._solvers.eigen.eigenpairs import Eigenpairs
+from hesse._solvers.estimate.spectral_density import SpectralDensity
+from hesse._solvers.estimate.trace import TraceEstimate
 
 
 @dataclasses.dataclass(frozen=True)

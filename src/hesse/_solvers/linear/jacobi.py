@@ -10,7 +10,7 @@ from torch import Tensor
 from hesse._base.checks import shown
 from hesse._operators.operator import Operator
 from hesse._ranks.shards import Shards
-from hesse._solvers.estimate import DiagonalEstimate
+from hesse._solvers.estimate.diagonal import DiagonalEstimate
 
 
 class JacobiPreconditioner(Operator):
