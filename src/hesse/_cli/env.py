@@ -9,10 +9,10 @@ import shutil
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from hesse._base.memory import available, readable
 from hesse._base.version import __version__
+from hesse._cli import output
 from hesse._cli.failures import reported
 from hesse._cli.resources import processor
 
@@ -24,13 +24,8 @@ def env() -> None:
 
     No names of machines, users or folders are among them.
     """
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in facts():
-        table.add_row(name, value)
     with reported():
-        Console().print(table, highlight=False, markup=False)
+        Console().print(output.facts(facts()), highlight=False, markup=False)
 
 
 def facts() -> list[tuple[str, str]]:

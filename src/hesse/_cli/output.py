@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
+from rich.table import Table
 from torch import Tensor
 
 from hesse._base import files
@@ -18,6 +20,16 @@ from hesse._cli.failures import CommandError
 def is_first() -> bool:
     """Whether this process prints and writes: of those that torchrun started, the first."""
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK") == "0"
+
+
+def facts(rows: Iterable[tuple[str, str]], **values: Any) -> Table:
+    """Names and values, a pair a line; ``values`` are the settings of the second column."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(**(values or {"overflow": "fold"}))
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def check(path: Path) -> None:

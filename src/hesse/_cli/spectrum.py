@@ -157,63 +157,28 @@ class _Study:
             )
 
     def ask(
-        self,
-        interrupt: Interrupt,
-        tol: float,
-        certify: bool,
-        max_products: int,
-        probes: int,
-        steps: int,
-        kept: _Kept,
+        self, interrupt: Interrupt, tol: float, certify: bool, max_products: int, probes: int, steps: int, kept: _Kept
     ) -> None:
         """All questions in turn, until the user interrupts."""
-        found, H = self.found, self.hessian
+        found = self.found
         ends = (found.num_bottom, found.num_top)
+
+        def answer(name: str, question: Callable[..., Answer], *arguments: Any, **words: Any) -> Answer:
+            words |= {"rng": found.seed, "checkpoint": kept(name), "callback": interrupt, "progress": True}
+            return self._timed(name, lambda: question(self.hessian, *arguments, **words))
+
         with warnings.catch_warnings():
             # What has not converged is told with the results.
             warnings.simplefilter("ignore", ConvergenceWarning)
             warnings.simplefilter("always", CheckpointWarning)
             warnings.showwarning = _told(warnings.showwarning)
-            found.trace = self._timed(
-                "trace",
-                lambda: trace(
-                    H,
-                    max_products=max_products,
-                    rng=found.seed,
-                    checkpoint=kept("trace"),
-                    callback=interrupt,
-                    progress=True,
-                ),
-            )
+            found.trace = answer("trace", trace, max_products=max_products)
             if sum(ends) and not self._is_asked(interrupt):
-                found.eigenpairs = self._timed(
-                    "eigenvalues",
-                    lambda: eigsh(
-                        H,
-                        ends,
-                        which="BE",
-                        tol=tol,
-                        max_products=max_products,
-                        certify=certify,
-                        rng=found.seed,
-                        checkpoint=kept("eigenvalues"),
-                        callback=interrupt,
-                        progress=True,
-                    ),
+                found.eigenpairs = answer(
+                    "eigenvalues", eigsh, ends, which="BE", tol=tol, max_products=max_products, certify=certify
                 )
             if probes and not self._is_asked(interrupt):
-                found.density = self._timed(
-                    "density",
-                    lambda: spectral_density(
-                        H,
-                        num_probes=probes,
-                        num_steps=steps,
-                        rng=found.seed,
-                        checkpoint=kept("density"),
-                        callback=interrupt,
-                        progress=True,
-                    ),
-                )
+                found.density = answer("density", spectral_density, num_probes=probes, num_steps=steps)
 
     def _is_asked(self, interrupt: Interrupt) -> bool:
         """Whether the user has asked to stop, on any rank."""
@@ -278,22 +243,21 @@ def _write(out: Path, found: Spectrum, tensors: dict[str, Tensor]) -> None:
 
 def _print(found: Spectrum) -> None:
     console = Console()
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(no_wrap=True)
-    facts.add_column(overflow="fold")
-    facts.add_row("variables", str(found.size))
-    facts.add_row("value", f"{found.value:.8g}")
-    facts.add_row("gradient norm", f"{found.gradient_norm:.8g}")
+    total = sum(found.seconds.values())
+    steps = ", ".join(f"{step} {duration(seconds)}" for step, seconds in found.seconds.items())
+    rows = [
+        ("variables", str(found.size)),
+        ("value", f"{found.value:.8g}"),
+        ("gradient norm", f"{found.gradient_norm:.8g}"),
+        ("products", str(found.num_products)),
+        ("time", f"{duration(total)} ({steps})"),
+        ("peak memory", ", ".join(f"{memory(size)} {place}" for place, size in found.peak_memory.items())),
+    ]
     if found.trace is not None:
         low, high = found.trace.interval
         error = f" ± {number(0.5 * (high - low), 2)} ({found.trace.confidence:.0%})" if high > low else " (exact)"
-        facts.add_row("trace", f"{found.trace.estimate:.6g}{error}")
-    facts.add_row("products", str(found.num_products))
-    total = sum(found.seconds.values())
-    steps = ", ".join(f"{step} {duration(seconds)}" for step, seconds in found.seconds.items())
-    facts.add_row("time", f"{duration(total)} ({steps})")
-    facts.add_row("peak memory", ", ".join(f"{memory(size)} {place}" for place, size in found.peak_memory.items()))
-    console.print(facts)
+        rows.insert(3, ("trace", f"{found.trace.estimate:.6g}{error}"))
+    console.print(output.facts(rows))
     for name, pairs in (("largest", found.top), ("smallest", found.bottom)):
         if pairs:
             console.print()

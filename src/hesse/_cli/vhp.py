@@ -85,28 +85,27 @@ def vhp(
 
 def _results(measurement: Measurement) -> Table:
     along, quotient = curvature(measurement)
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row("value", f"{measurement.hessian.value.item():.8g}")
-    table.add_row("gradient norm", f"{gradient_norm(measurement):.8g}")
-    table.add_row("vᵀHv", f"{along:.8g}")
-    table.add_row("vᵀHv / vᵀv", f"{quotient:.8g}")
-    table.add_row("products", str(len(measurement.seconds)))
-    table.add_row("seconds", f"{measurement.total_seconds:.4f} (evaluation {measurement.evaluation_seconds:.4f})")
-    return table
+    return output.facts(
+        [
+            ("value", f"{measurement.hessian.value.item():.8g}"),
+            ("gradient norm", f"{gradient_norm(measurement):.8g}"),
+            ("vᵀHv", f"{along:.8g}"),
+            ("vᵀHv / vᵀv", f"{quotient:.8g}"),
+            ("products", str(len(measurement.seconds))),
+            ("seconds", f"{measurement.total_seconds:.4f} (evaluation {measurement.evaluation_seconds:.4f})"),
+        ]
+    )
 
 
 def _comparison(measurement: Measurement) -> Table:
     """Medians of both, and the ratio of PyTorch's to hesse's with its share of the one evaluation."""
     ours, theirs = measurement.shared_seconds, measurement.peer_median_seconds
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_row("", "ms a product")
-    table.add_row("hesse", f"{measurement.median_seconds * 1e3:.3f}")
-    table.add_row("with evaluation", f"{ours * 1e3:.3f}")
-    table.add_row("PyTorch's vhp", f"{theirs * 1e3:.3f}")
-    table.add_row("ratio", f"{theirs / ours:.2f}×")
-    table.add_row("difference", f"{measurement.difference:.1e}")
-    return table
+    rows = [
+        ("", "ms a product"),
+        ("hesse", f"{measurement.median_seconds * 1e3:.3f}"),
+        ("with evaluation", f"{ours * 1e3:.3f}"),
+        ("PyTorch's vhp", f"{theirs * 1e3:.3f}"),
+        ("ratio", f"{theirs / ours:.2f}×"),
+        ("difference", f"{measurement.difference:.1e}"),
+    ]
+    return output.facts(rows, justify="right", no_wrap=True)
