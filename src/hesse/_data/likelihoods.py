@@ -16,7 +16,9 @@ from hesse._linearize.protocol import Leaves, Linearization
 
 
 class Likelihood(Protocol):
-    """The distribution of the targets of a batch, at its prediction."""
+    """The distribution of the targets of a batch, at its prediction; ``kept`` is what it has beside that."""
+
+    kept: Sequence[Tensor]
 
     def information(self, u: Tensor) -> Tensor:
         """E[s·sᵀ]·u, for a u in the prediction's shape, or with more dimensions in front."""
@@ -24,10 +26,6 @@ class Likelihood(Protocol):
 
     def scores(self, draws: int, generator: torch.Generator) -> Tensor:
         """Scores at targets drawn from the distribution, (draws, *shape)."""
-        ...
-
-    def kept(self) -> list[Tensor]:
-        """What it keeps."""
         ...
 
 
@@ -75,6 +73,7 @@ class Categorical:
             self._b, self._mask = self._b * counted, counted
         else:
             self._mask = torch.ones_like(self._q[..., :1], dtype=torch.bool)
+        self.kept: Sequence[Tensor] = [self._q, self._b]
 
     def information(self, u: Tensor) -> Tensor:
         """Σ_y q_y·(s_y·b − t_y·e_y)·(s_y·b − t_y·e_y)ᵀ·u, which takes a few sums over classes."""
@@ -95,13 +94,11 @@ class Categorical:
         scores: Tensor = self._mask * (s * self._b - self._t * unit)
         return scores
 
-    def kept(self) -> list[Tensor]:
-        """q and b."""
-        return [self._q, self._b]
-
 
 class Gaussian:
     """Squared error, summed: a normal distribution around the prediction with variance ½."""
+
+    kept: Sequence[Tensor] = ()
 
     def __init__(self, prediction: Tensor) -> None:
         self._prediction = prediction
@@ -113,10 +110,6 @@ class Gaussian:
     def scores(self, draws: int, generator: torch.Generator) -> Tensor:
         """2·(f − y) with f − y of variance ½."""
         return 2**0.5 * _noise(torch.randn, self._prediction, draws, generator)
-
-    def kept(self) -> list[Tensor]:
-        """Nothing of its own."""
-        return []
 
 
 class Laplace(Gaussian):
@@ -136,6 +129,7 @@ class Bernoulli:
 
     def __init__(self, prediction: Tensor) -> None:
         self._chance = prediction.sigmoid()
+        self.kept: Sequence[Tensor] = [self._chance]
 
     def information(self, u: Tensor) -> Tensor:
         """σ·(1 − σ)·u."""
@@ -145,10 +139,6 @@ class Bernoulli:
         """σ − y."""
         drawn = _noise(torch.rand, self._chance, draws, generator) < self._chance
         return self._chance - drawn.to(self._chance.dtype)
-
-    def kept(self) -> list[Tensor]:
-        """σ."""
-        return [self._chance]
 
 
 def _noise(draw: object, like: Tensor, draws: int, generator: torch.Generator) -> Tensor:
@@ -172,4 +162,4 @@ class Information:
 
     def kept_bytes(self) -> int:
         """Bytes of what the distribution keeps."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self._of.kept())
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._of.kept)

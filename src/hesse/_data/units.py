@@ -18,7 +18,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from hesse._autograd import graph
 from hesse._autograd.agreement import coarsest, disagreement
-from hesse._autograd.gradients import followed_gradients, gradients, memory_of
+from hesse._autograd.gradients import followed_gradients, gradients, memory_of, zeros_where_none
 from hesse._base.batched_backward import as_a_whole
 from hesse._data.draws import State
 from hesse._ranks.pieces import Share
@@ -241,7 +241,7 @@ class Unit:
                 pulled = _pulled(made, cotangents)
                 return pulled.outputs, pulled
             found = gradients(made.outputs, made.inputs, cotangents)
-            return _filled(found, made.inputs), None
+            return list(zeros_where_none(found, made.inputs)), None
 
     def multiply(
         self,
@@ -268,11 +268,7 @@ def _pulled(made: _Graph, cotangents: Sequence[Tensor]) -> _Graph:
     with torch.enable_grad():
         given = [cotangent.detach().requires_grad_() for cotangent in cotangents]
         found = followed_gradients(made.outputs, made.inputs, given)
-        return _Graph(_filled(found, made.inputs), [*given, *made.inputs], made.weights)
-
-
-def _filled(found: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
-    return [torch.zeros_like(leaf) if entry is None else entry for entry, leaf in zip(found, like, strict=True)]
+        return _Graph(list(zeros_where_none(found, made.inputs)), [*given, *made.inputs], made.weights)
 
 
 class Evaluate(Function):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 import threading
@@ -346,7 +347,8 @@ class DataPoint(Point):
 
     def explain(self, explanation: Explanation) -> Explanation:
         """How batches are put together, cut up and kept."""
-        return explanation.over_data(
+        return dataclasses.replace(
+            explanation,
             reduction=self.plan.reduction,
             microbatches=len(self._values) if self._complete else 0,
             kept=len(self._kept),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from hesse._base.memory import readable
 from hesse._linearize.choice import Choice, EngineName
@@ -78,10 +77,6 @@ class Explanation:
             bytes_kept=bytes_kept,
             budget=budget,
         )
-
-    def over_data(self, **figures: Any) -> Explanation:
-        """The same, with what a sum over data adds."""
-        return dataclasses.replace(self, **figures)
 
     def with_plan(self, plan: SparsePlan | None) -> Explanation:
         """The same, with what the sparse matrix takes, where one was made."""

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, Self
 
 import torch
@@ -17,7 +17,6 @@ from hesse._base.memory import readable
 from hesse._base.progress import Bar, is_watched
 from hesse._base.space import Space
 from hesse._base.trees import Spec
-from hesse._linearize.chunks import Rows
 from hesse._linearize.unit_vectors import UnitVectors
 from hesse._operators.terms import Part
 
@@ -43,20 +42,8 @@ class Into(Protocol):
         ...
 
 
-class MultiplyRows(Protocol):
-    """A point's products with one vector a row, added into a matrix; see ``Point.multiply_rows``."""
-
-    def __call__(
-        self,
-        rows: Rows,
-        part: Part,
-        source: Space,
-        target: Space,
-        *,
-        transposed: bool = False,
-        into: Into | None = None,
-        left: int | None = None,
-    ) -> Tensor: ...
+MultiplyRows = Callable[..., Tensor]
+"""A point's products with one vector a row, added into a matrix: ``Point.multiply_rows``."""
 
 
 class Matrix:
@@ -120,7 +107,8 @@ def symmetric(multiply_rows: MultiplyRows, part: Part, space: Space, dtype: torc
     The products with a group's unit vectors are wanted for that group and the later ones only. Small groups, which
     have few rows, come first.
     """
-    order = _in_order(space.lengths)
+    # Small groups first.
+    order = sorted(_groups(space.lengths), key=lambda group: sum(space.lengths[i] for i in group))
     matrix = empty((space.size, space.size), dtype, space.device, left)
     with _Made(space.size) as made:
         for number, group in enumerate(order):
@@ -208,11 +196,6 @@ def _groups(lengths: Sequence[int]) -> list[tuple[int, ...]]:
             groups.append([])
         groups[-1].append(position)
     return [tuple(group) for group in groups]
-
-
-def _in_order(lengths: Sequence[int]) -> list[tuple[int, ...]]:
-    """The groups, small ones first."""
-    return sorted(_groups(lengths), key=lambda group: sum(lengths[i] for i in group))
 
 
 def restricted(space: Space, positions: tuple[int, ...]) -> Space:
