@@ -125,6 +125,14 @@ def test_dense_and_scipy_matrices_are_wrapped_into_the_protocol(wrap: Any) -> No
         torch.testing.assert_close(operator.gram(V, V), V.mT @ V)
 
 
+def test_products_of_dense_and_sparse_matrices_are_exact_under_autocast() -> None:
+    matrix, columns = WIDE.float(), torch.randn(WIDE.shape[1], 3)
+    expected = matrix.double() @ columns.double()
+    for A in (matrix, matrix.to_sparse()):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            torch.testing.assert_close((hesse.as_operator(A) @ columns).double(), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_symmetry_is_known_where_it_can_be() -> None:
     assert hesse.as_operator(SYMMETRIC).symmetric
     assert not hesse.as_operator(A).symmetric

@@ -1,4 +1,4 @@
-"""A dense symmetric or rectangular matrix as an operator, and ``as_operator`` for whatever is one."""
+"""A dense or sparse matrix as an operator, and ``as_operator`` for whatever is one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from torch import Tensor
 from hesse._base import precision
 from hesse._linearize.guard import Guard
 from hesse._operators.operator import Operator
-from hesse._operators.scipy import Scipy, is_matrix
-from hesse._operators.sparse_matrix import SparseMatrix
+from hesse._operators.scipy import Scipy, is_matrix, is_symmetric
 from hesse._sparse.to_scipy import to_scipy
 
 
@@ -28,6 +27,7 @@ class Dense(Operator):
         tensor([2., 1.])
     """
 
+    # Of constants.
     differentiable = True
 
     def __init__(self, matrix: Tensor) -> None:
@@ -40,7 +40,10 @@ class Dense(Operator):
         self._matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
         self.shape = (matrix.shape[0], matrix.shape[1])
         self.dtype, self.device = self._matrix.dtype, matrix.device
-        self.symmetric = self.shape[0] == self.shape[1] and torch.equal(self._matrix, self._matrix.mT)
+        self.symmetric = self._is_symmetric()
+
+    def _is_symmetric(self) -> bool:
+        return torch.equal(self._matrix, self._matrix.mT)
 
     def matmat(self, V: Tensor) -> Tensor:
         """A·V."""
@@ -52,11 +55,35 @@ class Dense(Operator):
         """Aᵀ·U."""
         self._guard.check()
         with precision.Exact():
-            return self._matrix.mT @ U
+            return (self._matrix if self.symmetric else self._matrix.t()) @ U
 
     def to_dense(self) -> Tensor:
         """The matrix."""
         return self._matrix.clone()
+
+
+class SparseMatrix(Dense):
+    """A sparse tensor (m, n) of any layout as an operator.
+
+    Example:
+        >>> import torch, hesse
+        >>> hesse.as_operator(torch.eye(2).to_sparse()) @ torch.tensor([1.0, 2.0])
+        tensor([1., 2.])
+    """
+
+    def __init__(self, matrix: Tensor) -> None:
+        if matrix.requires_grad:
+            raise ValueError(
+                "A sparse matrix as an operator should require no gradients but its requires_grad is True. Give its detach()."
+            )
+        super().__init__(matrix)
+
+    def _is_symmetric(self) -> bool:
+        return is_symmetric(to_scipy(self._matrix))
+
+    def to_dense(self) -> Tensor:
+        """The matrix."""
+        return self._matrix.to_dense()
 
 
 def as_operator(A: Any, *, symmetric: bool = False) -> Operator:
