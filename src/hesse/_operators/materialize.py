@@ -107,8 +107,7 @@ def symmetric(multiply_rows: MultiplyRows, part: Part, space: Space, dtype: torc
     The products with a group's unit vectors are wanted for that group and the later ones only. Small groups, which
     have few rows, come first.
     """
-    # Small groups first.
-    order = sorted(_groups(space.lengths), key=lambda group: sum(space.lengths[i] for i in group))
+    order = _in_order(space.lengths)
     matrix = empty((space.size, space.size), dtype, space.device, left)
     with _Made(space.size) as made:
         for number, group in enumerate(order):
@@ -196,6 +195,11 @@ def _groups(lengths: Sequence[int]) -> list[tuple[int, ...]]:
             groups.append([])
         groups[-1].append(position)
     return [tuple(group) for group in groups]
+
+
+def _in_order(lengths: Sequence[int]) -> list[tuple[int, ...]]:
+    """The groups, small ones first."""
+    return sorted(_groups(lengths), key=lambda group: sum(lengths[i] for i in group))
 
 
 def restricted(space: Space, positions: tuple[int, ...]) -> Space:
