@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import hesse
+
 Function = Callable[..., Tensor]
 
 
@@ -36,3 +38,8 @@ def numeric_jacobian_pattern(func: Function, x: Tensor, points: int = 20) -> Any
         point = torch.randn(x.shape, dtype=x.dtype, generator=generator)
         found.append((torch.autograd.functional.jacobian(func, point).reshape(-1, x.numel()) != 0).numpy())
     return np.logical_or.reduce(found)
+
+
+def jacobian_pattern(func: Function, inputs: Any) -> Any:
+    """What a Jacobian finds of itself."""
+    return hesse.Jacobian(func, inputs)._find_pattern()

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hesse._sparse.detection import hessian_pattern, jacobian_pattern
+from hesse._sparse.detection import hessian_pattern
 
-from .patterns import Function, numeric_jacobian_pattern, numeric_pattern
+from .patterns import Function, jacobian_pattern, numeric_jacobian_pattern, numeric_pattern
 
 BAND = torch.diag(torch.ones(6, dtype=torch.float64)) + 0.5 * torch.diag(torch.ones(5, dtype=torch.float64), 1)
 KERNEL = torch.tensor([[[0.7, 0.0, -0.4]]], dtype=torch.float64)

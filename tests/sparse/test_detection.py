@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import hesse
-from hesse._sparse.detection import hessian_pattern, jacobian_pattern
+from hesse._sparse.detection import hessian_pattern
 
 from ..scenarios.scenario import Scenario
 from ..scenarios.table import EVERY_SCENARIO
-from .patterns import Function, numeric_jacobian_pattern, numeric_pattern
+from .patterns import Function, jacobian_pattern, numeric_jacobian_pattern, numeric_pattern
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -74,7 +74,8 @@ class SparseMatrix(Dense):
     def __init__(self, matrix: Tensor) -> None:
         if matrix.requires_grad:
             raise ValueError(
-                "A sparse matrix as an operator should require no gradients but its requires_grad is True. Give its detach()."
+                "A sparse matrix as an operator should require no gradients but its requires_grad is True. Give its"
+                " detach()."
             )
         super().__init__(matrix)
 

@@ -134,41 +134,35 @@ class Spectrum:
 
     def to_json(self) -> dict[str, Any]:
         """Numbers and words, as JSON knows them; arrays are among the tensors."""
-        found: dict[str, Any] = {
+        facts = ("problem", "size", "dtype", "device", "seed", "value", "gradient_norm")
+        pairs, density = self.eigenpairs, self.density
+        eigenvalues = pairs and {
+            "top": [dataclasses.asdict(pair) for pair in self.top],
+            "bottom": [dataclasses.asdict(pair) for pair in self.bottom],
+            "converged": pairs.converged,
+            "num_products": pairs.num_products,
+            "num_certificate_products": pairs.num_certificate_products,
+        }
+        smoothed = density and {
+            "sigma": density.sigma,
+            "confidence": density.confidence,
+            "moments": {str(power): density.moment(power) for power in range(1, 5)},
+            "converged": density.converged,
+            "num_products": density.num_products,
+        }
+        found = {
             "command": self.command,
             **self.versions(),
-            "problem": self.problem,
-            "size": self.size,
-            "dtype": self.dtype,
-            "device": self.device,
-            "seed": self.seed,
-            "value": self.value,
-            "gradient_norm": self.gradient_norm,
-            "trace": None if self.trace is None else dataclasses.asdict(self.trace),
-            "eigenvalues": None,
-            "density": None,
+            **{name: getattr(self, name) for name in facts},
+            "trace": self.trace and dataclasses.asdict(self.trace),
+            "eigenvalues": eigenvalues,
+            "density": smoothed,
             "num_products": self.num_products,
             "seconds": self.seconds,
             "peak_memory_bytes": self.peak_memory,
             "interrupted": self.interrupted,
             "unconverged": self.unconverged(),
         }
-        if self.eigenpairs is not None:
-            found["eigenvalues"] = {
-                "top": [dataclasses.asdict(pair) for pair in self.top],
-                "bottom": [dataclasses.asdict(pair) for pair in self.bottom],
-                "converged": self.eigenpairs.converged,
-                "num_products": self.eigenpairs.num_products,
-                "num_certificate_products": self.eigenpairs.num_certificate_products,
-            }
-        if self.density is not None:
-            found["density"] = {
-                "sigma": self.density.sigma,
-                "confidence": self.density.confidence,
-                "moments": {str(power): self.density.moment(power) for power in range(1, 5)},
-                "converged": self.density.converged,
-                "num_products": self.density.num_products,
-            }
         cleaned: dict[str, Any] = _finite(found)
         return cleaned
 

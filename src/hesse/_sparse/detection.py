@@ -10,7 +10,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from hesse._autograd.arguments import Point, check_point, evaluate, evaluate_scalar
+from hesse._autograd.arguments import Point, check_point, evaluate_scalar
 from hesse._autograd.captured import captured
 from hesse._autograd.gradients import gradient_to_multiply, zeros_where_none
 from hesse._autograd.preserving import preserved
@@ -55,20 +55,6 @@ def hessian_pattern(func: Callable[..., Any], inputs: Any, memory: int | str | N
     symmetric = csr_array(found + found.T)
     symmetric.sort_indices()
     return symmetric
-
-
-def jacobian_pattern(func: Callable[..., Any], inputs: Any, memory: int | str | None = None) -> Any:
-    """Where the Jacobian of a function can differ from zero, as a boolean ``csr_array`` of shape (m, n).
-
-    The arguments, the order of rows and columns, and what is raised are those of :func:`hessian_pattern`; the function
-    returns a tensor or a structure of tensors, as for :class:`hesse.Jacobian`.
-    """
-    point = check_point("jacobian_pattern", func, inputs)
-
-    def outputs_at(x: tuple[Tensor, ...]) -> tuple[Leaves, Any]:
-        return evaluate("jacobian_pattern", point, x, False, False)[0], None
-
-    return jacobian_pattern_of_map("jacobian_pattern", outputs_at, point, func, inputs, memory)
 
 
 def jacobian_pattern_of_map(

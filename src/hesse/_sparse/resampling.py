@@ -17,8 +17,7 @@ from hesse._sparse.sets import Dependence, numbers
 
 def _average(call: Call) -> Sequence[Dependence | None]:
     """Means over windows, which lie along the last dimensions."""
-    part = call.of("self")
-    assert part is not None
+    (part,) = call.parts()
     rank = len(call.args["kernel_size"]) if len(call.args["kernel_size"]) > 1 else int(call.name[-2])
     for place, dim in enumerate(range(call.out.dim() - rank, call.out.dim())):
         size, step, padding = [_entry(call.args[name], place) for name in ("kernel_size", "stride", "padding")]
@@ -30,8 +29,7 @@ def _average(call: Call) -> Sequence[Dependence | None]:
 
 def _adaptive_average(call: Call) -> Sequence[Dependence | None]:
     """Means over windows that cover the signal in equal parts, rounded outwards."""
-    part = call.of("self")
-    assert part is not None
+    (part,) = call.parts()
     rank = int(call.name[-2])
     for dim in range(call.out.dim() - rank, call.out.dim()):
         length, before = call.out.shape[dim], part.rows.shape[dim]

@@ -150,8 +150,7 @@ def _accumulate(call: Call) -> list[Dependence | None]:
 
 
 def _sum(call: Call) -> list[Dependence | None]:
-    part = call.of("self")
-    assert part is not None
+    (part,) = call.parts()
     return [call.sets.reduce(part, _dims(call)).reshape(*call.out.shape)]
 
 
@@ -165,14 +164,12 @@ def _dims(call: Call) -> list[int]:
 
 def _along(call: Call) -> list[Dependence | None]:
     """Every entry of a result depends on all entries along the dimensions."""
-    part = call.of("self")
-    assert part is not None
+    (part,) = call.parts()
     return [call.sets.reduce(part, _dims(call)).expand(call.out.shape)]
 
 
 def _cumsum(call: Call) -> list[Dependence | None]:
-    part = call.of("self")
-    assert part is not None
+    (part,) = call.parts()
     if not part.rows.dim():
         return [part]
     (dim,) = _dims(call)
