@@ -5,24 +5,10 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
-from types import TracebackType
-from typing import Protocol
+from typing import Any
 
 # At least so long between two lines.
 SECONDS = 10.0
-
-
-class View(Protocol):
-    """What shows how far the work has come."""
-
-    def start(self) -> None:
-        """Begin."""
-
-    def update(self, count: int, status: str) -> None:
-        """Show a new count and status."""
-
-    def stop(self, done: bool) -> None:
-        """End; an error ends work that is not done."""
 
 
 class Bar:
@@ -37,42 +23,57 @@ class Bar:
         last: whether the last line is shown of work that was done before any was due.
     """
 
+    def __new__(cls, *arguments: Any, **words: Any) -> Bar:
+        """Of rich's, or of lines."""
+        return super().__new__(_Rich if is_watched() else Bar)
+
     def __init__(self, title: str, total: int | None, *, last: bool = True) -> None:
-        self._view = _rich(title, total) if is_watched() else _Lines(title, total, last)
-
-    def __enter__(self) -> None:
-        self._view.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._view.stop(done=error is None)
-
-    def update(self, count: int, status: str) -> None:
-        """Show a new count and status."""
-        self._view.update(count, status)
-
-
-class _Lines:
-    def __init__(self, title: str, total: int | None, last: bool) -> None:
         self._title, self._of = title, "" if total is None else f" of {total}"
         self._line, self._last = "", last
 
-    def start(self) -> None:
+    def __enter__(self) -> None:
         self._shown = time.monotonic()
 
-    def update(self, count: int, status: str) -> None:
-        self._line = f"{self._title}: {count}{self._of}" + (f", {status}" if status else "")
-        if time.monotonic() - self._shown >= SECONDS:
+    def __exit__(self, kind: object, *exception: object) -> None:
+        if kind is None and self._line and self._last:
             self._show()
 
-    def stop(self, done: bool) -> None:
-        if done and self._line and self._last:
+    def update(self, count: int, status: str) -> None:
+        """Show a new count and status."""
+        self._line = f"{self._title}: {count}{self._of}" + (f", {status}" if status else "")
+        if time.monotonic() - self._shown >= SECONDS:
             self._show()
 
     def _show(self) -> None:
         print(self._line, file=sys.stderr, flush=True)
         self._line, self._last, self._shown = "", True, time.monotonic()
+
+
+class _Rich(Bar):
+    def __init__(self, title: str, total: int | None, *, last: bool = True) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._progress.add_task(title, total=total, status="")
+
+    def __enter__(self) -> None:
+        self._progress.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def update(self, count: int, status: str) -> None:
+        """Show a new count and status."""
+        self._progress.update(self._task, completed=count, status=status)
 
 
 def is_watched() -> bool:
@@ -86,31 +87,3 @@ def is_watched() -> bool:
         # rich draws in notebooks by this package only.
         return importlib.util.find_spec("ipywidgets") is not None
     return console.is_terminal and not console.is_dumb_terminal
-
-
-def _rich(title: str, total: int | None) -> View:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[status]}"),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    task = progress.add_task(title, total=total, status="")
-
-    class Rich:
-        def start(self) -> None:
-            progress.start()
-
-        def update(self, count: int, status: str) -> None:
-            progress.update(task, completed=count, status=status)
-
-        def stop(self, done: bool) -> None:
-            progress.stop()
-
-    return Rich()

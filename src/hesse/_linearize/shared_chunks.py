@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hesse._linearize.chunks import WIDTH, Chunks, Multiply, Pays, Rows
+from hesse._linearize.chunks import WIDTH, Chunks, Multiply, Rows
 from hesse._linearize.options import Options
 from hesse._ranks.group import Ranks
 
@@ -45,17 +46,7 @@ class SharedChunks(Chunks):
         own = super().chunk
         self._everywhere = min(self._ranks.gather(f"the room for products of {self._what}", lambda: own))
 
-    def pieces(
-        self,
-        multiply: Multiply,
-        rows: Rows,
-        lengths: Sequence[int],
-        *,
-        key: Hashable,
-        compared: set[Hashable],
-        fixed: int | None,
-        pays: Pays,
-    ) -> Iterator[Tensor]:
+    def pieces(self, multiply: Multiply, rows: Rows, *lengths: Any, **how: Any) -> Iterator[Tensor]:
         """As of :class:`Chunks`; an error in a batch is one on all ranks."""
         count = rows.shape[0]
         if self.chosen == "vmap" and count > 1:
@@ -67,7 +58,7 @@ class SharedChunks(Chunks):
                 return multiply(vectors)
             return self._ranks.together(f"a batch of products of {self._what}", lambda: multiply(vectors))
 
-        yield from super().pieces(together, rows, lengths, key=key, compared=compared, fixed=fixed, pays=pays)
+        yield from super().pieces(together, rows, *lengths, **how)
 
     def _batched(self, multiply: Multiply, rows: Tensor, *, look: bool) -> Tensor | None:
         # No look at the memory: PyTorch's profiler was seen to keep a collective of gloo from ending.

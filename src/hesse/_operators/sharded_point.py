@@ -14,7 +14,6 @@ from torch import Tensor
 from hesse._autograd.agreement import coarsest
 from hesse._base.errors import warn_caller
 from hesse._base.memory import readable
-from hesse._base.space import Space, Splits
 from hesse._data import rows
 from hesse._data.batches import Batches
 from hesse._data.cut_model import CutModel
@@ -28,7 +27,6 @@ from hesse._linearize.chunks import Chunks, Rows
 from hesse._linearize.engines import Engines
 from hesse._linearize.guard import Guard
 from hesse._linearize.shared_chunks import SharedChunks
-from hesse._operators import materialize
 from hesse._operators.data_point import DataPoint, MakeTerm, Place
 from hesse._operators.linear_map import Decisions
 from hesse._operators.point import Point, PointOperator, Weighted
@@ -167,22 +165,12 @@ class ShardedPoint(DataPoint):
 
         return self.ranks.together(f"a product of {self._what} ({_code(part)})", together)
 
-    def multiply_rows(
-        self,
-        rows: Rows,
-        part: Part,
-        source: Splits,
-        target: Space,
-        *,
-        transposed: bool = False,
-        into: materialize.Into | None = None,
-        left: int | None = None,
-    ) -> Tensor:
+    def multiply_rows(self, rows: Rows, part: Part, *sides: Any, **how: Any) -> Tensor:
         """This rank's entries of the product with each row."""
 
         def together() -> Tensor:
             self._begun()
-            return Point.multiply_rows(self, rows, part, source, target, transposed=transposed, into=into, left=left)
+            return Point.multiply_rows(self, rows, part, *sides, **how)
 
         return self.ranks.together(f"{rows.shape[0]} products of {self._what} ({_code(part)})", together)
 
