@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +16,10 @@ from hesse._base.trees import dotted_name
 from hesse._operators.linear_map import Decisions, LinearMap
 from hesse._ranks.group import Ranks
 from hesse._ranks.shards import Shards
+
+Way = Literal["matmat", "rmatmat", "_matvec", "_rmatvec"]
+"""The names that products have in a linear map."""
+_TRANSPOSED: dict[Way, Way] = {"matmat": "rmatmat", "rmatmat": "matmat", "_matvec": "_rmatvec", "_rmatvec": "_matvec"}
 
 
 class Identity(LinearMap):
@@ -38,7 +44,7 @@ class Identity(LinearMap):
 
 
 class _Composite(LinearMap):
-    """An map made of others, whose products are made as theirs are."""
+    """A map made of others, whose products are made as theirs are."""
 
     def __init__(self, *parts: LinearMap, domain: Space | None, range: Space | None) -> None:
         self._parts = parts
@@ -47,6 +53,24 @@ class _Composite(LinearMap):
         self.differentiable = all([part.differentiable for part in parts])
         self.domain, self.range = domain, range
         self.ranks, self.shards = _ranks_of(parts), _shards_of(parts)
+
+    @abc.abstractmethod
+    def _multiplied(self, way: Way, V: Tensor) -> Tensor:
+        """The product by that name, from those of the parts by a name."""
+
+    def matmat(self, V: Tensor) -> Tensor:
+        """From the parts' products."""
+        return self._multiplied("matmat", V)
+
+    def rmatmat(self, U: Tensor) -> Tensor:
+        """From the parts' products."""
+        return self._multiplied("rmatmat", U)
+
+    def _matvec(self, v: Tensor) -> Tensor:
+        return self._multiplied("_matvec", v)
+
+    def _rmatvec(self, u: Tensor) -> Tensor:
+        return self._multiplied("_rmatvec", u)
 
     def expect(self, products: int) -> None:
         """Of each part."""
@@ -97,27 +121,15 @@ class Sum(_Composite):
         self.symmetric = all([part.symmetric for part in parts])
         self.positive_semidefinite = all([part.positive_semidefinite and c >= 0 for c, part in self._terms])
 
-    def matmat(self, V: Tensor) -> Tensor:
-        """Σ c·A·V."""
-        return self._summed(lambda part: V if isinstance(part, Identity) else part.matmat(V.to(part.dtype)))
-
-    def rmatmat(self, U: Tensor) -> Tensor:
-        """Σ c·Aᵀ·U."""
-        return self._summed(lambda part: U if isinstance(part, Identity) else part.rmatmat(U.to(part.dtype)))
-
-    def _matvec(self, v: Tensor) -> Tensor:
-        return self._summed(lambda part: v if isinstance(part, Identity) else part._matvec(v.to(part.dtype)))
-
-    def _rmatvec(self, u: Tensor) -> Tensor:
-        return self._summed(lambda part: u if isinstance(part, Identity) else part._rmatvec(u.to(part.dtype)))
-
-    def _summed(self, product: Callable[[LinearMap], Tensor]) -> Tensor:
-        (first, *others) = self._terms
-        # A new tensor even where the first term is the identity.
-        total = first[0] * product(first[1]).to(self.dtype)
-        for factor, part in others:
-            total = total + factor * product(part).to(self.dtype)
-        return total
+    def _multiplied(self, way: Way, V: Tensor) -> Tensor:
+        # New tensors even where a term is the identity.
+        return functools.reduce(
+            torch.add,
+            (
+                factor * (V if isinstance(part, Identity) else getattr(part, way)(V.to(part.dtype))).to(self.dtype)
+                for factor, part in self._terms
+            ),
+        )
 
     def _recipe(self) -> str:
         return " + ".join([f"{factor!r} * {part._recipe()}" for factor, part in self._terms])
@@ -161,27 +173,10 @@ class Product(_Composite):
         self.symmetric = mirrored and all([part.symmetric for part in middle])
         self.positive_semidefinite = self.symmetric and all([part.positive_semidefinite for part in middle])
 
-    def matmat(self, V: Tensor) -> Tensor:
-        """A·(B·(…·V))."""
-        for part in reversed(self._parts):
-            V = part.matmat(V.to(part.dtype))
+    def _multiplied(self, way: Way, V: Tensor) -> Tensor:
+        for part in self._parts if way in ("rmatmat", "_rmatvec") else reversed(self._parts):
+            V = getattr(part, way)(V.to(part.dtype))
         return V.to(self.dtype)
-
-    def rmatmat(self, U: Tensor) -> Tensor:
-        """…·(Bᵀ·(Aᵀ·U))."""
-        for part in self._parts:
-            U = part.rmatmat(U.to(part.dtype))
-        return U.to(self.dtype)
-
-    def _matvec(self, v: Tensor) -> Tensor:
-        for part in reversed(self._parts):
-            v = part._matvec(v.to(part.dtype))
-        return v.to(self.dtype)
-
-    def _rmatvec(self, u: Tensor) -> Tensor:
-        for part in self._parts:
-            u = part._rmatvec(u.to(part.dtype))
-        return u.to(self.dtype)
 
     def _formula(self) -> str:
         formulas = [(isinstance(part, Sum), part._formula()) for part in self._parts]
@@ -198,19 +193,9 @@ class Transpose(_Composite):
         if self.domain is not None:
             self.device = self.domain.device
 
-    def matmat(self, V: Tensor) -> Tensor:
-        """Aᵀ·V."""
-        return self._operator.rmatmat(V)
-
-    def rmatmat(self, U: Tensor) -> Tensor:
-        """A·U."""
-        return self._operator.matmat(U)
-
-    def _matvec(self, v: Tensor) -> Tensor:
-        return self._operator._rmatvec(v)
-
-    def _rmatvec(self, u: Tensor) -> Tensor:
-        return self._operator._matvec(u)
+    def _multiplied(self, way: Way, V: Tensor) -> Tensor:
+        found: Tensor = getattr(self._operator, _TRANSPOSED[way])(V)
+        return found
 
     def multiply_leaves(self, entries: list[Tensor]) -> list[Tensor]:
         """Aᵀ times a structured vector."""
