@@ -158,11 +158,11 @@ class _Operator(torch.autograd.Function):
         def derivative(*entries: Any) -> Outputs:
             leaves, cotangents = entries[:count], entries[count:]
             if faster is None or (transformed and torch.is_grad_enabled()):
-                return _by_rewrite(rule.rewrite, lengths, follow, leaves, cotangents)
+                return _by_rewrite(rule, lengths, follow, leaves, cotangents)
             if not transformed and not torch.is_grad_enabled():
-                return _by_faster(rule.rewrite, faster, lengths, follow, leaves, cotangents)
+                return _by_faster(rule, lengths, follow, leaves, cotangents)
             function: Any = _Derivative
-            found: Outputs = function.apply(rule.rewrite, faster, lengths, follow, *entries)
+            found: Outputs = function.apply(rule, lengths, follow, *entries)
             return _placed(found, [place for place, is_wanted in enumerate(follow) if is_wanted], count)
 
         return None, None, *one_by_one(derivative, [*leaves, *cotangents])
@@ -182,11 +182,9 @@ class _Derivative(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        rewrite: Rewrite, faster: Faster, lengths: Lengths, follow: Sequence[bool], *entries: Any
-    ) -> tuple[Tensor, ...]:
+    def forward(rule: Rule, lengths: Lengths, follow: Sequence[bool], *entries: Any) -> tuple[Tensor, ...]:
         leaves, cotangents = entries[: len(follow)], entries[len(follow) :]
-        found = _by_faster(rewrite, faster, lengths, follow, leaves, cotangents)
+        found = _by_faster(rule, lengths, follow, leaves, cotangents)
         return tuple(
             [
                 torch.zeros_like(leaf) if entry is None else entry
@@ -198,7 +196,7 @@ class _Derivative(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.set_materialize_grads(False)
-        ctx.rewrite, ctx.faster, ctx.lengths, ctx.follow, *entries = inputs
+        ctx.rule, ctx.lengths, ctx.follow, *entries = inputs
         save(ctx, entries)
 
     @staticmethod
@@ -206,23 +204,23 @@ class _Derivative(torch.autograd.Function):
         entries, lengths, count = saved(ctx), ctx.lengths, len(ctx.follow)
         leaves_followed = [place for place, is_wanted in enumerate(ctx.follow) if is_wanted]
         transformed = inside_transform()
-        follow = ctx.needs_input_grad[4:] if transformed else _wanted(ctx, len(entries))
+        follow = ctx.needs_input_grad[3:] if transformed else _wanted(ctx, len(entries))
         places = [place for place, is_wanted in enumerate(follow) if is_wanted]
 
         def derivative(*entries: Any) -> Outputs:
-            found = _by_rewrite(ctx.rewrite, lengths, ctx.follow, entries[:count], entries[count:])
+            found = _by_rewrite(ctx.rule, lengths, ctx.follow, entries[:count], entries[count:])
             return [found[place] for place in leaves_followed]
 
         def second_derivative(*everything: Any) -> Outputs:
             entries, directions = everything[: len(follow)], everything[len(follow) :]
             if not (transformed or torch.is_grad_enabled() or any(follow[:count])):
                 along = _placed(directions, leaves_followed, count)
-                by_cotangents = ctx.faster.tangent(nested(entries[:count], lengths), along)
+                by_cotangents = ctx.rule.faster.tangent(nested(entries[:count], lengths), along)
                 if by_cotangents is not None:
                     return [*[None] * count, *by_cotangents]
             return _placed(pullback(derivative, entries, places, directions), places, len(entries))
 
-        return *[None] * 4, *one_by_one(second_derivative, [*entries, *directions])
+        return None, None, None, *one_by_one(second_derivative, [*entries, *directions])
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
@@ -232,24 +230,20 @@ class _Derivative(torch.autograd.Function):
 
 
 def _by_faster(
-    rewrite: Rewrite,
-    faster: Faster,
-    lengths: Lengths,
-    follow: Sequence[bool],
-    leaves: Sequence[Any],
-    cotangents: Outputs,
+    rule: Rule, lengths: Lengths, follow: Sequence[bool], leaves: Sequence[Any], cotangents: Outputs
 ) -> Outputs:
     """cotangentsᵀ · ∂operator/∂leaves by the faster way, or by the rewrite where it says that there is none."""
-    found = faster.derivative(nested(leaves, lengths), follow, cotangents)
-    return _by_rewrite(rewrite, lengths, follow, leaves, cotangents) if found is None else found
+    assert rule.faster is not None
+    found = rule.faster.derivative(nested(leaves, lengths), follow, cotangents)
+    return _by_rewrite(rule, lengths, follow, leaves, cotangents) if found is None else found
 
 
 def _by_rewrite(
-    rewrite: Rewrite, lengths: Lengths, follow: Sequence[bool], leaves: Sequence[Any], cotangents: Outputs
+    rule: Rule, lengths: Lengths, follow: Sequence[bool], leaves: Sequence[Any], cotangents: Outputs
 ) -> list[Tensor | None]:
     """cotangentsᵀ · ∂rewrite/∂leaves, an entry for each leaf, None for those not followed."""
     places = [place for place, is_wanted in enumerate(follow) if is_wanted]
-    found = pullback(lambda *leaves: rewrite(*nested(leaves, lengths)), leaves, places, cotangents)
+    found = pullback(lambda *leaves: rule.rewrite(*nested(leaves, lengths)), leaves, places, cotangents)
     return _placed(found, places, len(leaves))
 
 
