@@ -50,7 +50,6 @@ def check_point(name: str, func: Callable[..., Any], inputs: Any, argnums: Argnu
     if argnums is not None:
         return _chosen(name, func, inputs, argnums)
     leaves, spec = trees.flatten(inputs)
-    check_tensors(leaves, spec, "inputs", name)
     _check_differentiable(leaves, spec, name)
     if spec.length is None:
         return Point(leaves, spec, lambda tracked: func(spec.rebuild(tracked)))
@@ -71,7 +70,6 @@ def _chosen(name: str, func: Callable[..., Any], inputs: Any, argnums: int | tup
         raise ValueError(f"argnums given to {name} names the same argument twice: {argnums}.")
     chosen = tuple([arguments[position] for position in positions])
     leaves, spec = trees.flatten(chosen[0] if isinstance(argnums, int) else chosen)
-    check_tensors(leaves, spec, "inputs", name)
     _check_differentiable(leaves, spec, name)
 
     def call(tracked: Sequence[Tensor]) -> Any:
@@ -86,25 +84,20 @@ def _chosen(name: str, func: Callable[..., Any], inputs: Any, argnums: int | tup
 
 def check_tangent(name: str, v: Any, point: Point) -> list[Tensor]:
     """The entries of a vector in the space of the inputs; a one where it may be, and is, left out."""
-    if v is not None:
-        return check_vector(name, v, point.leaves, point.spec)
-    if len(point.leaves) != 1 or point.leaves[0].nelement() != 1:
-        raise RuntimeError(
-            "The vector v can only be None if the input to the user-provided function is a single Tensor"
-            " with a single element."
-        )
-    return [torch.ones_like(point.leaves[0])]
+    return _entries(name, v, point.leaves, point.spec, "input to the user-provided function is")
 
 
 def check_cotangent(name: str, v: Any, outputs: Sequence[Tensor], spec: Spec) -> list[Tensor]:
     """The entries of a vector in the space of the outputs; a one where it may be, and is, left out."""
+    return _entries(name, v, outputs, spec, "user-provided function returns")
+
+
+def _entries(name: str, v: Any, like: Sequence[Tensor], spec: Spec, what: str) -> list[Tensor]:
     if v is not None:
-        return check_vector(name, v, outputs, spec)
-    if len(outputs) != 1 or outputs[0].nelement() != 1:
-        raise RuntimeError(
-            "The vector v can only be None if the user-provided function returns a single Tensor with a single element."
-        )
-    return [torch.ones_like(outputs[0])]
+        return check_vector(name, v, like, spec)
+    if len(like) != 1 or like[0].nelement() != 1:
+        raise RuntimeError(f"The vector v can only be None if the {what} a single Tensor with a single element.")
+    return [torch.ones_like(like[0])]
 
 
 def evaluate(
@@ -154,6 +147,7 @@ def without_history(tree: Any, create_graph: bool) -> Any:
 
 
 def _check_differentiable(leaves: Sequence[Tensor], spec: Spec, name: str) -> None:
+    check_tensors(leaves, spec, "inputs", name)
     for path, leaf in zip(spec.paths, leaves, strict=True):
         if not (leaf.dtype.is_floating_point or leaf.dtype.is_complex):
             raise RuntimeError(

@@ -21,11 +21,9 @@ DEFAULT_FRACTION = 0.5
 QUESTION_FRACTION = 0.25
 """The part of the total memory that the vectors of a question take when no budget is given."""
 
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
-    "KIB": 2**10,
-    "MIB": 2**20,
-    "GIB": 2**30,
-    "TIB": 2**40,
+_PREFIXES = ("", "K", "M", "G", "T")
+_UNITS = {f"{prefix}B": 1000**i for i, prefix in enumerate(_PREFIXES)} | {
+    f"{prefix}IB": 1024**i for i, prefix in enumerate(_PREFIXES)
 }
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)\s*", re.IGNORECASE)
 # The words of PyTorch's allocators (CPU, CUDA, HIP, MPS, XPU) and the codes of the libraries that it calls: cuBLAS,

@@ -55,11 +55,23 @@ def keep_memory() -> Iterator[None]:
         >>> products[0]
         tensor([6., 0.])
     """
-    _begin()
+    global _uses
+    with _lock:
+        _uses += 1
+        libc = _libc() if _uses == 1 else None
+        if libc is not None:
+            libc.mallopt(_MMAP_MAX, 0)
+            libc.mallopt(_TRIM_THRESHOLD, -1)
     try:
         yield
     finally:
-        _end()
+        with _lock:
+            _uses -= 1
+            libc = _libc() if _uses == 0 else None
+            if libc is not None:
+                for option, value in _AFTERWARDS.items():
+                    libc.mallopt(option, value)
+                libc.malloc_trim(0)
 
 
 def empty(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -75,27 +87,6 @@ def empty(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         end = made.data_ptr() + made.nbytes
         libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_HUGEPAGE)
     return made
-
-
-def _begin() -> None:
-    global _uses
-    with _lock:
-        _uses += 1
-        libc = _libc() if _uses == 1 else None
-        if libc is not None:
-            libc.mallopt(_MMAP_MAX, 0)
-            libc.mallopt(_TRIM_THRESHOLD, -1)
-
-
-def _end() -> None:
-    global _uses
-    with _lock:
-        _uses -= 1
-        libc = _libc() if _uses == 0 else None
-        if libc is not None:
-            for option, value in _AFTERWARDS.items():
-                libc.mallopt(option, value)
-            libc.malloc_trim(0)
 
 
 def reusable() -> int:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 KINDS = ("cpu", "cuda", "xpu", "mps")
-_OFF = (None,) * len(KINDS)
+Dtypes = tuple[torch.dtype | None, ...]
+_OFF: Dtypes = (None,) * len(KINDS)
 
 
 class Autocast:
@@ -25,8 +26,8 @@ class Autocast:
         is_on: whether it is for any of them.
     """
 
-    def __init__(self) -> None:
-        self.dtypes = _dtypes()
+    def __init__(self, dtypes: Dtypes | None = None) -> None:
+        self.dtypes = _dtypes() if dtypes is None else dtypes
         self.is_on = self.dtypes is not _OFF
 
     def is_now(self) -> bool:
@@ -47,7 +48,7 @@ class Autocast:
         return dict(zip(KINDS, self.dtypes, strict=True)).get(device.type)
 
 
-def _dtypes() -> tuple[torch.dtype | None, ...]:
+def _dtypes() -> Dtypes:
     if not any(map(torch.is_autocast_enabled, KINDS)):
         return _OFF
     return tuple([torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None for kind in KINDS])
@@ -96,7 +97,7 @@ class Exact:
     def __enter__(self) -> None:
         self._is_entered = True
         if any(self._before.dtypes):
-            self._stack.enter_context(_off())
+            self._stack.enter_context(Autocast(_OFF).again())
         _full.enter()
         self._stack.callback(_full.leave)
 
@@ -116,15 +117,6 @@ class Exact:
                 yield
         finally:
             _full.enter()
-
-
-@contextlib.contextmanager
-def _off() -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        for kind, dtype in zip(KINDS, _dtypes(), strict=True):
-            if dtype is not None:
-                stack.enter_context(torch.autocast(kind, dtype, enabled=False))
-        yield
 
 
 def told(device: torch.device) -> str | None:

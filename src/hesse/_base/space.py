@@ -133,4 +133,3 @@ class Splits(Protocol):
 
     def split(self, rows: Tensor) -> list[Tensor]:
         """Rows (…, n) as leaves (…, *shape)."""
-        ...

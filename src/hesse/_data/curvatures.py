@@ -33,11 +33,9 @@ class Curvature(Protocol):
 
     def multiply(self, vectors: Leaves, *, batched: bool) -> list[Tensor]:
         """B·u; ``batched``: one vector a row."""
-        ...
 
     def kept_bytes(self) -> int:
         """Bytes kept for products."""
-        ...
 
 
 class Curved(NamedTuple):

@@ -22,11 +22,9 @@ class Likelihood(Protocol):
 
     def information(self, u: Tensor) -> Tensor:
         """E[s·sᵀ]·u, for a u in the prediction's shape, or with more dimensions in front."""
-        ...
 
     def scores(self, draws: int, generator: torch.Generator) -> Tensor:
         """Scores at targets drawn from the distribution, (draws, *shape)."""
-        ...
 
 
 def likelihood(known: Known, prediction: Tensor, target: Tensor, name: str) -> Likelihood:

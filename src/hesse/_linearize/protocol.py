@@ -53,7 +53,6 @@ class Linearization(Protocol):
     @property
     def batch_price(self) -> float:
         """Seconds that the first batch is expected to take beside its products."""
-        ...
 
     def matvec(
         self, tangents: Leaves, selection: Selection, *, batched: bool = False, last: bool = False
@@ -62,7 +61,6 @@ class Linearization(Protocol):
 
         After the ``last`` one there is no other in this direction: what only these need is freed on the way.
         """
-        ...
 
     def rmatvec(
         self, cotangents: Leaves, selection: Selection, *, batched: bool = False, last: bool = False
@@ -71,20 +69,15 @@ class Linearization(Protocol):
 
         After the ``last`` one there is none in either direction: all is freed on the way, and this is closed.
         """
-        ...
 
     def release_outputs(self) -> None:
         """Let go of the outputs' values, which no one reads any more; products need their place in the graph alone."""
-        ...
 
     def precision(self) -> torch.dtype | None:
         """The floating-point type that rounds most on the way to a product, as far as it is known."""
-        ...
 
     def kept_bytes(self, beside: Leaves = ()) -> int:
         """Bytes kept alive for the products, captured tensors' own memory included, that of ``beside`` not."""
-        ...
 
     def close(self) -> None:
         """Free everything kept for products."""
-        ...

@@ -35,11 +35,9 @@ class Into(Protocol):
 
     def add(self, start: int, products: Tensor, weight: float, *, first: bool) -> None:
         """Add the weighted products of the rows from ``start`` on; of the ``first`` term nothing is there yet."""
-        ...
 
     def divided(self, divisor: float) -> Tensor:
         """Divide by what the weights add up to; the whole matrix."""
-        ...
 
 
 MultiplyRows = Callable[..., Tensor]

@@ -41,12 +41,10 @@ class Term(Protocol):
     @property
     def value(self) -> Tensor:
         """The loss."""
-        ...
 
     @property
     def gradient(self) -> Sequence[Tensor]:
         """The gradient of the loss, as leaves."""
-        ...
 
     def multiply(
         self, vectors: Leaves, part: Part, *, transposed: bool = False, batched: bool = False, last: bool = False
@@ -57,15 +55,12 @@ class Term(Protocol):
             batched: one vector a row.
             last: no other product follows, so that what is kept is freed on the way.
         """
-        ...
 
     def release_gradient(self) -> int:
         """Let go of the gradient, where it is kept beside what products need; its bytes."""
-        ...
 
     def kept_bytes(self, beside: Sequence[Tensor]) -> int:
         """Bytes kept for products, without the memory of the variables and of the tensors ``beside``."""
-        ...
 
 
 class HessianTerm:
