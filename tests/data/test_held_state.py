@@ -22,7 +22,7 @@ import hesse
 from hesse._autograd.preserving import preserved
 from hesse._data import private_model
 from hesse._data.maps import GradientMap
-from hesse._data.models import model_objective
+from hesse._data.models import Objective
 from tests.data import references
 from tests.data.models import CLASSES, X, seeded
 
@@ -198,7 +198,7 @@ def test_what_a_function_counts_in_a_model_is_put_back(name: str) -> None:
 
 def test_what_another_thread_does_to_a_model_meanwhile_stays() -> None:
     model = seeded(Counting, in_closure)
-    map_ = GradientMap(model_objective("LossHessian", model, F.cross_entropy, None), (X, CLASSES))
+    map_ = GradientMap(Objective("LossHessian", model, F.cross_entropy, None), (X, CLASSES))
     with preserved(map_, tuple(model.parameters())):
         with torch.no_grad():
             model.first.weight.fill_(2)

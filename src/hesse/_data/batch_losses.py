@@ -12,7 +12,7 @@ from hesse._base import trees
 from hesse._base.several_ranks import replicated
 from hesse._data import rows
 from hesse._data.batches import Batches
-from hesse._data.models import Objective, model_objective
+from hesse._data.models import Objective
 from hesse._data.parameters import Params
 
 
@@ -48,7 +48,7 @@ def losses_of_batches(
     """One function for each batch; ``options`` are those of ``LossHessian``."""
     call, output, weight = options.get("call"), options.get("output"), options.get("weight")
     model, _ = replicated(model, name)
-    objective = model_objective(name, model, loss, params, call=call, output=output, weight=weight)
+    objective = Objective(name, model, loss, params, call=call, output=output, weight=weight)
     batches = iter(Batches(data, objective.device, name, pairs=objective.known is not None))
     with contextlib.closing(batches):
         for batch in batches:

@@ -37,45 +37,6 @@ Output = Callable[[nn.Module, Any], tuple[Any, Any]]
 """The prediction and the target of a batch, made from model and batch; the loss is ``loss(prediction, target)``."""
 
 
-def model_objective(
-    name: str,
-    model: nn.Module,
-    loss: Any,
-    params: Params,
-    *,
-    call: Call | None = None,
-    output: Output | None = None,
-    weight: Weight | None = None,
-    predicts: bool = False,
-    ranks: Ranks | None = None,
-) -> Objective:
-    """The loss of a batch as a function of the model's chosen parameters as they are now; ``ranks`` may share it."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"The model given to {name} should be a torch.nn.Module but has type {type(model)}.")
-    sharded, parallel = [ranks is not None and of(model) for of in (is_sharded, is_parallel)]
-    refuse_model(model, name, cut=sharded or parallel)
-    if call is not None and output is not None:
-        raise TypeError(f"{name} takes call= or output=, which both say what the loss of a batch is, but got both.")
-    if sharded:
-        reshard(model)
-    functions, chosen = (loss, call, output), select(model, params, name)
-    made: Model
-    if ranks is not None and (sharded or parallel):
-        kind = ParallelModel if parallel else ShardedModel if mesh_of(model) is None else MeshModel
-        made = kind(model, chosen, functions, name, ranks)
-    else:
-        made = Model(model, chosen, functions, name)
-    return Objective(
-        made,
-        loss,
-        call=call,
-        output=output,
-        weight=weight,
-        predicts=predicts,
-        name=name,
-    )
-
-
 def watched(model: nn.Module, *functions: Any) -> Iterator[tuple[str, Tensor]]:
     """Names and tensors of the point: the model's, and what the loss and other functions capture."""
     for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
@@ -86,23 +47,39 @@ def watched(model: nn.Module, *functions: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 class Objective:
-    """The loss of a model with a batch of data, as a function of the model's parameters."""
+    """The loss of a batch as a function of a model's chosen parameters as they are now; ``ranks`` may share it."""
 
     def __init__(
         self,
-        model: Model,
-        loss: Any,
-        *,
-        call: Call | None,
-        output: Output | None,
-        weight: Weight | None,
-        predicts: bool,
         name: str,
+        model: nn.Module,
+        loss: Any,
+        params: Params,
+        *,
+        call: Call | None = None,
+        output: Output | None = None,
+        weight: Weight | None = None,
+        predicts: bool = False,
+        ranks: Ranks | None = None,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"The model given to {name} should be a torch.nn.Module but has type {type(model)}.")
+        sharded, parallel = [ranks is not None and of(model) for of in (is_sharded, is_parallel)]
+        refuse_model(model, name, cut=sharded or parallel)
+        if call is not None and output is not None:
+            raise TypeError(f"{name} takes call= or output=, which both say what the loss of a batch is, but got both.")
+        if sharded:
+            reshard(model)
+        functions, chosen = (loss, call, output), select(model, params, name)
+        self.model: Model
+        if ranks is not None and (sharded or parallel):
+            kind = ParallelModel if parallel else ShardedModel if mesh_of(model) is None else MeshModel
+            self.model = kind(model, chosen, functions, name, ranks)
+        else:
+            self.model = Model(model, chosen, functions, name)
         checks.functions(name, optional=True, loss=loss, call=call, output=output, weight=weight)
-        self.model = model
-        self.leaves = model.leaves
-        names = list(model.chosen)
+        self.leaves = self.model.leaves
+        names = list(chosen)
         self.spec = Spec(
             lambda leaves: dict(zip(names, leaves, strict=True)), tuple([(key,) for key in names]), length=None
         )
@@ -110,7 +87,7 @@ class Objective:
         self.loss = loss
         self._call, self._output, self._weight, self._predicts = call, output, weight, predicts
         self.known = recognize(loss) if call is None else None
-        self.device = model.device()
+        self.device = self.model.device()
         self._row_shape: tuple[int, ...] | None = None
         if loss is None and output is not None:
             raise TypeError(f"{name} needs a loss of the prediction and target that output= gives but got None.")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Unpack
 
 from torch import nn
 
 from hesse._data.curvatures import Curved, OuterProducts, Sample, factor, loss_and_gradient, token_dimension
 from hesse._data.losses import Reduction, Weight
-from hesse._data.models import Objective, Output, model_objective, watched
+from hesse._data.models import Objective, Output, watched
 from hesse._data.objective import Prediction
 from hesse._data.options import DataKeywords, DataOptions
 from hesse._data.parameters import Params
@@ -71,10 +72,9 @@ class EmpiricalFisher(DataOperator):
         how = DataOptions.of("EmpiricalFisher", options, weighted=weight is not None, needs_reduction=True)
         model, ranks = ranks_of(model, how.group, "EmpiricalFisher")
 
-        def objective() -> Objective:
-            return model_objective(
-                "EmpiricalFisher", model, loss, params, output=output, weight=weight, predicts=True, ranks=ranks
-            )
+        objective = partial(
+            Objective, "EmpiricalFisher", model, loss, params, output=output, weight=weight, predicts=True, ranks=ranks
+        )
 
         def term(
             objective: Objective, linearize: Linearize, batch: Any, reduction: Reduction, place: Place

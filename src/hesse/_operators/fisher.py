@@ -12,7 +12,7 @@ from hesse._base import checks
 from hesse._data.curvatures import Curved, OuterProducts, factor, loss_and_gradient
 from hesse._data.likelihoods import Information, likelihood
 from hesse._data.losses import Reduction, Weight
-from hesse._data.models import Objective, Output, model_objective, watched
+from hesse._data.models import Objective, Output, watched
 from hesse._data.objective import Prediction
 from hesse._data.options import DataKeywords, DataOptions
 from hesse._data.parameters import Params
@@ -81,9 +81,7 @@ class Fisher(DataOperator):
         seed = seed_of(ranks, model, "the draws of a Fisher", int(generator("Fisher", rng).integers(2**62)))
 
         def objective() -> Objective:
-            made = model_objective(
-                "Fisher", model, loss, params, output=output, weight=weight, predicts=True, ranks=ranks
-            )
+            made = Objective("Fisher", model, loss, params, output=output, weight=weight, predicts=True, ranks=ranks)
             if made.known is None:
                 raise TypeError(
                     "Fisher needs the distribution of targets that the loss means, and knows those of PyTorch's cross"

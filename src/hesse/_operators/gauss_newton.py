@@ -17,7 +17,7 @@ from hesse._base.several_ranks import refusing_models
 from hesse._base.space import Space
 from hesse._data.curvatures import LossCurvature
 from hesse._data.losses import Reduction, Weight, recognize
-from hesse._data.models import Objective, Output, model_objective, watched
+from hesse._data.models import Objective, Output, watched
 from hesse._data.objective import Counted, Prediction, require_scalar
 from hesse._data.options import DataKeywords, DataOptions
 from hesse._data.parameters import Params
@@ -98,10 +98,9 @@ class GaussNewton(DataOperator):
             # The losses that are recognized are convex in the prediction.
             self.positive_semidefinite = recognize(loss) is not None
 
-            def objective() -> Objective:
-                return model_objective(
-                    "GaussNewton", module, loss, params, output=output, weight=weight, predicts=True, ranks=ranks
-                )
+            objective = partial(
+                Objective, "GaussNewton", module, loss, params, output=output, weight=weight, predicts=True, ranks=ranks
+            )
 
             super().__init__(objective, _term, data, how, lambda: watched(module, loss, output), ranks)
             return

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import partial
 from typing import Any, Unpack
 
 from torch import nn
 
 from hesse._data.losses import Weight
-from hesse._data.models import Call, Objective, Output, model_objective, watched
+from hesse._data.models import Call, Objective, Output, watched
 from hesse._data.options import DataKeywords, DataOptions
 from hesse._data.parameters import Params
 from hesse._operators.data_operator import DataOperator
@@ -103,10 +104,9 @@ class LossHessian(DataOperator):
         how = DataOptions.of("LossHessian", options, weighted=weight is not None)
         model, ranks = ranks_of(model, how.group, "LossHessian")
 
-        def objective() -> Objective:
-            return model_objective(
-                "LossHessian", model, loss, params, call=call, output=output, weight=weight, ranks=ranks
-            )
+        objective = partial(
+            Objective, "LossHessian", model, loss, params, call=call, output=output, weight=weight, ranks=ranks
+        )
 
         super().__init__(
             objective,
