@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,17 +33,11 @@ def copied(generator: Any) -> Any:
 
 def put_back(generator: Any) -> Callable[[], object]:
     """What puts a generator back to where it is now."""
-    if isinstance(generator, torch.Generator):
-        state: Any = generator.get_state()
-        return lambda: generator.set_state(state)
     if isinstance(generator, np.random.Generator):
-        state = generator.bit_generator.state
-        return lambda: setattr(generator.bit_generator, "state", state)
-    if isinstance(generator, np.random.RandomState):
-        state = generator.get_state()
-        return lambda: generator.set_state(state)
-    state = generator.getstate()
-    return lambda: generator.setstate(state)
+        return functools.partial(setattr, generator.bit_generator, "state", generator.bit_generator.state)
+    if isinstance(generator, random.Random):
+        return functools.partial(generator.setstate, generator.getstate())
+    return functools.partial(generator.set_state, generator.get_state())
 
 
 class GeneratorPlan:

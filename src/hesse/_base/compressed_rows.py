@@ -12,10 +12,6 @@ from torch import Tensor
 def compressed_rows(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The matrix whose row i holds ``values[starts[i]:starts[i + 1]]`` in ``columns`` of the same span, unchecked."""
     _warn_in_silence()
-    return _tensor(starts, columns, values, shape)
-
-
-def _tensor(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.sparse_csr_tensor(
         starts, columns, values, shape, dtype=values.dtype, device=values.device, check_invariants=False
     )

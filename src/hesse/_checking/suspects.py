@@ -54,21 +54,10 @@ class _Called(NamedTuple):
     kwargs: dict[str, Any]
 
 
-class _Moved(NamedTuple):
-    """What a call is given of tensors that require gradients."""
-
-    operator: str
-    followed: list[Tensor]
-
-    @property
-    def shapes(self) -> list[torch.Size]:
-        return [tensor.shape for tensor in self.followed]
-
-    @staticmethod
-    def of(called: _Called) -> _Moved:
-        given = [tensor for tensor in tensors((called.args, called.kwargs)) if tensor.requires_grad]
-        # Copies, since a call may change them later.
-        return _Moved(called.operator, [tensor.detach().clone() for tensor in given])
+def _given(called: _Called) -> list[Tensor]:
+    """Copies of the tensors that a call is given and that require gradients, since it may change them later."""
+    given = [tensor for tensor in tensors((called.args, called.kwargs)) if tensor.requires_grad]
+    return [tensor.detach().clone() for tensor in given]
 
 
 def suspects(subject: Subject) -> list[Suspect]:
@@ -81,13 +70,13 @@ def suspects(subject: Subject) -> list[Suspect]:
 
     def examine(called: _Called) -> None:
         key = called.operator, called.frame
-        moved = next(elsewhere, None)
+        moved = next(elsewhere, ("", []))
         if key not in examined:
             examined[key] = None
             # Calls that the examination itself makes are not the user's.
             watch = sys.getprofile()
             sys.setprofile(None)
-            examined[key] = _suspect(called, _direction(called, moved))
+            examined[key] = _suspect(called, _direction(called, *moved))
             sys.setprofile(watch)
 
     _each_call(subject, subject.leaves, examine)
@@ -106,26 +95,26 @@ def _each_call(subject: Subject, leaves: Sequence[Tensor], examine: Callable[[_C
         examine(called)
 
 
-def _elsewhere(subject: Subject) -> Iterator[_Moved]:
+def _elsewhere(subject: Subject) -> Iterator[tuple[str, list[Tensor]]]:
     """What the calls are given a short step away from the point."""
     generator = fixed_generator(torch.device("cpu"))
     random = [random_like(leaf.real, generator).to(leaf.dtype) for leaf in subject.leaves]
     direction = scaled(random, subject.leaves)
     step = max([torch.finfo(leaf.dtype).eps for leaf in subject.leaves]) ** (1 / 3)
     leaves = [leaf.detach() + step * along for leaf, along in zip(subject.leaves, direction, strict=True)]
-    moved: list[_Moved] = []
-    _each_call(subject, leaves, lambda called: moved.append(_Moved.of(called)))
+    moved: list[tuple[str, list[Tensor]]] = []
+    _each_call(subject, leaves, lambda called: moved.append((called.operator, _given(called))))
     return iter(moved)
 
 
-def _direction(called: _Called, moved: _Moved | None) -> list[Tensor] | None:
+def _direction(called: _Called, operator: str, moved: list[Tensor]) -> list[Tensor] | None:
     """How the arguments of a call move, as long as themselves; None where it was another call elsewhere."""
-    here = _Moved.of(called)
-    if moved is None or (here.operator, here.shapes) != (moved.operator, moved.shapes):
+    here = _given(called)
+    if operator != called.operator or [there.shape for there in moved] != [tensor.shape for tensor in here]:
         return None
-    tangent = [there - tensor for there, tensor in zip(moved.followed, here.followed, strict=True)]
+    tangent = [there - tensor for there, tensor in zip(moved, here, strict=True)]
     size = norm(tangent)
-    factor = (norm(here.followed) or 1.0) / size if size else 0.0
+    factor = (norm(here) or 1.0) / size if size else 0.0
     return [factor * entry for entry in tangent]
 
 

@@ -60,14 +60,10 @@ class Batches:
         self._device = device
         self._name = name
         self._state = State()
-        self._checksums: list[int] = []
+        # Of the batches seen so far, in order.
+        self.checksums: list[int] = []
         self._complete = False
         self._may_be_empty = may_be_empty
-
-    @property
-    def checksums(self) -> list[int]:
-        """Of the batches seen so far, in order."""
-        return list(self._checksums)
 
     def __iter__(self) -> Generator[Any]:
         number = -1
@@ -77,8 +73,8 @@ class Batches:
             self._tell(number + 1)
         if number < 0 and not self._may_be_empty:
             raise ValueError(f"The data given to {self._name} holds no batch.")
-        if self._complete and number + 1 < len(self._checksums):
-            raise self._changed(f"The data has {number + 1} batches but had {len(self._checksums)}")
+        if self._complete and number + 1 < len(self.checksums):
+            raise self._changed(f"The data has {number + 1} batches but had {len(self.checksums)}")
         self._complete = True
 
     def _counting(self) -> Iterator[Any]:
@@ -154,7 +150,7 @@ class Batches:
     def length(self) -> int | None:
         """How many batches there are, where that is known beforehand or by now."""
         if self._complete:
-            return len(self._checksums)
+            return len(self.checksums)
         try:
             return len(self._data)
         except TypeError:
@@ -176,9 +172,9 @@ class Batches:
 
     def _compare(self, number: int, batch: Any) -> None:
         found = checksum(batch)
-        if number == len(self._checksums) and not self._complete:
-            self._checksums.append(found)
-        elif number >= len(self._checksums) or found != self._checksums[number]:
+        if number == len(self.checksums) and not self._complete:
+            self.checksums.append(found)
+        elif number >= len(self.checksums) or found != self.checksums[number]:
             raise self._changed(f"Batch {number} of the data is not what it was")
 
     def _changed(self, what: str) -> RuntimeError:

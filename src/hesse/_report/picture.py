@@ -91,12 +91,14 @@ def describe(spectrum: Spectrum) -> str:
     return words + "."
 
 
+def _label(axes: Axes, title: str, horizontal: str, vertical: str) -> None:
+    axes.set_title(title, loc="left", fontsize=10.5)
+    axes.set(xlabel=horizontal, ylabel=vertical, axisbelow=True)
+
+
 def _density(axes: Axes, spectrum: Spectrum, colors: Colors) -> None:
-    axes.set_title("Density of eigenvalues", loc="left", fontsize=10.5)
-    axes.set_xlabel("eigenvalue λ")
-    axes.set_ylabel("density (log scale)")
+    _label(axes, "Density of eigenvalues", "eigenvalue λ", "density (log scale)")
     axes.grid(color=colors.faint, linewidth=0.6)
-    axes.set_axisbelow(True)
     if spectrum.density is not None:
         draw_density(axes, spectrum.density, colors.density)
     _mark(axes, spectrum, colors)
@@ -150,11 +152,9 @@ def _mark(axes: Axes, spectrum: Spectrum, colors: Colors) -> None:
 
 
 def _magnitudes(axes: Axes, spectrum: Spectrum, colors: Colors) -> None:
-    axes.set_title("How many eigenvalues of which size", loc="left", fontsize=10.5)
-    axes.set_xlabel("eigenvalue λ (logarithmic to both sides of zero)")
-    axes.set_ylabel("eigenvalues (estimate)")
+    horizontal = "eigenvalue λ (logarithmic to both sides of zero)"
+    _label(axes, "How many eigenvalues of which size", horizontal, "eigenvalues (estimate)")
     axes.grid(color=colors.faint, linewidth=0.6, axis="y")
-    axes.set_axisbelow(True)
     largest = _largest(spectrum)
     if not largest:
         return
