@@ -64,9 +64,7 @@ class CutModel(Model):
     def _here(self, parameter: Tensor, piece: Piece) -> Tensor:
         """This rank's piece, as it lies in the parameter's memory."""
         here = parameter.detach()
-        if is_dtensor(here):
-            here = here.to_local()  # type: ignore[attr-defined]  # a DTensor
-        return here if is_cut(parameter) else piece.here_of(here)
+        return piece.held(here.to_local() if is_dtensor(here) else here)  # type: ignore[attr-defined]  # a DTensor
 
     def space(self, spec: Spec, name: str) -> Space:
         """The vectors of the chosen parameters, cut up as these are."""

@@ -18,7 +18,7 @@ from hesse._data.sharded_model import ShardedModel, require_plain
 from hesse._data.sharded_space import ShardedSpace, as_dtensor
 from hesse._data.unit_calls import UnitPlan
 from hesse._ranks.group import Ranks
-from hesse._ranks.pieces import Bundle, Groups, Piece, Share, gathered
+from hesse._ranks.pieces import Groups, Piece, Share, gathered
 from hesse._ranks.together import Together
 
 _FSDP_KINDS, _PARALLEL_KINDS = {"Shard", "_StridedShard"}, {"Shard", "Replicate"}
@@ -75,11 +75,7 @@ class Held(Piece):
 
     Args:
         parameter: a DTensor.
-        mesh: of the model.
-
-    Attributes:
-        slice: how copies of a piece are cut among tensor parallel ranks; None where each has a part of its own.
-    """
+        mesh: of the model."""
 
     def __init__(self, parameter: Any, mesh: Any) -> None:
         fsdp, *parallel = parameter.placements
@@ -95,7 +91,7 @@ class Held(Piece):
         part[fsdp.dim] = first, self.here[fsdp.dim]
         self._box, self._of = part, tuple(shape)
         copied = not (parallel and parallel[0].is_shard())
-        self.slice = Piece(self.here, None, mesh.size(1), mesh.get_local_rank(1)) if copied else None
+        self._slice = Piece(self.here, None, mesh.size(1), mesh.get_local_rank(1)) if copied else None
 
     def ranges(self, offset: int) -> Iterator[tuple[int, int]]:
         """As of a piece."""
@@ -104,8 +100,8 @@ class Held(Piece):
         inner = math.prod(self._of[last + 1 :])
         first, count = self._box[last]
         skip, left = 0, math.prod(self.here)
-        if self.slice is not None:
-            ((skip, left),) = self.slice.ranges(0)
+        if self._slice is not None:
+            ((skip, left),) = self._slice.ranges(0)
         for index in itertools.product(*[range(start, start + size) for start, size in self._box[:last]]):
             place = functools.reduce(
                 lambda total, step: total * step[1] + step[0], zip(index, self._of, strict=False), 0
@@ -117,23 +113,9 @@ class Held(Piece):
             left -= taken
             skip = max(0, skip - length)
 
-    def held(self, local: Tensor) -> Tensor:
-        """Of what this rank has of the parameter, what it holds of a vector."""
-        return local if self.slice is None else self.slice.here_of(local)
-
-
-class MeshSpace(ShardedSpace):
-    """As :class:`ShardedSpace`, of parameters that are cut in two ways."""
-
-    def _held(self, local: Tensor, parameter: Tensor, piece: Piece) -> Tensor:
-        assert isinstance(piece, Held)
-        return piece.held(local)
-
-    def _local(self, leaf: Tensor, parameter: Tensor, piece: Piece) -> Tensor:
-        assert isinstance(piece, Held)
-        if piece.slice is None:
-            return leaf
-        return Bundle(self._groups, [piece.slice], "an entry of a vector").gather([leaf])[0]
+    def slice(self) -> Piece | None:
+        """As of a piece."""
+        return self._slice
 
 
 class MeshModel(ShardedModel):
@@ -154,10 +136,6 @@ class MeshModel(ShardedModel):
     def _piece(self, parameter: Tensor) -> Piece:
         return Held(parameter, self._mesh)
 
-    def _here(self, parameter: Tensor, piece: Piece) -> Tensor:
-        assert isinstance(piece, Held)
-        return piece.held(parameter.detach().to_local())  # type: ignore[attr-defined]  # a DTensor
-
     def _plans(self) -> list[UnitPlan]:
         """No units: graphs of DTensors keep whole parameters."""
         return []
@@ -166,14 +144,13 @@ class MeshModel(ShardedModel):
         super()._cut_up()
         groups: dict[Any, list[int]] = {}
         for position, piece in enumerate(self._pieces):
-            assert isinstance(piece, Held)
-            if piece.slice is not None and self._variables[position] is not None:
+            if piece.slice() is not None and self._variables[position] is not None:
                 groups.setdefault(self.leaves[position].dtype, []).append(position)
         names = list(self.chosen)
         self._copies = []
         for positions in groups.values():
             note = functools.partial(self.marks.note, [names[i] for i in positions])
-            slices = [self._pieces[i].slice for i in positions]  # type: ignore[attr-defined]  # each is a Held
+            slices = [cut for i in positions if (cut := self._pieces[i].slice()) is not None]
             self._copies.append((Together(self._parallel, slices, note, stay=False), positions))
 
     def _sharded(self, x: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -194,4 +171,4 @@ class MeshModel(ShardedModel):
 
     def space(self, spec: Spec, name: str) -> Space:
         """As of a sharded model; slices are of tensor parallel ranks."""
-        return MeshSpace(list(self.chosen.values()), self.leaves, self._pieces, self._parallel, spec, name)
+        return ShardedSpace(list(self.chosen.values()), self.leaves, self._pieces, self._parallel, spec, name)

@@ -76,20 +76,14 @@ class ShardedSpace(Space):
                 f"Entry {dotted_name(path)} of the vector given to {self.name} should be placed as"
                 f" {parameter.placements} like the parameter but is placed as {entry.placements}. Call redistribute."
             )
-        return self._held(entry.to_local() if is_dtensor(entry) else entry, parameter, piece)
-
-    def _held(self, local: Tensor, parameter: Tensor, piece: Piece) -> Tensor:
-        """Of what this rank has of an entry, what it holds of a vector."""
-        return local if is_cut(parameter) else piece.here_of(local)
-
-    def _local(self, leaf: Tensor, parameter: Tensor, piece: Piece) -> Tensor:
-        """The inverse, which may be a collective call."""
-        return leaf if is_cut(parameter) else Bundle(self._groups, [piece], "an entry of a vector").gather([leaf])[0]
+        return piece.held(entry.to_local() if is_dtensor(entry) else entry)
 
     def _rebuilt(self, leaves: Sequence[Tensor]) -> Any:
         found: list[Tensor] = []
         for leaf, parameter, piece in zip(leaves, self._parameters, self._pieces, strict=True):
-            entry = self._local(leaf, parameter, piece)
+            cut = piece.slice()
+            # A collective call.
+            entry = leaf if cut is None else Bundle(self._groups, [cut], "an entry of a vector").gather([leaf])[0]
             if is_dtensor(parameter):
                 entry = as_dtensor(entry, parameter, parameter.device_mesh, parameter.placements)  # type: ignore[attr-defined]  # a DTensor
             found.append(entry)

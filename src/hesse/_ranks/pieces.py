@@ -49,6 +49,7 @@ class Piece:
 
     def __init__(self, shape: Sequence[int], dim: int | None, size: int, rank: int) -> None:
         self._shape, self._rank, self.ndim = tuple(shape), rank, len(shape)
+        self._is_copied = dim is None
         cut = self._shape if dim is not None else (math.prod(self._shape),)
         dim = dim or 0
         rows = cut[dim]
@@ -72,6 +73,15 @@ class Piece:
         start, end = self._ends()[self._rank]
         for outer in range(self._outer):
             yield offset + (outer * self._rows + start) * self._inner, (end - start) * self._inner
+
+    def slice(self) -> Piece | None:
+        """How ranks that have the same tensor cut it up among them; None where each has a part of its own."""
+        return self if self._is_copied else None
+
+    def held(self, local: Tensor) -> Tensor:
+        """Of what this rank has of the parameter, what it holds of a vector."""
+        cut = self.slice()
+        return local if cut is None else cut.here_of(local)
 
     def here_of(self, whole: Tensor) -> Tensor:
         """This rank's piece of a whole parameter, in its memory where that is in order."""
