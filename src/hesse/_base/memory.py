@@ -131,7 +131,11 @@ def available(device: torch.device, root: Path = Path("/")) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         # What the allocator holds but nothing uses can be used again.
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    left = [*_of_machine(root, "MemAvailable:"), *_left_in_groups(root), *_left_of_address_space(root)]
+    left = [
+        *_of_machine(root, "MemAvailable:"),
+        *[most - used for most, used in _groups(root)],
+        *_left_of_address_space(root),
+    ]
     # Pages that are kept can be used again.
     return max(0, min(left) + pages.reusable()) if left else 2**62
 
@@ -156,11 +160,6 @@ def _of_machine(root: Path, name: str) -> Iterator[int]:
     for line in _lines(root / "proc/meminfo"):
         if line.startswith(name):
             yield int(line.split()[1]) * 1024
-
-
-def _left_in_groups(root: Path) -> Iterator[int]:
-    for most, used in _groups(root):
-        yield most - used
 
 
 def _groups(root: Path) -> Iterator[tuple[int, int]]:

@@ -15,7 +15,7 @@ from hesse._checking.calls import Calls, change_in_place
 from hesse._checking.comparing import Comparison
 from hesse._checking.finding import Finding, found
 from hesse._checking.observing import Observation, Place, is_kinked
-from hesse._checking.subject import Evaluation, Leaves, Subject
+from hesse._checking.subject import Evaluation, Subject
 from hesse._checking.suspects import Suspect, suspects
 from hesse._checking.unbounded import first_call, first_node
 
@@ -60,15 +60,10 @@ def failed(subject: Subject, failure: Failure) -> Finding:
 def not_finite(subject: Subject, evaluation: Evaluation) -> Finding:
     """Value or gradient hold NaNs or infinities."""
     if bool(evaluation.value.isfinite().all()):
-        return _derivative_not_finite("gradient", first_node(subject, None))
+        return derivative_not_finite("gradient", first_node(subject, None))
     first = first_call(subject)
     source = f"; the first is made by {first.operator}" if first else ""
     return found("not finite", f"The value is {float(evaluation.value)}{source}.", at=first)
-
-
-def product_not_finite(subject: Subject, vector: Leaves) -> Finding:
-    """A product holds NaNs or infinities, and the gradient does not."""
-    return _derivative_not_finite("product", first_node(subject, vector))
 
 
 _DECOMPOSITIONS = ("LinalgEigh", "LinalgEig", "LinalgSvd")
@@ -82,7 +77,8 @@ _ROOT = (
 )
 
 
-def _derivative_not_finite(name: str, first: Place | None) -> Finding:
+def derivative_not_finite(name: str, first: Place | None) -> Finding:
+    """A gradient or a product holds NaNs or infinities, though the value is finite."""
     source = f", the first made by the derivative of {first.operator}" if first else ""
     return found(
         "not finite",
@@ -144,7 +140,7 @@ def explain(
         if narrow:
             # Rounded to steps, a function is constant between them, and differences agree on that.
             verdicts = {"not smooth"}
-        elif observed.kinks and comparison.rounding is None and not _is_double(subject):
+        elif observed.kinks and comparison.rounding is None and _native_eps(subject) > 1e-10:
             # Single precision cannot take steps so small that they reach over no kink.
             verdicts = {"not smooth"}
         else:
@@ -250,10 +246,6 @@ def _unconnected(subject: Subject, evaluation: Evaluation) -> Finding:
         f"The value does not depend on {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''};"
         " products are zero there.",
     )
-
-
-def _is_double(subject: Subject) -> bool:
-    return _native_eps(subject) < 1e-10
 
 
 def _native_eps(subject: Subject) -> float:

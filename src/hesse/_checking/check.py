@@ -28,6 +28,7 @@ from hesse._checking.observing import Observation, observe
 from hesse._checking.repeating import repeat
 from hesse._checking.result import Check
 from hesse._checking.subject import Leaves, Subject, inner, is_finite, norm
+from hesse._checking.unbounded import first_node
 from hesse._operators.hessian import Hessian
 from hesse._operators.probes import Rng, generator
 
@@ -165,7 +166,7 @@ class _Examination:
         }
         for direction, product in zip(directions, products, strict=True):
             if not is_finite(product):
-                self._end([causes.product_not_finite(self._subject, direction)])
+                self._end([causes.derivative_not_finite("product", first_node(self._subject, direction))])
         hessian.close()
         return directions, products
 

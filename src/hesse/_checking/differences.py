@@ -68,7 +68,7 @@ def differences(
         noise = 50 * eps / max(step, best)
         value = max([abs(float(there.value)) for there in around])
         # What gᵀv is like near by when its terms do not happen to cancel, or to vanish as they do at a minimum.
-        length = max([_elementwise(there.gradient, direction) for there in around])
+        length = max([norm([g * v for g, v in zip(there.gradient, direction, strict=True)]) for there in around])
         first.add(step, [slope], noise * value, length)
         second.add(step, curvature, noise * max([norm(there.gradient) for there in around]), 0.0)
         if first.agrees and second.agrees:
@@ -158,8 +158,3 @@ def scaled(direction: Leaves, x: Leaves) -> list[Tensor]:
 
 def _moved(x: Leaves, direction: Leaves, step: float) -> list[Tensor]:
     return [leaf.detach() + step * along for leaf, along in zip(x, direction, strict=True)]
-
-
-def _elementwise(gradient: Leaves, direction: Leaves) -> float:
-    """‖g∘v‖."""
-    return norm([g * v for g, v in zip(gradient, direction, strict=True)])

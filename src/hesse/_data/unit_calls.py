@@ -54,7 +54,7 @@ def unit_plans(model: nn.Module, apart: set[str]) -> list[UnitPlan]:
     owners = owners_of(model)
     plans = []
     for number, (key, module) in enumerate(model.named_modules()):
-        if not key or key in apart or not is_fsdp(module) or any(is_fsdp(part) for part in _below(module)):
+        if not key or key in apart or not is_fsdp(module) or any(map(is_fsdp, [*module.modules()][1:])):
             continue
         parameters = list(module.parameters())
         if not parameters or any(owners[id(parameter)] != {number} for parameter in parameters):
@@ -67,10 +67,6 @@ def unit_plans(model: nn.Module, apart: set[str]) -> list[UnitPlan]:
         ]
         plans.append(UnitPlan(key, parameters, slots))
     return plans
-
-
-def _below(module: nn.Module) -> Iterator[nn.Module]:
-    return (part for part in module.modules() if part is not module)
 
 
 class UnitParts:
