@@ -13,7 +13,7 @@ from hesse._rules.scope import inside_transform
 Result = TypeVar("Result")
 
 
-def told(name: str, func: Callable[..., Any], inputs: Any, compute: Callable[[], Result]) -> Result:
+def located(name: str, func: Callable[..., Any], inputs: Any, compute: Callable[[], Result]) -> Result:
     """``compute()``; where a derivative does not exist, the error has the line of ``func`` that needs it."""
     try:
         return compute()

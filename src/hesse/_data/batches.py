@@ -16,7 +16,7 @@ from hesse._base import trees
 from hesse._base.errors import warn_caller
 from hesse._base.several_ranks import refuse_repeats
 from hesse._data import rows
-from hesse._data.draws import State
+from hesse._data.draws import GeneratorState
 
 # A first pass over data without a length says so after this many batches, and each time it is ten times as many.
 SILENT = 1000
@@ -59,7 +59,7 @@ class Batches:
         self._data = (data,) if is_one_batch(data, pairs=pairs) else data
         self._device = device
         self._name = name
-        self._state = State()
+        self._state = GeneratorState()
         # Of the batches seen so far, in order.
         self.checksums: list[int] = []
         self._complete = False

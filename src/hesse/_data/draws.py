@@ -14,7 +14,7 @@ from hesse._base.interrupts import Net
 _ALONE = threading.RLock()
 
 
-class State:
+class GeneratorState:
     """Within ``with`` the generators start from the state they had when this was made; afterwards they are as before.
 
     Other threads that draw within one of these wait. ``with state.net, state:`` puts the generators back also where an
@@ -54,7 +54,7 @@ class State:
             self._is_alone = bool(_ALONE.release())  # type: ignore[func-returns-value]  # None, which is false
 
 
-class Seeded(State):
+class Seeded(GeneratorState):
     """Within ``with`` the generators start from a seed; afterwards they are as before.
 
     Attributes:
@@ -78,7 +78,7 @@ class Seeded(State):
         super().__exit__(*exception)
 
 
-class Resumed(State):
+class Resumed(GeneratorState):
     """Within each ``with`` the generators go on from where they were at the end of the one before."""
 
     def __exit__(self, *exception: object) -> None:

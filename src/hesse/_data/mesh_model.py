@@ -70,7 +70,7 @@ def _is_supported(parameter: Any, mesh: Any) -> bool:
     return bool(own == mesh) and kinds[1] in _PARALLEL_KINDS
 
 
-class Held(Piece):
+class MeshPiece(Piece):
     """What a rank holds of a parameter: of its tensor parallel part a piece of FSDP, and of a copy of that a slice.
 
     Args:
@@ -134,7 +134,7 @@ class MeshModel(ShardedModel):
         return Groups(ranks, self._mesh.get_group(0), None)
 
     def _piece(self, parameter: Tensor) -> Piece:
-        return Held(parameter, self._mesh)
+        return MeshPiece(parameter, self._mesh)
 
     def _plans(self) -> list[UnitPlan]:
         """No units: graphs of DTensors keep whole parameters."""

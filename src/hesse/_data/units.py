@@ -20,7 +20,7 @@ from hesse._autograd import graph
 from hesse._autograd.agreement import coarsest, disagreement
 from hesse._autograd.gradients import followed_gradients, gradients, memory_of, zeros_where_none
 from hesse._base.batched_backward import as_a_whole
-from hesse._data.draws import State
+from hesse._data.draws import GeneratorState
 from hesse._ranks.pieces import Share
 from hesse._rules import scope
 
@@ -154,7 +154,7 @@ class Unit:
         self._count, self._keeps, self._note = count, keeps, note
         self._graph: _Graph | None = None
         self._outputs: list[Tensor] = []
-        self._draws = None if keeps else State()
+        self._draws = None if keeps else GeneratorState()
         self._autocast: list[Any] = []
 
     def evaluated(self, arguments: Sequence[Tensor]) -> tuple[Tensor, ...]:

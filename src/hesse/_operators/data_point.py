@@ -18,7 +18,7 @@ from hesse._base.progress import Bar
 from hesse._base.space import Space
 from hesse._data import rows
 from hesse._data.batches import Batches
-from hesse._data.draws import Seeded, State
+from hesse._data.draws import GeneratorState, Seeded
 from hesse._data.joined import Joined
 from hesse._data.kept import Kept
 from hesse._data.losses import Reduction
@@ -366,7 +366,7 @@ class DataPoint(Point):
 
 def drawn_seed() -> int:
     """A seed from a copy of the user's generator, which is advanced only if the loss draws, too."""
-    generators = State()
+    generators = GeneratorState()
     with generators.net, generators:
         return int(torch.randint(2**61, (), device="cpu"))
 

@@ -12,7 +12,7 @@ from hesse._autograd.arguments import check_point, evaluate_scalar, without_hist
 from hesse._autograd.dependence import followed_function, require_dependence
 from hesse._autograd.evaluation import differentiate, inside_transform
 from hesse._autograd.gradients import gradient_to_multiply, unaliased, zeros_where_none
-from hesse._autograd.refusal import told
+from hesse._autograd.refusal import located
 from hesse._base import checks
 from hesse._linearize.differentiable import Differentiable
 from hesse._linearize.options import Verify, check_verify
@@ -86,7 +86,7 @@ class Gradient:
             )
         else:
             evaluated = self._programs.evaluate(gradient_at, point.leaves, (arguments, keywords))
-        outputs, aux = evaluated or told(name, self._func, arguments, by_tape)
+        outputs, aux = evaluated or located(name, self._func, arguments, by_tape)
         outputs = list(unaliased(outputs))
         value = outputs.pop(0) if self._has_value else None
         return value, point.spec.rebuild(outputs), aux

@@ -10,7 +10,7 @@ from torch import Tensor
 from hesse._autograd.arguments import Argnums, check_point, evaluate_scalar, without_history
 from hesse._autograd.evaluation import differentiate, inside_transform
 from hesse._autograd.gradients import followed_gradients, require_jacobian, zeros_where_none
-from hesse._autograd.refusal import told
+from hesse._autograd.refusal import located
 from hesse.functional import _compiling as compiling
 from hesse.functional import _rows as rows
 from hesse.functional._jacobian import Strategy, check_modes
@@ -84,6 +84,6 @@ def hessian(
             blocks = rows.by_rows(gradient_at(x), x, keep_graph, strict)
         return point.spec.rebuild([point.spec.rebuild(block) for block in blocks]), kept[0]
 
-    result = told("hessian", func, inputs, lambda: differentiate(hessian_at, point.leaves, create_graph))
+    result = located("hessian", func, inputs, lambda: differentiate(hessian_at, point.leaves, create_graph))
     result = without_history(result, keep_graph)
     return result if has_aux else result[0]

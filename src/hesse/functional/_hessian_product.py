@@ -17,7 +17,7 @@ from hesse._autograd.gradients import (
     unaliased,
     zeros_where_none,
 )
-from hesse._autograd.refusal import told
+from hesse._autograd.refusal import located
 
 Multiply = Callable[[Gradients, Sequence[Tensor], Sequence[Tensor], Flags, bool], Gradients]
 """``multiply(gradient, x, vector, flags, keep_graph)``: the vector times the derivative of ``gradient`` by ``x``."""
@@ -50,7 +50,7 @@ def hessian_product(
         return output, unaliased(zeros_where_none(products, x), vector), aux
 
     differentiated = functools.partial(differentiate, product_at, point.leaves, flags.create_graph, as_transform)
-    output, product, aux = told(name, func, inputs, differentiated)
+    output, product, aux = located(name, func, inputs, differentiated)
     if not keep_graph:
         output, product = output.detach(), [entry.detach() for entry in product]
     if flags.has_aux:

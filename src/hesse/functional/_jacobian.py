@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hesse._autograd.arguments import Argnums, check_point, evaluate, without_history
 from hesse._autograd.evaluation import differentiate, inside_transform
-from hesse._autograd.refusal import told
+from hesse._autograd.refusal import located
 from hesse._base.devices import generator_states, put_back
 from hesse._base.trees import Spec
 from hesse.functional import _compiling as compiling
@@ -97,7 +97,7 @@ def jacobian(
                 blocks = rows.by_rows(outputs, x, keep_graph, strict)
         return outputs_spec.rebuild([point.spec.rebuild(block) for block in blocks]), aux
 
-    result = told("jacobian", func, inputs, lambda: differentiate(jacobian_at, point.leaves, create_graph))
+    result = located("jacobian", func, inputs, lambda: differentiate(jacobian_at, point.leaves, create_graph))
     result = without_history(result, keep_graph)
     return result if has_aux else result[0]
 

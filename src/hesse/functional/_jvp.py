@@ -29,7 +29,7 @@ from hesse._autograd.gradients import (
     unaliased,
     zeros_where_none,
 )
-from hesse._autograd.refusal import told
+from hesse._autograd.refusal import located
 from hesse.functional import _compiling as compiling
 
 
@@ -96,6 +96,6 @@ def jvp(
         product = unaliased(zeros_where_none(aligned, outputs), tangents)
         return outputs_spec.rebuild(outputs), outputs_spec.rebuild(product), aux
 
-    result = told("jvp", func, inputs, lambda: differentiate(product_at, point.leaves, create_graph))
+    result = located("jvp", func, inputs, lambda: differentiate(product_at, point.leaves, create_graph))
     result = without_history(result, keep_graph)
     return result if has_aux else result[:2]

@@ -17,7 +17,7 @@ from hesse._autograd.arguments import (
 )
 from hesse._autograd.evaluation import constant, differentiate, inside_transform
 from hesse._autograd.gradients import gradients, require_connection, unaliased, zeros_where_none
-from hesse._autograd.refusal import told
+from hesse._autograd.refusal import located
 from hesse.functional import _compiling as compiling
 
 
@@ -76,6 +76,6 @@ def vjp(
         product = unaliased(zeros_where_none(products, x), cotangents)
         return outputs_spec.rebuild(outputs), point.spec.rebuild(product), aux
 
-    result = told("vjp", func, inputs, lambda: differentiate(product_at, point.leaves, create_graph))
+    result = located("vjp", func, inputs, lambda: differentiate(product_at, point.leaves, create_graph))
     result = without_history(result, keep_graph)
     return result if has_aux else result[:2]
