@@ -61,13 +61,7 @@ def make_plan(
         ValueError: batches' losses cannot be put together.
         MemoryBudgetError: a row of a batch does not fit into the memory.
     """
-    layer = objective.batch_statistics()
-    if layer is not None and several and settings.batch_norm == "refuse":
-        raise ValueError(
-            f"The layer {layer} normalizes by the statistics of each batch, so the loss over several batches is no sum"
-            f" over samples and has no {objective.name} that does not depend on how they are cut. Call model.eval(),"
-            ' give one batch, or batch_norm="per batch" for the sum of the batches\' own losses.'
-        )
+    layer = normalizing_layer(objective, settings, several=several)
     wanted, stated = settings.reduction, objective.stated_reduction()
     finding: Finding | None = None
     told = wanted is not None and settings.weighted
@@ -110,6 +104,18 @@ def make_plan(
                 plan = plan._replace(several=True, rows=limit, reason=reason)
             plan = plan._replace(reduction=reduction)
     return plan
+
+
+def normalizing_layer(objective: Objective, settings: DataOptions, *, several: bool) -> str | None:
+    """A layer that normalizes by the statistics of each batch, which several batches must be allowed to have."""
+    layer = objective.batch_statistics()
+    if layer is not None and several and settings.batch_norm == "refuse":
+        raise ValueError(
+            f"The layer {layer} normalizes by the statistics of each batch, so the loss over several batches is no sum"
+            f" over samples and has no {objective.name} that does not depend on how they are cut. Call model.eval(),"
+            ' give one batch in all, or batch_norm="per batch" for the sum of the batches\' own losses.'
+        )
+    return layer
 
 
 def _warn_uncut(number: int, size: int, budget: int, why: str) -> None:

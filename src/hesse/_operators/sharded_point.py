@@ -21,7 +21,7 @@ from hesse._data.kept import needed
 from hesse._data.losses import Reduction
 from hesse._data.models import Objective
 from hesse._data.options import DataOptions
-from hesse._data.plan import PILOT, Plan
+from hesse._data.plan import PILOT, Plan, normalizing_layer
 from hesse._data.reduction import examine, settle
 from hesse._linearize.chunks import Chunks, Rows
 from hesse._linearize.engines import Engines
@@ -108,13 +108,7 @@ class ShardedPoint(DataPoint):
             given = self.ranks.gather("a batch", lambda: first if self.ranks.rank == giver else None)
             first = given[giver] if first is None else first
         self._filler = first
-        layer = objective.batch_statistics()
-        if layer is not None and options.batch_norm == "refuse":
-            raise ValueError(
-                f"The layer {layer} normalizes by the statistics of each batch, so the loss over several batches is no"
-                f" sum over samples and has no {objective.name} that does not depend on how they are cut. Call"
-                ' model.eval(), or give batch_norm="per batch" for the sum of the batches\' own losses.'
-            )
+        layer = normalizing_layer(objective, options, several=True)
         wanted, stated = options.reduction, objective.stated_reduction()
         number = rows.count(first) or 0
         reduction = wanted or ("sum" if stated == "sum" else "mean")
