@@ -9,11 +9,11 @@ import torch
 
 from hesse._autograd.arguments import check_point, check_tangent
 from hesse._autograd.captured import tensors_of
-from hesse._autograd.evaluation import inside_transform
 from hesse._base import trees
 from hesse._linearize.differentiable import without_derivative
 from hesse._linearize.options import Verify
 from hesse._operators.hessian import Hessian
+from hesse.functional._gradient import refuse_inside
 
 
 class CompiledProduct:
@@ -32,11 +32,7 @@ class CompiledProduct:
 
     def __call__(self, inputs: tuple[Any, ...], v: Any) -> tuple[Any, Any]:
         """The product, structured like what is differentiated by, and the auxiliary output."""
-        if inside_transform() or torch.compiler.is_compiling():
-            raise RuntimeError(
-                f'{self._name} with engine="compiled" cannot run inside a torch.func transform or torch.compile. Use'
-                ' engine="tape" there.'
-            )
+        refuse_inside(self._name)
         point = check_point(self._name, self._func, inputs, self._argnums)
         entries = check_tangent(self._name, v, point)
         vector = point.spec.rebuild([entry.detach() for entry in entries])

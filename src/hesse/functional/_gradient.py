@@ -29,6 +29,15 @@ def check_curried(name: str, func: Any, has_aux: Any, engine: Any, verify: Any) 
     check_verify(name, verify)
 
 
+def refuse_inside(name: str) -> None:
+    """Raise where programs cannot run."""
+    if inside_transform() or torch.compiler.is_compiling():
+        raise RuntimeError(
+            f'{name} with engine="compiled" cannot run inside a torch.func transform or torch.compile. Use'
+            ' engine="tape" there.'
+        )
+
+
 class Gradient:
     """Computes ``(value, gradient, aux)`` of a scalar function.
 
@@ -77,14 +86,9 @@ class Gradient:
                 results = [result.detach() for result in results]
             return results, aux
 
-        if self._programs is None:
-            evaluated = None
-        elif inside_transform() or torch.compiler.is_compiling():
-            raise RuntimeError(
-                f'{name} with engine="compiled" cannot run inside a torch.func transform or torch.compile. Use'
-                ' engine="tape" there.'
-            )
-        else:
+        evaluated = None
+        if self._programs is not None:
+            refuse_inside(name)
             evaluated = self._programs.evaluate(gradient_at, point.leaves, (arguments, keywords))
         outputs, aux = evaluated or located(name, self._func, arguments, by_tape)
         outputs = list(unaliased(outputs))
