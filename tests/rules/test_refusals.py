@@ -210,3 +210,15 @@ def test_a_model_that_frees_its_own_graph_is_told_how_not_to() -> None:
     same = lambda x: torch.tanh(x @ weight[0] + bias).sum()  # noqa: E731  # a function in one line
     expected = torch.autograd.functional.vhp(same, x, x)[1]
     torch.testing.assert_close(hesse.vhp(lambda x: potential(x)[0], x, x)[1], expected)
+
+
+def test_a_product_with_a_sparse_variable_names_its_line() -> None:
+    """Its derivative calls what sparse tensors alone have, and PyTorch's error names no operator."""
+
+    def func(x: Tensor) -> Tensor:
+        return torch.sparse.mm(x.to_sparse(), x.sin()).square().sum()
+
+    x = torch.eye(2)
+    with pytest.raises(hesse.NoDerivativeError, match=r"at .*torch\.sparse\.mm.*: PyTorch has no derivative") as caught:
+        hesse.hvp(func, x, x)
+    assert caught.value.operator.startswith("Sparse")
