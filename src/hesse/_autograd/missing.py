@@ -15,6 +15,7 @@ _OTHERS = [
         r"Function (?P<operator>\w+) returned an invalid gradient",
         r"(?P<operator>\w+)\(\): Double backward is unsupported",
         r"\w+ expected sparse coordinate tensor layout but got \w+(?P<operator>)",  # of whichever operator
+        r"^\"\w+\" not implemented for '\w+'(?P<operator>)",  # a kernel, by its own name
         r"The function '(?P<operator>\w+)' is not differentiable with respect to argument",
         r"^(?P<operator>aten\.\w+\.\w+)$",
     )
