@@ -245,6 +245,14 @@ def test_what_a_copy_shares_is_told_of_where_outputs_depend_on_it(make: Any, nam
         hesse.LossHessian(seeded(Counting, make), F.cross_entropy, (X, CLASSES))
 
 
+def test_losses_are_told_of_as_well() -> None:
+    model = seeded(nn.Linear, 4, 3)
+    hesse.LossHessian(model, F.cross_entropy, (X, CLASSES))
+    count = in_global(model)
+    with pytest.raises(RuntimeError, match="has other outputs each time"):
+        hesse.LossHessian(model, lambda output, target: F.cross_entropy(output, target) * count(), (X, CLASSES))
+
+
 def test_numbers_of_pythons_own_generator_may_be_drawn() -> None:
     model = seeded(Counting, lambda model: random.random)
     H = hesse.LossHessian(model, F.cross_entropy, (X, CLASSES))

@@ -34,8 +34,8 @@ _BACKED_UP = 1 << 22
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
-# The modes in which a model has been found to have the same outputs each time.
-_repeating: weakref.WeakKeyDictionary[nn.Module, list[bool]] = weakref.WeakKeyDictionary()
+# The modes in which, and identities of functions with which, a model has been found to have the same outputs each time.
+_repeating: weakref.WeakKeyDictionary[nn.Module, tuple[list[bool], list[int]]] = weakref.WeakKeyDictionary()
 
 _PLAIN = (bool, int, float, str, tuple)
 
@@ -226,10 +226,11 @@ class Model(Spared):
                 " copy cannot. Clone one of them where the model is made."
             )
         changing = [place for place in tried if place in constants or not same(tensors[place], self._given[place])]
-        if alone and _repeating.get(self.module) != self._modes:
+        way = self._modes, [id(function) for function in self._roots[1:]]
+        if alone and _repeating.get(self.module) != way:
             del result, private, tensors  # with the graph of an evaluation
             result = self._run_again(lambda: evaluate(self._private(x, changing)), draws)
-            _repeating[self.module] = self._modes
+            _repeating[self.module] = way
         self._written = changing
         return result
 
