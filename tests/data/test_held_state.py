@@ -6,7 +6,9 @@ import array
 import collections
 import functools
 import io
+import itertools
 import queue
+import random
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -205,6 +207,58 @@ def test_what_another_thread_does_to_a_model_meanwhile_stays() -> None:
         model(X)
     assert torch.equal(model.first.weight, torch.full((3, 4), 2.0, dtype=torch.float64))
     assert model.count() == 2
+
+
+def in_iterator(model: nn.Module) -> Callable[[], float]:
+    model.numbers = (float(number) for number in itertools.count(1))
+    return lambda: next(model.numbers)
+
+
+def in_class(model: nn.Module) -> Callable[[], float]:
+    class Calls:
+        number = 0.0
+
+    def count() -> float:
+        calls.number += 1
+        return calls.number
+
+    model.calls = calls = Calls
+    return count
+
+
+CALLS = {"number": 0.0}
+
+
+def in_global(model: nn.Module) -> Callable[[], float]:
+    def count() -> float:
+        CALLS["number"] += 1
+        return CALLS["number"]
+
+    return count
+
+
+@pytest.mark.parametrize(
+    ("make", "name"), [(in_iterator, ""), (in_class, ""), (in_global, ", in 'count.CALLS.number'")]
+)
+def test_what_a_copy_shares_is_told_of_where_outputs_depend_on_it(make: Any, name: str) -> None:
+    with pytest.raises(RuntimeError, match=f"has other outputs each time it is evaluated.* shares it{name}:"):
+        hesse.LossHessian(seeded(Counting, make), F.cross_entropy, (X, CLASSES))
+
+
+def test_losses_are_told_of_as_well() -> None:
+    model = seeded(nn.Linear, 4, 3)
+    hesse.LossHessian(model, F.cross_entropy, (X, CLASSES))
+    count = in_global(model)
+    with pytest.raises(RuntimeError, match="has other outputs each time"):
+        hesse.LossHessian(model, lambda output, target: F.cross_entropy(output, target) * count(), (X, CLASSES))
+
+
+def test_numbers_of_pythons_own_generator_may_be_drawn() -> None:
+    model = seeded(Counting, lambda model: random.random)
+    H = hesse.LossHessian(model, F.cross_entropy, (X, CLASSES))
+    value = H.value
+    random.seed(1)
+    torch.testing.assert_close(H.value, value, rtol=0, atol=0)
 
 
 class Handle(nn.Module):

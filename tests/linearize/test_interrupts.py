@@ -39,6 +39,30 @@ def test_an_interrupt_waits_for_the_recording_and_arrives(capsys: pytest.Capture
     torch.testing.assert_close(H @ X, 12 * X**3)
 
 
+def test_other_signals_wait_as_well() -> None:
+    """As the one that asks to end; each arrives, and all handlers are there again."""
+
+    def asked_to_end(x: Tensor) -> Tensor:
+        if is_stand_in(x):
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+        return (x**4).sum()
+
+    def handler(number: int, frame: object) -> None:
+        raise SystemExit
+
+    before = signal.getsignal(signal.SIGINT), signal.signal(signal.SIGTERM, handler)
+    try:
+        with running(EAGER), pytest.raises((SystemExit, KeyboardInterrupt)) as raised:
+            hesse.Hessian(asked_to_end, X, engine="compiled")
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before[1])
+    assert signal.getsignal(signal.SIGINT) is before[0]
+    assert {type(raised.value), type(raised.value.__context__)} == {SystemExit, KeyboardInterrupt}
+    assert torch._C._len_torch_dispatch_stack() == 0
+
+
 def test_a_handler_of_the_users_gets_it() -> None:
     numbers: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: numbers.append(number))

@@ -210,3 +210,21 @@ def test_a_model_that_frees_its_own_graph_is_told_how_not_to() -> None:
     same = lambda x: torch.tanh(x @ weight[0] + bias).sum()  # noqa: E731  # a function in one line
     expected = torch.autograd.functional.vhp(same, x, x)[1]
     torch.testing.assert_close(hesse.vhp(lambda x: potential(x)[0], x, x)[1], expected)
+
+
+def by_sparse(x: Tensor) -> Tensor:
+    return torch.sparse.mm(x.to_sparse(), x.sin()).square().sum()
+
+
+def by_halves(x: Tensor) -> Tensor:
+    return x.chalf().abs().sin().sum()
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+@pytest.mark.parametrize(("func", "line"), [(by_sparse, "torch.sparse.mm"), (by_halves, "chalf")])
+def test_what_fails_within_pytorchs_derivative_names_its_line(func: Callable[[Tensor], Tensor], line: str) -> None:
+    """PyTorch's error names a kernel, or nothing."""
+    x = torch.eye(2)
+    with pytest.raises(hesse.NoDerivativeError, match=f"at .*{line}.*: PyTorch has no derivative there") as caught:
+        hesse.hvp(func, x, x)
+    assert "Backward" in caught.value.operator

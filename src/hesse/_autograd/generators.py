@@ -26,6 +26,11 @@ def is_own(value: Any) -> bool:
     )
 
 
+def global_generators() -> list[Any]:
+    """Python's and NumPy's own."""
+    return [random.getstate.__self__, np.random.get_state.__self__]  # type: ignore[attr-defined]  # methods of theirs
+
+
 def copied(generator: Any) -> Any:
     """Another generator, which will draw the same."""
     return generator.clone_state() if isinstance(generator, torch.Generator) else copy.deepcopy(generator)

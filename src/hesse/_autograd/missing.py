@@ -14,6 +14,8 @@ _OTHERS = [
         r"(?P<operator>\w+)\(\): functions with out=\.\.\. arguments don't support automatic differentiation",
         r"Function (?P<operator>\w+) returned an invalid gradient",
         r"(?P<operator>\w+)\(\): Double backward is unsupported",
+        r"\w+ expected sparse coordinate tensor layout but got \w+(?P<operator>)",  # of whichever operator
+        r"^\"\w+\" not implemented for '\w+'(?P<operator>)",  # a kernel, by its own name
         r"The function '(?P<operator>\w+)' is not differentiable with respect to argument",
         r"^(?P<operator>aten\.\w+\.\w+)$",
     )
@@ -24,7 +26,7 @@ class MissingDerivative(NotImplementedError):
     """A derivative does not exist; on its way to be told in full.
 
     Attributes:
-        operator: the operator, or the torch.autograd.Function, that it is missing of.
+        operator: the operator, or the torch.autograd.Function, that it is missing of; "" where PyTorch says none.
         reason: why, as a clause.
         remedy: what helps, as a sentence.
     """
@@ -56,7 +58,7 @@ class MissingDerivative(NotImplementedError):
         if found is None:
             return None
         # A text that is a name says nothing more.
-        said = f"{found[0]} is not implemented" if found[0] == text else text.splitlines()[0].rstrip(".")
+        said = f"{text} is not implemented" if found["operator"] == text else text.splitlines()[0].rstrip(".")
         return MissingDerivative(
             _full_name(found["operator"]),
             f"PyTorch has no derivative there ({said})",
@@ -75,7 +77,7 @@ class MissingDerivative(NotImplementedError):
 
 def _full_name(name: str) -> str:
     """An operator's name with its namespace, as in "aten::zeta"; a node's as it is."""
-    if "::" in name or name.endswith(tuple("0123456789")):
+    if not name or "::" in name or name.endswith(tuple("0123456789")):
         return name
     parts = name.removesuffix(".default").split(".")
     return "::".join((parts[0], ".".join(parts[1:]))) if len(parts) > 1 else f"aten::{name}"

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import random
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
@@ -17,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from hesse._autograd import copying, objects
 from hesse._autograd.blueprint import Blueprint
 from hesse._autograd.captured import reach, reached, same
-from hesse._autograd.generators import KINDS, is_own, put_back
+from hesse._autograd.generators import KINDS, global_generators, is_own, put_back
 from hesse._base import trees
 from hesse._base.devices import default_generators
 
@@ -93,9 +90,7 @@ def _spared(func: Callable[..., Any]) -> set[int]:
 
 
 def _generators(func: Callable[..., Any]) -> Iterator[Callable[[], object]]:
-    yield from map(put_back, default_generators())
-    yield functools.partial(random.setstate, random.getstate())
-    yield functools.partial(np.random.set_state, np.random.get_state())  # noqa: NPY002  # users' code may draw from it
+    yield from map(put_back, [*default_generators(), *global_generators()])
     yield from (put_back(rng) for kind in KINDS for _, rng in reached(func, kind) if is_own(rng))
 
 

@@ -33,6 +33,6 @@ def no_derivative(
     where = f" at {frame}" + (f", in `{frame.code}`" if frame.code else "") if frame else ""
     return NoDerivativeError(
         f"The function given to {name} cannot be differentiated{where}: {missing.reason}. {missing.remedy}",
-        missing.operator,
+        missing.operator or (failure.node if failure else "an operator"),
         None if frame is None else str(frame),
     )

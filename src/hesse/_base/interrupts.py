@@ -27,29 +27,49 @@ class Net:
 
 
 class Held:
-    """Within it Ctrl-C waits for its end, or for ``deliver``, and then does what it would have done.
+    """Within it signals wait for its end, or for ``deliver``, and then do what they would have done: Ctrl-C, alarms.
 
     PyTorch ends the process where an exception comes while a mode of its dispatcher is entered or left.
     """
 
     def __enter__(self) -> Held:
-        self._asked: tuple[Any, ...] = ()
-        self._before: Any = None
+        self._asked: dict[int, Any] = {}
+        self._before: dict[int, Any] = {}
         # Handlers belong to the main thread, and only Python's own can be called.
-        if threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGINT)):
-            self._before = signal.signal(signal.SIGINT, self._ask)
+        if threading.current_thread() is threading.main_thread():
+            try:
+                for number in signal.valid_signals():
+                    handler = signal.getsignal(number)
+                    if callable(handler):
+                        self._before[number] = handler
+                        signal.signal(number, self._ask)
+            except BaseException:  # of a handler that was still there
+                self._put_back()
+                raise
         return self
 
-    def _ask(self, *asked: Any) -> None:
-        self._asked = asked
+    def _ask(self, number: int, frame: Any) -> None:
+        self._asked[number] = frame
+
+    def _put_back(self) -> None:
+        try:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+        except BaseException:  # of a handler that is there again
+            self._put_back()
+            raise
 
     def deliver(self) -> None:
-        """Let a Ctrl-C that has come meanwhile do its work."""
-        asked, self._asked = self._asked, ()
-        if asked:
-            self._before(*asked)
+        """Let the signals that have come meanwhile do their work."""
+        if self._asked:
+            number, frame = self._asked.popitem()
+            try:
+                self._before[number](number, frame)
+            finally:
+                self.deliver()
 
     def __exit__(self, *exception: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        try:
+            self._put_back()
+        finally:
             self.deliver()

@@ -42,6 +42,7 @@ class CutModel(Model):
 
     keeps = True
     shares = False
+    repeats = False  # of ranks that evaluate in step, one alone may see other outputs
     teams: list[list[int]] | None = None
     weight: Callable[[float | None], float] | None = None
 

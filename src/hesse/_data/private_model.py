@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,8 +15,8 @@ from hesse._autograd import graph
 from hesse._autograd.agreement import coarsest, disagreement
 from hesse._autograd.aliases import Aliases
 from hesse._autograd.blueprint import Blueprint
-from hesse._autograd.captured import same
-from hesse._autograd.generators import put_back
+from hesse._autograd.captured import reach, same
+from hesse._autograd.generators import global_generators, put_back
 from hesse._autograd.likeness import passing_for
 from hesse._autograd.preserving import Spared, Values
 from hesse._base.devices import default_generators
@@ -32,6 +33,9 @@ _COPIED = 1 << 18
 _BACKED_UP = 1 << 22
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+# The modes in which, and identities of functions with which, a model has been found to have the same outputs each time.
+_repeating: weakref.WeakKeyDictionary[nn.Module, tuple[list[bool], list[int]]] = weakref.WeakKeyDictionary()
 
 _PLAIN = (bool, int, float, str, tuple)
 
@@ -65,14 +69,18 @@ class Model(Spared):
 
     Attributes:
         leaves: the variables at the point.
+        repeats: whether the first evaluation is repeated, to see whether its outputs are the same.
     """
+
+    repeats = True
 
     def __init__(self, model: nn.Module, chosen: dict[str, nn.Parameter], functions: Sequence[Any], name: str) -> None:
         self.module = model
         self.chosen = chosen
         self.leaves: list[Tensor] = list(chosen.values())
         self._operator = name
-        self._blueprint = Blueprint(model, *functions)
+        self._roots = (model, *functions)
+        self._blueprint = Blueprint(*self._roots)
         tensors = self._blueprint.tensors
         places = {id(tensor): place for place, tensor in enumerate(tensors)}
         # Chosen ones that require no gradients stay in their place, and their derivatives come out as zeros.
@@ -80,8 +88,8 @@ class Model(Spared):
         self._variables = [places[id(parameter)] if key in variables else None for key, parameter in chosen.items()]
         self._by_address = {address(parameter): key for key, parameter in variables.items() if parameter.numel()}
         self._given: list[Any] = list(tensors)  # None for what a copy is without
-        # The outputs that an evaluation without what the model keeps of earlier ones must have, too.
-        self._expected: Sequence[Tensor] | None = None
+        # The outputs of the last evaluation, while evaluations are compared.
+        self._outputs: Sequence[Tensor] | None = None
         self._constants = list(set(self._blueprint.parameters).difference(self._variables))
         self._give(self._constants)
         # Layers that scale the rows of their weight down write into it each time, and differentiate by what they wrote.
@@ -115,10 +123,13 @@ class Model(Spared):
         """``evaluate(private)``, in which the chosen parameters are ``x``."""
         # Stand-ins, of which a program is captured, have no values to look at.
         if self._written is None and all(type(leaf) in (Tensor, nn.Parameter) for leaf in x):
+            self._outputs = ()
             try:
                 return self._run_first(x, evaluate)
             except _Kept as kept:
                 return self._run_without(kept, x, evaluate)
+            finally:
+                self._outputs = None
         return evaluate(self._private(x, self._blueprint.plain if self._written is None else self._written))
 
     def _run_without(self, kept: _Kept, x: Sequence[Tensor], evaluate: Callable[[Private], Result]) -> Result:
@@ -131,16 +142,16 @@ class Model(Spared):
         given = self._given.copy()
         for place in self._blueprint.derived:
             self._given[place] = None
-        self._expected = kept.outputs
         try:
-            return self._run_first(x, evaluate)
+            result = self._run_first(x, evaluate)
+            if self._differs_from(kept.outputs):
+                raise RuntimeError("Without what the model keeps its outputs are others.")
+            return result
         except BaseException as error:
             self._given = given
             if not isinstance(error, Exception):
                 raise
             raise RuntimeError(str(kept)) from error
-        finally:
-            self._expected = None
 
     @functools.cached_property
     def as_it_is(self) -> Private:
@@ -217,8 +228,47 @@ class Model(Spared):
                 f" {tuple(tensors[apart[0]].shape)} that shares memory with another one of the model's, which a private"
                 " copy cannot. Clone one of them where the model is made."
             )
-        self._written = [place for place in tried if place in constants or not same(tensors[place], self._given[place])]
+        changing = [place for place in tried if place in constants or not same(tensors[place], self._given[place])]
+        way = self._modes, [id(function) for function in self._roots[1:]]
+        if alone and self.repeats and _repeating.get(self.module) != way:
+            del result, private, tensors  # with the graph of an evaluation
+            result = self._run_again(lambda: evaluate(self._private(x, changing)), draws)
+            _repeating[self.module] = way
+        self._written = changing
         return result
+
+    def _run_again(self, evaluate: Callable[[], Result], draws: Sequence[Callable[[], object]]) -> Result:
+        """A second evaluation; raise where it has other outputs, by something that copies share with the model."""
+
+        def evaluated() -> Result:
+            for draw in draws:
+                draw()
+            return evaluate()
+
+        expected = self._outputs
+        result = evaluated()
+        if self._differs_from(expected):
+            del result  # and its graph
+            # Numbers that are drawn from these differ each time, which is said where a batch is evaluated again.
+            draws = [*draws, *map(put_back, global_generators())]
+            evaluated()
+            expected, before = self._outputs, self._values()
+            result = evaluated()
+            if self._differs_from(expected):
+                now = self._values()
+                changed = [name for name, value in now.items() if before.get(name, value) != value]
+                raise RuntimeError(
+                    f"The model given to {self._operator} has other outputs each time it is evaluated, and keeps what"
+                    f" they depend on where a private copy shares it{f', in {changed[0]!r}' if changed else ''}: in an"
+                    " iterator, a global variable, an attribute of a class or their like, which these evaluations have"
+                    " changed. Keep it in a plain attribute of the model, or take it out of forward."
+                )
+        return result
+
+    def _values(self) -> dict[str, Any]:
+        """By name, plain values that the model and the functions reach."""
+        found = [entry for root in self._roots for entry in reach(root)]
+        return {name: value for name, value in found if isinstance(value, int | float | str)}
 
     def _backups(self) -> dict[int, Values | State]:
         """Of the parameters that evaluations share with the user's model, as far as they may be written into."""
@@ -261,14 +311,14 @@ class Model(Spared):
                 )
                 kept.outputs = [output.detach() for output in outputs]
                 raise kept
-        if (
-            self._expected is not None
-            and disagreement(
-                [output.detach() for output in outputs], self._expected, precision=coarsest(self._expected)
-            )
-            > 1
-        ):
-            raise RuntimeError("Without what the model keeps its outputs are others.")
+        if self._outputs is not None:
+            self._outputs = [output.detach() for output in outputs]
+
+    def _differs_from(self, outputs: Sequence[Tensor] | None) -> bool:
+        """Whether the last evaluation had other outputs than these."""
+        if not outputs:
+            return False
+        return disagreement(self._outputs or (), outputs, precision=coarsest(outputs)) > 1
 
     def change(self) -> str | None:
         """What was done to the model since this was made, beside what is written into its tensors; or None."""
