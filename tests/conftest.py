@@ -12,6 +12,12 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# Seeding a device that is not there writes the stack down for later, which takes longer than many a test.
+for absent in (torch.cuda, torch.xpu, torch.mtia):
+    if not absent.is_available():
+        absent.manual_seed_all = lambda seed: None
+# Inductor believes the processor, and does not load a library for each kind of vectors, in processes that import torch.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 # Each test captures what it asks for, and none leaves programs in the user's cache.
 os.environ["HESSE_CACHE_DIR"] = ""
 # What is collected stays: the garbage collector goes through what tests make, not through a million objects more.

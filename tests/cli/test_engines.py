@@ -9,7 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hesse._linearize.program.backends import EAGER
 from tests.functional.test_compiled_functions import HAS_COMPILER
+from tests.linearize import programs
 
 from .test_model_problems import SOURCE
 
@@ -44,11 +46,11 @@ def test_a_function_that_no_program_can_hold_is_refused_in_one_sentence(write_pr
     assert "Traceback" not in result.output
 
 
-@pytest.mark.skipif(not HAS_COMPILER, reason="programs are compiled by a C++ compiler")
 def test_a_models_loss_has_the_same_product_by_a_program(write_problem, hesse_command):
     path = write_problem(SOURCE)
     for engine in ("tape", "compiled"):
-        result = hesse_command("vhp", path, "--engine", engine, "--out", f"{engine}.safetensors")
+        with programs.running(EAGER):
+            result = hesse_command("vhp", path, "--engine", engine, "--out", f"{engine}.safetensors")
         assert result.exit_code == 0, result.output
     ours, theirs = load_file("compiled.safetensors"), load_file("tape.safetensors")
     for name, entry in theirs.items():

@@ -295,6 +295,7 @@ def test_the_model_may_be_float32_and_vectors_too() -> None:
     torch.testing.assert_close(H.to_dense(), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("engine", ["tape", "compiled"])
 def test_kept_batches_let_go_of_their_gradients(engine: str) -> None:
     model = mlp()

@@ -52,9 +52,9 @@ def _built(torch_folder: Path) -> Path:
     if not library.exists():
         includes = [torch_folder / "include", torch_folder / "include/torch/csrc/api/include"]
         unfinished = library.with_suffix(f".{os.getpid()}")
-        command = ["g++", "-std=c++20", "-O1", "-shared", "-fPIC", SOURCE, "-o", unfinished]
+        command = ["g++", "-std=c++20", "-O0", "-shared", "-fPIC", SOURCE, "-o", unfinished]
         command += [f"-I{path}" for path in (*includes, sysconfig.get_paths()["include"])]
-        command += [f"-L{torch_folder / 'lib'}", "-lc10", "-ltorch_cpu"]
+        command += ["-DAT_PER_OPERATOR_HEADERS", f"-L{torch_folder / 'lib'}", "-lc10", "-ltorch_cpu"]
         subprocess.run(command, check=True)
         os.replace(unfinished, library)
     return library

@@ -1,9 +1,12 @@
-"""Run by torchrun: a rank that leaves, or never comes, is named on the others, long before the group's time is up."""
+"""Run as a script: a rank that leaves, or never comes, is named on the others, long before the group's time is up."""
 
+import functools
 import re
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 import hesse
+from tests.distributed.forks import ranks
 from tests.distributed.shared_products import LOSS, X, Y, mine, network
 
 TIME_OUT = 300
@@ -66,18 +70,19 @@ def absent(_: hesse.LossHessian) -> None:
 
 CASES = {case.__name__: case for case in (leaves, interrupted, absent)}
 
-if __name__ == "__main__":
-    case = CASES[sys.argv[1]]
+
+def work(case: Callable[[hesse.LossHessian], None], rank: int) -> None:
     dist.init_process_group("gloo", timeout=timedelta(seconds=10 if case is absent else TIME_OUT))
     H = hesse.LossHessian(network(), LOSS, mine(X, Y), group=dist.group.WORLD)
     begun = time.monotonic()
     case(H)
-    if case is absent and dist.get_rank() == 0:
+    if case is absent and rank == 0:
         dist.distributed_c10d._get_default_store().set("told", "")
     # A collective that one rank has left is not waited for at the end.
     waited = "soon" if time.monotonic() - begun < TIME_OUT / 2 else "late"
-    sys.stdout.write(f"rank {dist.get_rank()}: {case.__name__} {waited}\n")
-    sys.stdout.flush()
-    import os
+    sys.stdout.write(f"rank {rank}: {case.__name__} {waited}\n")
 
-    os._exit(0)
+
+if __name__ == "__main__":
+    chosen = functools.partial(work, CASES[sys.argv[1]])
+    sys.exit(any(ranks(2, Path(__file__).parent, chosen, seconds=TIME_OUT, joins=False)))

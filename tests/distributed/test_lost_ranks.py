@@ -12,7 +12,7 @@ from tests.distributed.launch import HERE, forking, held, torchrun
 @pytest.mark.one_in(3)
 def test_a_rank_that_is_missing_is_named_on_the_others(case: str) -> None:
     expected = [f"rank {rank}: {case} soon" for rank in (0, 1)]
-    assert held(torchrun(HERE / "missing_ranks.py", 2, case)) == expected
+    assert held(forking("missing_ranks", case)) == expected
 
 
 # Which rank is killed at which product after its start, in each life.

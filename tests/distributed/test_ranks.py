@@ -27,11 +27,10 @@ ON_TWO = {
         *["the_four_operators", "refusals", "derivatives_that_miss_a_term", "functions", "collectives", "draws"],
     ],
     "parallel_errors": ["errors_of_one_rank", "errors_within_a_layer"],
-    "questions_on_parts": ["eigenvalues", "determinants", "solves", "algebra", "refusals", "checkpoints"],
+    "questions_on_parts": ["eigenvalues", "determinants", "solves", "algebra", "refusals"],
 }
 # Of four, pairs can both hold copies or share layers, and shard.
 ON_FOUR = {
-    "shared_products": ["the_four_operators"],
     "sharded_products": ["the_four_operators"],
     "sharded_layouts": ["copies_of_pieces"],
     "mesh_products": ["frozen_parameters", "refusals"],

@@ -225,7 +225,8 @@ def run(code: str, **environment: str) -> str:
 
 # Of blocks below its threshold, which rises to 32 MiB by itself, glibc keeps freed pages in a heap full of holes: up to
 # 100 MiB here that no tensor uses, in one run more than in another.
-WITHOUT_HOLES = {"MALLOC_MMAP_THRESHOLD_": str(MIB)}
+# A thread's heap reserves 128 MiB of addresses.
+WITHOUT_HOLES = {"MALLOC_MMAP_THRESHOLD_": str(MIB), "MALLOC_ARENA_MAX": "1"}
 
 SETUP = """
     import resource, warnings, torch, hesse
@@ -236,6 +237,8 @@ SETUP = """
     x = torch.linspace(0.0, 1.0, 4096, dtype=torch.float64)
     V = torch.randn(4096, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = 512 * torch.cos(4 * x).unsqueeze(-1) * V
+    # What PyTorch loads at its first batched backward is no product's memory.
+    hesse.Hessian(wide, x[:2], batching="vmap") @ torch.eye(2, dtype=torch.float64)
     def field(name):
         line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
         return int(line.split()[1]) * 1024
@@ -249,8 +252,6 @@ def test_the_peak_of_a_fresh_process_stays_within_the_budget(memory: int) -> Non
     printed = run(
         f"""{SETUP}
     H = hesse.Hessian(wide, x, batching="vmap", memory={memory})
-    # What PyTorch loads at its first batched backward is no product's memory.
-    hesse.Hessian(wide, x[:2], batching="vmap") @ torch.eye(2, dtype=torch.float64)
     H @ x
     before = field("VmRSS")
     H @ V
@@ -273,10 +274,11 @@ def test_under_a_hard_limit_of_the_address_space_chunks_are_halved_until_they_fi
     resource.setrlimit(resource.RLIMIT_AS, (field("VmSize") + 200 * 2**20, resource.RLIM_INFINITY))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        product = H @ V
-    torch.testing.assert_close(product, expected)
+        product = H @ V[:, :16]
+    torch.testing.assert_close(product, expected[:, :16])
     print(len(caught), H.explain().chunk, caught[0].message)
-    """
+    """,
+        **WITHOUT_HOLES,
     )
     number, chunk, message = printed.split(maxsplit=2)
     assert number == "1"

@@ -21,16 +21,17 @@ from .test_operators_on_scenarios import FOLLOWED, counted, differenced_gradient
 from .uncaptured import UNCAPTURED
 
 COMPILED = [
-    "rosenbrock",
     "lennard_jones_gathered_pairs",
-    "classifier_with_cross_entropy",
     "dropout_in_training",
     "convolution_followed_by_group_norm",
-    "causal_attention",
     "changes_of_views_in_place",
     "input_that_is_captured_as_well",
 ]
-"""Compiled in every run of the tests: a gather, a drawing function, changes in place, convolutions."""
+"""Compiled in every run of the tests: a gather, a drawing function, changes in place, convolutions.
+
+Other tests compile chains (linearize/test_stencils.py), networks (data/test_programs.py) and attention
+(rules/test_attention.py).
+"""
 
 
 @EVERY_SCENARIO

@@ -38,16 +38,24 @@ def formulas() -> dict[str, dict[str, str]]:
     return {entry["name"].partition("(")[0]: entry for entry in entries}
 
 
-@functools.cache
-def unlisted() -> frozenset[str]:
-    """The operators with a formula that no double backward of the database's samples calls."""
+# Called by later samples of the database than each operator's first.
+LATER = {
+    *["_ctc_loss.Tensor", "_upsample_nearest_exact2d", "lerp.Tensor", "masked_fill.Tensor", "median.dim"],
+    *["nll_loss2d_backward", "nll_loss2d_forward", "reflection_pad2d", "reflection_pad2d_backward"],
+    *["reflection_pad3d", "reflection_pad3d_backward", "replication_pad3d", "replication_pad3d_backward"],
+    *["sort.stable", "upsample_nearest2d"],
+}
+
+
+def unlisted(samples: int) -> set[str]:
+    """The operators with a formula that no double backward of so many samples of the database's operators calls."""
     called = _Called()
     for op in operators().values():
-        for case in itertools.islice(cases_of(op), 8):
+        for case in itertools.islice(cases_of(op), samples):
             with called:
                 # What it raises is judged elsewhere.
                 _answered(case)
-    return frozenset(formulas().keys() - called.names)
+    return formulas().keys() - called.names
 
 
 def _answered(case: Case) -> None:
