@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 # Private: what the code that Inductor writes around kernels calls to compile them.
 import torch._inductor.async_compile as async_compile
@@ -78,7 +78,7 @@ class _Together(AsyncCompile):
 class _File(CppPythonBindingsCodeCache):
     """Files of several kernels, which are several modules of Python."""
 
-    cache: dict[str, Any] = {}
+    cache: ClassVar[dict[str, Any]] = {}
 
     class _Path:
         def __init__(self, path: str) -> None:
