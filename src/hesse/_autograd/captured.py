@@ -179,7 +179,7 @@ def is_users_code(value: Any) -> bool:
     return isinstance(value, types.FunctionType) and is_the_users(value.__module__)
 
 
-class ByMemory(dict[int, Any]):
+class ByMemory(dict[Any, Any]):
     """What belongs to objects, under their identities or addresses in this process; they are kept elsewhere, too."""
 
 

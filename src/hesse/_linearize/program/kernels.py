@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 # Private: what the code that Inductor writes around kernels calls to compile them.
 import torch._inductor.async_compile as async_compile
@@ -78,8 +78,6 @@ class _Together(AsyncCompile):
 class _File(CppPythonBindingsCodeCache):
     """Files of several kernels, which are several modules of Python."""
 
-    cache: ClassVar[dict[str, Any]] = {}
-
     class _Path:
         def __init__(self, path: str) -> None:
             self.path = path
@@ -87,6 +85,10 @@ class _File(CppPythonBindingsCodeCache):
     @classmethod
     def _load_library_inner(cls, path: str, key: str) -> Any:
         return cls._Path(path)
+
+
+# Its own, since what it holds are paths.
+_File.cache = {}
 
 
 def _name(i: int) -> str:
