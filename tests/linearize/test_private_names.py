@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 from unittest import mock
 
@@ -11,8 +12,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import hesse
 from hesse._linearize import peak
-from hesse._linearize.program import graph, inductor, minimal_cut, stand_ins
+from hesse._linearize.program import graph, inductor, minimal_cut, runs, stand_ins
 from hesse._linearize.program.known_values import KnownValues
+from hesse._linearize.program.wrapper import Wrapper
 
 
 @pytest.mark.private
@@ -41,10 +43,10 @@ def test_real_tensors_are_replaced_below_autograd() -> None:
 @pytest.mark.private
 def test_the_partitioner_keeps_the_point_alone() -> None:
     def joint(x: torch.Tensor, v: torch.Tensor) -> list[torch.Tensor]:
-        return [x.sin(), x.cos() * v]
+        return [x.sin(), ((x.cos() * v) @ v).tanh()]
 
     with stand_ins.new_mode():
-        inputs = [torch.empty(3), torch.empty(3)]
+        inputs = [torch.empty(3, 3), torch.empty(3, 3)]
         joint_graph = make_fx(joint)(*inputs)
     for node, name in zip(joint_graph.graph.find_nodes(op="placeholder"), ("primals_1", "tangents_1"), strict=True):
         node.name = node.target = name
@@ -55,8 +57,21 @@ def test_the_partitioner_keeps_the_point_alone() -> None:
     assert [str(node) for node in first.graph.output_node().args[0]] == ["sin", "primals_1"]
     assert [node.target for node in replay.graph.find_nodes(op="placeholder")] == ["primals_1", "tangents_1"]
     run = inductor.compile(replay)
-    x, v = torch.randn(3), torch.randn(3)
-    torch.testing.assert_close(next(iter(run([x, v]))), x.cos() * v)
+    x, v = torch.randn(3, 3), torch.randn(3, 3)
+    torch.testing.assert_close(next(iter(run([x, v]))), ((x.cos() * v) @ v).tanh())
+    half = Wrapper.of(runs.without_wrapper(run))
+    assert half is not None
+    assert [kernel.module for kernel in half.kernels] == ["kernel_0", "kernel_1"]
+    assert len({kernel.file for kernel in half.kernels}) == 1
+
+
+@pytest.mark.private
+def test_vector_instructions_are_taken_without_trials_unless_the_user_chose() -> None:
+    with stand_ins.new_mode() as mode:
+        with inductor.settings(mode):
+            assert inductor.inductor_config.cpp.vec_isa_ok or platform.machine() != "x86_64"
+        with inductor.inductor_config.patch({"cpp.vec_isa_ok": False}), inductor.settings(mode):
+            assert inductor.inductor_config.cpp.vec_isa_ok is False
 
 
 @pytest.mark.private

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import types
 import warnings
@@ -15,7 +16,8 @@ import torch
 
 import hesse
 from hesse._base import saved_files
-from hesse._linearize.program import saved
+from hesse._data.objective import Counted
+from hesse._linearize.program import saved, wrapper
 from tests.linearize.test_compiled_process import run
 
 PROGRAM = """
@@ -42,6 +44,30 @@ def test_a_second_process_captures_and_compiles_nothing(tmp_path: Path) -> None:
     first = run(PROGRAM, HESSE_CACHE_DIR=str(tmp_path))
     assert first == f"{PRODUCTS} True ['torch._inductor', 'hesse._linearize.program.capture']\n"
     assert run(PROGRAM, HESSE_CACHE_DIR=str(tmp_path)) == f"{PRODUCTS} True []\n"
+
+
+OVER_DATA = """
+import sys, torch, hesse
+
+model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Tanh(), torch.nn.Linear(1, 1)).double()
+with torch.no_grad():
+    [parameter.fill_(0.5) for parameter in model.parameters()]
+data = [(torch.tensor([[a]]).double(), torch.tensor([[a**2]]).double()) for a in (1.0, 2.0)]
+v = torch.arange(4.0).double()
+products = []
+for engine in ("compiled", "tape"):
+    H = hesse.LossHessian(model, torch.nn.functional.mse_loss, data, engine=engine)
+    products.append(H @ v)
+torch.testing.assert_close(*products)
+print([name for name in ("torch._inductor", "hesse._linearize.program.capture") if name in sys.modules])
+"""
+
+
+@pytest.mark.exhaustive
+def test_a_second_process_finds_the_program_of_a_loss(tmp_path: Path) -> None:
+    first = run(OVER_DATA, HESSE_CACHE_DIR=str(tmp_path))
+    assert first == "['torch._inductor', 'hesse._linearize.program.capture']\n"
+    assert run(OVER_DATA, HESSE_CACHE_DIR=str(tmp_path)) == "[]\n"
 
 
 @pytest.fixture
@@ -134,7 +160,8 @@ def test_kernels_that_are_gone_are_compiled_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     operator(function())
-    monkeypatch.setattr("hesse._linearize.program.wrapper._digest", lambda file: "another")
+    load = wrapper.load_kernel
+    monkeypatch.setattr(wrapper, "load_kernel", lambda kernel: load(kernel._replace(digest="another")))
     assert not operator(function())[1]
 
 
@@ -204,3 +231,38 @@ def test_what_runs_with_a_collection_of_garbage_is_no_dependence(folder: Path) -
         gc.callbacks.remove(tell)
     assert phases
     assert list(folder.iterdir())
+
+
+def test_the_program_of_a_loss_depends_on_values_and_not_on_addresses(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+    origin_of = saved.origin_of
+
+    def noted(*arguments: Any) -> None:
+        origin = origin_of(*arguments)
+        assert origin is not None
+        names.append(origin.name)
+        raise hesse.CaptureError("it was named")
+
+    monkeypatch.setattr(saved, "origin_of", noted)
+
+    def named(slope: float = 0.1, bias: bool = True, **options: Any) -> str:
+        model = torch.nn.Sequential(torch.nn.Linear(2, 3, bias=bias), torch.nn.LeakyReLU(slope))
+        data = [(torch.randn(4, 2), torch.randint(3, (4,)))]
+        loss = torch.nn.CrossEntropyLoss(**options)
+        with pytest.raises(hesse.CaptureError, match="it was named"):
+            hesse.LossHessian(model, loss, data, engine="compiled").to_dense()
+        return names[-1]
+
+    assert named() == named()
+    assert len({named(), named(0.2), named(bias=False), named(label_smoothing=0.1)}) == 4
+
+
+def test_what_a_loss_returns_beside_its_gradient_is_text() -> None:
+    aux = torch.ones(()), Counted((4, 3), torch.zeros(4))
+    slots = saved._Slot(0), Counted((4, 3), saved._Slot(1))
+    structure = json.loads(json.dumps(saved._structure(slots)))
+    found = saved._rebuilt(structure, [aux[0], aux[1].target])
+    assert found == aux
+    assert type(found[1]) is Counted

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from hesse._autograd import copying, objects
-from hesse._autograd.captured import is_users_code, stored_cells
+from hesse._autograd.captured import ByMemory, is_users_code, stored_cells
 from hesse._autograd.copying import Build
 from hesse._autograd.generators import GeneratorPlan, is_own
 from hesse._autograd.objects import CACHE, CONTAINERS, attributes_of, entries_of, is_plain_object
@@ -59,8 +59,8 @@ class Blueprint:
         self._methods_of: dict[Any, list[tuple[str, Build]]] = {}
         # What globals reach that leads to nothing; they stay alive meanwhile.
         self._inert: set[int] = set()
-        self._places: dict[int, int] = {}
-        self._tensor_places: dict[int, int] = {}
+        self._places: dict[int, int] = ByMemory()
+        self._tensor_places: dict[int, int] = ByMemory()
         for root in roots:
             if isinstance(root, nn.Module):
                 self._own(root, _DEPTH)

@@ -179,8 +179,14 @@ def is_users_code(value: Any) -> bool:
     return isinstance(value, types.FunctionType) and is_the_users(value.__module__)
 
 
+class ByMemory(dict[Any, Any]):
+    """What belongs to objects, under their identities or addresses in this process; they are kept elsewhere, too."""
+
+
 def children(value: Any) -> Iterator[tuple[str, Any]]:
     """Names and objects that an object holds itself."""
+    if isinstance(value, ByMemory):
+        return
     if isinstance(value, types.FunctionType):
         yield from _variables(value)
     elif isinstance(value, types.MethodType):

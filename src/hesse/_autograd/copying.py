@@ -71,7 +71,9 @@ class ModulePlan:
         self._modules = copy.copy(attributes["_modules"])
         self._children = _made_anew(self._modules.items(), entry)
         # A hook that an evaluation registers must not come into the original's table.
-        self._empty = [(key, type(attributes[key])) for key in HOOKS if key in attributes and not attributes[key]]
+        self._empty = [
+            (key, type(attributes[key])) for key in sorted(HOOKS) if key in attributes and not attributes[key]
+        ]
         template = dict(own_attributes(attributes)) | class_containers(module)
         if template.get("_compiled_call_impl") is not None:
             # A compiled module runs eagerly here.

@@ -15,7 +15,7 @@ from hesse._autograd import graph
 from hesse._autograd.agreement import coarsest, disagreement
 from hesse._autograd.aliases import Aliases
 from hesse._autograd.blueprint import Blueprint
-from hesse._autograd.captured import reach, same
+from hesse._autograd.captured import ByMemory, reach, same
 from hesse._autograd.generators import global_generators, put_back
 from hesse._autograd.likeness import passing_for
 from hesse._autograd.preserving import Spared, Values
@@ -86,7 +86,8 @@ class Model(Spared):
         # Chosen ones that require no gradients stay in their place, and their derivatives come out as zeros.
         variables = {key: parameter for key, parameter in chosen.items() if parameter.requires_grad}
         self._variables = [places[id(parameter)] if key in variables else None for key, parameter in chosen.items()]
-        self._by_address = {address(parameter): key for key, parameter in variables.items() if parameter.numel()}
+        known = {address(parameter): key for key, parameter in variables.items() if parameter.numel()}
+        self._by_address = ByMemory(known)
         self._given: list[Any] = list(tensors)  # None for what a copy is without
         # The outputs of the last evaluation, while evaluations are compared.
         self._outputs: Sequence[Tensor] | None = None

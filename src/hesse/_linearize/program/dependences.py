@@ -97,6 +97,8 @@ def token(value: Any) -> Any:
         value = value()
     if isinstance(value, Tensor):
         return _layout(value)
+    if isinstance(value, captured.ByMemory):
+        return list(value.values())
     if isinstance(value, types.FunctionType):
         return _function(value)
     if isinstance(value, type):

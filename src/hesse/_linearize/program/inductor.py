@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,8 @@ with warnings.catch_warnings():
     from torch._inductor.decomposition import select_decomp_table
     from torch._inductor.exc import InvalidCxxCompiler
     from torch._inductor.virtualized import V
+
+    from hesse._linearize.program.kernels import together
 
 # Inductor copies the expression of a value into each of its users until it has this many operations. At Inductor's
 # own bound of 50, ten steps of x + sin(x) compile in three minutes. At 16, 150 steps compile in half a minute, and
@@ -62,7 +65,7 @@ def compile(graph: Graph, **options: Any) -> Callable[[list[Tensor]], Sequence[T
         CaptureError: Inductor fails.
     """
     mode = mode_of(graph)
-    with refused(_reason), settings(mode), inductor_config.patch(**options), tracing(TracingContext(mode)):
+    with refused(_reason), together(), settings(mode), inductor_config.patch(**options), tracing(TracingContext(mode)):
         compiled: Callable[[list[Tensor]], Sequence[Tensor]] = compile_fx_inner(graph, stand_ins_of(graph))
     return compiled
 
@@ -75,10 +78,21 @@ def settings(mode: FakeTensorMode) -> Iterator[None]:
         V.set_fake_mode(mode),
         # Random numbers as eager PyTorch draws them.
         inductor_config.patch(fallback_random=True, realize_opcount_threshold=_MOST_OPERATIONS),
+        inductor_config.patch(_without_trials()),
     ):
         # Inductor warns about its own use of PyTorch.
         warnings.simplefilter("ignore")
         yield
+
+
+def _without_trials() -> dict[str, Any]:
+    """Vector instructions that an x86 processor has are taken, unless the user has chosen.
+
+    Inductor compiles a file to try each set, which takes seven processor seconds. Every compiler of C++20 has them, and
+    kernels include the header that is tried.
+    """
+    is_open = inductor_config.cpp.vec_isa_ok is None and platform.machine() in ("x86_64", "AMD64")
+    return {"cpp.vec_isa_ok": True} if is_open else {}
 
 
 def _reason(error: BaseException) -> str:

@@ -233,6 +233,8 @@ def _structure(value: Any) -> Any:
         return ["value", value]
     if type(value) in (tuple, list):
         return [type(value).__name__, [_structure(entry) for entry in value]]
+    if isinstance(value, tuple) and hasattr(value, "_fields") and type(value).__module__.startswith("hesse."):
+        return ["named", [type(value).__module__, type(value).__name__, [_structure(entry) for entry in value]]]
     if type(value) is dict and all(type(key) is str for key in value):
         return ["dict", {key: _structure(entry) for key, entry in value.items()}]
     raise Unknown("an auxiliary output of a kind of its own")
@@ -242,6 +244,10 @@ def _rebuilt(structure: Any, tensors: Sequence[Tensor]) -> Any:
     kind, held = structure
     if kind in ("tensor", "value"):
         return tensors[held] if kind == "tensor" else held
+    if kind == "named":
+        module, name, entries = held
+        made = getattr(sys.modules[module], name)
+        return made(*[_rebuilt(entry, tensors) for entry in entries])
     if kind == "dict":
         return {key: _rebuilt(entry, tensors) for key, entry in held.items()}
     return (tuple if kind == "tuple" else list)(_rebuilt(entry, tensors) for entry in held)

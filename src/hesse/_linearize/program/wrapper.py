@@ -22,16 +22,18 @@ import torch
 from hesse._linearize.program.runs import Run
 
 _OWN_OPERATORS = ("passes.scatter_adds", "passes.reductions", "passes.matrix_products", "recurrence")
+_PREFIX = "hesse_"
 _ADDRESS = "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"
 """The variable of the environment by which a kernel that is loaded finds PyTorch's function for a tensor's memory."""
 
 
 class Kernel(NamedTuple):
-    """A kernel's name in the code, its file and the digest of the file."""
+    """A kernel's name in the code, its file, the digest of the file, and the name of its module there."""
 
     name: str
     file: str
     digest: str
+    module: str
 
 
 class Wrapper(NamedTuple):
@@ -60,9 +62,9 @@ class Wrapper(NamedTuple):
         kernels = []
         for name in sorted(names):
             owner = getattr(variables.get(name), "__self__", None)
-            if isinstance(owner, types.ModuleType) and owner.__name__.endswith(".kernel"):
+            if isinstance(owner, types.ModuleType) and owner.__name__.startswith(_PREFIX):
                 path = str(inspect.getfile(owner))
-                kernels.append(Kernel(name, path, _digest(Path(path))))
+                kernels.append(Kernel(name, path, digest_of(path), owner.__name__.rpartition(".")[2]))
         externs = sorted(
             {
                 node.attr
@@ -89,7 +91,7 @@ class Wrapper(NamedTuple):
         if "torch.ops.hesse" in self.code:
             for name in _OWN_OPERATORS:
                 importlib.import_module(f"hesse._linearize.program.{name}")
-        namespace: dict[str, Any] = {kernel.name: _kernel(kernel) for kernel in self.kernels}
+        namespace: dict[str, Any] = {kernel.name: load_kernel(kernel) for kernel in self.kernels}
         namespace["extern_kernels"] = types.SimpleNamespace(**{name: getattr(torch, name) for name in self.externs})
         exec(compile(self.code, "<a saved program of hesse>", "exec"), namespace)
         call: Run = namespace["call"]
@@ -130,22 +132,29 @@ def _defined(tree: ast.Module) -> set[str]:
     return names
 
 
-def _digest(file: Path) -> str:
-    return hashlib.blake2b(file.read_bytes(), digest_size=20).hexdigest()
+def digest_of(file: str) -> str:
+    """A digest of a file of kernels."""
+    return hashlib.blake2b(Path(file).read_bytes(), digest_size=20).hexdigest()
 
 
-def _kernel(kernel: Kernel) -> Any:
-    file = Path(kernel.file)
-    if _digest(file) != kernel.digest:
-        raise OSError(f"the kernel {file} is another")
-    name = f"hesse_{kernel.digest}.kernel"
+def load_kernel(kernel: Kernel) -> Any:
+    """The kernel as a function.
+
+    Raises:
+        OSError: its file is not on the disk any more, or another.
+    """
+    if digest_of(kernel.file) != kernel.digest:
+        raise OSError(f"the kernel {kernel.file} is another")
+    name = f"{_PREFIX}{kernel.digest}.{kernel.module}"
     if name not in sys.modules:
         address = torch._C._dynamo.guards._torchinductor_pyobject_tensor_data_ptr  # type: ignore[attr-defined]  # no stub
         os.environ[_ADDRESS] = str(address)
-        loader = importlib.machinery.ExtensionFileLoader(name, str(file))
-        spec = importlib.util.spec_from_file_location(name, file, loader=loader)
+        loader = importlib.machinery.ExtensionFileLoader(name, kernel.file)
+        spec = importlib.util.spec_from_file_location(name, kernel.file, loader=loader)
         assert spec is not None
         module = importlib.util.module_from_spec(spec)
         loader.exec_module(module)
+        # Its file calls it otherwise.
+        module.__name__ = name
         sys.modules[name] = module
     return sys.modules[name].kernel
