@@ -21,8 +21,7 @@ INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 class Contiguous:
     """Tensors of the CPU that are compared where they lie: small ones whole, as bytes; of large vectors some elements.
 
-    Operators of PyTorch that gather elements would take longer than a small product, or than the rest of a large one
-    outside its kernel.
+    PyTorch's operators that gather elements take several times as long, most of all where caches are cold.
 
     Attributes:
         now: their memory, which lies there while they do not move.
