@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -152,6 +153,23 @@ def test_a_replaced_storage_is_noticed() -> None:
     weight.data = torch.ones(3)
     with pytest.raises(hesse.StalePointError, match="weight"):
         H @ torch.ones(3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.complex64, torch.complex128])
+def test_some_elements_of_a_large_vector_are_compared_by_their_numbers(dtype: torch.dtype) -> None:
+    x = torch.zeros(5000, dtype=dtype)
+    H = hesse.Hessian(lambda x: (x.abs() ** 2).sum(), x, engine="tape")
+    v = torch.ones(H.shape[1], dtype=H.dtype)
+    # Other bits of the same numbers; then another, which is the same from then on; then memory that is gone.
+    x.data.copy_(torch.full_like(x, -0.0))
+    torch.testing.assert_close(H @ v, 2 * v)
+    x.data[625] = math.nan
+    with pytest.raises(hesse.StalePointError, match="The input tensor"):
+        H @ v
+    (H := H.at(x)) @ v
+    x.untyped_storage().resize_(0)
+    with pytest.raises(hesse.StalePointError, match="The input tensor"):
+        H @ v
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.complex64])

@@ -16,7 +16,7 @@ from hesse._autograd.gradients import require_outputs
 from hesse._autograd.thread_state import compiler_is_loaded
 from hesse._base import checks, trees
 from hesse._base.several_ranks import refusing_models
-from hesse._base.trees import Path, Spec
+from hesse._base.trees import Spec
 from hesse._base.vectors import check_tensors, check_vector
 
 Argnums = int | tuple[int, ...] | None
@@ -46,14 +46,13 @@ def check_point(name: str, func: Callable[..., Any], inputs: Any, argnums: Argnu
     """The point ``inputs`` of ``func``, with the arguments that ``argnums`` chooses as variables."""
     if not callable(func) or isinstance(func, type):
         checks.functions(name, func=func)
-    func = refusing_models(name, func)
     if argnums is not None:
         return _chosen(name, func, inputs, argnums)
     leaves, spec = trees.flatten(inputs)
     _check_differentiable(leaves, spec, name)
     if spec.length is None:
-        return Point(leaves, spec, lambda tracked: func(spec.rebuild(tracked)))
-    return Point(leaves, spec, lambda tracked: func(*spec.rebuild(tracked)))
+        return Point(leaves, spec, lambda tracked: refusing_models(name, func)(spec.rebuild(tracked)))
+    return Point(leaves, spec, lambda tracked: refusing_models(name, func)(*spec.rebuild(tracked)))
 
 
 def _chosen(name: str, func: Callable[..., Any], inputs: Any, argnums: int | tuple[int, ...]) -> Point:
@@ -77,7 +76,7 @@ def _chosen(name: str, func: Callable[..., Any], inputs: Any, argnums: int | tup
         full = list(arguments)
         for position, value in zip(positions, (replaced,) if isinstance(argnums, int) else replaced, strict=True):
             full[position] = value
-        return func(*full)
+        return refusing_models(name, func)(*full)
 
     return Point(leaves, spec, call)
 
@@ -148,18 +147,19 @@ def without_history(tree: Any, create_graph: bool) -> Any:
 
 def _check_differentiable(leaves: Sequence[Tensor], spec: Spec, name: str) -> None:
     check_tensors(leaves, spec, "inputs", name)
-    for path, leaf in zip(spec.paths, leaves, strict=True):
+    for number, leaf in enumerate(leaves):
         if not (leaf.dtype.is_floating_point or leaf.dtype.is_complex):
             raise RuntimeError(
-                f"The inputs given to {name} must be floating-point or complex but {_place(path)} has dtype"
+                f"The inputs given to {name} must be floating-point or complex but {_place(spec, number)} has dtype"
                 f" {leaf.dtype}. Convert it, capture it in the function, or leave it out with argnums."
             )
         if leaf.is_nested:
             raise TypeError(
-                f"The inputs given to {name} must be tensors with one shape but {_place(path)} is a nested tensor. Give"
-                " the tensors that it is made of, and nest them in the function."
+                f"The inputs given to {name} must be tensors with one shape but {_place(spec, number)} is a nested"
+                " tensor. Give the tensors that it is made of, and nest them in the function."
             )
 
 
-def _place(path: Path) -> str:
+def _place(spec: Spec, number: int) -> str:
+    path = spec.paths[number]
     return f"the value at {trees.path_name(path)}" if path else "the given Tensor"

@@ -72,14 +72,14 @@ def tensors_of(func: Callable[..., Any], inputs: Any, point: Point) -> Iterator[
     yield from captured(func)
 
 
-def arguments_of(inputs: Any, point: Point) -> Iterator[tuple[Name, Tensor]]:
+def arguments_of(inputs: Any, point: Point) -> list[tuple[Name, Tensor]]:
     """Names and tensors of a point: its variables, and other arguments."""
-    yield from zip(point.spec.paths, point.leaves, strict=True)
+    found: list[tuple[Name, Tensor]] = list(zip(point.spec.paths, point.leaves, strict=True))
     arguments, spec = trees.flatten(inputs)
     if len(arguments) > len(point.leaves):
-        for path, argument in zip(spec.paths, arguments, strict=True):
-            if isinstance(argument, Tensor):
-                yield path, argument
+        pairs = zip(spec.paths, arguments, strict=True)
+        found += [(path, argument) for path, argument in pairs if isinstance(argument, Tensor)]
+    return found
 
 
 def captured(func: Callable[..., Any]) -> Iterator[tuple[str, Tensor]]:

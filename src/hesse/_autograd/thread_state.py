@@ -154,7 +154,7 @@ def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` out of torch.compile's sight: what it could not trace it runs, and compiles what that calls."""
     # torch.compile may watch the thread without tracing this very call. No public name tells; the test of graph breaks
     # fails if this one moves.
-    if torch.compiler.is_compiling() or (
+    if torch.compiler.is_dynamo_compiling() or (
         "torch._dynamo" in sys.modules and torch._C._dynamo.eval_frame.get_eval_frame_callback() not in (None, False)
     ):
         disabled: Callable[..., Any] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]  # no types there

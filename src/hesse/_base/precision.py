@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,6 +16,17 @@ import torch
 KINDS = ("cpu", "cuda", "xpu", "mps")
 Dtypes = tuple[torch.dtype | None, ...]
 _OFF: Dtypes = (None,) * len(KINDS)
+
+
+def _asked_of_each() -> bool:
+    return any(map(torch.is_autocast_enabled, KINDS))
+
+
+# Asked in each product and at each point: in C, which does not know of MPS.
+any_autocast: Callable[[], bool] = (
+    _asked_of_each if torch.backends.mps.is_built() else getattr(torch._C, "_is_any_autocast_enabled", _asked_of_each)
+)
+"""``any_autocast()``: whether this thread is under autocast for any kind of device."""
 
 
 class Autocast:
@@ -29,6 +40,11 @@ class Autocast:
     def __init__(self, dtypes: Dtypes | None = None) -> None:
         self.dtypes = _dtypes() if dtypes is None else dtypes
         self.is_on = self.dtypes is not _OFF
+
+    @staticmethod
+    def now() -> Autocast:
+        """The same, which is one object where autocast is off."""
+        return Autocast() if any_autocast() else _none
 
     def is_now(self) -> bool:
         """Whether this thread is under the same autocast now."""
@@ -49,10 +65,13 @@ class Autocast:
 
 
 def _dtypes() -> Dtypes:
-    if not any(map(torch.is_autocast_enabled, KINDS)):
+    if not any_autocast():
         return _OFF
     return tuple([torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None for kind in KINDS])
 
+
+_none = Autocast.__new__(Autocast)
+_none.dtypes, _none.is_on = _OFF, False
 
 # Those that may multiply matrices of float32 in less: each has its own setting, of the process.
 _BACKENDS: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]  # no types there

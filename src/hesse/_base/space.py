@@ -36,15 +36,19 @@ class Space:
         for leaf in leaves:
             dtype = leaf.dtype
             self.leaves.append(leaf.detach())
-            self.lengths.append(leaf.numel() * (2 if dtype.is_complex else 1))
+            self.lengths.append(2 * leaf.numel() if dtype.is_complex else leaf.numel())
             if dtype != self.dtype:
                 self.dtype = torch.promote_types(self.dtype, dtype.to_real())
         self.size = self.whole_size = sum(self.lengths)
         # Dense real leaves of the flat vectors' own dtype and device need no cast.
         self._is_plain = True
         for leaf in leaves:
-            is_alike = leaf.dtype == self.dtype and leaf.device == self.device and leaf.layout == torch.strided
-            if not is_alike or is_dtensor(leaf):
+            if (
+                leaf.dtype != self.dtype
+                or leaf.device != self.device
+                or leaf.layout != torch.strided
+                or (type(leaf) is not Tensor and is_dtensor(leaf))
+            ):
                 self._is_plain = False
         # A lone vector is flat as it is: views of it would take as long as a small product.
         self._is_vector = self._is_plain and len(leaves) == 1 and leaves[0].dim() == 1

@@ -66,9 +66,10 @@ def _is_flat(spec: Spec) -> bool:
 
 def check_tensors(leaves: Sequence[Any], spec: Spec, what: str, name: str) -> None:
     """Raise unless there are leaves and all of them are tensors; ``what`` they are is named in the sentence."""
-    for path, leaf in zip(spec.paths, leaves, strict=True):
+    for number, leaf in enumerate(leaves):
         if isinstance(leaf, Tensor):
             continue
+        path = spec.paths[number]
         start = f"The {what} given to {name} must be either a Tensor or a tuple of Tensors but the"
         if not path:
             raise TypeError(f"{start} given {what} has type {type(leaf)}.")

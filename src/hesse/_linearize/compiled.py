@@ -34,6 +34,7 @@ from hesse._linearize.program.explained import described, refused
 from hesse._linearize.program.surroundings import Sorted, Surroundings
 from hesse._linearize.protocol import Direction, Leaves, Linearization, Map
 from hesse._linearize.shared import Shared
+from hesse._rules.scope import transform_level
 
 if TYPE_CHECKING:
     from hesse._linearize.program.backends import Backend
@@ -101,10 +102,11 @@ class Compiled:
         With ``shared`` it is one of several at this point: a program is compared with the tape at the first of them.
         With ``lone`` one product is expected, which is one program where the map has one.
         """
-        tape.refuse_inside_transform()
+        if transform_level() is not None:
+            tape.refuse_inside_transform()
         if self.refusal is not None:
             return tape.linearize(map, point, name=name)
-        linearization: Linearization = untraced(self._linearize)(map, point, arguments, name, shared, lone)
+        linearization: Linearization = untraced(self._by_program)(map, point, arguments, name, shared, lone)
         return linearization
 
     def forget(self) -> None:
@@ -116,15 +118,6 @@ class Compiled:
         """Spent on capturing and compiling, at all points so far."""
         return sum(program.seconds for program in self.programs)
 
-    def _linearize(
-        self, map: Map, point: Leaves, arguments: Any, name: str, shared: Shared | None, lone: bool
-    ) -> Linearization:
-        try:
-            return self._by_program(map, point, arguments, name, shared, lone)
-        except FoundWrongError as error:
-            self._discard(error.program)
-            return self._by_program(map, point, arguments, name, shared, lone)
-
     def _by_program(
         self, map: Map, point: Leaves, arguments: Any, name: str, shared: Shared | None, lone: bool
     ) -> Linearization:
@@ -134,10 +127,14 @@ class Compiled:
         except CaptureError as error:
             # What the function itself raises passes through unchanged.
             return self._instead(error, tape.linearize(map, point, name=name))
-        if lone and program.has_lone_product():
-            return self._lone(program, inputs, map, point, arguments, name)
-        is_known = shared is not None and program in shared.trusted
-        linearization = self._halves(program, inputs, map, point, name, counts=not is_known)
+        try:
+            if lone and program.has_lone_product:
+                return self._lone(program, inputs, map, point, arguments, name)
+            is_known = shared is not None and program in shared.trusted
+            linearization = self._halves(program, inputs, map, point, name, counts=not is_known)
+        except FoundWrongError as error:
+            self._discard(error.program)
+            return self._by_program(map, point, arguments, name, shared, lone)
         if shared is not None and linearization.engine == "compiled":
             shared.trusted.add(program)
         return linearization
@@ -157,24 +154,28 @@ class Compiled:
     def _lone(
         self, program: Program, inputs: list[Tensor], map: Map, point: Leaves, arguments: Any, name: str
     ) -> Linearization:
-        def linearize() -> Linearization:
-            is_due = self._is_due(program, "halves")
-            is_same = not is_due or self._is_as_it_was(program, inputs, point, arguments)
-            if not is_same and not program.points["halves"]:
-                raise StalePointError(
-                    f"What the function reads has changed since this {name} was made, and its gradient was not computed"
-                    " yet. Call at(inputs) for the operator at the present values."
-                )
-            try:
-                return self._halves(program, inputs, map, point, name, counts=is_same)
-            except FoundWrongError as error:
-                self._discard(error.program)
-                return self._by_program(map, point, arguments, name, None, lone=False)
-
+        linearize = functools.partial(self._later, program, inputs, map, point, arguments, name)
         if self._is_due(program, "lone"):
             return self._verified(program, inputs, map, point, name, linearize)
         program.points["lone"] += 1
         return LoneProduct(program, inputs, linearize)
+
+    def _later(
+        self, program: Program, inputs: list[Tensor], map: Map, point: Leaves, arguments: Any, name: str
+    ) -> Linearization:
+        """By two halves, where a point was served as a lone product before."""
+        is_due = self._is_due(program, "halves")
+        is_same = not is_due or self._is_as_it_was(program, inputs, point, arguments)
+        if not is_same and not program.points["halves"]:
+            raise StalePointError(
+                f"What the function reads has changed since this {name} was made, and its gradient was not computed"
+                " yet. Call at(inputs) for the operator at the present values."
+            )
+        try:
+            return self._halves(program, inputs, map, point, name, counts=is_same)
+        except FoundWrongError as error:
+            self._discard(error.program)
+            return self._by_program(map, point, arguments, name, None, lone=False)
 
     def _surroundings(self, arguments: Any, point: Leaves, beside: Surroundings | None = None) -> Surroundings:
         """Everything found now."""
@@ -369,7 +370,7 @@ class Compiled:
             drawn = f", and it draws by {', '.join(program.draws)}" if program.draws else ""
             raise CaptureError(f"{error}{drawn}") from error
         if isinstance(ours, LoneProduct):
-            ours.is_counted = True
+            ours.is_counted = ours.is_evaluated = True
         self._keep(program)
         program.points[form] = number
         if program in self._origins:

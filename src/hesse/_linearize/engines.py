@@ -135,7 +135,11 @@ class Engines:
     @property
     def refusal(self) -> str | None:
         """Why there is no program, or None."""
-        return self._refusal or next((kind.refusal for kind in self._by_kind.values() if kind.refusal), None)
+        # No generator: this is asked at each point.
+        for kind in self._by_kind.values():
+            if kind.refusal:
+                return self._refusal or kind.refusal
+        return self._refusal
 
     @property
     def programs(self) -> int:

@@ -7,12 +7,11 @@ that was changed; it only cannot be named.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,13 +19,8 @@ from torch import Tensor
 from hesse._autograd.captured import Name, full_name, same
 from hesse._base.errors import ClosedError, StalePointError
 from hesse._base.several_ranks import is_dtensor
+from hesse._linearize.contiguous import INTEGERS, SAMPLES_A_DIMENSION, WHOLE, Contiguous
 from hesse._linearize.tape import CLOSED
-
-# A tensor of at most this many elements is compared whole, a larger one by some along each dimension.
-_WHOLE = 4096
-_SAMPLES_A_DIMENSION = 8
-# Of as many bytes.
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
@@ -79,7 +73,8 @@ class Remembered:
         # The names, beside, of those whose numbers are remembered there.
         self._twins: dict[Name, Name] = {}
         self._others: list[State] = []
-        self._whole = _Whole()
+        self._groups: list[_Samples] = []
+        self._whole = Contiguous()
         # Of these an address is read without a call of Python's.
         self._all_shown = True
         groups: dict[tuple[torch.device, torch.dtype, torch.Size], tuple[list[Name], list[Tensor]]] = {}
@@ -97,21 +92,17 @@ class Remembered:
             self._tensors.append(tensor)
             self._versions.append(tensor._version)
             self._addresses.append(where)
-            sample = _sample(tensor)
-            if sample is None:
-                continue
-            twin = beside._sampled.get(_place(tensor)) if beside is not None and where else None
-            if twin is not None:
+            is_shown = is_plain and where and tensor.layout == torch.strided and not tensor.is_nested
+            if is_shown and beside is not None and (twin := beside._sampled.get(_place(tensor))) is not None:
                 self._twins[name] = twin
-            elif where and sample.is_cpu and sample.is_contiguous():
-                self._whole.add(name, sample)
+            elif (is_shown and self._whole.add(name, tensor)) or (sample := _sample(tensor)) is None:
+                continue
             elif (part := _comparable(sample)) is None:
                 self._others.append(State.of(name, tensor))
             else:
                 names, parts = groups.setdefault((part.device, tensor.dtype, part.shape[1:]), ([], []))
                 names.append(name)
                 parts.append(part)
-        self._groups: list[_Samples] = []
         for (_, dtype, _), (names, parts) in groups.items():
             self._groups.append(_Samples.of(names, parts, dtype))
 
@@ -165,9 +156,12 @@ class Remembered:
 
     def written(self) -> set[Name]:
         """The names of tensors whose numbers have changed."""
+        # Memory that is elsewhere now may be gone.
+        pairs = zip(self._names, self._tensors, self._addresses, strict=True)
+        there = {name for name, tensor, where in pairs if address(tensor) == where}
         # Other bits may be the same number, as of -0.0 and 0.0.
-        written = [name for group in self._groups for name in group.changed()]
-        return {*self._whole.changed(), *written, *[state.name for state in self._others if state.has_changed()]}
+        written = [name for group in self._groups for name in group.changed(there)]
+        return {*self._whole.changed(there), *written, *[state.name for state in self._others if state.has_changed()]}
 
     def changed(self, written: set[Name]) -> Name | None:
         """The name of the first tensor that has moved, or that is among those written into."""
@@ -298,45 +292,10 @@ def _sample(tensor: Tensor) -> Tensor | None:
         return None
     if tensor.is_meta or tensor.is_nested or tensor.dtype == torch.complex32:
         return None
-    if tensor.numel() <= _WHOLE:
+    if tensor.numel() <= WHOLE:
         return tensor.detach()
-    steps = [slice(None, None, max(1, size // _SAMPLES_A_DIMENSION)) for size in tensor.shape]
+    steps = [slice(None, None, max(1, size // SAMPLES_A_DIMENSION)) for size in tensor.shape]
     return tensor.detach()[tuple(steps)]
-
-
-class _Whole:
-    """Tensors of the CPU that are compared whole, as bytes: what they held is not gathered first.
-
-    Attributes:
-        now: their memory, which lies there while they do not move.
-        then: what it held.
-    """
-
-    def __init__(self) -> None:
-        self.names: list[Name] = []
-        # Arrays of ctypes, which bytes are compared with.
-        self.now: list[Any] = []
-        self.then: list[bytearray] = []
-        # They keep the memory alive.
-        self._tensors: list[Tensor] = []
-
-    def add(self, name: Name, tensor: Tensor) -> None:
-        """One more, whose elements lie one after the other."""
-        memory = (ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr())
-        self.names.append(name)
-        self.now.append(memory)
-        self.then.append(bytearray(memory))
-        self._tensors.append(tensor)
-
-    def changed(self) -> list[Name]:
-        """The names of those that hold other numbers now, where their memory is what it was."""
-        found = []
-        for name, tensor, memory, then in zip(self.names, self._tensors, self.now, self.then, strict=True):
-            if memory != then and tensor.data_ptr() == ctypes.addressof(memory):
-                dtype = torch.uint8 if tensor.is_quantized else tensor.dtype
-                if not same(torch.frombuffer(memory, dtype=dtype), torch.frombuffer(then, dtype=dtype)):
-                    found.append(name)
-        return found
 
 
 class _Samples(NamedTuple):
@@ -356,15 +315,15 @@ class _Samples(NamedTuple):
     def of(names: list[Name], now: list[Tensor], dtype: torch.dtype) -> _Samples:
         return _Samples(names, now, now[0].clone() if len(now) == 1 else torch.cat(now), dtype)
 
-    def changed(self) -> list[Name]:
-        """The names of those that hold other numbers now."""
+    def changed(self, there: Container[Name] | None = None) -> list[Name]:
+        """The names of those that hold other numbers now, of all or of those that are still there."""
         then = self.then.split_with_sizes([len(sample) for sample in self.now])
         # The parts of a complex number may be apart.
         dtype = self.dtype.to_real() if self.dtype == torch.complex128 and not self.then.is_complex() else self.dtype
         return [
             name
             for name, sample, before in zip(self.names, self.now, then, strict=True)
-            if not same(sample.view(dtype), before.view(dtype))
+            if (there is None or name in there) and not same(sample.view(dtype), before.view(dtype))
         ]
 
 
@@ -378,7 +337,7 @@ def _comparable(sample: Tensor) -> Tensor | None:
     if not sample.is_cpu:
         if sample.dtype == torch.complex128:
             sample = torch.view_as_real(sample)
-        sample = sample.view(_INTEGERS[sample.element_size()])
+        sample = sample.view(INTEGERS[sample.element_size()])
     return sample.view(-1) if sample.dim() != 1 and sample.is_contiguous() else sample
 
 

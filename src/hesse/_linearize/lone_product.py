@@ -49,18 +49,15 @@ class LoneProduct(Linearization):
         self._inputs: Sequence[Tensor] | None = inputs
         self._made: Linearization | None = None
         self.is_counted = is_counted
-        self._autocast = Autocast()
+        # Whether the outputs are known by now, from the halves or from a comparison with the tape.
+        self.is_evaluated = False
+        self._autocast = Autocast.now()
         self._is_multiplied = False
 
     @property
     def is_linearized(self) -> bool:
         """Whether products are those of two halves by now."""
         return self._made is not None
-
-    @property
-    def is_evaluated(self) -> bool:
-        """Whether the outputs are known by now, from the halves or from a comparison with the tape."""
-        return self._made is not None or "outputs" in vars(self)
 
     def linearized(self) -> Linearization:
         """The linearization by two halves."""
@@ -71,6 +68,7 @@ class LoneProduct(Linearization):
                 made: Linearization = untraced(self._linearize)()
             # The tape where a comparison refused the halves.
             self._made, self._inputs, self.engine = made, None, made.engine
+            self.is_evaluated = True
         return self._made
 
     @functools.cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -132,20 +133,23 @@ class Hessian(PointOperator):
         func = self._func
         at = check_point(self._entry, func, inputs, self._argnums)
         self._at, self._inputs = at, inputs
-        followed = followed_function(self._entry, func, inputs, at, self._has_aux)
         gradient_at = gradient_map(
-            self._entry, at, self._has_aux, engines.options.create_graph, self._batch_dim, followed
+            self._entry,
+            at,
+            self._has_aux,
+            engines.options.create_graph,
+            self._batch_dim,
+            functools.partial(followed_function, self._entry, func, inputs, at, self._has_aux),
         )
 
         def term(linearize: Linearize) -> HessianTerm:
             return HessianTerm(linearize("gradient", gradient_at, at.leaves, inputs), at.leaves)
 
         variables = Space(at.leaves, at.spec, self._entry)
-        point = at_point(
-            self._entry,
-            self.ranks,
-            lambda: FunctionPoint(variables, engines, term, lambda: arguments_of(inputs, at), captures=True),
+        make = functools.partial(
+            FunctionPoint, variables, engines, term, functools.partial(arguments_of, inputs, at), captures=True
         )
+        point = at_point(self._entry, self.ranks, make)
         super().__init__(point, point.whole, point.variables, point.variables, symmetric=True)
 
     @property
@@ -238,7 +242,7 @@ def gradient_map(
     has_aux: bool,
     create_graph: bool,
     batch_dim: int | None = None,
-    followed: Followed | None = None,
+    followed: Callable[[], Followed] | None = None,
 ) -> Map:
     """The gradient of a function as a map of its inputs; beside it the value and the auxiliary output.
 
@@ -253,7 +257,7 @@ def gradient_map(
             output, aux = independent.evaluate_each(name, point, x, has_aux)
             found = gradient_to_multiply(output.sum(), x, create_graph)
         if followed is not None and any([entry is None for entry in found]):
-            require_dependence(name, "a function whose value", [output], x, followed)
+            require_dependence(name, "a function whose value", [output], x, followed())
         gradient = zeros_where_none(found, x)
         if batch_dim is not None:
             independent.require_independent(name, output, gradient, x)

@@ -207,7 +207,7 @@ class Operator(LinearMap):
 
     def __copy__(self) -> Self:
         fresh = object.__new__(type(self))
-        vars(fresh).update(vars(self))
+        fresh.__dict__ = vars(self).copy()
         return fresh
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:

@@ -55,12 +55,11 @@ class Point(abc.ABC):
 
     def __init__(self, variables: Space, engines: Engines, *, strict: bool) -> None:
         self.variables, self.engines = variables, engines
-        self.autocast = precision.Autocast()
+        self.autocast = precision.Autocast.now()
         self._strict = strict
         self.create_graph = engines.options.create_graph
-        everything = tuple(range(len(variables.leaves)))
         # All leaves of a vector, and of a product.
-        self.whole = Part(everything, everything)
+        self.whole = Part.whole(len(variables.leaves))
         self.asked = 0
         # Which terms and widths were compared with single products here.
         self._compared: set[Hashable] = set()
@@ -129,8 +128,7 @@ class Point(abc.ABC):
 
         Of one term alone, products may share memory with the vector.
         """
-        # Asked in C, since most products are under no autocast at all.
-        if (self.autocast.is_on or any(map(torch.is_autocast_enabled, precision.KINDS))) and not self.autocast.is_now():
+        if (self.autocast.is_on or precision.any_autocast()) and not self.autocast.is_now():
             with self.autocast.again():
                 return self.multiply(entries, part, transposed)
         total: list[Tensor] = []
@@ -230,11 +228,12 @@ class PointOperator(Operator):
 
     def __init__(self, point: Point, part: Part, domain: Space, range_: Space, *, symmetric: bool) -> None:
         self._point, self._part = point, part
-        self._transposed_part = Part(part.targets, part.sources)
         self.domain, self.range = domain, range_
         self.shape = (range_.whole_size, domain.whole_size)
         self.shards = domain.shards if isinstance(domain, ShardedSpace) else None
-        self.dtype, self.device = torch.promote_types(domain.dtype, range_.dtype), domain.device
+        self.dtype, self.device = domain.dtype, domain.device
+        if range_.dtype != self.dtype:
+            self.dtype = torch.promote_types(self.dtype, range_.dtype)
         self.symmetric = symmetric
         self.differentiable = point.create_graph
         self.ranks = point.ranks
@@ -246,8 +245,7 @@ class PointOperator(Operator):
     def _moved(self, where: Any) -> Self:
         """The operator at another point, with what was decided at this one."""
         self._point.engines.leave(self._point.asked)
-        fresh = object.__new__(type(self))
-        vars(fresh).update(vars(self))
+        fresh = self.__copy__()
         untraced(fresh._move)(where, self._point.engines, self._point)
         fresh._point.inherit(self._point)
         return fresh
@@ -291,7 +289,7 @@ class PointOperator(Operator):
 
     def _sides(self, transposed: bool) -> tuple[Space, Space, Part]:
         if transposed:
-            return self.range, self.domain, self._transposed_part
+            return self.range, self.domain, Part(self._part.targets, self._part.sources)
         return self.domain, self.range, self._part
 
     def multiply_leaves(self, entries: list[Tensor]) -> list[Tensor]:

@@ -6,6 +6,7 @@ predictions. An operator at a point is a weighted sum of terms (``point.py``).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -25,6 +26,13 @@ class Part(NamedTuple):
 
     sources: tuple[int, ...]
     targets: tuple[int, ...]
+
+    @staticmethod
+    @functools.lru_cache(maxsize=64)
+    def whole(count: int) -> Part:
+        """All of so many leaves, of both."""
+        everything = tuple(range(count))
+        return Part(everything, everything)
 
 
 class Term(Protocol):

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from hesse._autograd.gradients import memory_of
 from hesse._autograd.thread_state import interruptible
+from hesse._base.precision import any_autocast
 from hesse._linearize.program.known_values import identifying
 from hesse._linearize.program.parts import Parts, Replay, Which
 from hesse._linearize.program.runs import Run, run_as_it_is, without_wrapper
 from hesse._linearize.program.surroundings import Surroundings, layout
-from hesse._linearize.program.undisturbed import results, undisturbed
+from hesse._linearize.program.undisturbed import run_undisturbed, undisturbed
 from hesse._linearize.protocol import Direction, Leaves, Map, Sources
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class Program:
         first: the first half, once it is compiled.
         runs: the compiled replays, by kind and the number of vectors at once, which is None for a single vector.
         shared: of each of them, positions of products that share memory with inputs or with each other.
+        has_lone_product: whether the product can be one program: the map draws nothing, changes nothing, and no rule is
+            missing.
     """
 
     def __init__(self, parts: Parts, plain: tuple[Any, ...], backend: Callable[[], Backend], seconds: float) -> None:
@@ -73,6 +76,8 @@ class Program:
         self.first: Run | None = None
         self.runs: dict[tuple[Which, int | None], Run] = {}
         self.shared: dict[tuple[Which, int | None], list[int]] = {}
+        needs_first = parts.draws or parts.changed or parts.has_exception
+        self.has_lone_product = "lone" in parts.replays and not needs_first
 
     @staticmethod
     def captured(
@@ -127,18 +132,14 @@ class Program:
             known = self.parts.known.values(lambda key: surroundings.the_one(self.parts.names[key]))
             if identifying(known) != self.parts.expected:
                 return None
-        for constant, position in zip(self.parts.constants, self.parts.positions, strict=True):
-            given.append(constant if position is None else known[position])
+        if self.parts.constants:
+            for constant, position in zip(self.parts.constants, self.parts.positions, strict=True):
+                given.append(constant if position is None else known[position])
         # Compiled code does not know of lazy conjugation and negation.
         return [
             tensor.detach().resolve_conj().resolve_neg() if tensor.is_conj() or tensor.is_neg() else tensor.detach()
             for tensor in given
         ]
-
-    def has_lone_product(self) -> bool:
-        """Whether the product can be one program: the map draws nothing, changes nothing, and no rule is missing."""
-        needs_first = self.draws or self.parts.changed or self.parts.has_exception
-        return "lone" in self.parts.replays and not needs_first
 
     def sources(self, surroundings: Surroundings) -> Sources:
         """What products are by: positions in the point, and captured tensors."""
@@ -165,12 +166,12 @@ class Program:
             # Operator by operator it draws the same numbers, in the same order, as the tape. It is never saved.
             half = parts.first
             run = run_as_it_is(cast("Graph", half)) if self.draws else compiled_half(half, self._backend())
-            found = _run(run, inputs)
+            found = run_undisturbed(run, list(inputs))
             # The first run compiles the steps of recurrences.
             self.seconds += time.perf_counter() - began
             self.first = without_wrapper(run)
         else:
-            found = _run(self.first, inputs)
+            found = run_undisturbed(self.first, list(inputs))
         found = found[parts.num_added :]
         first, kept = found[: parts.num_first], found[parts.num_first :]
         taken = {memory_of(tensor) for tensor in (*inputs, *kept)} - {None}
@@ -191,16 +192,19 @@ class Program:
         With ``count``, products with as many vectors, one a row, by a half of its own. For a lone product, ``kept`` are
         the inputs of the first half, which does not run.
         """
-        part = self.parts.replays[which]
+        part, half = self.parts.replays[which], (which, count)
         given = list(map(kept.__getitem__, part.kept))
-        for i, stand_in in zip(part.vectors, part.stand_ins, strict=True):
+        for i, stand_in in zip(part.vectors, part.stand_ins):  # noqa: B905  # asking costs time in each product
             vector = vectors.get(i)
             given.append(_zeros_like(stand_in, count) if vector is None else _laid_out(vector, stand_in.dtype))
-        half = which, count
         run = self.runs.get(half)
         if run is None:
             return self._first_replay(part, given, which, count)
-        products = results(run, given)
+        # Of tensors that require no gradients: it is all the same whether gradients are on.
+        if torch.is_inference_mode_enabled() or any_autocast():
+            products = run_undisturbed(run, given)
+        else:
+            products = list(run(given))
         for i in self.shared[half]:
             products[i] = products[i].clone()
         return products
@@ -225,11 +229,6 @@ class Program:
         self.runs[which, count], self.shared[which, count] = without_wrapper(run), shared
         self.seconds += time.perf_counter() - began
         return products
-
-
-def _run(run: Run, inputs: Sequence[Tensor]) -> list[Tensor]:
-    with undisturbed():
-        return list(run(list(inputs)))
 
 
 def _laid_out(vector: Tensor, dtype: torch.dtype) -> Tensor:

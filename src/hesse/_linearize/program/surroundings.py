@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import itertools
+import operator
 import types
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from hesse._autograd.captured import reach
 from hesse._base import trees
+from hesse._base.precision import any_autocast
 
 Plain = tuple[str, str, Any]
 """Name, kind and value of something that is no tensor, so that equal values are equal parts of a program."""
@@ -50,13 +52,16 @@ class Sorted:
 
     def changing(self) -> tuple[Plain, ...]:
         """Of everything else, as it is now; a lazy parameter has nothing yet."""
-        functions = [(name, "function", function.__code__) for name, function in self._functions]
-        tensors = [
-            (name, "tensor", (tensor.shape, tensor.dtype, tensor.requires_grad))
-            for name, tensor in self.tensors.items()
-            if not torch.nn.parameter.is_lazy(tensor)
-        ]
-        return (*functions, *tensors, *[plain(*pair) for pair in self._arrays])
+        changing = [(name, "function", function.__code__) for name, function in self._functions]
+        if self.tensors:
+            changing += [
+                (name, "tensor", (tensor.shape, tensor.dtype, tensor.requires_grad))
+                for name, tensor in self.tensors.items()
+                if not torch.nn.parameter.is_lazy(tensor)
+            ]
+        if self._arrays:
+            changing += [plain(*pair) for pair in self._arrays]
+        return tuple(changing)
 
 
 _CHANGING = Tensor, np.ndarray, types.FunctionType
@@ -85,18 +90,19 @@ class Surroundings:
         if beside is not None:
             self.tensors = {**beside.tensors, **self.tensors}
             self.plain += beside.plain[1:]
-        own = {id(variable) for variable in variables}
         leaves, spec = trees.flatten(arguments)
-        order = []
-        for place, leaf in enumerate(leaves):
-            if id(leaf) in own:
-                order.append(spec.paths[place])
-            else:
-                found = Sorted(list(reach(leaf, f"the argument {trees.path_name(spec.paths[place])}")))
-                self.tensors = {**self.tensors, **found.tensors}
-                self.plain += found.fixed, found.changing()
+        order = spec.paths
+        # As a rule all arguments are variables.
+        if len(leaves) != len(variables) or not all(map(operator.is_, leaves, variables)):
+            own = {id(variable) for variable in variables}
+            order = tuple([spec.paths[place] for place, leaf in enumerate(leaves) if id(leaf) in own])
+            for place, leaf in enumerate(leaves):
+                if id(leaf) not in own:
+                    found = Sorted(list(reach(leaf, f"the argument {trees.path_name(spec.paths[place])}")))
+                    self.tensors = {**self.tensors, **found.tensors}
+                    self.plain += found.fixed, found.changing()
         # Equal dicts may hold their entries in different orders.
-        self.plain += ((("the order of the inputs", "paths", tuple(order)),),)
+        self.plain = (*self.plain, (("the order of the inputs", "paths", order),))
 
     def names_by_tensor(self) -> dict[int, tuple[str, ...]]:
         """All names of each tensor, by its identity."""
@@ -165,12 +171,13 @@ _SETTINGS = (
 
 def settings() -> tuple[Any, ...]:
     """Settings of this thread and process that change what the operations of a function do."""
+    is_cast = any_autocast()
     return (
         torch.get_default_dtype(),
         # The default is a mode, and without one there is nothing to look for.
         str(torch.get_default_device()) if torch._C._len_torch_function_stack() else "cpu",
         torch.are_deterministic_algorithms_enabled(),
         torch.get_float32_matmul_precision(),
-        torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"),
-        torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda"),
+        is_cast and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"),
+        is_cast and torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda"),
     )

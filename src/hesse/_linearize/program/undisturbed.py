@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hesse._autograd.thread_state import inference_mode, interruptible
+from hesse._base.precision import any_autocast
 
 
 class undisturbed:
@@ -21,7 +22,7 @@ class undisturbed:
         # No generator, and a stack only where it is needed: they take longer than the arithmetic of a small program.
         self._gradients = torch.is_grad_enabled()
         self._others: contextlib.ExitStack | None = None
-        if torch.is_inference_mode_enabled() or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        if torch.is_inference_mode_enabled() or any_autocast():
             self._others = contextlib.ExitStack()
             if torch.is_inference_mode_enabled():
                 self._others.enter_context(inference_mode(False))
@@ -35,17 +36,8 @@ class undisturbed:
             self._others.close()
 
 
-def results(run: Callable[[list[Tensor]], Sequence[Tensor]], given: list[Tensor]) -> list[Tensor]:
-    """``run(given)`` undisturbed, of tensors that require no gradients.
-
-    Of these it is all the same whether gradients are on, and as a rule nothing has to be changed, nor put back.
-    """
-    if torch.is_inference_mode_enabled() or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
-        return _apart(run, given)
-    return list(run(given))
-
-
 @interruptible
-def _apart(run: Callable[[list[Tensor]], Sequence[Tensor]], given: list[Tensor]) -> list[Tensor]:
+def run_undisturbed(run: Callable[[list[Tensor]], Sequence[Tensor]], given: list[Tensor]) -> list[Tensor]:
+    """``run(given)``, whatever surrounds the call."""
     with undisturbed():
         return list(run(given))
