@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
@@ -130,3 +130,23 @@ def test_a_batch_that_cannot_be_cut_is_taken_whole_with_a_warning() -> None:
     with pytest.warns(UserWarning, match="is not known to be a mean over rows, so it is not cut up"):
         H = hesse.LossHessian(mlp(), contrast, (X, CLASSES), memory="1000B")
     torch.testing.assert_close(H.to_dense(), expected)
+
+
+def test_a_loss_that_draws_and_does_not_say_its_reduction_is_asked_for() -> None:
+    model, batches = nn.Sequential(mlp(), nn.Dropout(0.3)), [(X[:6], CLASSES[:6]), (X[6:], CLASSES[6:])]
+
+    def total(prediction: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(prediction, target, reduction="sum")
+
+    with pytest.raises(ValueError, match=r"draws random numbers, .* Give reduction='mean' or reduction='sum'"):
+        hesse.LossHessian(model, total, batches)
+    hesse.LossHessian(model, total, batches, weight=lambda batch: len(batch[1]))
+    hesse.LossHessian(model, nn.CrossEntropyLoss(), batches)
+
+
+def test_a_loss_of_each_row_is_reduced_by_who_calls_it() -> None:
+    def call(model: nn.Module, loss: Any, batch: Any) -> Tensor:
+        return loss(model(batch[0]), batch[1]).mean()
+
+    H = hesse.LossHessian(mlp(), nn.CrossEntropyLoss(reduction="none"), loader(X, CLASSES), call=call)
+    torch.testing.assert_close(H.value, F.cross_entropy(mlp()(X), CLASSES).detach())

@@ -111,6 +111,11 @@ def agree(whole: float, parts: list[float], allowed: float) -> bool:
 def settle(finding: Finding, asked: Reduction | None, said: str | None, name: str) -> Reduction:
     """The reduction to use, or one sentence that says why the batches' losses cannot be put together."""
     wanted = asked or said
+    if finding.drew and wanted is None:
+        raise ValueError(
+            f"The loss given to {name} draws random numbers, as dropout does, so its rows do not show whether it is the"
+            " mean or the sum of their losses. Give reduction='mean' or reduction='sum'."
+        )
     if not finding.halved or finding.drew:
         return "sum" if wanted == "sum" else "mean"
     if wanted in finding.fits or (wanted is None and len(finding.fits) == 1):
