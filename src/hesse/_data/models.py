@@ -24,6 +24,7 @@ from hesse._data.losses import (
 )
 from hesse._data.mesh_model import MeshModel, mesh_of
 from hesse._data.objective import Counted, Prediction, require_scalar
+from hesse._data.own_batch import OwnBatch
 from hesse._data.parallel_model import ParallelModel
 from hesse._data.parameters import Params, select
 from hesse._data.private_model import Model, Private, settings
@@ -112,6 +113,7 @@ class ModelObjective:
         self.known = recognize(loss) if call is None else None
         self.device = model.device()
         self._row_shape: tuple[int, ...] | None = None
+        self._own_batch = OwnBatch(name)
         if loss is None and output is not None:
             raise TypeError(f"{name} needs a loss of the prediction and target that output= gives but got None.")
 
@@ -151,7 +153,7 @@ class ModelObjective:
         """The loss of a batch at the parameters x."""
 
         def evaluate(private: Private) -> tuple[Tensor, Counted]:
-            value, counted = self._value(private, batch)
+            value, counted = self._own_batch(batch, lambda own: self._value(private, own))
             self.model.require_followed([value], x)
             return value, counted
 
@@ -163,7 +165,7 @@ class ModelObjective:
         """The prediction for a batch at the parameters x."""
 
         def evaluate(private: Private) -> Prediction:
-            prediction = self._predict(private, batch)
+            prediction = self._own_batch(batch, lambda own: self._predict(private, own))
             self.model.require_followed(prediction.leaves, x)
             return prediction
 

@@ -119,7 +119,10 @@ class Model(Spared):
                 return self._run_first(x, evaluate)
             except _Kept as kept:
                 return self._run_without(kept, x, evaluate)
-        return evaluate(self._private(x, self._blueprint.plain if self._written is None else self._written))
+        try:
+            return evaluate(self._private(x, self._blueprint.plain if self._written is None else self._written))
+        except _Kept as kept:
+            raise RuntimeError(str(kept)) from None
 
     def _run_without(self, kept: _Kept, x: Sequence[Tensor], evaluate: Callable[[Private], Result]) -> Result:
         """Like ``_run_first``, by copies that are without what the model keeps of its earlier evaluations.
