@@ -116,3 +116,18 @@ def test_what_later_evaluations_alone_write_is_refused() -> None:
     H = hesse.LossHessian(seeded(Network, seldom), nn.CrossEntropyLoss(), batches, output=output)
     with pytest.raises(RuntimeError, match="writes into its batch, as earlier ones did not"):
         H.matvec(torch.ones(35, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("operator", [hesse.LossHessian, hesse.GaussNewton, hesse.EmpiricalFisher])
+def test_a_loss_that_masks_its_targets_masks_its_own(operator: Any) -> None:
+    def masked(prediction: Tensor, target: Tensor) -> Tensor:
+        target[target == 2] = -100
+        return F.cross_entropy(prediction, target)
+
+    model, y = nn.Linear(4, 3).double(), CLASSES.clone()
+    H = operator(model, masked, (X, y), reduction="mean", weight=lambda batch: (batch[1] != 2).sum())
+    expected = operator(model, nn.CrossEntropyLoss(), (X, y.masked_fill(y == 2, -100)))
+    v = torch.linspace(-1, 1, 15, dtype=torch.float64)
+    torch.testing.assert_close(H @ v, expected @ v)
+    torch.testing.assert_close(H.at() @ v, expected @ v)
+    assert torch.equal(y, CLASSES)

@@ -113,7 +113,7 @@ class ModelObjective:
         self.known = recognize(loss) if call is None else None
         self.device = model.device()
         self._row_shape: tuple[int, ...] | None = None
-        self._own_batch = OwnBatch(name)
+        self._own_batch, self._own_target = OwnBatch(name), OwnBatch(name)
         if loss is None and output is not None:
             raise TypeError(f"{name} needs a loss of the prediction and target that output= gives but got None.")
 
@@ -254,7 +254,12 @@ class ModelObjective:
         """The loss of a prediction with other tensors in the place of its floating-point ones."""
         # What a module writes into itself must not reach the user's.
         loss = self.loss if self.model.as_it_is.functions[0] is self.loss else self.model.functions()[0]
-        return require_scalar(self._compared(refusing_models(self.name, loss), prediction, leaves), self.name)
+        loss = refusing_models(self.name, loss)
+
+        def compared(target: Any) -> Any:
+            return self._compared(loss, prediction._replace(counted=Counted(target=target)), leaves)
+
+        return require_scalar(self._own_target(prediction.target, compared), self.name)
 
     def _compared(self, loss: Any, prediction: Prediction, leaves: Sequence[Tensor]) -> Any:
         """What the loss says of a prediction and its target."""
