@@ -101,8 +101,12 @@ def test_rows_that_act_on_each_other_are_refused_over_several_batches() -> None:
     def contrast(f: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return (f @ f.T).logsumexp(1).mean()
 
-    with pytest.raises(ValueError, match="neither the mean nor the sum of its rows' losses"):
-        hesse.LossHessian(mlp(), contrast, loader(X, CLASSES))
+    def balance(f: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(f, y) + 1e-3 * f.softmax(1).mean(0).pow(2).sum()
+
+    for loss in (contrast, balance):
+        with pytest.raises(ValueError, match="neither the mean nor the sum of its rows' losses"):
+            hesse.LossHessian(mlp(), loss, loader(X, CLASSES))
     hesse.LossHessian(mlp(), contrast, (X, CLASSES)).to_dense()
     told = hesse.LossHessian(mlp(), contrast, loader(X, CLASSES), reduction="sum", weight=lambda batch: 1)
     told.to_dense()
@@ -150,3 +154,19 @@ def test_a_loss_of_each_row_is_reduced_by_who_calls_it() -> None:
 
     H = hesse.LossHessian(mlp(), nn.CrossEntropyLoss(reduction="none"), loader(X, CLASSES), call=call)
     torch.testing.assert_close(H.value, F.cross_entropy(mlp()(X), CLASSES).detach())
+
+
+def test_a_loss_that_differentiates_by_the_parameters_is_examined() -> None:
+    def adapted(model: nn.Module, _: Any, batch: Any) -> Tensor:
+        """The mean over rows of the loss after a step for each."""
+        losses = []
+        for x, y in zip(*batch, strict=True):
+            parameters = dict(model.named_parameters())
+            loss = F.cross_entropy(model(x), y)
+            steps = torch.autograd.grad(loss, list(parameters.values()), create_graph=True)
+            moved = {name: p - 0.1 * step for (name, p), step in zip(parameters.items(), steps, strict=True)}
+            losses.append(F.cross_entropy(torch.func.functional_call(model, moved, x), y))
+        return torch.stack(losses).mean()
+
+    H = hesse.LossHessian(mlp(), None, loader(X, CLASSES), call=adapted)
+    torch.testing.assert_close(H.value, adapted(mlp(), None, (X, CLASSES)).detach())
