@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
@@ -101,8 +101,12 @@ def test_rows_that_act_on_each_other_are_refused_over_several_batches() -> None:
     def contrast(f: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return (f @ f.T).logsumexp(1).mean()
 
-    with pytest.raises(ValueError, match="neither the mean nor the sum of its rows' losses"):
-        hesse.LossHessian(mlp(), contrast, loader(X, CLASSES))
+    def balance(f: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(f, y) + 1e-3 * f.softmax(1).mean(0).pow(2).sum()
+
+    for loss in (contrast, balance):
+        with pytest.raises(ValueError, match="neither the mean nor the sum of its rows' losses"):
+            hesse.LossHessian(mlp(), loss, loader(X, CLASSES))
     hesse.LossHessian(mlp(), contrast, (X, CLASSES)).to_dense()
     told = hesse.LossHessian(mlp(), contrast, loader(X, CLASSES), reduction="sum", weight=lambda batch: 1)
     told.to_dense()
@@ -130,3 +134,39 @@ def test_a_batch_that_cannot_be_cut_is_taken_whole_with_a_warning() -> None:
     with pytest.warns(UserWarning, match="is not known to be a mean over rows, so it is not cut up"):
         H = hesse.LossHessian(mlp(), contrast, (X, CLASSES), memory="1000B")
     torch.testing.assert_close(H.to_dense(), expected)
+
+
+def test_a_loss_that_draws_and_does_not_say_its_reduction_is_asked_for() -> None:
+    model, batches = nn.Sequential(mlp(), nn.Dropout(0.3)), [(X[:6], CLASSES[:6]), (X[6:], CLASSES[6:])]
+
+    def total(prediction: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(prediction, target, reduction="sum")
+
+    with pytest.raises(ValueError, match=r"draws random numbers, .* Give reduction='mean' or reduction='sum'"):
+        hesse.LossHessian(model, total, batches)
+    hesse.LossHessian(model, total, batches, weight=lambda batch: len(batch[1]))
+    hesse.LossHessian(model, nn.CrossEntropyLoss(), batches)
+
+
+def test_a_loss_of_each_row_is_reduced_by_who_calls_it() -> None:
+    def call(model: nn.Module, loss: Any, batch: Any) -> Tensor:
+        return loss(model(batch[0]), batch[1]).mean()
+
+    H = hesse.LossHessian(mlp(), nn.CrossEntropyLoss(reduction="none"), loader(X, CLASSES), call=call)
+    torch.testing.assert_close(H.value, F.cross_entropy(mlp()(X), CLASSES).detach())
+
+
+def test_a_loss_that_differentiates_by_the_parameters_is_examined() -> None:
+    def adapted(model: nn.Module, _: Any, batch: Any) -> Tensor:
+        """The mean over rows of the loss after a step for each."""
+        losses = []
+        for x, y in zip(*batch, strict=True):
+            parameters = dict(model.named_parameters())
+            loss = F.cross_entropy(model(x), y)
+            steps = torch.autograd.grad(loss, list(parameters.values()), create_graph=True)
+            moved = {name: p - 0.1 * step for (name, p), step in zip(parameters.items(), steps, strict=True)}
+            losses.append(F.cross_entropy(torch.func.functional_call(model, moved, x), y))
+        return torch.stack(losses).mean()
+
+    H = hesse.LossHessian(mlp(), None, loader(X, CLASSES), call=adapted)
+    torch.testing.assert_close(H.value, adapted(mlp(), None, (X, CLASSES)).detach())

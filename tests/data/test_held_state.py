@@ -379,3 +379,30 @@ def test_what_is_written_into_parameters_is_refused_and_put_back(by_data: bool) 
     with pytest.raises(RuntimeError, match=r"LossHessian writes into its parameter 'linear\.weight'"):
         hesse.LossHessian(model, F.cross_entropy, (X, CLASSES))
     assert torch.equal(model.linear.weight, before)
+
+
+class Averaging(nn.Module):
+    """A loss with an average of its own in a buffer, and a count in an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("average", torch.ones((), dtype=torch.float64))
+        self.calls = 0
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        self.calls += 1
+        loss = F.cross_entropy(prediction, target)
+        self.average.mul_(0.5).add_(0.5 * loss.detach())
+        return loss * self.average
+
+
+@pytest.mark.parametrize("engine", ["tape", "compiled"])
+@pytest.mark.parametrize("operator", [hesse.GaussNewton, hesse.EmpiricalFisher])
+def test_what_a_loss_writes_into_itself_stays_the_users(operator: type, engine: str) -> None:
+    loss, model = Averaging(), nn.Linear(4, 3).double()
+    H = operator(model, loss, (X, CLASSES), reduction="mean", weight=lambda batch: 1, engine=engine)
+    product = H @ torch.ones(15, dtype=torch.float64)
+    assert (loss.average.item(), loss.average._version, loss.calls) == (1.0, 0, 0)
+    value = F.cross_entropy(model(X), CLASSES).detach()
+    torch.testing.assert_close(H.value, value * (1 + value) / 2)
+    torch.testing.assert_close(H.at() @ torch.ones(15, dtype=torch.float64), product)

@@ -16,7 +16,7 @@ from hesse._base import trees
 from hesse._base.errors import warn_caller
 from hesse._base.several_ranks import refuse_repeats
 from hesse._data import rows
-from hesse._data.draws import GeneratorState
+from hesse._data.draws import GeneratorState, drawn_from
 
 # A first pass over data without a length says so after this many batches, and each time it is ten times as many.
 SILENT = 1000
@@ -30,8 +30,8 @@ _END = object()
 class Batches:
     """The batches of ``data``, the same at each pass.
 
-    Every pass begins with the random generators as they were when this was made, so that a loader that shuffles by
-    them gives the same batches again; what differs nevertheless is found by a checksum of each batch.
+    Every pass begins with the random generators as they were when this was made, so that a loader that shuffles or
+    augments by them gives the same batches again; what differs nevertheless is found by a checksum of each batch.
 
     Args:
         data: a tensor, tuple or mapping, which is one batch; or a DataLoader, list or other iterable of batches.
@@ -59,7 +59,7 @@ class Batches:
         self._data = (data,) if is_one_batch(data, pairs=pairs) else data
         self._device = device
         self._name = name
-        self._state = GeneratorState()
+        self._state = GeneratorState() if isinstance(self._data, list | tuple) else GeneratorState(drawn_from(self._data))
         # Of the batches seen so far, in order.
         self.checksums: list[int] = []
         self._complete = False

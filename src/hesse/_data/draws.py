@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import threading
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 
+from hesse._autograd import generators as others
+from hesse._autograd.captured import reach
 from hesse._base.devices import States, generator_states, put_back
 from hesse._base.interrupts import Net
 
@@ -18,12 +24,16 @@ class GeneratorState:
     """Within ``with`` the generators start from the state they had when this was made; afterwards they are as before.
 
     Other threads that draw within one of these wait. ``with state.net, state:`` puts the generators back also where an
-    interrupt comes while ``state`` is entered or left. The generators are PyTorch's own, of every device in use.
+    interrupt comes while ``state`` is entered or left. The generators are PyTorch's own, of every device in use, and
+    ``more``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, more: Sequence[Any] = ()) -> None:
         self._initial = generator_states()
         self._before: States | None = None
+        self._more = more
+        self._more_initially = self._more_now()
+        self._more_before: list[Callable[[], object]] = []
         self._is_alone = False
 
     @property
@@ -33,14 +43,21 @@ class GeneratorState:
 
     def resumed(self) -> Resumed:
         """The same, for one pass in several microbatches."""
-        fresh = Resumed()
-        fresh._initial = self._initial
+        fresh = Resumed(self._more)
+        fresh._initial, fresh._more_initially = self._initial, self._more_initially
         return fresh
+
+    def _more_now(self) -> list[Callable[[], object]]:
+        """What puts the other generators back to where they are now."""
+        return [others.put_back(generator) for generator in self._more]
 
     def __enter__(self) -> None:
         self._is_alone = _ALONE.acquire()
+        self._more_before = self._more_now()
         self._before = generator_states()
         put_back(self._initial)
+        for restore in self._more_initially:
+            restore()
 
     def __exit__(self, *exception: object) -> None:
         self._leave()
@@ -48,6 +65,8 @@ class GeneratorState:
     def _leave(self) -> None:
         if self._before is not None:
             put_back(self._before)
+            for restore in self._more_before:
+                restore()
             self._before = None
         if self._is_alone:
             # On one line, between whose parts no interrupt comes.
@@ -82,5 +101,11 @@ class Resumed(GeneratorState):
     """Within each ``with`` the generators go on from where they were at the end of the one before."""
 
     def __exit__(self, *exception: object) -> None:
-        self._initial = generator_states()
+        self._initial, self._more_initially = generator_states(), self._more_now()
         super().__exit__(*exception)
+
+
+def drawn_from(data: object) -> list[Any]:
+    """The generators beside PyTorch's that data may draw from: those that it holds, and NumPy's and Python's own."""
+    held = {id(value): value for _, value in reach(data) if others.is_own(value)}
+    return [*held.values(), np.random.get_state.__self__, random.getstate.__self__]  # type: ignore[attr-defined]  # both are methods of the generator

@@ -92,9 +92,11 @@ def class_dimension(prediction: Tensor) -> int:
 
 
 def reduction_of(loss: Any) -> str | None:
-    """What a loss says of its reduction, if it does."""
+    """What a loss says of its reduction, if it does; who calls one without a reduction reduces by himself."""
     known = recognize(loss)
     said = getattr(loss, "reduction", None) if known is None else known.reduction
+    if said == "none":
+        return None
     # A mean over rows has another name in some losses.
     return "mean" if said == "batchmean" else said if isinstance(said, str) else None
 

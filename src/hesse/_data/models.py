@@ -24,6 +24,7 @@ from hesse._data.losses import (
 )
 from hesse._data.mesh_model import MeshModel, mesh_of
 from hesse._data.objective import Counted, Prediction, require_scalar
+from hesse._data.own_batch import OwnBatch
 from hesse._data.parallel_model import ParallelModel
 from hesse._data.parameters import Params, select
 from hesse._data.private_model import Model, Private, settings
@@ -89,6 +90,7 @@ class Objective:
         self.known = recognize(loss) if call is None else None
         self.device = self.model.device()
         self._row_shape: tuple[int, ...] | None = None
+        self._own_batch, self._own_target = OwnBatch(name), OwnBatch(name)
         if loss is None and output is not None:
             raise TypeError(f"{name} needs a loss of the prediction and target that output= gives but got None.")
 
@@ -128,7 +130,7 @@ class Objective:
         """The loss of a batch at the parameters x."""
 
         def evaluate(private: Private) -> tuple[Tensor, Counted]:
-            value, counted = self._value(private, batch)
+            value, counted = self._own_batch(batch, lambda own: self._value(private, own))
             self.model.require_followed([value], x)
             return value, counted
 
@@ -140,7 +142,7 @@ class Objective:
         """The prediction for a batch at the parameters x."""
 
         def evaluate(private: Private) -> Prediction:
-            prediction = self._predict(private, batch)
+            prediction = self._own_batch(batch, lambda own: self._predict(private, own))
             self.model.require_followed(prediction.leaves, x)
             return prediction
 
@@ -227,7 +229,14 @@ class Objective:
 
     def loss_of(self, prediction: Prediction, leaves: Sequence[Tensor]) -> Tensor:
         """The loss of a prediction with other tensors in the place of its floating-point ones."""
-        return require_scalar(self._compared(refusing_models(self.name, self.loss), prediction, leaves), self.name)
+        # What a module writes into itself must not reach the user's.
+        loss = self.loss if self.model.as_it_is.functions[0] is self.loss else self.model.functions()[0]
+        loss = refusing_models(self.name, loss)
+
+        def compared(target: Any) -> Any:
+            return self._compared(loss, prediction._replace(counted=Counted(target=target)), leaves)
+
+        return require_scalar(self._own_target(prediction.target, compared), self.name)
 
     def _compared(self, loss: Any, prediction: Prediction, leaves: Sequence[Tensor]) -> Any:
         """What the loss says of a prediction and its target."""

@@ -71,7 +71,9 @@ def make_plan(
         reduction = wanted or "mean"
     else:
         finding = _examined(objective, first, seed, known=(wanted or stated) is not None)
-        reduction = settle(finding, wanted, stated, objective.name)
+        # Who counts the terms of a mean says that it is one.
+        said = stated or ("mean" if settings.weighted and finding.drew else None)
+        reduction = settle(finding, wanted, said, objective.name)
 
     # A sum that the user asks for has no weights that could be wrong.
     assumed = wanted != "sum" and finding is not None and several and not finding.drew and not settings.weighted

@@ -131,7 +131,10 @@ class Model(Spared):
                 return self._run_without(kept, x, evaluate)
             finally:
                 self._outputs = None
-        return evaluate(self._private(x, self._blueprint.plain if self._written is None else self._written))
+        try:
+            return evaluate(self._private(x, self._blueprint.plain if self._written is None else self._written))
+        except _Kept as kept:
+            raise RuntimeError(str(kept)) from None
 
     def _run_without(self, kept: _Kept, x: Sequence[Tensor], evaluate: Callable[[Private], Result]) -> Result:
         """Like ``_run_first``, by copies that are without what the model keeps of its earlier evaluations.
@@ -173,13 +176,23 @@ class Model(Spared):
             if place is not None:
                 tensors[place] = passing_for(leaf, self._blueprint.tensors[place])
 
+    def functions(self) -> list[Any]:
+        """Copies of the functions, for an evaluation of theirs without the model."""
+        tensors = self._given.copy()
+        self._copy(tensors, self._blueprint.plain if self._written is None else self._written)
+        return self._blueprint.make(tensors)[1:]
+
     def _tensors(self, x: Sequence[Tensor], copied: Sequence[int]) -> list[Any]:
         tensors = self._given.copy()
         self._put(x, tensors)
+        self._copy(tensors, copied)
+        return tensors
+
+    def _copy(self, tensors: list[Any], copied: Sequence[int]) -> None:
+        """Copies into the places of buffers, and into these."""
         places = self._aliases.together([*self._copied, *copied])
         for place, fresh in self._aliases.copies(tensors, places):
             tensors[place] = passing_for(fresh, self._blueprint.tensors[place])
-        return tensors
 
     def _run_first(self, x: Sequence[Tensor], evaluate: Callable[[Private], Result]) -> Result:
         """Like ``run``, and look what the evaluation writes into."""
