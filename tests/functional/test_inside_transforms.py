@@ -172,3 +172,22 @@ def test_outside_of_transforms_nothing_is_left_of_them() -> None:
     output, product = hesse.vhp(quartic, x, v)
     assert output.grad_fn is None
     assert_values(product, _expected(x, v))
+
+
+@torch.jit.script
+def scripted(x: Tensor) -> Tensor:
+    return (torch.sin(x) * x).sum()
+
+
+def test_torchscript_is_refused_where_its_gradient_is_a_constant_to_a_transform() -> None:
+    x, v = _point()
+    expected = (2 * x.cos() - x * x.sin()) * v
+    for _ in range(2):  # PyTorch optimizes it then
+        assert_values(hesse.vhp(scripted, x, v)[1], expected)
+    assert_values(vmap(lambda x: hesse.vhp(scripted, x, v)[1])(x[None])[0], expected)
+    with pytest.raises(RuntimeError, match="hessian runs TorchScript inside"):
+        functional.hessian(scripted, x, vectorize=True, outer_jacobian_strategy="forward-mode")
+    with pytest.raises(RuntimeError, match="vjp runs TorchScript"):
+        jvp(lambda x: functional.vjp(scripted, x)[1], (x,), (v,))
+    # As PyTorch's own; a release in which this fails has mended it.
+    assert not jvp(grad(scripted), (x,), (v,))[1].any()

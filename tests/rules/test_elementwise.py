@@ -149,6 +149,36 @@ def test_powers_have_symmetric_second_derivatives(point: tuple[float, float]) ->
         assert_values(rows, expected, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("raised", "written"),
+    [
+        (lambda x, y: x.clone().pow_(y), lambda x, y: (y * x.log()).exp()),
+        (lambda x, y: torch._foreach_pow([x], [y])[0], lambda x, y: (y * x.log()).exp()),
+        (
+            lambda x, y: (torch.complex(x, y) ** torch.complex(y, 2 * y)).real,
+            lambda x, y: (torch.complex(y, 2 * y) * torch.complex(x, y).log()).exp().real,
+        ),
+        (
+            lambda x, y: (x ** torch.complex(y, 2 * y)).imag,
+            lambda x, y: (torch.complex(y, 2 * y) * x.log()).exp().imag,
+        ),
+    ],
+    ids=["in place", "of lists", "complex", "complex exponent"],
+)
+def test_variants_of_powers_are_exponentials_where_exponents_are_zero(raised: Callable, written: Callable) -> None:
+    inputs = numbers(2.0, 0.5, 3.0), numbers(0.0, 0.0, 1.5)
+    blocks = hesse.functional.hessian(lambda x, y: raised(x, y).sin().sum(), inputs)
+    expected = torch.autograd.functional.hessian(lambda x, y: written(x, y).sin().sum(), inputs)
+    for rows, expected_rows in zip(blocks, expected, strict=True):
+        for block, entries in zip(rows, expected_rows, strict=True):
+            assert_values(block, entries, rtol=1e-9, atol=1e-12)
+
+
+def test_sinc_in_place_has_the_derivatives_of_sinc() -> None:
+    (product,) = hesse.vhp(lambda x: x.clone().sinc_().sum(), (numbers(1e-8),), (numbers(1.0),))[1]
+    assert_values(product, numbers(-(torch.pi**2) / 3))
+
+
 def test_a_constant_exponent_of_zero_gives_a_constant() -> None:
     exponents = numbers(0.0, 0.0, 0.0, 2.0, 3.0)
     for product in products(lambda x: x**exponents, numbers(0.0, 2.0, -2.0, 0.0, -1.0)):

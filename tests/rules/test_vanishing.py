@@ -93,6 +93,20 @@ CASES: dict[str, tuple[Function, Function, Tensor]] = {
         Y.clone(),
     ),
     "a deviation": (lambda x: x.std() ** 2, lambda x: x.var(), torch.ones(4, dtype=DOUBLE)),
+    "a deviation of complex numbers": (
+        lambda x: torch.complex(x, 2 * x).std() ** 2,
+        lambda x: 5 * x.var(),
+        torch.ones(4, dtype=DOUBLE),
+    ),
+    "in place and of lists": (
+        lambda x: (
+            x.clone().abs_().square().sum()
+            + torch._foreach_abs([x])[0].square().sum()
+            + torch._foreach_norm([x[0], x])[0] ** 2
+        ),
+        lambda x: 2 * x.square().sum() + x[0].square().sum(),
+        with_a_zero_row(),
+    ),
     "deviations of rows": (
         lambda x: x.std(1).square().sin().sum(),
         lambda x: x.var(1).sin().sum(),

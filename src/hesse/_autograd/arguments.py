@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hesse._autograd.evaluation import inside_transform, refuse_compiled
+from hesse._autograd.evaluation import inside_transform, refuse_compiled, refuse_scripted
 from hesse._autograd.gradients import require_outputs
 from hesse._autograd.thread_state import compiler_is_loaded
 from hesse._base import checks, trees
@@ -106,7 +106,9 @@ def evaluate(
     returned, aux = _split_aux(name, point.call(x), has_aux)
     outputs, spec = trees.flatten(returned)
     check_tensors(outputs, spec, "outputs of the user-provided function", name)
-    if compiler_is_loaded() and not (torch.compiler.is_compiling() or inside_transform()):
+    if inside_transform():
+        refuse_scripted(name, outputs)
+    elif compiler_is_loaded() and not torch.compiler.is_compiling():
         refuse_compiled(name, outputs, x)
     if strict:
         require_outputs(outputs)

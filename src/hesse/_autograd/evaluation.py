@@ -91,6 +91,24 @@ def refuse_compiled(name: str, outputs: Sequence[Tensor], x: Sequence[Tensor]) -
         )
 
 
+def refuse_scripted(name: str, outputs: Sequence[Tensor]) -> None:
+    """Refuse outputs of TorchScript inside a transform that differentiates: to it their gradient is a constant.
+
+    Only from the second call on, when PyTorch has optimized the script.
+    """
+    functorch: Any = torch._C._functorch
+    # The innermost level differentiates once, which is right.
+    outer = (functorch.get_interpreter_stack() or [])[:-1]
+    if all([level.key() == functorch.TransformType.Vmap for level in outer]):
+        return
+    if any(["DifferentiableGraph" in graph.name_of(node) for node in graph.nodes(outputs)]):
+        raise RuntimeError(
+            f"The function given to {name} runs TorchScript inside a torch.func transform, as forward mode is, to which"
+            " PyTorch's gradient of it is a constant. Call the function that was scripted, or differentiate in reverse"
+            " mode, without a transform."
+        )
+
+
 @interruptible
 def _at_transform_level(body: Callable[[tuple[Tensor, ...]], Any], leaves: Sequence[Tensor]) -> Any:
     """Run ``body`` one differentiation level deeper in torch.func, where torch.autograd.grad works.

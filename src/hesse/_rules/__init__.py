@@ -13,6 +13,7 @@ from hesse._rules import (  # noqa: F401  # imported for what they install
     determinant,
     embedding_bag,
     flex_attention,
+    foreach,
     hardsigmoid,
     ldexp,
     linear_cross_entropy,

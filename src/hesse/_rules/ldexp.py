@@ -12,17 +12,9 @@ import torch
 from torch import Tensor
 
 from hesse._rules.rule import rule
-from hesse._rules.scope import intercept
 
 
 @rule("aten::ldexp.Tensor")
 def ldexp(x: Tensor, exponent: Tensor) -> Tensor:
     """The power in floating point."""
     return x * torch.pow(2.0, exponent)
-
-
-def _in_place(x: Tensor, exponent: Tensor) -> Tensor:
-    return x.mul_(torch.pow(2.0, exponent))
-
-
-intercept("aten::ldexp_", _in_place)

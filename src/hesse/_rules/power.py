@@ -1,9 +1,9 @@
-r"""``x ** y`` of tensors where an exponent or a base is zero.
+r"""``x ** y`` of tensors, real or complex, where an exponent or a base is zero.
 
 Where y is zero the power is :math:`e^{y \log x}`: PyTorch's derivative by x leaves out :math:`y x^{y-1}` there, so that
 the mixed second derivative, which is :math:`1 / x`, is zero without a word, and at :math:`x = 0` it is NaN instead of
-zero. Where x is zero and :math:`y > 1`, derivatives by y vanish; PyTorch's second ones are NaN. So they are where x is
-the number zero.
+zero. Where x is zero and :math:`\operatorname{Re} y > 1`, derivatives by y vanish; PyTorch's second ones are NaN. So
+they are where x is the number zero.
 
 Source: elementary.
 """
@@ -21,17 +21,13 @@ from hesse._rules.rule import rule
 from hesse._rules.scope import put, put_back
 
 
-def _is_complex(x: Tensor, y: Tensor) -> bool:
-    return x.is_complex() or y.is_complex()
-
-
 def _is_needed(arguments: Sequence[Any]) -> bool:
     x, y = arguments
-    if _is_complex(x, y):
-        return False
     if not (has_values(x) and has_values(y)):
         # What cannot be decided by values now is right by the rule too, which takes longer.
         return True
+    if x.is_complex() or y.is_complex():
+        return bool((y == 0).any()) or (y.requires_grad and bool(((x == 0) & (y.real > 1)).any()))
     if y.requires_grad:
         # Of a negative number no derivative by the exponent exists: PyTorch's is not a number.
         return bool((((y == 0) & (x >= 0)) | ((x == 0) & (y > 1))).any()) and not bool(((y == 0) & (x < 0)).any())
@@ -41,16 +37,18 @@ def _is_needed(arguments: Sequence[Any]) -> bool:
 @rule("aten::pow.Tensor_Tensor", where=_is_needed)
 def power(x: Tensor, y: Tensor) -> Tensor:
     """The exponential where y is zero, a power of constant exponent where x is, and the power elsewhere."""
-    if _is_complex(x, y):  # PyTorch's own code for a transform calls every rule
-        return (y * x.log()).exp()
-    by_exponential, by_constant = y == 0, (x == 0) & (y > 1)
-    base = torch.where(by_exponential & (x != 0), x, 1).abs()
-    exponential = (torch.where(by_exponential, y, 0) * base.log()).exp()
+    is_complex = x.is_complex() or y.is_complex()
+    if is_complex:
+        dtype = torch.result_type(x, y)
+        x, y = x.to(dtype), y.to(dtype)
+    by_exponential, by_constant = y == 0, (x == 0) & (y.real > 1)
+    base = torch.where(by_exponential & (x != 0), x, 1)
+    exponential = (torch.where(by_exponential, y, 0) * (base if is_complex else base.abs()).log()).exp()
     # These powers are PyTorch's: the rule would call itself where values are not known.
     held = put(False)
     try:
         constant = torch.where(by_constant, x, 1) ** torch.where(by_constant, y.detach(), 1)
-        other = torch.where(by_constant, 1, x) ** torch.where(by_exponential | by_constant, 1, y)
+        other = torch.where(by_exponential | by_constant, 1, x) ** torch.where(by_exponential | by_constant, 1, y)
     finally:
         put_back(held)
     return torch.where(by_exponential, exponential, torch.where(by_constant, constant, other))

@@ -97,10 +97,40 @@ def rule(
         operator = operator_of(name)
         if operator is not None:
             RULES[name] = Rule(operator, rewrite, faster, where, batched_by_rewrite, otherwise)
-            intercept(name, _kernel(RULES[name]))
+            intercept_both(name, _kernel(RULES[name]))
         return rewrite
 
     return register
+
+
+def intercept_both(name: str, kernel: Callable[..., Any]) -> None:
+    """Call ``kernel`` for an operator and, on a copy, for its variant that works in place."""
+    intercept(name, kernel)
+    operator = operator_of(name)
+    variant = None if operator is None else _in_place_variant(operator)
+    if variant is None:
+        return
+
+    def in_place(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if torch.is_grad_enabled():
+            result = kernel(x.clone(), *args, **kwargs)
+            if result.dtype == x.dtype and result.shape == x.shape:
+                return x.copy_(result)
+        changed: Tensor = variant(x, *args, **kwargs)
+        return changed
+
+    intercept(variant.name(), in_place)
+
+
+def _in_place_variant(operator: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
+    """The overload of the operator of the same name with a ``_`` that takes the same arguments."""
+    packet = getattr(torch.ops.aten, f"{operator._opname}_", None)
+    types = [str(argument.type) for argument in operator._schema.arguments]
+    for overload in packet.overloads() if packet else ():
+        variant: torch._ops.OpOverload = getattr(packet, overload)
+        if [str(argument.type) for argument in variant._schema.arguments] == types:
+            return variant
+    return None
 
 
 def _kernel(rule: Rule) -> Callable[..., Any]:

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from hesse._rules import rectified_norms
 from hesse._rules.batches import have_values, samples
-from hesse._rules.scope import differentiated_once_more, intercept, take_apart, within_transform
+from hesse._rules.rule import intercept_both
+from hesse._rules.scope import differentiated_once_more, take_apart, within_transform
 from hesse._rules.unseen import watch_zeros
 
 
@@ -191,7 +192,7 @@ def _std_mean(x: Tensor, dim: Any = None, *, correction: Any = None, keepdim: bo
 def _followed_std(deviation: Tensor, x: Tensor, dim: Any, correction: Any, keepdim: bool) -> Tensor:
     dims = _dims(x, dim)
     count = math.prod([x.shape[i] for i in dims]) - (1 if correction is None else correction)
-    if x.is_complex() or count <= 0:
+    if count <= 0:
         return deviation
 
     def replacement() -> Tensor:
@@ -202,7 +203,9 @@ def _followed_std(deviation: Tensor, x: Tensor, dim: Any, correction: Any, keepd
         return _replaced(deviation, centered, dims, 0.0) / math.sqrt(count)
 
     def zero() -> Tensor:
-        return x.detach().amax(dims, keepdim=keepdim) == x.detach().amin(dims, keepdim=keepdim)
+        parts = torch.view_as_real(x.detach().resolve_conj()).unbind(-1) if x.is_complex() else (x.detach(),)
+        even = [part.amax(dims, keepdim=keepdim) == part.amin(dims, keepdim=keepdim) for part in parts]
+        return even[0] & even[-1]
 
     return followed(deviation, replacement, x, zero=zero)
 
@@ -243,4 +246,4 @@ for _name, _kernel in (
     ("aten::abs", _abs),
     ("aten::hypot", _hypot),
 ):
-    intercept(_name, _kernel)
+    intercept_both(_name, _kernel)
