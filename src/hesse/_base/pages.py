@@ -89,6 +89,13 @@ def empty(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return made
 
 
+def trim() -> None:
+    """Give kept pages that nothing uses back: what comes next would cut the freed vectors up, and take new ones."""
+    libc = _libc() if _uses else None
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
 def reusable() -> int:
     """Bytes that the process holds but nothing uses, while pages are kept."""
     libc = _libc() if _uses else None

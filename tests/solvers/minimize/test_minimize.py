@@ -206,6 +206,21 @@ def test_a_function_that_is_unbounded_below_is_said_to_be(func, dtype):
     assert not found.converged
     assert found.message == "The value falls below the range of its precision: the function is unbounded below."
     assert float(func(found.x)) < 0.5 * torch.finfo(dtype).min
+    # Twice as far with each step would take a thousand to the end of float64.
+    assert found.nit < 150
+
+
+@pytest.mark.parametrize(
+    ("func", "least"),
+    [(lambda x: torch.where(x > 5, torch.inf, -x).sum(), -15.0), (lambda x: -(1 + x**2).sqrt().sum(), -(2.0**511))],
+    ids=["wall", "overflow"],
+)
+def test_a_function_that_falls_up_to_where_it_is_not_finite_is_said_to(func, least):
+    with pytest.warns(hesse.ConvergenceWarning, match=r": the value fell from .*, and just beyond, value or gradient"):
+        found = hesse.minimize(func, torch.ones(3, dtype=DOUBLE))
+    assert not found.converged
+    assert found.fun < 0.99 * least
+    assert found.message == "The function is not finite just beyond the point that was reached."
 
 
 @pytest.mark.parametrize("func", [lambda x: x.log().sum(), lambda x: -(1 / x).sum()], ids=["logarithm", "pole"])

@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from hesse._base import pages
 from hesse._operators.operator import Operator
 from hesse._solvers import columns as blocks
 from hesse._solvers import noise
@@ -67,7 +68,6 @@ def answer(
     room -= 2 * B.shape[1]
     width = max(1, (room - noise.VECTORS) // (most + 1))
     each = most if width > 1 else min(max(room, least), most)
-    looks = room >= width * each + noise.VECTORS
     if saved is None:
         steps = torch.zeros(B.shape[1], dtype=torch.int64, device="cpu")
         bare = [inverse is None] * B.shape[1]
@@ -75,16 +75,15 @@ def answer(
         answers = Answers(torch.zeros_like(B), blocks.ldexp(lengths, -units), endings, steps, bare, claims, [0.0, 0.0])
     else:
         answers = Answers.of(saved)
-    lift = x0 is None and inverse is None
     corrections = _Corrections(
         sides,
         method,
         answers,
         inverse,
-        lift=lift,
+        lift=x0 is None and inverse is None,
         width=width,
         room=each,
-        looks=looks,
+        looks=room >= width * each + noise.VECTORS,
         is_noisy=noise.is_likely(products),
     )
     if saved is None:
@@ -201,6 +200,7 @@ class _Corrections:
         doubted = bare and any(answers.claims[column] for column in index.tolist())
         scale = answers.scales[bare] * (eps if doubted else 1)
         run = self.method(products.operator, starts, targets, matrix, scale, self.room)
+        run.confirms = doubted
         del starts
         if saved is not None:
             run.load(saved)
@@ -333,9 +333,9 @@ class _Corrections:
         products, inverse = self.sides.products, self.inverse
 
         def state() -> State:
-            exponent = None if inverse is None else inverse.exponent
-            return {**self.answers.state(), **run.state(), "inverse.exponent": exponent}
+            return {**self.answers.state(), **run.state(), "inverse.exponent": inverse and inverse.exponent}
 
+        pages.trim()
         while run.width and products.left >= run.width + columns:
             run.step(products.multiply(run.vectors))
             self._stop_at_noise(run)

@@ -69,6 +69,7 @@ class Krylov(abc.ABC):
         iterations: steps that each column has taken, (k,).
         direction: of a nonpositive curvature that was met, (n, 1), or None.
         scale: the largest norm of A, preconditioned, that is known.
+        confirms: whether it begins where another run has said that no residual is smaller.
     """
 
     STATE: ClassVar[tuple[str, ...]]
@@ -99,6 +100,7 @@ class Krylov(abc.ABC):
         self.direction: Tensor | None = None
         self.norms = torch.ones(B.shape[1], dtype=torch.float64, device="cpu")
         self.room = room
+        self.confirms = False
         self.x = torch.zeros_like(B)
 
     @property

@@ -153,4 +153,6 @@ class Minres(Krylov):
             self._best_phi = torch.where(better, self._phi, self._best_phi)
             self._best_step = torch.where(better, steps, self._best_step)
         late = steps - self._best_step > PATIENCE + steps / 4
-        return torch.isfinite(self._best) & ((ratio > RISES * self._best) | late | (ratio <= ROUNDING * self.eps))
+        # Beside a null space ‖A·r‖ rises on the way to small eigenvalues as well: a run that confirms goes on.
+        rises = torch.zeros_like(late) if self.confirms else ratio > RISES * self._best
+        return torch.isfinite(self._best) & (rises | late | (ratio <= ROUNDING * self.eps))

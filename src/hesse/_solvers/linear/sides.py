@@ -6,6 +6,7 @@ import dataclasses
 
 from torch import Tensor
 
+from hesse._base import pages
 from hesse._solvers import columns as blocks
 from hesse._solvers.run import Products
 
@@ -23,5 +24,6 @@ class Sides:
         """B − A·X of some columns, in memory of their own; of no X without a product."""
         R = blocks.ldexp(blocks.select(self.B, index), -self.units[index])
         if X is not None:
+            pages.trim()
             R.sub_(self.products.multiply(X))
         return R

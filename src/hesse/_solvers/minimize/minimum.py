@@ -13,6 +13,7 @@ MESSAGES = {
     "stopped": "The callback stopped the search.",
     "precision": "No step improves on rounding.",
     "singular": "Products are not finite at the point that was reached.",
+    "edge": "The function is not finite just beyond the point that was reached.",
     "unbounded": "The value falls below the range of its precision: the function is unbounded below.",
 }
 # Of the endings that are warned of: why, and what to do.
@@ -25,6 +26,10 @@ REMEDIES = {
     "singular": (
         "the value fell from {first:.3g} to {value:.3g}, where products leave the range of its precision",
         "The function is singular or unbounded below there: keep its variables away from that point.",
+    ),
+    "edge": (
+        "the value fell from {first:.3g} to {value:.3g}, and just beyond, value or gradient are not finite",
+        "The function falls towards the end of its domain, or overflows there: keep its variables away from it.",
     ),
     "unbounded": (
         "the value fell from {first:.3g} to {value:.3g}, where its precision ends",

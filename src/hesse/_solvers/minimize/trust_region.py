@@ -15,11 +15,13 @@ from hesse._solvers.minimize.places import Place
 from hesse._solvers.minimize.subspace import Subspace
 from hesse._solvers.run import Products
 
-KEPT = ("first_slope", "last_slope", "radius", "nit", "nfev", "failures")
+KEPT = ("first_slope", "last_slope", "radius", "nit", "nfev", "failures", "growths", "at_edge")
 # A step is taken where the function falls by this part of what the model predicts.
 ACCEPTED = 1e-4
 # Where it falls by less than the first part the radius shrinks; by more than the second it grows.
 POOR, GOOD = 0.25, 0.75
+# So many steps in a row that make the radius twice as large; each further one makes it larger by another factor of two.
+STEADY = 8
 # The first radius in units of the step to the minimum along the gradient.
 FIRST_RADIUS = 10
 # The model's gradient is made smaller by this factor times the square of how much the last step has made the function's
@@ -64,7 +66,9 @@ class TrustRegion:
         self.place, self.x = place, x
         self.first_slope = self.last_slope = place.slope
         self.radius = math.inf
-        self.nit, self.nfev, self.failures = 0, 1, 0
+        self.nit, self.nfev, self.failures, self.growths = 0, 1, 0, 0
+        # Whether the function was not finite where a larger radius led.
+        self.at_edge = False
         products.count += place.gradient_price
         self.ending = ""
         # How many vectors a subspace may hold.
@@ -150,10 +154,13 @@ class TrustRegion:
         self.nfev += 1
         self._products.count += place.gradient_price
         ratio, unclear = self._ratio(there, step, s)
+        self.growths = self.growths + 1 if ratio > GOOD and step.on_boundary else 0
+        self.at_edge = not there.is_finite or (self.at_edge and step.on_boundary and not self.growths)
         if ratio < POOR:
             self.radius = self._shrunk(there, step)
-        elif ratio > GOOD and step.on_boundary:
-            self.radius = 2 * step.length
+        elif self.growths:
+            # Where the function falls for ever, that reaches the end of its precision in some fifty steps.
+            self.radius = min(step.length * 2.0 ** max(1, self.growths - STEADY), torch.finfo(torch.float64).max)
         if ratio > ACCEPTED:
             self.nit, self.failures = self.nit + 1, 0
             self.x, self.place, self.last_slope = x, there, place.slope
@@ -169,11 +176,11 @@ class TrustRegion:
         return not float(self.place.operator.total(differ, "max"))
 
     def _without_a_step(self) -> str:
-        """Why no step is better: the values have no more digits, or end where their precision does."""
+        """Why no step is better: the values have no more digits, or end, where their precision does or before."""
         limits = torch.finfo(self.x.dtype)
         far = (self.x.abs() > 0.1 * limits.max).any().to(self.x.dtype).reshape(1)
         falls_on = self.place.value < 0.5 * self.place.info.min or float(self.place.operator.total(far, "max"))
-        return "unbounded" if falls_on else "precision"
+        return "unbounded" if falls_on else "edge" if self.at_edge else "precision"
 
     def _ratio(self, there: Place, step: Step, s: Tensor) -> tuple[float, bool]:
         """How far the function falls, in units of what the model predicts; and whether values have no digits for it."""
