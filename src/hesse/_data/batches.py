@@ -59,7 +59,9 @@ class Batches:
         self._data = (data,) if is_one_batch(data, pairs=pairs) else data
         self._device = device
         self._name = name
-        self._state = GeneratorState() if isinstance(self._data, list | tuple) else GeneratorState(drawn_from(self._data))
+        self._state = (
+            GeneratorState() if isinstance(self._data, list | tuple) else GeneratorState(drawn_from(self._data))
+        )
         # Of the batches seen so far, in order.
         self.checksums: list[int] = []
         self._complete = False

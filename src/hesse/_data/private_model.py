@@ -170,12 +170,6 @@ class Model(Spared):
         copies = self._blueprint.make(tensors)
         return Private(copies[0], copies[1:])
 
-    def _put(self, x: Sequence[Tensor], tensors: list[Any]) -> None:
-        """The variables into their places."""
-        for place, leaf in zip(self._variables, x, strict=True):
-            if place is not None:
-                tensors[place] = passing_for(leaf, self._blueprint.tensors[place])
-
     def functions(self) -> list[Any]:
         """Copies of the functions, for an evaluation of theirs without the model."""
         tensors = self._given.copy()
@@ -184,7 +178,9 @@ class Model(Spared):
 
     def _tensors(self, x: Sequence[Tensor], copied: Sequence[int]) -> list[Any]:
         tensors = self._given.copy()
-        self._put(x, tensors)
+        for place, leaf in zip(self._variables, x, strict=True):
+            if place is not None:
+                tensors[place] = passing_for(leaf, self._blueprint.tensors[place])
         self._copy(tensors, copied)
         return tensors
 

@@ -119,7 +119,7 @@ def intercept_both(name: str, kernel: Callable[..., Any]) -> None:
         changed: Tensor = variant(x, *args, **kwargs)
         return changed
 
-    intercept(variant.name(), in_place)
+    intercept(str(variant.name()), in_place)  # type: ignore[no-untyped-call]  # no types there
 
 
 def _in_place_variant(operator: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
