@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -62,6 +63,7 @@ def of_object(batch: Any) -> Tensor:
 SHIFTS: dict[str, tuple[Callable[[Any], Tensor], Callable[..., Any], Callable[[Any], Tensor]]] = {
     "in place": (in_place, lambda x, y: (x, y), lambda batch: batch[1]),
     "in an object": (in_object, Graph, of_object),
+    "in an object of a class that is made": (in_object, abc.ABCMeta("Made", (Graph,), {}), of_object),
     "in a tensor of an object": (in_tensor_of_object, Graph, of_object),
     "in a mapping": (in_mapping, lambda x, y: {"x": x, "y": y}, lambda batch: batch["y"]),
 }
@@ -83,7 +85,7 @@ def test_each_evaluation_begins_with_the_users(name: str, engine: Any) -> None:
         output=output,
         memory="20KB",
         engine=engine,
-        **(told if make is Graph else {}),
+        **(told if isinstance(make, type) else {}),
     )
     expected = references.hessian(seeded(Network, lambda x: x - 1), lambda call: F.cross_entropy(call(X), CLASSES))
     v = torch.linspace(-1, 1, len(expected), dtype=torch.float64)

@@ -130,7 +130,9 @@ def _may_be_filled(kind: Any) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _is_plain(kind: Any) -> bool:
-    if issubclass(kind, _NOT_PLAIN) or kind.__module__.partition(".")[0] in _LIBRARIES:
+    # A class that ABCMeta is called for says that it is of that module.
+    module = next(base.__module__ for base in kind.__mro__ if base.__module__ != "abc")
+    if issubclass(kind, _NOT_PLAIN) or module.partition(".")[0] in _LIBRARIES:
         return False
     # What ends with its object, as a file, cannot be had twice.
     if hasattr(kind, "__del__"):
