@@ -119,7 +119,8 @@ def intercept_both(name: str, kernel: Callable[..., Any]) -> None:
         changed: Tensor = variant(x, *args, **kwargs)
         return changed
 
-    intercept(variant.name(), in_place)
+    schema = variant._schema
+    intercept(f"{schema.name}.{schema.overload_name}".removesuffix("."), in_place)
 
 
 def _in_place_variant(operator: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
