@@ -114,8 +114,10 @@ class Large(hesse.Operator):
 
     def __init__(self) -> None:
         self.faults: list[int] = []
+        self.resident: list[int] = []
 
     def matmat(self, V: torch.Tensor) -> torch.Tensor:
+        self.resident.append(_resident())
         self.faults.append(_faults(_touch, 1))
         return torch.tensor([[3.0], [2.0], [1.0]]) * V
 
@@ -130,6 +132,15 @@ def test_questions_of_a_process_that_uses_much_keep_pages(held: int) -> None:
         assert statistics.median(A.faults) < LEAST // 5
     assert _is_mapped_afresh()
     del mine
+
+
+def test_a_solve_gives_back_what_its_first_product_would_cut_up() -> None:
+    with hesse.keep_memory():
+        _touch()
+        before, A = _resident(), Large()
+        assert pages.reusable() >= 4 * N
+        hesse.solve(A, torch.ones(3))
+    assert A.resident[0] < before - 2 * N
 
 
 # The file alone, which needs no more of PyTorch for it than a name; loading it would take seconds each time.

@@ -18,7 +18,9 @@ def interval(samples: NDArray[np.float64], confidence: float) -> tuple[NDArray[n
 
     ``student.reach``, which allows for skewness of either sign, is no substitute: for ten squares of normal numbers it
     covers in 90 of 100 cases, this one in 92, and in 65 it reaches below zero, where nothing can be; for four squares
-    it covers in 86, this one in 95.
+    it covers in 86, this one in 95. But beside many small eigenvalues χ² from the spread alone is too short upwards (it
+    covers a lone one in 85 of 100 cases with four samples, in 88 with ten), so the upper end is no nearer than that of
+    ``student.reach``, unless samples are as scattered as they can be.
 
     Args:
         samples: at least two, in each place not all of one sign but zero or greater.
@@ -32,7 +34,9 @@ def interval(samples: NDArray[np.float64], confidence: float) -> tuple[NDArray[n
     error = student.standard_error(samples)
     relative = np.divide(error, mean, out=np.zeros_like(mean), where=mean > 0)
     # The widest that a form of random signs or normal numbers can be: a single square.
-    relative = np.minimum(relative, np.sqrt(2 / count))
+    widest = np.sqrt(2 / count)
+    reach = np.where(relative < widest, student.reach(samples, confidence, hidden=student.HIDDEN / count**2), 0)
+    relative = np.minimum(relative, widest)
     half = student.quantile(confidence, count) * relative
     # So many degrees of freedom that χ² is normal, and its quantiles lose their digits.
     normal = half < 1e-4
@@ -42,7 +46,7 @@ def interval(samples: NDArray[np.float64], confidence: float) -> tuple[NDArray[n
         * np.where(normal, 1 - sign * half, shape / scipy.special.gammaincinv(shape, 0.5 + sign * 0.5 * confidence))
         for sign in (1, -1)
     )
-    return low, high
+    return low, np.maximum(high, mean + reach)
 
 
 def _normal(confidence: float) -> float:

@@ -162,7 +162,7 @@ class Sampler:
         error, half = math.nan, math.inf
         if len(samples) > 1:
             error = float(student.standard_error(samples))
-            half = student.reach(samples, self._confidence) + self._rounding
+            half = float(student.reach(samples, self._confidence)) + self._rounding
         converged = len(samples) >= LEAST_SAMPLES and half <= self._quantity.target(estimate)
         self._products.report(self._quantity.show(estimate, half))
         return Sampled(estimate, error, error, half, converged, method)
