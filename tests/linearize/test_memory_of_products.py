@@ -274,8 +274,8 @@ def test_under_a_hard_limit_of_the_address_space_chunks_are_halved_until_they_fi
     resource.setrlimit(resource.RLIMIT_AS, (field("VmSize") + 200 * 2**20, resource.RLIM_INFINITY))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        product = H @ V
-    torch.testing.assert_close(product, expected)
+        product = H @ V[:, :16]
+    torch.testing.assert_close(product, expected[:, :16])
     print(len(caught), H.explain().chunk, caught[0].message)
     """,
         **WITHOUT_HOLES,
