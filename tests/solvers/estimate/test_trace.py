@@ -66,14 +66,14 @@ def test_the_method_that_was_used_is_said():
 
 def test_xtrace_gives_an_error_estimate_and_no_interval():
     A, truth = hesse.as_operator(with_eigenvalues(KNOWN["decaying"])), KNOWN["decaying"].sum()
-    found = [hesse.trace(A, method="xtrace", tol=0.02, rng=seed) for seed in range(100)]
+    found = [hesse.trace(A, method="xtrace", tol=0.02, rng=seed) for seed in range(36)]
     assert all(each.converged and np.isnan(each.standard_error) for each in found)
     assert all(each.interval == (-np.inf, np.inf) for each in found)
     errors = np.array([each.estimate - truth for each in found])
     estimates = np.array([each.error_estimate for each in found])
     # Of the right size in the mean, which is all that it says.
     assert 0.5 <= np.sqrt((errors**2).mean() / (estimates**2).mean()) <= 2
-    assert abs(errors.mean()) <= 4 * errors.std() / 10
+    assert abs(errors.mean()) <= 4 * errors.std() / 6
     # Leaving out is exact: many a probe would not tell the decaying spectrum by fewer than this.
     assert np.mean([each.num_products for each in found]) <= 45
 

@@ -29,7 +29,7 @@ def test_jacobi_takes_scales_away():
     core = with_eigenvalues(np.linspace(1, 2, 200))
     A = core * torch.outer(scales, scales)
     b = A @ torch.ones(200, dtype=torch.float64)
-    plain = hesse.solve(A, b, tol=1e-8, max_products=100_000)
+    plain = hesse.solve(A, b, tol=1e-8, max_products=1_000)
     for method in ("cg", "minres"):
         for M in (hesse.jacobi(A.diagonal()), hesse.jacobi(hesse.diagonal(A, method="exact"))):
             found = hesse.solve(A, b, method=method, tol=1e-8, preconditioner=M)
