@@ -29,13 +29,14 @@ def test_jacobi_takes_scales_away():
     core = with_eigenvalues(np.linspace(1, 2, 200))
     A = core * torch.outer(scales, scales)
     b = A @ torch.ones(200, dtype=torch.float64)
-    plain = hesse.solve(A, b, tol=1e-8, max_products=1_000)
+    with pytest.warns(hesse.ConvergenceWarning, match="products ran out"):
+        hesse.solve(A, b, tol=1e-8, max_products=1000)
     for method in ("cg", "minres"):
         for M in (hesse.jacobi(A.diagonal()), hesse.jacobi(hesse.diagonal(A, method="exact"))):
             found = hesse.solve(A, b, method=method, tol=1e-8, preconditioner=M)
             assert found.converged
             assert float((b - A @ found.solution).norm()) <= 1e-8 * float(b.norm())
-            assert 10 * int(found.num_iterations) < int(plain.num_iterations)
+            assert int(found.num_iterations) < 100
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5])
