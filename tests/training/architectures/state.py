@@ -212,7 +212,9 @@ class Memoizing(nn.Module):
 
 
 def caches_by_shape() -> Training:
-    return Training(Memoizing(), pairs(3, 4), remembers=True)
+    # A deep copy, which these take, has weak references to the original.
+    refused = {"Hessian by parameters": "uses the captured tensor"}
+    return Training(Memoizing(), pairs(3, 4), remembers=True, refused=refused)
 
 
 class Recorder:
