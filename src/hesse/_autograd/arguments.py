@@ -106,10 +106,12 @@ def evaluate(
     returned, aux = _split_aux(name, point.call(x), has_aux)
     outputs, spec = trees.flatten(returned)
     check_tensors(outputs, spec, "outputs of the user-provided function", name)
-    if inside_transform():
-        refuse_scripted(name, outputs)
-    elif compiler_is_loaded() and not torch.compiler.is_compiling():
-        refuse_compiled(name, outputs, x)
+    # While a region is compiled its outputs have no graph yet.
+    if not torch.compiler.is_compiling():
+        if inside_transform():
+            refuse_scripted(name, outputs)
+        elif compiler_is_loaded():
+            refuse_compiled(name, outputs, x)
     if strict:
         require_outputs(outputs)
     return outputs, spec, aux
