@@ -27,7 +27,7 @@ from hesse._data.objective import Counted, Prediction, require_scalar
 from hesse._data.own_batch import OwnBatch
 from hesse._data.parallel_model import ParallelModel
 from hesse._data.parameters import Params, select
-from hesse._data.private_model import Model, Private, settings
+from hesse._data.private_model import Model, Private
 from hesse._data.sharded_model import ShardedModel, reshard
 from hesse._ranks.group import Ranks
 
@@ -269,7 +269,7 @@ class Objective:
         for name, tree in (("model", self.model.module), ("loss", self.loss)):
             for key, module in tree.named_modules() if isinstance(tree, nn.Module) else ():
                 path = f"{name}.{key}" if key else name
-                found |= {f"{path}{setting}": value for setting, value in settings(module).items()}
+                found |= {f"{path}{setting}": value for setting, value in _settings(module).items()}
         return found
 
     def _has_prediction(self, batch: Any) -> bool:
@@ -322,3 +322,16 @@ class Objective:
 
 def _is_pair(batch: Any) -> bool:
     return isinstance(batch, tuple | list) and len(batch) == 2
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """The class and the mode of a module, and what else one of PyTorch's own was told."""
+    kinds = [kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.distributed")]
+    is_own = kinds[0].__module__.startswith("torch.")
+    told = {
+        f".{key}": value
+        for key, value in vars(module).items()
+        if key == "training"
+        or (is_own and not key.startswith("_") and isinstance(value, bool | int | float | str | tuple))
+    }
+    return {"": kinds[0].__name__, **told}

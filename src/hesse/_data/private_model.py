@@ -37,8 +37,6 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 # The modes in which, and identities of functions with which, a model has been found to have the same outputs each time.
 _repeating: weakref.WeakKeyDictionary[nn.Module, tuple[list[bool], list[int]]] = weakref.WeakKeyDictionary()
 
-_PLAIN = (bool, int, float, str, tuple)
-
 
 class Private(NamedTuple):
     """What one evaluation is made of: copies of the model, and of the functions that belong to it."""
@@ -132,7 +130,7 @@ class Model(Spared):
             finally:
                 self._outputs = None
         try:
-            return evaluate(self._private(x, self._blueprint.plain if self._written is None else self._written))
+            return evaluate(self._private(x, self._plain))
         except _Kept as kept:
             raise RuntimeError(str(kept)) from None
 
@@ -162,6 +160,11 @@ class Model(Spared):
         """The model and the functions with the user's own tensors, as a program looks for them."""
         return self._made(self._given)
 
+    @property
+    def _plain(self) -> Sequence[int]:
+        """The places of plain tensors that an evaluation writes into, as far as is known."""
+        return self._blueprint.plain if self._written is None else self._written
+
     def _private(self, x: Sequence[Tensor], copied: Sequence[int]) -> Private:
         return self._made(self._tensors(x, copied))
 
@@ -172,23 +175,25 @@ class Model(Spared):
 
     def functions(self) -> list[Any]:
         """Copies of the functions, for an evaluation of theirs without the model."""
-        tensors = self._given.copy()
-        self._copy(tensors, self._blueprint.plain if self._written is None else self._written)
-        return self._blueprint.make(tensors)[1:]
+        return self._blueprint.make(self._copied_into(self._given.copy(), self._plain))[1:]
 
     def _tensors(self, x: Sequence[Tensor], copied: Sequence[int]) -> list[Any]:
         tensors = self._given.copy()
+        self._put(x, tensors)
+        return self._copied_into(tensors, copied)
+
+    def _put(self, x: Sequence[Tensor], tensors: list[Any]) -> None:
+        """The variables into their places."""
         for place, leaf in zip(self._variables, x, strict=True):
             if place is not None:
                 tensors[place] = passing_for(leaf, self._blueprint.tensors[place])
-        self._copy(tensors, copied)
-        return tensors
 
-    def _copy(self, tensors: list[Any], copied: Sequence[int]) -> None:
-        """Copies into the places of buffers, and into these."""
+    def _copied_into(self, tensors: list[Any], copied: Sequence[int]) -> list[Any]:
+        """With copies in the places of buffers, and in these."""
         places = self._aliases.together([*self._copied, *copied])
         for place, fresh in self._aliases.copies(tensors, places):
             tensors[place] = passing_for(fresh, self._blueprint.tensors[place])
+        return tensors
 
     def _run_first(self, x: Sequence[Tensor], evaluate: Callable[[Private], Result]) -> Result:
         """Like ``run``, and look what the evaluation writes into."""
@@ -386,15 +391,3 @@ def _made_parameter(module: nn.Module, given: Sequence[Tensor | None]) -> str | 
             if isinstance(parameter, nn.Parameter) and parameter.requires_grad and id(parameter) not in known:
                 return key
     return None
-
-
-def settings(module: nn.Module) -> dict[str, Any]:
-    """The class and the mode of a module, and what else one of PyTorch's own was told."""
-    kinds = [kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.distributed")]
-    is_own = kinds[0].__module__.startswith("torch.")
-    told = {
-        f".{key}": value
-        for key, value in vars(module).items()
-        if key == "training" or (is_own and not key.startswith("_") and isinstance(value, _PLAIN))
-    }
-    return {"": kinds[0].__name__, **told}

@@ -240,3 +240,9 @@ def test_a_probe_without_a_basis_goes_on_from_its_checkpoint_with_the_same_digit
     found = hesse.spectral_density(A, **words, checkpoint=path)
     assert torch.equal(found.nodes, expected.nodes)
     assert torch.equal(found.weights, expected.weights)
+
+
+@pytest.mark.parametrize("seed", [33, 91, 137])
+def test_rounding_that_drops_for_ever_ends(seed: int) -> None:
+    density = hesse.spectral_density(torch.eye(3), rng=seed)
+    torch.testing.assert_close(density.nodes, torch.ones_like(density.nodes))
