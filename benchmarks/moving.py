@@ -99,7 +99,7 @@ def measure(name: str, points: int, quick: bool) -> dict[str, Any]:
     convert, run, _ = ready["torch"]
     began = time.perf_counter()
     run(convert(_moved(workload, 0)))
-    each = max(1, min(MOST_A_TURN, points // 4, int(TURN_SECONDS / (time.perf_counter() - began))))
+    each = max(1, min(MOST_A_TURN, points // 16, int(TURN_SECONDS / (time.perf_counter() - began))))
     seconds: dict[str, list[float]] = {who: [] for who in ready}
     for first in range(1, points, each):
         answers = {}
