@@ -75,7 +75,8 @@ class MeshPiece(Piece):
 
     Args:
         parameter: a DTensor.
-        mesh: of the model."""
+        mesh: of the model.
+    """
 
     def __init__(self, parameter: Any, mesh: Any) -> None:
         fsdp, *parallel = parameter.placements

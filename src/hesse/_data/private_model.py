@@ -34,8 +34,8 @@ _BACKED_UP = 1 << 22
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
-# The modes in which, and identities of functions with which, a model has been found to have the same outputs each time.
-_repeating: weakref.WeakKeyDictionary[nn.Module, tuple[list[bool], list[int]]] = weakref.WeakKeyDictionary()
+# The modes in which, and functions with which, a model has been found to have the same outputs each time.
+_repeating: weakref.WeakKeyDictionary[nn.Module, tuple[list[bool], list[Any]]] = weakref.WeakKeyDictionary()
 
 
 class Private(NamedTuple):
@@ -244,7 +244,7 @@ class Model(Spared):
                 " copy cannot. Clone one of them where the model is made."
             )
         changing = [place for place in tried if place in constants or not same(tensors[place], self._given[place])]
-        way = self._modes, [id(function) for function in self._roots[1:]]
+        way = self._modes, [_reference(function) for function in self._roots[1:]]
         if alone and self.repeats and _repeating.get(self.module) != way:
             del result, private, tensors  # with the graph of an evaluation
             result = self._run_again(lambda: evaluate(self._private(x, changing)), draws)
@@ -282,8 +282,8 @@ class Model(Spared):
 
     def _values(self) -> dict[str, Any]:
         """By name, plain values that the model and the functions reach."""
-        found = [entry for root in self._roots for entry in reach(root)]
-        return {name: value for name, value in found if isinstance(value, int | float | str)}
+        plain = int | float | str
+        return {name: value for root in self._roots for name, value in reach(root) if isinstance(value, plain)}
 
     def _backups(self) -> dict[int, Values | State]:
         """Of the parameters that evaluations share with the user's model, as far as they may be written into."""
@@ -326,8 +326,7 @@ class Model(Spared):
                 )
                 kept.outputs = [output.detach() for output in outputs]
                 raise kept
-        if self._outputs is not None:
-            self._outputs = [output.detach() for output in outputs]
+        self._outputs = None if self._outputs is None else [output.detach() for output in outputs]
 
     def _differs_from(self, outputs: Sequence[Tensor] | None) -> bool:
         """Whether the last evaluation had other outputs than these."""
@@ -376,6 +375,14 @@ class Model(Spared):
         """Where the model is, or None where it is on several devices and places tensors itself."""
         devices = {tensor.device for tensor in [*self.module.parameters(), *self.module.buffers()]}
         return devices.pop() if len(devices) == 1 else None
+
+
+def _reference(function: Any) -> Any:
+    """What is equal to itself while a function lives; its identity would be another's once it is gone."""
+    try:
+        return function if function is None else weakref.ref(function)
+    except TypeError:  # equal to no other, so that it is looked at each time
+        return object()
 
 
 def _local(parameter: Tensor) -> Tensor:
