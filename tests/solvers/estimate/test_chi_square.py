@@ -11,12 +11,14 @@ from hesse._solvers.estimate import chi_square, student
 
 @pytest.mark.parametrize("degrees", [1, 2, 5, 50, 10**4])
 @pytest.mark.parametrize("count", [4, 10, 40])
-@pytest.mark.parametrize(("confidence", "lack", "excess"), [(0.8, 0.06, 0.09), (0.95, 0.03, 0.03)])
-def test_it_covers_the_mean_as_often_as_it_says(degrees, count, confidence, lack, excess):
+@pytest.mark.parametrize(("confidence", "lack"), [(0.8, 0.06), (0.95, 0.03)])
+def test_it_covers_the_mean_as_often_as_it_says(degrees, count, confidence, lack):
     samples = np.random.default_rng(0).chisquare(degrees, (count, 20000)) / degrees
     low, high = chi_square.interval(samples, confidence)
     covered = np.mean((low <= 1) & (high >= 1))
     # The t interval covers in 0.82 and 0.86 of cases, not 0.95, for one degree and four or ten samples.
+    # Few samples do not tell these from one eigenvalue beside many small ones, which the next test is about.
+    excess = {4: 0.08, 10: 0.04}.get(count, 0.03) if confidence < 0.9 else 0.03
     assert confidence - lack <= covered <= confidence + excess
     assert (low > 0).all()
 
