@@ -1,111 +1,233 @@
-"""Steps of recurrent layers, and the steps of their derivatives.
+"""Cells of recurrent layers, and the cells of their derivatives.
 
 A recurrence has states s, sequences x and a matrix W. Its step at time t is::
 
-    u_t = s_{t-1}[0] @ W;    s_t, y_t = cell(u_t, s_{t-1}, x_t)
+    u_t = s_{t-1}[0] @ W + x_t[0];    s_t, r_t, y_t = cell(u_t, s_{t-1}, x_t[1:])
 
-and its results are s, u and y. A cell is elementwise along all but the last dimension. The cotangents of a recurrence
-are a recurrence of the opposite direction with Wᵀ. Its states are du and ds, and its cell is a pullback::
+and its results are s, r and y. What r holds, such as the activations of the gates, spares the derivative their
+computation. A cell is elementwise along all but the last dimension, and reads the state s[0] only where it carries it.
+The cotangents of a recurrence are a recurrence of the opposite direction with Wᵀ. Its states are du and ds, and its
+cell is a pullback::
 
-    du_t, ds_{t-1}, dx_t = pullback of (s_t, u_t, y_t), at (u_t, s_{t-1}, x_t), of
-                           (ds_t + (du_{t+1} @ Wᵀ, 0, …) + gs_t, gu_t, gy_t)
+    du_t, ds_{t-1}, dx_t[1:] = pullback of (s_t, r_t, y_t), at (r_t, s_{t-1}, x_t[1:]), of
+                               (ds_t + (du_{t+1} @ Wᵀ, 0, …) + gs_t, gr_t, gy_t);    dx_t[0] = du_t
 
-where gs, gu and gy are the cotangents of the results. So one operator serves all orders of differentiation.
+where gs, gr and gy are the cotangents of the results, as far as there are any. So one operator serves all orders of
+differentiation.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Cell = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor]], tuple[list[Tensor], list[Tensor]]]
-"""Of u, states and entries of sequences; returns states and results."""
+Entries = Sequence[Tensor]
+States = Sequence[Tensor | None]
+"""None for a state that is not carried."""
 
 
-class Counts(NamedTuple):
-    """How many states, sequences and further results y a cell has."""
+class Cell(NamedTuple):
+    """A step of a recurrence, and its pullback.
 
-    states: int
-    sequences: int
-    results: int
+    Attributes:
+        step: of u, states and entries of the sequences x[1:]; returns states, r and y.
+        pull: of r, the states before the step, x[1:], and the cotangents of states, r and y, None for those that are
+            zero; returns those of u, of the states that are carried, and of x[1:].
+        num_states: states s.
+        carried: which of them the step reads beside the product with W.
+        num_sequences: sequences x[1:].
+        num_kept: results r.
+        num_results: results y.
+    """
 
-
-def _parts(gates: Tensor, count: int) -> Sequence[Tensor]:
-    # By unbind, whose derivative is one stack; that of chunk is a sum of padded parts.
-    return gates.reshape(*gates.shape[:-1], count, -1).unbind(-2)
-
-
-def _lstm(u: Tensor, states: Sequence[Tensor], x: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    i, f, g, o = _parts(u + x[0], 4)
-    memory = f.sigmoid() * states[1] + i.sigmoid() * g.tanh()
-    return [o.sigmoid() * memory.tanh(), memory], []
-
-
-def _gru(u: Tensor, states: Sequence[Tensor], x: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """The second sequence is the bias that the reset gate is a factor of."""
-    of_state, of_entry = _parts(u, 3), _parts(x[0], 3)
-    r, z = [(a + b).sigmoid() for a, b in zip(of_state[:2], of_entry[:2], strict=True)]
-    new = (of_entry[2] + r * (of_state[2] + x[1])).tanh()
-    return [new + z * (states[0] - new)], []
+    step: Callable[[Tensor, States, Entries], tuple[Entries, Entries, Entries]]
+    pull: Callable[[Entries, States, Entries, Entries, States, States], tuple[Tensor, Entries, Entries]]
+    num_states: int
+    carried: tuple[int, ...]
+    num_sequences: int
+    num_kept: int
+    num_results: int = 0
 
 
-def _tanh(u: Tensor, states: Sequence[Tensor], x: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    return [(u + x[0]).tanh()], []
+def _gates(u: Tensor, count: int) -> Sequence[Tensor]:
+    return u.reshape(*u.shape[:-1], count, -1).unbind(-2)
 
 
-def _relu(u: Tensor, states: Sequence[Tensor], x: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    return [(u + x[0]).relu()], []
+def _added(a: Tensor, b: Tensor | None) -> Tensor:
+    return a if b is None else a + b
+
+
+def _of_sigmoid(cotangent: Tensor, value: Tensor) -> Tensor:
+    return cotangent * value * (1 - value)
+
+
+def _of_tanh(cotangent: Tensor, value: Tensor) -> Tensor:
+    return cotangent * (1 - value * value)
+
+
+def _lstm(u: Tensor, states: States, x: Entries) -> tuple[Entries, Entries, Entries]:
+    _, before = states
+    assert before is not None
+    i, f, g, o = _gates(u, 4)
+    kept = [i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()]
+    memory = kept[1] * before + kept[0] * kept[2]
+    kept.append(memory.tanh())
+    return [kept[3] * kept[4], memory], kept, []
+
+
+def _pull_lstm(
+    r: Entries, before: States, x: Entries, of_states: Entries, of_r: States, of_y: States
+) -> tuple[Tensor, Entries, Entries]:
+    (i, f, g, o, tanh), (of_state, of_memory), (_, memory) = r, of_states, before
+    assert memory is not None
+    of_memory = of_memory + _of_tanh(_added(of_state * o, of_r[4]), tanh)
+    cotangents = [of_memory * g, of_memory * memory, of_memory * i, of_state * tanh]
+    of_i, of_f, of_g, of_o = map(_added, cotangents, of_r[:4])
+    of_u = torch.cat([_of_sigmoid(of_i, i), _of_sigmoid(of_f, f), _of_tanh(of_g, g), _of_sigmoid(of_o, o)], -1)
+    return of_u, [of_memory * f], []
+
+
+def _gru(u: Tensor, states: States, x: Entries) -> tuple[Entries, Entries, Entries]:
+    """The sequence is what the inputs contribute to the new state; u has what the reset gate is a factor of."""
+    r, z, new = _gates(u, 3)
+    r, z = r.sigmoid(), z.sigmoid()
+    kept = [r, z, new, (x[0] + r * new).tanh()]
+    return [_between(kept[3], states[0], z)], kept, []
+
+
+def _between(new: Tensor, state: Tensor | None, z: Tensor) -> Tensor:
+    assert state is not None
+    return new + z * (state - new)
+
+
+def _pull_gru(
+    kept: Entries, before: States, x: Entries, of_states: Entries, of_r: States, of_y: States
+) -> tuple[Tensor, Entries, Entries]:
+    (r, z, factor, new), (state,), (cotangent,) = kept, before, of_states
+    assert state is not None
+    of_z = _added(cotangent * (state - new), of_r[1])
+    of_new = _of_tanh(_added(cotangent * (1 - z), of_r[3]), new)
+    of_reset, of_factor = _added(of_new * factor, of_r[0]), _added(of_new * r, of_r[2])
+    of_u = torch.cat([_of_sigmoid(of_reset, r), _of_sigmoid(of_z, z), of_factor], -1)
+    return of_u, [cotangent * z], [of_new]
+
+
+def _tanh(u: Tensor, states: States, x: Entries) -> tuple[Entries, Entries, Entries]:
+    new = u.tanh()
+    return [new], [new], []
+
+
+def _pull_tanh(
+    r: Entries, before: States, x: Entries, of_states: Entries, of_r: States, of_y: States
+) -> tuple[Tensor, Entries, Entries]:
+    return _of_tanh(_added(of_states[0], of_r[0]), r[0]), [], []
+
+
+def _relu(u: Tensor, states: States, x: Entries) -> tuple[Entries, Entries, Entries]:
+    new = u.relu()
+    return [new], [new], []
+
+
+def _pull_relu(
+    r: Entries, before: States, x: Entries, of_states: Entries, of_r: States, of_y: States
+) -> tuple[Tensor, Entries, Entries]:
+    return torch.where(r[0] > 0, _added(of_states[0], of_r[0]), 0.0), [], []
 
 
 def _masked(cell: Cell) -> Cell:
     """The last sequence is one where a step is taken, and zero where the states stay as they are."""
 
-    def masked(u: Tensor, states: Sequence[Tensor], x: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        new, results = cell(u, states, x[:-1])
-        return [torch.where(x[-1] > 0, a, b) for a, b in zip(new, states, strict=True)], results
+    def step(u: Tensor, states: States, x: Entries) -> tuple[Entries, Entries, Entries]:
+        new, kept, results = cell.step(u, states, x[:-1])
+        return [torch.where(x[-1] > 0, a, b) for a, b in zip(new, states, strict=True)], kept, results  # type: ignore[arg-type]  # all are carried
 
-    return masked
+    def pull(
+        r: Entries, before: States, x: Entries, of_states: Entries, of_r: States, of_y: States
+    ) -> tuple[Tensor, Entries, Entries]:
+        is_taken = x[-1] > 0
+        taken = [torch.where(is_taken, entry, 0.0) for entry in of_states]
+        of_u, of_carried, of_x = cell.pull(r, before, x[:-1], taken, of_r, of_y)
+        carried = [torch.where(is_taken, 0.0, entry) for entry in of_states]
+        for state, entry in zip(cell.carried, of_carried, strict=True):
+            carried[state] = carried[state] + entry
+        return of_u, carried, [*of_x, torch.zeros_like(x[-1])]
+
+    return cell._replace(
+        step=step, pull=pull, carried=tuple(range(cell.num_states)), num_sequences=cell.num_sequences + 1
+    )
 
 
-_CELLS: dict[str, tuple[Cell, Counts]] = {
-    "lstm": (_lstm, Counts(2, 1, 0)),
-    "gru": (_gru, Counts(1, 2, 0)),
-    "rnn_tanh": (_tanh, Counts(1, 1, 0)),
-    "rnn_relu": (_relu, Counts(1, 1, 0)),
+_CELLS = {
+    "lstm": Cell(_lstm, _pull_lstm, 2, (1,), 0, 5),
+    "gru": Cell(_gru, _pull_gru, 1, (0,), 1, 4),
+    "rnn_tanh": Cell(_tanh, _pull_tanh, 1, (), 0, 1),
+    "rnn_relu": Cell(_relu, _pull_relu, 1, (), 0, 1),
 }
-_CELLS |= {
-    f"masked {name}": (_masked(cell), counts._replace(sequences=counts.sequences + 1))
-    for name, (cell, counts) in _CELLS.items()
-}
+_CELLS |= {f"masked {name}": _masked(cell) for name, cell in _CELLS.items()}
 
 
-def counts_of(name: str, order: int) -> Counts:
-    """Those of the derivative of this order of a cell."""
-    if order == 0:
-        return _CELLS[name][1]
-    states, sequences, results = counts_of(name, order - 1)
-    return Counts(states + 1, 2 + 2 * states + sequences + results, sequences)
+def derivative(name: str, is_there: Sequence[bool]) -> str:
+    """The name of a cell's derivative.
+
+    Its sequences x[1:] are r, the carried states before each step and x[1:] of the cell, then the cotangents that are
+    there of states but the first, r and y.
+    """
+    return f"{name}'" + "".join([str(int(flag)) for flag in is_there])
 
 
-def cell_of(name: str, order: int) -> Cell:
-    """The derivative of this order of a cell."""
-    if order == 0:
-        return _CELLS[name][0]
-    inner, counts = cell_of(name, order - 1), counts_of(name, order - 1)
-    num_inputs = 1 + counts.states + counts.sequences
+@functools.cache
+def cell_of(name: str) -> Cell:
+    """The cell of this name."""
+    inner, mark, flags = name.rpartition("'")
+    return _derivative(cell_of(inner), [flag == "1" for flag in flags]) if mark else _CELLS[name]
 
-    def pullback(u: Tensor, states: Sequence[Tensor], x: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+
+def _derivative(cell: Cell, is_there: Sequence[bool]) -> Cell:
+    num_carried, num_others = len(cell.carried), cell.num_states - 1
+
+    def step(u: Tensor, states: States, x: Entries) -> tuple[Entries, Entries, Entries]:
+        given = iter(x)
+        kept = [next(given) for _ in range(cell.num_kept)]
+        before = _placed(cell, [next(given) for _ in range(num_carried)])
+        entries = [next(given) for _ in range(cell.num_sequences)]
+        cotangents = [next(given) if flag else None for flag in is_there]
+        totals = _placed(cell, states[1:])
+        totals[0] = _added(u, totals[0])
+        of_states = [_added(total, more) for total, more in zip(totals, [None, *cotangents], strict=False)]  # type: ignore[arg-type]  # all but the first are carried
+        of_kept, of_results = cotangents[num_others:][: cell.num_kept], cotangents[num_others + cell.num_kept :]
+        of_u, of_carried, of_entries = cell.pull(kept, before, entries, of_states, of_kept, of_results)
+        return [of_u, *of_carried], [u], of_entries
+
+    def pull(
+        r: Entries, before: States, x: Entries, of_states: Entries, of_r: States, of_y: States
+    ) -> tuple[Tensor, Entries, Entries]:
         def flat(u: Tensor, *entries: Tensor) -> list[Tensor]:
-            states, results = inner(u, entries[: counts.states], entries[counts.states :])
-            return [*states, u, *results]
+            states, _, results = step(u, [None, *entries[:num_carried]], entries[num_carried:])
+            return [*states, *[y for y, entry in zip(results, of_y, strict=True) if entry is not None]]
 
-        pull = torch.func.vjp(flat, *x[:num_inputs])[1]
-        of_states, of_results = x[num_inputs:][: counts.states], x[num_inputs + counts.states :]
-        total = [a + b for a, b in zip(states[1:], of_states, strict=True)]
-        pulled = pull([total[0] + u, *total[1:], *of_results])
-        return list(pulled[: 1 + counts.states]), list(pulled[1 + counts.states :])
+        carried = [entry for entry in before[1:] if entry is not None]
+        pullback = torch.func.vjp(flat, *r, *carried, *x)[1]
+        of_u, *rest = pullback([*of_states, *[entry for entry in of_y if entry is not None]])
+        return _added(of_u, of_r[0]), rest[:num_carried], rest[num_carried:]
 
-    return pullback
+    return Cell(
+        step,
+        pull,
+        num_states=1 + num_carried,
+        carried=tuple(range(1, 1 + num_carried)),
+        num_sequences=cell.num_kept + num_carried + cell.num_sequences + sum(is_there),
+        num_kept=1,
+        num_results=cell.num_sequences,
+    )
+
+
+def _placed(cell: Cell, carried: States) -> list[Tensor | None]:
+    """The carried states among all."""
+    states: list[Tensor | None] = [None] * cell.num_states
+    for place, state in zip(cell.carried, carried, strict=True):
+        states[place] = state
+    return states

@@ -8,6 +8,7 @@ outside of the loop: one product for the whole sequence.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from hesse._linearize.program.cells import cell_of, counts_of
+from hesse._linearize.program.cells import Cell, cell_of, derivative
 from hesse._linearize.program.graph import Graph, inputs_of, results_of
 from hesse._linearize.program.own_operators import define
 from hesse._linearize.program.passes.matrix_products import multiply_by_onednn
@@ -29,107 +30,126 @@ _MOST_STEPS = 64
 
 
 def recur(
-    cell: str, order: int, reverse: bool, states: Sequence[Tensor], sequences: Sequence[Tensor], matrix: Tensor
+    cell: str, reverse: bool, states: Sequence[Tensor], sequences: Sequence[Tensor], matrix: Tensor
 ) -> list[Tensor]:
-    """The results (states, u and y of each step) of the derivative of order ``order`` of a cell.
+    """The results s, r and y of a cell (``cells.py`` has the formulas).
 
-    States are (…, h), sequences (length, …), the matrix (h, g). With ``reverse`` the last entries come first.
+    States are (…, h), sequences (length, …), the matrix (h, g). With ``reverse`` the last entries come first. The
+    results s are (length + 1, …), and begin with the first states, or end with them with ``reverse``.
     """
-    results: tuple[Tensor, ...] = _Recurrence.apply(cell, order, reverse, len(states), *states, *sequences, matrix)  # type: ignore[no-untyped-call]  # no types there
+    results: tuple[Tensor, ...] = _Recurrence.apply(cell, reverse, len(states), *states, *sequences, matrix)  # type: ignore[no-untyped-call]  # no types there
     return list(results)
 
 
 class _Recurrence(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, cell: str, order: int, reverse: bool, num_states: int, *tensors: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, name: str, reverse: bool, num_states: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         states, sequences, matrix = tensors[:num_states], tensors[num_states:-1], tensors[-1]
-        results = RECUR(cell, order, reverse, False, states, sequences, matrix)
-        ctx.options = cell, order, reverse, num_states
-        ctx.save_for_backward(*tensors, *results[: num_states + 1])
+        results = RECUR(name, reverse, False, [], states, sequences, matrix)
+        ctx.set_materialize_grads(False)
+        ctx.options = name, reverse
+        ctx.save_for_backward(*sequences[1:], matrix, *results[: num_states + cell_of(name).num_kept])
         return tuple(results)
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        cell, order, reverse, num_states = ctx.options
-        saved = list(ctx.saved_tensors)
-        num_inputs = len(saved) - num_states - 1
-        states, sequences, matrix = saved[:num_states], saved[num_states : num_inputs - 1], saved[num_inputs - 1]
-        *after, products = saved[num_inputs:]
-        before = [_shifted(first, rest, reverse) for first, rest in zip(states, after, strict=True)]
-        zeros = [torch.zeros_like(entry) for entry in (products[0], *states)]
-        inputs = [products, *before, *sequences, *cotangents]
-        pulled = recur(cell, order + 1, not reverse, zeros, inputs, matrix.mT)
-        of_products, of_states = pulled[0], [entry[-1 if reverse else 0] for entry in pulled[1 : 1 + num_states]]
-        of_states[0] = of_states[0] + of_products[-1 if reverse else 0] @ matrix.mT
-        of_matrix = before[0].flatten(0, -2).mT @ of_products.flatten(0, -2)
-        return None, None, None, None, *of_states, *pulled[2 + num_states :], of_matrix
-
-
-def _shifted(first: Tensor, states: Tensor, reverse: bool) -> Tensor:
-    """The states before each step."""
-    return torch.cat([states[1:], first[None]] if reverse else [first[None], states[:-1]])
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
+        (name, reverse), saved = ctx.options, iter(ctx.saved_tensors)
+        cell = cell_of(name)
+        sequences, matrix = list(itertools.islice(saved, cell.num_sequences)), next(saved)
+        states, kept = list(itertools.islice(saved, cell.num_states)), list(saved)
+        first, before, after = (-1, slice(1, None), slice(-1)) if reverse else (0, slice(-1), slice(1, None))
+        of_states = [entry if entry is None else entry[after] for entry in cotangents[: cell.num_states]]
+        others = [*of_states[1:], *cotangents[cell.num_states :]]
+        inputs = [torch.zeros_like(states[0][after]) if of_states[0] is None else of_states[0], *kept]
+        inputs += [
+            *[states[i][before] for i in cell.carried],
+            *sequences,
+            *[entry for entry in others if entry is not None],
+        ]
+        # Nothing follows the last step.
+        zeros = [matrix.new_zeros((*states[0].shape[1:-1], matrix.shape[-1]))]
+        zeros += [torch.zeros_like(states[i][first]) for i in cell.carried]
+        is_there = [entry is not None for entry in others]
+        pulled = recur(derivative(name, is_there), not reverse, zeros, inputs, matrix.mT)
+        of_first = [entry if entry is None else entry[first] for entry in cotangents[: cell.num_states]]
+        for i, entry in [
+            (0, pulled[0][first] @ matrix.mT),
+            *zip(cell.carried, [entry[first] for entry in pulled[1 : len(zeros)]], strict=True),
+        ]:
+            of_first[i] = entry if of_first[i] is None else of_first[i] + entry
+        # The derivative runs the other way.
+        of_u = pulled[0][before]
+        of_matrix = states[0][before].flatten(0, -2).mT @ of_u.flatten(0, -2)
+        return None, None, None, *of_first, of_u, *pulled[len(zeros) + 1 :], of_matrix
 
 
 def _shapes(
-    cell: str,
-    order: int,
+    name: str,
     reverse: bool,
     compiled: bool,
+    unread: Sequence[int],
     states: Sequence[Tensor],
     sequences: Sequence[Tensor],
     matrix: Tensor,
 ) -> list[Tensor]:
-    length, width = len(sequences[0]), matrix.shape[-1]
-    made = [entry.new_empty((length, *entry.shape)) for entry in states]
-    made.append(matrix.new_empty((length, *states[0].shape[:-1], width)))
-    if order:
-        # The results are cotangents of the sequences of the recurrence that this one is the derivative of.
-        counts = counts_of(cell, order - 1)
-        inner = sequences[1 + counts.states :][: counts.sequences]
-        made += [entry.new_empty(entry.shape) for entry in inner]
-    return made
+    cell, length = cell_of(name), len(sequences[0])
+    inner, mark, _ = name.rpartition("'")
+    shapes = [(length + 1, *state.shape) for state in states]
+    # What a derivative keeps is u, and its results are cotangents of the sequences of what it is the derivative of.
+    shapes += [sequences[0].shape if mark else (length, *states[0].shape)] * cell.num_kept
+    if mark:
+        place = 1 + cell_of(inner).num_kept + len(cell_of(inner).carried)
+        shapes += [entry.shape for entry in sequences[place:][: cell.num_results]]
+    return [matrix.new_empty([0] if i in unread else shape) for i, shape in enumerate(shapes)]
 
 
 def _values(
-    cell: str,
-    order: int,
+    name: str,
     reverse: bool,
     compiled: bool,
+    unread: Sequence[int],
     states: Sequence[Tensor],
     sequences: Sequence[Tensor],
     matrix: Tensor,
 ) -> list[Tensor]:
-    results = _shapes(cell, order, reverse, compiled, states, sequences, matrix)
-    entries = list(zip(*[sequence.unbind() for sequence in sequences], strict=True))
-    targets = list(zip(*[result.unbind() for result in results], strict=True))
-    before: Sequence[Tensor] = [state.contiguous() for state in states]
-    first = [*before, *entries[0], matrix, *targets[0]]
-    layouts = tuple([(tensor.shape, tensor.stride(), tensor.dtype) for tensor in first])
-    run = _step(cell, order, len(states), compiled, layouts)
-    times = range(len(entries))
-    for t in reversed(times) if reverse else times:
-        run([*before, *entries[t], matrix, *targets[t]])
+    results = _shapes(name, reverse, compiled, unread, states, sequences, matrix)
+    first, before, after = (-1, slice(1, None), slice(-1)) if reverse else (0, slice(-1), slice(1, None))
+    for state, result in zip(states, results, strict=False):
+        result[first].copy_(state)
+    rows = [result.unbind() for result in results[: len(states)]]
+    columns: list[Sequence[Tensor]] = [rows[i][before] for i in _read(cell_of(name))]
+    columns += [*[sequence.unbind() for sequence in sequences], [matrix] * len(sequences[0])]
+    columns += [row[after] for row in rows]
+    columns += [result.unbind() for i, result in enumerate(results) if i >= len(states) and i not in unread]
+    steps: Any = list(zip(*columns, strict=True))
+    run = _step(name, compiled, tuple(unread), tuple([(x.shape, x.stride(), x.dtype) for x in steps[0]]))
+    for tensors in reversed(steps) if reverse else steps:
+        run(list(tensors))
         run = without_wrapper(run)
-        before = targets[t][: len(states)]
     return results
 
 
+def _read(cell: Cell) -> list[int]:
+    """The states that a step reads, the first for its product."""
+    return sorted({0, *cell.carried})
+
+
 @functools.lru_cache(_MOST_STEPS)
-def _step(cell: str, order: int, num_states: int, compiled: bool, layouts: _Layouts) -> Run:
-    """Takes states, entries of sequences, the matrix, then the tensors to write the results into."""
+def _step(name: str, compiled: bool, unread: tuple[int, ...], layouts: _Layouts) -> Run:
+    """Takes the states that are read, entries of sequences, the matrix, then the tensors to write the results into."""
     from hesse._linearize.program import inductor
     from hesse._linearize.program.stand_ins import new_mode
 
-    function, counts = cell_of(cell, order), counts_of(cell, order)
-    num_inputs = num_states + counts.sequences + 1
+    cell = cell_of(name)
+    read = _read(cell)
+    num_inputs = len(read) + 1 + cell.num_sequences + 1
 
     def step(*tensors: Tensor) -> list[Tensor]:
-        states, sequences, matrix = tensors[:num_states], tensors[num_states : num_inputs - 1], tensors[num_inputs - 1]
-        products = states[0] @ matrix
-        after, results = function(products, states, sequences)
-        return [*after, products, *results]
+        states = dict(zip(read, tensors, strict=False))
+        x, *sequences, matrix = tensors[len(read) : num_inputs]
+        carried = [states[i] if i in cell.carried else None for i in range(cell.num_states)]
+        after, kept, results = cell.step(states[0] @ matrix + x, carried, sequences)
+        return [result for i, result in enumerate([*after, *kept, *results]) if i not in unread]
 
     with undisturbed(), new_mode():
         stand_ins = [torch.empty_strided(shape, stride, dtype=dtype, device="cpu") for shape, stride, dtype in layouts]
@@ -156,10 +176,10 @@ def _write_results(graph: Graph, num_inputs: int) -> None:
 def _batched(
     info: Any,
     in_dims: Any,
-    cell: str,
-    order: int,
+    name: str,
     reverse: bool,
     compiled: bool,
+    unread: Sequence[int],
     states: Sequence[Tensor],
     sequences: Sequence[Tensor],
     matrix: Tensor,
@@ -172,10 +192,10 @@ def _batched(
 
     *_, of_states, of_sequences, of_matrix = in_dims
     results = RECUR(
-        cell,
-        order,
+        name,
         reverse,
         compiled,
+        unread,
         [batches(state, dim, 0) for state, dim in zip(states, of_states, strict=True)],
         [batches(sequence, dim, 1) for sequence, dim in zip(sequences, of_sequences, strict=True)],
         matrix if of_matrix is None else matrix.movedim(of_matrix, 0),
@@ -184,7 +204,7 @@ def _batched(
 
 
 RECUR = define(
-    "recur(str cell, int order, bool reverse, bool compiled, Tensor[] states, Tensor[] sequences, Tensor matrix)"
+    "recur(str cell, bool reverse, bool compiled, int[] unread, Tensor[] states, Tensor[] sequences, Tensor matrix)"
     " -> Tensor[]",
     _values,
     _shapes,

@@ -50,9 +50,9 @@ def _layer(
     sequences = [driven + biases[1]]
     if cell == "gru":
         width = initial[0].shape[-1]
-        # The reset gate multiplies the last part of the second bias.
-        last = biases[1][2 * width :]
-        sequences = [driven + F.pad(biases[1][: 2 * width], (0, width)), last.expand(*x.shape[:2], width)]
+        # The reset gate multiplies what the state contributes to the new one, its bias included.
+        of_new = biases[1][2 * width :].expand(*x.shape[:2], width)
+        sequences = [torch.cat([sequences[0][..., : 2 * width], of_new], -1), driven[..., 2 * width :]]
     if projection is not None:
         # The state is the one before the projection, so that each step is one product. There is none at first: what
         # the projected one contributes to the first step is added there.
@@ -60,9 +60,10 @@ def _layer(
         states[0], of_state = torch.zeros_like(states[1]), of_state @ projection
     if packing is not None:
         cell, sequences = f"masked {cell}", [*sequences, packing.mask(x)]
-    found = recur(cell, 0, reverse, states, sequences, of_state.mT)
-    outputs = found[0] if projection is None else F.linear(found[0], projection)
-    ends = [entry[0 if reverse else -1] for entry in (outputs, *found[1 : len(states)])]
+    found = recur(cell, reverse, states, sequences, of_state.mT)
+    outputs, *others = [entry[:-1] if reverse else entry[1:] for entry in found[: len(states)]]
+    outputs = outputs if projection is None else F.linear(outputs, projection)
+    ends = [entry[0 if reverse else -1] for entry in (outputs, *others)]
     return outputs, ends
 
 
