@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
+from hesse._base import saved_files
+from hesse._linearize.program import inductor, recurrence
 from hesse._linearize.program.recurrence import RECUR, recur
 
 DOUBLE = torch.float64
@@ -50,3 +54,29 @@ def test_a_batch_is_one_recurrence_for_all_samples() -> None:
         for i in range(3):
             single = one(*[entry[i if dim == 0 else 0] for entry, dim in given])
             torch.testing.assert_close(batch[i], single)
+
+
+@pytest.mark.inductor
+def test_a_compiled_step_is_found_on_the_disk_unless_it_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(saved_files.VARIABLE, str(tmp_path / "programs"))
+    state, x, matrix = [torch.randn(shape, dtype=DOUBLE) for shape in ((2, 3), (4, 2, 3), (3, 3))]
+    compiled = []
+    compile = inductor.compile
+    monkeypatch.setattr(
+        inductor, "compile", lambda *args, **options: (compiled.append(1), compile(*args, **options))[1]
+    )
+
+    def states() -> Tensor:
+        recurrence._step.cache_clear()
+        return RECUR("rnn_tanh", False, True, [1], [state], [x], matrix)[0]
+
+    expected = recur("rnn_tanh", False, [state], [x], matrix)[0]
+    for _ in range(2):
+        torch.testing.assert_close(states(), expected)
+        assert len(compiled) == 1
+    (file,) = (tmp_path / "programs").iterdir()
+    file.write_bytes(file.read_bytes()[:-9])
+    torch.testing.assert_close(states(), expected)
+    assert len(compiled) == 2

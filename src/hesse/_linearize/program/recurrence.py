@@ -137,6 +137,20 @@ def _read(cell: Cell) -> list[int]:
 @functools.lru_cache(_MOST_STEPS)
 def _step(name: str, compiled: bool, unread: tuple[int, ...], layouts: _Layouts) -> Run:
     """Takes the states that are read, entries of sequences, the matrix, then the tensors to write the results into."""
+    if not compiled:
+        return run_as_it_is(_graph(name, unread, layouts))
+    from hesse._linearize.program.saved_step import saved_step
+
+    def compile() -> Run:
+        from hesse._linearize.program import inductor
+
+        # The layouts are those that the step was made for.
+        return inductor.compile(multiply_by_onednn(_graph(name, unread, layouts)), size_asserts=False)
+
+    return saved_step((name, unread, layouts), compile)
+
+
+def _graph(name: str, unread: tuple[int, ...], layouts: _Layouts) -> Graph:
     from hesse._linearize.program import inductor
     from hesse._linearize.program.stand_ins import new_mode
 
@@ -156,10 +170,7 @@ def _step(name: str, compiled: bool, unread: tuple[int, ...], layouts: _Layouts)
         table = inductor.decompositions()
         graph: Graph = make_fx(torch.func.functionalize(step), decomposition_table=table)(*stand_ins)
     _write_results(graph, num_inputs)
-    if not compiled:
-        return run_as_it_is(graph)
-    # The layouts are those that the step was made for.
-    return inductor.compile(multiply_by_onednn(graph), size_asserts=False)
+    return graph
 
 
 def _write_results(graph: Graph, num_inputs: int) -> None:

@@ -67,7 +67,7 @@ class Origin:
             return None
         try:
             body = content[_DIGEST:]
-            if _digest(body).encode() != content[:_DIGEST]:
+            if digest_of_bytes(body).encode() != content[:_DIGEST]:
                 raise ValueError
             (length,) = [int.from_bytes(body[:8], "little")]
             saved = json.loads(json.loads(body[8 : 8 + length])["__metadata__"]["program"])
@@ -114,7 +114,7 @@ class Origin:
         saved |= {"ran": self._names, "ran_digest": self._ran_digest, "seconds": program.price}
         constants = {str(i): tensor.contiguous() for i, tensor in enumerate(program.parts.constants)}
         body = safetensors.torch.save(constants, {"program": json.dumps(saved)})
-        saved_files.write(self.name, _digest(body).encode() + body)
+        saved_files.write(self.name, digest_of_bytes(body).encode() + body)
 
     def discard(self) -> None:
         """Remove the file of a program that is not right."""
@@ -130,11 +130,11 @@ def origin_of(
     try:
         found = digest([("", func), ("reads", reads), ("arguments", arguments), ("map", map)])
         layouts = [tuple(_layout_to_save(layout(leaf))) for leaf in point]
-        key = repr((found.text, layouts, tuple(directions), most, settings(), _environment()))
+        key = repr((found.text, layouts, tuple(directions), most, settings(), environment()))
     except Unknown:
         return None
     # Without the functions, which would keep alive what they read.
-    return Origin(_digest(key.encode()) + SUFFIX, [function.__code__ for function in found.functions])
+    return Origin(digest_of_bytes(key.encode()) + SUFFIX, [function.__code__ for function in found.functions])
 
 
 def _layout_to_save(layout: Layout) -> list[Any]:
@@ -285,7 +285,7 @@ def _digest_of(names: Sequence[Name]) -> str:
     return digest(found).text
 
 
-def _digest(content: bytes) -> str:
+def digest_of_bytes(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=_DIGEST // 2).hexdigest()
 
 
@@ -303,7 +303,7 @@ def _installed() -> tuple[Any, ...]:
     return own, versions, torch.version.git_version, sys.version, processor
 
 
-def _environment() -> tuple[Any, ...]:
+def environment() -> tuple[Any, ...]:
     """What else the code of a program depends on."""
     variables = sorted(
         (name, value) for name, value in os.environ.items() if name.startswith(("TORCH", "ATEN_", "PYTORCH_"))
