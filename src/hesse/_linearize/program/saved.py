@@ -6,15 +6,10 @@ are Inductor's, on its own part of the disk, and known by their digests.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
-import importlib.metadata
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import CodeType
 from typing import Any
 
@@ -25,8 +20,9 @@ from torch import Tensor
 from hesse._base import saved_files
 from hesse._base.errors import warn_caller
 from hesse._linearize.clear_saved_programs import SUFFIX
-from hesse._linearize.program.code_that_ran import OF_TORCH, Name, Ran, function_named
+from hesse._linearize.program.code_that_ran import Name, Ran, function_named
 from hesse._linearize.program.dependences import Unknown, digest
+from hesse._linearize.program.environment import DIGEST, digest_of_bytes, environment
 from hesse._linearize.program.parts import Parts, Replay, Which
 from hesse._linearize.program.program import Program
 from hesse._linearize.program.stored_graph import Input, StoredGraph, dtype_of
@@ -35,7 +31,6 @@ from hesse._linearize.program.wrapper import Kernel, Wrapper
 from hesse._linearize.protocol import Direction, Leaves, Map
 
 _MOST_CONSTANTS = 16 * 2**20
-_DIGEST = 40
 _TYPES = {kind.__name__: kind for kind in (Tensor, torch.nn.Parameter, torch.nn.Buffer)}
 
 
@@ -66,8 +61,8 @@ class Origin:
         if content is None:
             return None
         try:
-            body = content[_DIGEST:]
-            if digest_of_bytes(body).encode() != content[:_DIGEST]:
+            body = content[DIGEST:]
+            if digest_of_bytes(body).encode() != content[:DIGEST]:
                 raise ValueError
             (length,) = [int.from_bytes(body[:8], "little")]
             saved = json.loads(json.loads(body[8 : 8 + length])["__metadata__"]["program"])
@@ -283,42 +278,3 @@ def _digest_of(names: Sequence[Name]) -> str:
     if any(function is None for _, function in found):
         raise Unknown("a function that is not there")
     return digest(found).text
-
-
-def digest_of_bytes(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=_DIGEST // 2).hexdigest()
-
-
-@functools.cache
-def _installed() -> tuple[Any, ...]:
-    """Versions, the processor, and the state of hesse's own files."""
-    package = Path(__file__).parents[2]
-    files = [(str(path.relative_to(package)), path.stat()) for path in sorted(package.rglob("*.py"))]
-    versions = {}
-    for name in ("torch", "numpy", "scipy", *OF_TORCH):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    own = hashlib.blake2b(repr([(name, at.st_size, at.st_mtime_ns) for name, at in files]).encode()).hexdigest()
-    processor = sorted(getattr(torch.cpu, "get_capabilities", dict)().items()), torch.backends.cpu.get_cpu_capability()
-    return own, versions, torch.version.git_version, sys.version, processor
-
-
-def environment() -> tuple[Any, ...]:
-    """What else the code of a program depends on."""
-    variables = sorted(
-        (name, value) for name, value in os.environ.items() if name.startswith(("TORCH", "ATEN_", "PYTORCH_"))
-    )
-    flags = torch.backends.mkldnn.enabled, torch.__version__, torch.get_num_threads()
-    return _installed(), [pair for pair in variables if pair[0] != "TORCHINDUCTOR_CACHE_DIR"], flags, _options()
-
-
-def _options() -> str:
-    """The options of Inductor: nothing where they are as they come, since loading them takes a second."""
-    if "torch._inductor.config" not in sys.modules:
-        return ""
-    from hesse._linearize.program import inductor
-
-    now = inductor.digest_of_options()
-    if now is None:
-        raise Unknown("the options of Inductor")
-    return "" if now == inductor.AS_THEY_COME else now

@@ -10,8 +10,8 @@ from typing import Any
 from hesse._base import saved_files
 from hesse._linearize.clear_saved_programs import SUFFIX
 from hesse._linearize.program.dependences import Unknown
+from hesse._linearize.program.environment import digest_of_bytes, environment
 from hesse._linearize.program.runs import Run, without_wrapper
-from hesse._linearize.program.saved import digest_of_bytes, environment
 from hesse._linearize.program.wrapper import Kernel, Wrapper
 
 
