@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import sys
 import types
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import hesse
+from hesse._autograd import captured
 from hesse._linearize.program import backends
 
 from . import programs
@@ -142,6 +144,29 @@ def test_python_numbers_are_watched_wherever_the_function_reads_them(monkeypatch
     H = H.at(THREE)
     assert torch.equal(H @ THREE, 2048 * THREE)
     assert H.explain().programs == 6
+
+
+def test_what_a_function_imports_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def func(x: Tensor) -> Tensor:
+        import a_users_settings  # type: ignore[import-not-found]  # made below
+        from a_users_settings import power
+
+        return a_users_settings.factor * (x**power).sum()  # type: ignore[no-any-return]  # of a module of any kind
+
+    module: Any = types.ModuleType("a_users_settings")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    module.factor, module.power = 2.0, 3
+    H = programs.hessian(func, THREE, verify=False)
+    H @ THREE
+    for module.factor, module.power in ((5.0, 3), (5.0, 2)):
+        H = H.at(THREE + 0)
+        expected = module.factor * module.power * (module.power - 1) * THREE ** (module.power - 2) * THREE
+        torch.testing.assert_close(H @ THREE, expected)
+
+
+def test_modules_named_from_a_package_are_found_by_their_full_names() -> None:
+    source = "def func():\n from . import one\n from .two import three\n from ..four import five\n import six.seven"
+    assert captured.imported(compile(source, "", "exec"), "a.b") == ("a.b", "a.b.two", "a.four", "six.seven")
 
 
 def test_numbers_that_come_from_numpy_are_watched() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import importlib
 import json
 import os
+import sys
 import types
 import warnings
 from collections.abc import Iterator
@@ -18,6 +21,7 @@ import hesse
 from hesse._base import saved_files
 from hesse._data.objective import Counted
 from hesse._linearize.program import saved, wrapper
+from tests.linearize import programs
 from tests.linearize.test_compiled_process import run
 
 PROGRAM = """
@@ -186,7 +190,7 @@ def test_what_a_program_depends_on_is_in_the_name_of_its_file(folder: Path, monk
         patched.setattr(torch, "__version__", "2.99")
         others.append(name(function()))
     with monkeypatch.context() as patched:
-        patched.setattr(torch, "get_num_threads", lambda: 77)
+        patched.setattr(torch, "get_num_threads", functools.partial(int, 77))
         others.append(name(function()))
     assert None not in others
     assert len({usual, *others}) == len(others) + 1
@@ -200,6 +204,70 @@ def test_what_a_program_depends_on_is_in_the_name_of_its_file(folder: Path, monk
 )
 def test_a_function_whose_dependences_cannot_be_compared_is_not_saved(folder: Path, held: Any) -> None:
     assert name(lambda x: (x.sum(), held)) is None
+
+
+READING: list[Any] = [
+    lambda x: x.sum() * float(os.environ["A_FACTOR"]),
+    lambda x: x.sum() * float(os.getenv("A_FACTOR", "1")),
+    lambda x: x.sum() * float(open("factor").read()),  # noqa: SIM115  # it never runs
+    lambda x: x.sum() * globals()["factor"],
+    lambda x: x.sum() * importlib.import_module("a_users_module").factor,
+    lambda x: x.sum() * __import__("a_users_module").factor,
+    lambda x: x.sum() * getattr(programs, "FACTOR".lower()),
+]
+
+
+@pytest.mark.parametrize("index", range(len(READING)))
+def test_a_function_that_reads_what_no_walk_finds_is_not_saved(folder: Path, index: int) -> None:
+    assert name(lambda x: x.sum()) is not None
+    assert name(READING[index]) is None
+
+
+def test_modules_that_a_function_imports_are_in_the_name_of_its_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def func(x: torch.Tensor) -> torch.Tensor:
+        from a_users_settings import factor  # type: ignore[import-not-found]  # made below
+
+        return factor * x.sum()
+
+    assert name(func) is None  # not imported yet
+    module: Any = types.ModuleType("a_users_settings")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    names = []
+    for module.factor in (2.0, 3.0):
+        names.append(name(func))
+    assert None not in names
+    assert names[0] != names[1]
+
+
+def test_attributes_of_tensors_and_of_metaclasses_are_in_the_name_of_the_file(folder: Path) -> None:
+    class Meta(type):
+        factor = 2.0
+
+    class Scale(metaclass=Meta):
+        pass
+
+    tensor: Any = torch.ones(2)
+    names = []
+    for Meta.factor, tensor.factor in ((2.0, 3.0), (4.0, 3.0), (4.0, 5.0)):
+        names.append(name(lambda x: x.sum() * Scale.factor * tensor.factor))
+    assert None not in names
+    assert len(set(names)) == 3
+    tensor.factor = [5.0]
+    assert name(lambda x: x.sum() * tensor.factor[0]) is None
+
+
+@pytest.mark.parametrize(
+    ("holder", "attribute"),
+    [(torch, "clamp"), (torch.nn.functional, "gelu"), (torch.Tensor, "tanh"), (torch.nn.ReLU, "forward")],
+)
+def test_nothing_is_saved_while_a_function_of_pytorch_is_replaced(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, holder: Any, attribute: str
+) -> None:
+    assert name(function()) is not None
+    monkeypatch.setattr(holder, attribute, lambda *arguments: arguments[0])
+    assert name(function()) is None
 
 
 def test_an_empty_variable_turns_saving_off(monkeypatch: pytest.MonkeyPatch) -> None:
