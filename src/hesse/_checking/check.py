@@ -152,7 +152,7 @@ class _Examination:
             clock = Clock()
             product = self._attempt(partial(matmul, hessian, vector), partial(self._product, vector))
             seconds.append(clock.lap(hessian.device))
-            products.append(trees.flatten(product)[0])
+            products.append(list(trees.leaves(product)))
         explained = hessian.explain()
         self._facts |= {
             "twice_differentiable": True,
