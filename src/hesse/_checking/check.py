@@ -18,7 +18,7 @@ from hesse._autograd.provenance import is_users, locate
 from hesse._autograd.thread_state import interruptible
 from hesse._base import trees
 from hesse._base.clock import Clock
-from hesse._base.memory import is_out_of_memory
+from hesse._base.interrupts import is_unrelated
 from hesse._checking import causes
 from hesse._checking.comparing import compare
 from hesse._checking.differences import scaled
@@ -228,7 +228,7 @@ class _Examination:
         try:
             return work()
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_unrelated(error):
                 raise
             frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
             # What the user's own code raises is not ours to explain.
