@@ -224,10 +224,18 @@ def _variables(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     if is_users_code(function):
         for name in sorted(global_names(function.__code__)):
             if name in function.__globals__:
-                value = function.__globals__[name]
-                yield name, value
-                if isinstance(value, types.ModuleType) and is_the_users(value.__name__):
-                    yield from _settings(value, name, attribute_names(function.__code__))
+                yield name, function.__globals__[name]
+        for name, module in named_modules(function):
+            yield from _settings(module, name, attribute_names(function.__code__))
+
+
+def named_modules(function: types.FunctionType) -> list[tuple[str, types.ModuleType]]:
+    """The modules of the user's that the code of a function names: as a global, or where it imports them."""
+    code, space = function.__code__, function.__globals__
+    named = [(name, space.get(name)) for name in sorted(global_names(code))]
+    # An import that has not run yet has no module.
+    named += [(name, sys.modules.get(name)) for name in imported(code, space.get("__package__"))]
+    return [pair for pair in named if isinstance(pair[1], types.ModuleType) and is_the_users(pair[1].__name__)]
 
 
 def _settings(module: types.ModuleType, name: str, attributes: frozenset[str]) -> Iterator[tuple[str, Any]]:
@@ -245,6 +253,28 @@ def global_names(code: types.CodeType) -> frozenset[str]:
     """The globals that code reads, the functions in it too."""
     names = {instruction.argval for instruction in dis.get_instructions(code) if instruction.opname == "LOAD_GLOBAL"}
     return frozenset(names.union(*[global_names(inner) for inner in _inner(code)]))
+
+
+@functools.lru_cache(maxsize=1024)
+def imported(code: types.CodeType, package: str | None) -> tuple[str, ...]:
+    """The modules that code of a package imports, the functions in it too."""
+    found: list[str] = []
+    before: list[Any] = [None, None]
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "IMPORT_NAME":
+            # The level and the names are on the stack.
+            level = before[0] if isinstance(before[0], int) else 0
+            found.append(_absolute(instruction.argval, package, level))
+        if instruction.opname != "EXTENDED_ARG":
+            before = [before[1], instruction.argval]
+    return tuple(found + [name for inner in _inner(code) for name in imported(inner, package)])
+
+
+def _absolute(name: str, package: str | None, level: int) -> str:
+    """The full name of a module that a package names so many levels up."""
+    if not level:
+        return str(name)
+    return ".".join([part for part in ((package or "").rsplit(".", level - 1)[0], name) if part])
 
 
 @functools.lru_cache(maxsize=1024)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import sys
 import types
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -94,10 +95,13 @@ def _look_of_function(function: types.FunctionType) -> _Look:
     code = function.__code__
     reads_globals = captured.is_users_code(function)
     names = sorted(captured.global_names(code)) if reads_globals else []
-    return _Look.of(_variables, function, names, sorted(captured.attribute_names(code)))
+    imports = captured.imported(code, function.__globals__.get("__package__")) if reads_globals else ()
+    return _Look.of(_variables, function, names, imports, sorted(captured.attribute_names(code)))
 
 
-def _variables(function: types.FunctionType, names: list[str], attributes: list[str]) -> tuple[list[Any], list[Any]]:
+def _variables(
+    function: types.FunctionType, names: list[str], imports: tuple[str, ...], attributes: list[str]
+) -> tuple[list[Any], list[Any]]:
     """What a function reads. Its code, from which the names are, comes first."""
     words = function.__kwdefaults__ or {}
     objects = [function.__code__, function.__module__, function.__defaults__, *words.values()]
@@ -106,8 +110,8 @@ def _variables(function: types.FunctionType, names: list[str], attributes: list[
             objects.append(cell.cell_contents)
         except ValueError:  # not filled yet
             objects.append(_ABSENT)
-    for name in names:
-        value = function.__globals__.get(name, _ABSENT)
+    values = [function.__globals__.get(name, _ABSENT) for name in names]
+    for value in (*values, *[sys.modules.get(name, _ABSENT) for name in imports]):
         objects.append(value)
         if isinstance(value, types.ModuleType) and captured.is_the_users(value.__name__):
             objects += [vars(value).get(key, _ABSENT) for key in attributes]

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import itertools
 import logging
+import sys
 import types
 import weakref
 from collections.abc import Iterable, Iterator
@@ -44,6 +45,11 @@ _OF_EVERY_CLASS = {
     *("__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__", "_abc_impl"),
     *("__parameters__", "__orig_bases__", "__qualname__", "__type_params__"),
 }
+# What these read is found by no walk: functions of Python's own, and what libraries hold.
+_READERS = frozenset({"open", "globals", "locals", "eval", "exec", "__import__"})
+_HELD_READERS = frozenset({"environ", "environb", "getenv", "argv", "import_module", "_getframe", "currentframe"})
+# Read attributes, of modules too.
+_BY_NAME = frozenset({"getattr", "vars", "__dict__", "attrgetter"})
 
 
 class Unknown(Exception):
@@ -177,7 +183,11 @@ def _layout(tensor: Tensor) -> Any:
     plain = type(tensor) in (Tensor, torch.nn.Parameter, torch.nn.Buffer) and tensor.layout == torch.strided
     if not plain or torch.nn.parameter.is_lazy(tensor):
         raise Unknown("a tensor of a kind of its own")
-    return *map(repr, layout(tensor)), tensor.is_conj(), tensor.is_neg(), tensor.is_inference()
+    attributes = vars(tensor)
+    if any(map(_holds_something, attributes.values())):
+        raise Unknown("attributes of a tensor")
+    held = [(name, token(entry)) for name, entry in attributes.items()]
+    return *map(repr, layout(tensor)), tensor.is_conj(), tensor.is_neg(), tensor.is_inference(), held
 
 
 def _function(function: Any) -> Any:
@@ -216,7 +226,8 @@ def _class(kind: type) -> Any:
         for name, entry in sorted(vars(base).items()):
             if name not in _OF_EVERY_CLASS:
                 entries.append((base.__qualname__, name, _of_class(captured.function_of(entry))))
-    return *place, [(base.__module__, base.__qualname__) for base in kind.__mro__], entries
+    above = [_class(type(kind))] if is_the_users(type(kind).__module__) else []
+    return *place, [(base.__module__, base.__qualname__) for base in kind.__mro__], entries, above
 
 
 def _of_class(entry: Any) -> Any:
@@ -252,17 +263,38 @@ def _holds_something(value: Any) -> bool:
 
 
 def _require_known_modules(modules: list[types.ModuleType], functions: list[types.FunctionType]) -> None:
-    """Raise where a module of the user's is read otherwise than as a global whose attributes were looked at."""
+    """Raise where a function reads what was not looked at, or a module of the user's otherwise than by its attributes."""
     users = {id(module): module for module in modules if is_the_users(module.__name__)}
     known = set()
     for function in functions:
-        names = captured.global_names(function.__code__)
         attributes = captured.attribute_names(function.__code__)
-        for module in [function.__globals__.get(name) for name in names]:
-            if isinstance(module, types.ModuleType) and is_the_users(module.__name__):
-                known.add(id(module))
-                if any(id(vars(module).get(attribute)) in users for attribute in attributes):
-                    raise Unknown(f"a module that is read from the module {module.__name__}")
+        names = captured.global_names(function.__code__)
+        if readers := (names & _READERS) | (attributes & _HELD_READERS):
+            raise Unknown(f"what {min(readers)} reads")
+        for name in captured.imported(function.__code__, function.__globals__.get("__package__")):
+            if is_the_users(name) and name not in sys.modules:
+                raise Unknown(f"the module {name}, which is not imported yet")
+        for name, module in captured.named_modules(function):
+            known.add(id(module))
+            if attributes & _BY_NAME:
+                raise Unknown(f"attributes of the module {name}, by names that code does not hold")
+            if any(id(vars(module).get(attribute)) in users for attribute in attributes):
+                raise Unknown(f"a module that is read from the module {name}")
     for key, module in users.items():
         if key not in known:
             raise Unknown(f"the module {module.__name__} as a value")
+
+
+def require_own_functions() -> None:
+    """Raise where a function of PyTorch's was replaced by one of the user's."""
+    for holder in _holders_of_functions():
+        for name, value in vars(holder).items():
+            if isinstance(value, types.FunctionType) and is_users_code(value):
+                raise Unknown(f"{holder.__name__}.{name}, which was replaced")
+
+
+@functools.cache
+def _holders_of_functions() -> list[Any]:
+    layers = [kind for kind in vars(torch.nn).values() if isinstance(kind, type)]
+    parts = torch.nn.functional, torch.linalg, torch.special, torch.fft
+    return [torch, Tensor, torch._C.TensorBase, *parts, *layers]

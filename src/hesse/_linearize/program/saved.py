@@ -26,7 +26,7 @@ from hesse._base import saved_files
 from hesse._base.errors import warn_caller
 from hesse._linearize.clear_saved_programs import SUFFIX
 from hesse._linearize.program.code_that_ran import OF_TORCH, Name, Ran, function_named
-from hesse._linearize.program.dependences import Unknown, digest
+from hesse._linearize.program.dependences import Unknown, digest, require_own_functions
 from hesse._linearize.program.parts import Parts, Replay, Which
 from hesse._linearize.program.program import Program
 from hesse._linearize.program.stored_graph import Input, StoredGraph, dtype_of
@@ -128,6 +128,7 @@ def origin_of(
     if saved_files.folder() is None or not all(leaf.device.type == "cpu" for leaf in point):
         return None
     try:
+        require_own_functions()
         found = digest([("", func), ("reads", reads), ("arguments", arguments), ("map", map)])
         layouts = [tuple(_layout_to_save(layout(leaf))) for leaf in point]
         key = repr((found.text, layouts, tuple(directions), most, settings(), _environment()))
