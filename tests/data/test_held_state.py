@@ -265,7 +265,7 @@ def test_numbers_of_pythons_own_generator_may_be_drawn() -> None:
 
 
 def test_where_outputs_change_pythons_and_numpys_generators_do_not() -> None:
-    count, draw, state = in_global(nn.Module()), np.random.rand, np.random.get_state  # noqa: NPY002  # the global one
+    count, draw, state = in_global(nn.Module()), np.random.rand, np.random.get_state  # the global one
     model = seeded(Counting, lambda model: lambda: count() + random.random() + draw())
     before = random.getstate(), state()[1:3]
     with pytest.raises(RuntimeError, match="has other outputs each time"):
