@@ -264,6 +264,16 @@ def test_numbers_of_pythons_own_generator_may_be_drawn() -> None:
     torch.testing.assert_close(H.value, value, rtol=0, atol=0)
 
 
+def test_where_outputs_change_pythons_and_numpys_generators_do_not() -> None:
+    count, draw, state = in_global(nn.Module()), np.random.rand, np.random.get_state  # the global one
+    model = seeded(Counting, lambda model: lambda: count() + random.random() + draw())
+    before = random.getstate(), state()[1:3]
+    with pytest.raises(RuntimeError, match="has other outputs each time"):
+        hesse.LossHessian(model, F.cross_entropy, (X, CLASSES))
+    assert random.getstate() == before[0]
+    np.testing.assert_equal(state()[1:3], before[1])
+
+
 class Handle(nn.Module):
     """Takes its hook away in its first evaluation, as lazy modules do."""
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import hesse
 from hesse._linearize.program.backends import EAGER
@@ -87,3 +87,26 @@ def test_other_threads_capture_without_handlers() -> None:
         thread.start()
         thread.join()
     torch.testing.assert_close(found[0], 12 * X**3)
+
+
+@pytest.mark.parametrize("engine", ["auto", "compiled"])
+def test_what_a_handler_raises_comes_out_as_itself(engine: str) -> None:
+    """An alarm's error says nothing about the function, whatever runs meanwhile."""
+
+    class Alarm:
+        def __call__(self, number: int, frame: object) -> None:
+            raise TimeoutError("too late")
+
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        value = model(batch).square().mean()
+        # While a program is captured; and of a half of the batch, which tells whether it is a mean.
+        if is_stand_in(value) or (engine == "auto" and len(batch) == 2):
+            signal.raise_signal(signal.SIGALRM)
+        return value
+
+    before = signal.signal(signal.SIGALRM, Alarm())
+    try:
+        with running(EAGER), pytest.raises(TimeoutError, match="too late"):
+            hesse.LossHessian(nn.Linear(3, 1), loss, [torch.ones(4, 3)] * 2, engine=engine, verify=False).gradient  # noqa: B018  # what it takes is what is looked at
+    finally:
+        signal.signal(signal.SIGALRM, before)

@@ -106,7 +106,7 @@ class Cuts(TorchFunctionMode):
         if name == "_set_grad_enabled":
             self._no_grad = None if torch.is_grad_enabled() else calling_frame()
             return result
-        arguments = [entry for entry in trees.flatten((args, kwargs))[0] if isinstance(entry, Tensor)]
+        arguments = [entry for entry in trees.leaves((args, kwargs)) if isinstance(entry, Tensor)]
         # What neither is followed nor a leaf was made out of sight, say by TorchScript.
         dependent = [
             tensor for tensor in arguments if tensor in self._passed or (tensor.requires_grad and not tensor.is_leaf)
@@ -126,7 +126,7 @@ class Cuts(TorchFunctionMode):
         elif name == "__bool__":
             self.branches.add(Cut("number", "bool", calling_frame()))
         passed = frozenset().union(*[self._passed.get(tensor, ()) for tensor in dependent])
-        outputs = [entry for entry in trees.flatten(result)[0] if isinstance(entry, Tensor)]
+        outputs = [entry for entry in trees.leaves(result) if isinstance(entry, Tensor)]
         if name in ("__setitem__", "register_hook"):
             outputs = arguments[:1]
         for output in outputs:

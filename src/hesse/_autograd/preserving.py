@@ -48,7 +48,7 @@ class State:
         alone = _spared(func)
         modules = {key: module for key, module in modules.items() if key not in alone}
         blueprint = Blueprint(*modules.values())
-        found = [leaf for leaf in trees.flatten(inputs)[0] if isinstance(leaf, Tensor)]
+        found = [leaf for leaf in trees.leaves(inputs) if isinstance(leaf, Tensor)]
         # Lazy parameters and tensors on the meta device have no numbers.
         beside = [
             *[tensor for _, tensor in reached(func, Tensor)],

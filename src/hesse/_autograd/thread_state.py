@@ -211,7 +211,7 @@ class _NormalTensors(TorchFunctionMode):
         kwargs = kwargs or {}
         if getattr(func, "__name__", "") in ("__get__", "__set__"):
             return func(*args, **kwargs)
-        tensors = [entry for entry in trees.flatten((args, kwargs))[0] if isinstance(entry, Tensor)]
+        tensors = [entry for entry in trees.leaves((args, kwargs)) if isinstance(entry, Tensor)]
         # A clone is how an inference tensor becomes a normal one.
         if tensors and func is not Tensor.clone and all(tensor.is_inference() for tensor in tensors):
             with inference_mode(True):

@@ -4,8 +4,24 @@ from __future__ import annotations
 
 import signal
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
+
+from hesse._base.memory import is_out_of_memory
+
+
+def is_unrelated(error: BaseException) -> bool:
+    """Whether an error says nothing about what ran: a lack of memory, or what a handler of signals raises."""
+    return is_out_of_memory(error) or is_of_handler(error)
+
+
+def is_of_handler(error: BaseException) -> bool:
+    """Whether a handler of signals has raised it, as an alarm's raises TimeoutError."""
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    # The code of a function, or of an object that is called.
+    codes = [getattr(entry, "__code__", getattr(type(entry).__call__, "__code__", None)) for entry in handlers]
+    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 class Net:
@@ -27,7 +43,7 @@ class Net:
 
 
 class Held:
-    """Within it signals wait for its end, or for ``deliver``, and then do what they would have done: Ctrl-C, alarms.
+    """Within it signals wait for its end, and then do what they would have done: Ctrl-C, alarms.
 
     PyTorch ends the process where an exception comes while a mode of its dispatcher is entered or left.
     """
@@ -59,17 +75,17 @@ class Held:
             self._put_back()
             raise
 
-    def deliver(self) -> None:
+    def _deliver(self) -> None:
         """Let the signals that have come meanwhile do their work."""
         if self._asked:
             number, frame = self._asked.popitem()
             try:
                 self._before[number](number, frame)
             finally:
-                self.deliver()
+                self._deliver()
 
     def __exit__(self, *exception: object) -> None:
         try:
             self._put_back()
         finally:
-            self.deliver()
+            self._deliver()

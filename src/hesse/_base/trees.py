@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 # PyTorch has no public pytree module; torch.func is built on this one, so containers registered there agree.
@@ -55,12 +55,21 @@ def flatten(tree: Any) -> tuple[list[Any], Spec]:
     return _flatten_containers(tree)
 
 
+def leaves(tree: Any) -> Iterator[Any]:
+    """The leaves of ``tree`` in flat order, without their paths, which take ten times as long."""
+    for leaf in _pytree.tree_iter(tree):
+        if _is_unregistered_dataclass(leaf):
+            yield from leaves(_fields(leaf))
+        else:
+            yield leaf
+
+
 def _flatten_containers(tree: Any) -> tuple[list[Any], Spec]:
     try:
-        pairs, treespec = _pytree.tree_flatten_with_path(tree, is_leaf=_is_unregistered_dataclass)
+        pairs, treespec = _pytree.tree_flatten_with_path(tree)
     except ValueError:  # a container was registered with PyTorch without names for its entries, as it may be
         pairs = _numbered(tree)
-        treespec = _pytree.tree_structure(tree, is_leaf=_is_unregistered_dataclass)
+        treespec = _pytree.tree_structure(tree)
     leaves: list[Any] = []
     paths: list[Path] = []
     parts: list[tuple[slice, Callable[[Sequence[Any]], Any]]] = []
@@ -104,21 +113,23 @@ def _is_unregistered_dataclass(node: Any) -> bool:
 
 
 def _flatten_dataclass(node: Any) -> tuple[list[Any], Spec]:
-    fields = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
+    fields = _fields(node)
     leaves, inner = flatten(fields)
     # Without its fields, so that a spec keeps no tensors.
-    bare = copy.copy(node)
-    for name in fields:
-        object.__setattr__(bare, name, None)
+    bare = _with_fields(node, dict.fromkeys(fields))
+    return leaves, Spec(lambda new_leaves: _with_fields(bare, inner.rebuild(new_leaves)), inner.paths, None)
 
-    def rebuild(new_leaves: Sequence[Any]) -> Any:
-        # Not through the constructor: a dataclass may compute or refuse fields in its own __init__.
-        fresh = copy.copy(bare)
-        for name, value in inner.rebuild(new_leaves).items():
-            object.__setattr__(fresh, name, value)
-        return fresh
 
-    return leaves, Spec(rebuild, inner.paths, None)
+def _fields(node: Any) -> dict[str, Any]:
+    return {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
+
+
+def _with_fields(node: Any, fields: dict[str, Any]) -> Any:
+    # Not through the constructor: a dataclass may compute or refuse fields in its own __init__.
+    fresh = copy.copy(node)
+    for name, value in fields.items():
+        object.__setattr__(fresh, name, value)
+    return fresh
 
 
 def _key(entry: Any) -> Key:
@@ -148,10 +159,20 @@ def dotted_name(path: Path, lone: str = "value") -> str:
     return ".".join([str(key) for key in path]) or lone
 
 
+def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+    """``tree`` with ``function`` applied to its leaves."""
+
+    def mapped(leaf: Any) -> Any:
+        if _is_unregistered_dataclass(leaf):
+            return _with_fields(leaf, map_leaves(function, _fields(leaf)))
+        return function(leaf)
+
+    return _pytree.tree_map(mapped, tree)
+
+
 def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
     """``tree`` with ``function`` applied to its tensors and everything else as it was."""
-    leaves, spec = flatten(tree)
-    return spec.rebuild([function(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves])
+    return map_leaves(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, tree)
 
 
 def is_treespec(value: Any) -> bool:

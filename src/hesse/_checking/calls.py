@@ -81,7 +81,7 @@ def change_in_place(log: Sequence[Call], needed: Frame | None) -> Call | None:
 
 def tensors(tree: Any) -> list[Tensor]:
     """The tensors in arguments or results."""
-    return [entry for entry in trees.flatten(tree)[0] if isinstance(entry, Tensor)]
+    return [entry for entry in trees.leaves(tree) if isinstance(entry, Tensor)]
 
 
 def _version(tensor: Tensor) -> int:

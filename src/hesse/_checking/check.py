@@ -18,7 +18,7 @@ from hesse._autograd.provenance import is_users, locate
 from hesse._autograd.thread_state import interruptible
 from hesse._base import trees
 from hesse._base.clock import Clock
-from hesse._base.memory import is_out_of_memory
+from hesse._base.interrupts import is_unrelated
 from hesse._checking import causes
 from hesse._checking.comparing import compare
 from hesse._checking.differences import scaled
@@ -152,7 +152,7 @@ class _Examination:
             clock = Clock()
             product = self._attempt(partial(matmul, hessian, vector), partial(self._product, vector))
             seconds.append(clock.lap(hessian.device))
-            products.append(trees.flatten(product)[0])
+            products.append(list(trees.leaves(product)))
         explained = hessian.explain()
         self._facts |= {
             "twice_differentiable": True,
@@ -228,7 +228,7 @@ class _Examination:
         try:
             return work()
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_unrelated(error):
                 raise
             frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
             # What the user's own code raises is not ours to explain.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from hesse._autograd.provenance import Frame, is_users
 from hesse._base.errors import first_line
-from hesse._base.memory import is_out_of_memory
+from hesse._base.interrupts import is_unrelated
 from hesse._checking.check import check
 from hesse._checking.finding import Finding, found
 from hesse._checking.observing import Place
@@ -75,7 +75,7 @@ class _Look:
         try:
             found_here = check(loss, loss.parameters, rng=self._rng)
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_unrelated(error):
                 raise
             self._add(number, [_raised(error)], [])
             return
@@ -89,7 +89,7 @@ class _Look:
             with subject.preserved():
                 return not loss.counts()
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_unrelated(error):
                 raise
             # To be examined, which tells what it is.
             return False

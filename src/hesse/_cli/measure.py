@@ -108,7 +108,7 @@ def _vectors(hessian: Hessian | LossHessian, first: Any, count: int, rng: Any) -
 
 def _here(hessian: Hessian | LossHessian, vector: Any) -> Any:
     """Of a whole structured vector what this rank holds."""
-    flat = torch.cat([leaf.reshape(-1) for leaf in trees.flatten(vector)[0]]).to(hessian.dtype)
+    flat = torch.cat([leaf.reshape(-1) for leaf in trees.leaves(vector)]).to(hessian.dtype)
     return hessian.unflatten(torch.cat([flat[first : first + count] for first, count in hessian.ranges]))
 
 

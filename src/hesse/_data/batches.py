@@ -191,13 +191,13 @@ class Batches:
             raise TypeError(
                 f"Batch {number} of the data given to {self._name} should hold tensors but is {type(batch)}."
             )
-        if any(isinstance(leaf, np.ndarray) for leaf in trees.flatten(batch)[0]):
+        if any(isinstance(leaf, np.ndarray) for leaf in trees.leaves(batch)):
             raise TypeError(
                 f"Batch {number} of the data given to {self._name} holds arrays of NumPy, which models take for no"
                 " tensors. Give tensors, as by torch.from_numpy."
             )
         device = self._device
-        if device is None:
+        if device is None or all(tensor.device == device for tensor in rows.tensors(batch)):
             return batch
 
         def move(tensor: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from hesse._autograd.thread_state import ordinary_autograd
-from hesse._base.memory import is_out_of_memory
+from hesse._base.interrupts import is_unrelated
 from hesse._data import rows
 from hesse._data.draws import Seeded
 from hesse._data.losses import Reduction
@@ -40,7 +40,7 @@ class Joined:
             with generators.net, generators, ordinary_autograd():
                 value, count = loss_without_graph(self._objective, batch)
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_unrelated(error):
                 raise
             # Programs that take whole batches only.
             return None

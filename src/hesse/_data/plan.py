@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from hesse._autograd.evaluation import track
 from hesse._autograd.thread_state import ordinary_autograd
 from hesse._base.errors import MemoryBudgetError, first_line
-from hesse._base.memory import is_out_of_memory, readable
+from hesse._base.interrupts import is_unrelated
+from hesse._base.memory import readable
 from hesse._data import rows
 from hesse._data.kept import needed
 from hesse._data.losses import Reduction
@@ -85,7 +86,7 @@ def make_plan(
         try:
             kept = measure(rows.part(first, 0, PILOT), reduction)
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_unrelated(error):
                 raise
             # Graphs and fixed batch sizes; what is wrong with the model itself shows on the whole batch.
             whole = needed(measure(first, reduction))
@@ -133,7 +134,7 @@ def _examined(objective: Objective, first: Any, seed: int, *, known: bool) -> Fi
     try:
         return examine(objective, first, seed)
     except Exception as error:
-        if is_out_of_memory(error):
+        if is_unrelated(error):
             raise
         # Where the whole batch fails as well, that is what the user should see.
         with ordinary_autograd():

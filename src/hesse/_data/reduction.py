@@ -14,7 +14,7 @@ import torch
 from hesse._autograd.agreement import coarsest
 from hesse._autograd.evaluation import track
 from hesse._autograd.thread_state import interruptible, ordinary_autograd
-from hesse._base.memory import is_out_of_memory
+from hesse._base.interrupts import is_unrelated
 from hesse._data import rows
 from hesse._data.draws import Seeded
 from hesse._data.losses import Reduction
@@ -96,7 +96,7 @@ def loss_without_graph(objective: Objective, batch: Any) -> tuple[float, float |
     try:
         value, counted = objective.value([leaf.detach() for leaf in objective.leaves], batch)
     except RuntimeError as error:
-        if is_out_of_memory(error):
+        if is_unrelated(error):
             raise
         # Programs that differentiate by their parameters, as those that train within, need a graph.
         value, counted = objective.value([track(leaf, False) for leaf in objective.leaves], batch)

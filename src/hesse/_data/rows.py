@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
@@ -18,8 +19,7 @@ def map_batch(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
 
     Mappings of any kind keep theirs, such as the BatchEncoding of a tokenizer.
     """
-    leaves, spec = trees.flatten(batch)
-    return spec.rebuild([_mapped(function, leaf) for leaf in leaves])
+    return trees.map_leaves(functools.partial(_mapped, function), batch)
 
 
 def _mapped(function: Callable[[Tensor], Tensor], leaf: Any) -> Any:
@@ -60,12 +60,11 @@ def count(batch: Any) -> int | None:
 
     What the rows of an object are is its own matter.
     """
-    rows = [leaf.shape[0] for leaf in _leaves(batch) if isinstance(leaf, Tensor) and leaf.dim() > 0]
-    return rows[0] if rows else None
+    return next((leaf.shape[0] for leaf in _leaves(batch) if isinstance(leaf, Tensor) and leaf.dim() > 0), None)
 
 
 def _leaves(batch: Any) -> Iterator[Any]:
-    for leaf in trees.flatten(batch)[0]:
+    for leaf in trees.leaves(batch):
         if isinstance(leaf, Mapping):
             for entry in leaf.values():
                 yield from _leaves(entry)

@@ -13,6 +13,7 @@ from hesse._autograd.agreement import FACTOR, disagreement, halves
 from hesse._base.clock import Clock
 from hesse._base.errors import first_line
 from hesse._base.fixed_draws import random_like
+from hesse._base.interrupts import is_unrelated
 from hesse._base.memory import is_out_of_memory
 from hesse._linearize.options import Options
 from hesse._linearize.room import Room
@@ -243,7 +244,7 @@ class Chunks:
         try:
             return self.room.measured(call, len(rows)) if look else call()
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_unrelated(error):
                 raise
             # Whatever a backward of the user's own raises on a batch, it is the batch that it cannot do.
             self._refuse(f"a batch raises: {first_line(error)}", error)

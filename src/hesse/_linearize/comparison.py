@@ -79,4 +79,4 @@ def compare(
 
 def tensors_of(tree: Any) -> list[Tensor]:
     """The tensors of an auxiliary output that can be compared as numbers."""
-    return [leaf for leaf in trees.flatten(tree)[0] if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return [leaf for leaf in trees.leaves(tree) if isinstance(leaf, Tensor) and leaf.is_floating_point()]

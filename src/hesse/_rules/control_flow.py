@@ -28,7 +28,7 @@ def _in_place_of(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
 
         def inside(*args: Any, **kwargs: Any) -> Any:
             # The compiler looks at an operator, without values, before it is called.
-            if any(isinstance(leaf, FakeTensor) for leaf in trees.flatten((args, kwargs))[0]):
+            if any(isinstance(leaf, FakeTensor) for leaf in trees.leaves((args, kwargs))):
                 return operator(*args, **kwargs)
             # Bodies are the user's code, where rules hold.
             held = put(True)

@@ -49,7 +49,7 @@ class CompiledProduct:
         else:
             H = self._last.at(inputs)
         self._last = H
-        product = trees.flatten(H @ vector)[0]
+        product = list(trees.leaves(H @ vector))
         if torch.is_grad_enabled():
             tensors = [*entries, *[tensor for _, tensor in tensors_of(self._func, inputs, point)]]
             followed = [tensor for tensor in tensors if tensor.requires_grad]

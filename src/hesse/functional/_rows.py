@@ -13,7 +13,7 @@ from hesse._autograd.gradients import Gradients, MissingDerivative, gradients, z
 from hesse._base.errors import NoDerivativeError, first_line
 from hesse._base.fixed_draws import fixed_generator, random_like
 from hesse._base.forward_mode import jvp
-from hesse._base.memory import is_out_of_memory
+from hesse._base.interrupts import is_unrelated
 from hesse._base.several_ranks import is_dtensor
 
 Blocks = list[list[Tensor]]
@@ -52,7 +52,7 @@ def by_batch(outputs: Sequence[Tensor], x: Sequence[Tensor], create_graph: bool)
     try:
         batched = gradients(flat, x, bases, create_graph=create_graph, retain_graph=True, batched=True)
     except Exception as error:
-        if isinstance(error, MissingDerivative | NoDerivativeError) or is_out_of_memory(error):
+        if isinstance(error, MissingDerivative | NoDerivativeError) or is_unrelated(error):
             raise
         # Whatever a backward of the user's own raises on a batch, it is the batch that it cannot do.
         raise RuntimeError(

@@ -102,7 +102,7 @@ def capture(
         CaptureError: the function reads values, uses a tensor that is not reachable, or fails on stand-ins.
     """
     mode = new_mode()
-    with Held() as interrupts, refused(while_capturing):
+    with Held(), refused(while_capturing):
         x = [stand_in(mode, leaf, "The input") for leaf in point]
         stand_ins = {key: stand_in(mode, tensor) for key, tensor in reachable.items() if has_stand_in(tensor)}
         required = [i for i, leaf in enumerate(point) if leaf.requires_grad] if follows else None
@@ -112,7 +112,6 @@ def capture(
             recorder.shape_vectors(x)
             vectors = [vector for kind in directions for vector in recorder.vectors[kind]]
             recorded = make_fx(recorder)(*belonging, *vectors)
-        interrupts.deliver()
         constants = _constants_to_inputs(recorded, len(belonging))
         inputs = [*belonging, *[stand_in(mode, constant) for constant in constants], *vectors]
         # Decomposed operators may lay out their results differently from the recorded ones.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from hesse._autograd.provenance import is_users
 from hesse._base.errors import CaptureError, first_line
-from hesse._base.memory import is_out_of_memory
+from hesse._base.interrupts import is_unrelated
 
 _NEXT_SENTENCE = r"\.\s+(?=[A-Z])"
 
@@ -20,12 +20,12 @@ _NEXT_SENTENCE = r"\.\s+(?=[A-Z])"
 def refused(describe: Callable[[Exception], str]) -> Iterator[None]:
     """Raise an error as a :class:`CaptureError` that ``describe`` gives the text of.
 
-    A lack of memory passes through: it says nothing about the function.
+    A lack of memory and what a handler of signals raises pass through: they say nothing about the function.
     """
     try:
         yield
     except Exception as error:
-        if is_out_of_memory(error):
+        if is_unrelated(error):
             raise
         raise CaptureError(describe(error)) from error
 

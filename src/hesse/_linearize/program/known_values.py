@@ -211,7 +211,7 @@ def _memory(tensor: Tensor) -> int:
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in trees.flatten(tree)[0] if isinstance(leaf, Tensor)]
+    return [leaf for leaf in trees.leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def identifying(values: Sequence[Any]) -> list[Any]:
