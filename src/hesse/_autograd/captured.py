@@ -232,10 +232,10 @@ def _variables(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
 def named_modules(function: types.FunctionType) -> list[tuple[str, types.ModuleType]]:
     """The modules of the user's that the code of a function names: as a global, or where it imports them."""
     code, space = function.__code__, function.__globals__
-    named = [(name, space.get(name)) for name in sorted(global_names(code))]
+    named: list[tuple[str, Any]] = [(name, space.get(name)) for name in sorted(global_names(code))]
     # An import that has not run yet has no module.
     named += [(name, sys.modules.get(name)) for name in imported(code, space.get("__package__"))]
-    return [pair for pair in named if isinstance(pair[1], types.ModuleType) and is_the_users(pair[1].__name__)]
+    return [(name, it) for name, it in named if isinstance(it, types.ModuleType) and is_the_users(it.__name__)]
 
 
 def _settings(module: types.ModuleType, name: str, attributes: frozenset[str]) -> Iterator[tuple[str, Any]]:
