@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,18 @@ def put_back(generator: Any) -> Callable[[], object]:
     if isinstance(generator, random.Random):
         return functools.partial(generator.setstate, generator.getstate())
     return functools.partial(generator.set_state, generator.get_state())
+
+
+@contextlib.contextmanager
+def put_back_where_it_fails() -> Iterator[None]:
+    """Python's and NumPy's own draw on from where they were, where what runs within raises."""
+    before = [put_back(generator) for generator in global_generators()]
+    try:
+        yield
+    except BaseException:
+        for restore in before:
+            restore()
+        raise
 
 
 class GeneratorPlan:

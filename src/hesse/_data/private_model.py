@@ -16,7 +16,7 @@ from hesse._autograd.agreement import coarsest, disagreement
 from hesse._autograd.aliases import Aliases
 from hesse._autograd.blueprint import Blueprint
 from hesse._autograd.captured import ByMemory, reach, same
-from hesse._autograd.generators import global_generators, put_back
+from hesse._autograd.generators import global_generators, put_back, put_back_where_it_fails
 from hesse._autograd.likeness import passing_for
 from hesse._autograd.preserving import Spared, Values
 from hesse._base.devices import default_generators
@@ -195,10 +195,10 @@ class Model(Spared):
             tensors[place] = passing_for(fresh, self._blueprint.tensors[place])
         return tensors
 
+    @put_back_where_it_fails()
     def _run_first(self, x: Sequence[Tensor], evaluate: Callable[[Private], Result]) -> Result:
         """Like ``run``, and look what the evaluation writes into."""
-        # Another thread may train the model: what it writes is its own, and it must not see what is written here.
-        # Threads of tools, as those of notebooks, progress bars and loaders, are daemons.
+        # Another thread may train the model: neither must see what the other writes. Tools' threads are daemons.
         alone = not [one for one in threading.enumerate() if one is not threading.current_thread() and not one.daemon]
         stay = {place: self._blueprint.tensors[place] for place in self._constants}
         # Those of FSDP are gathered in each evaluation, or are pieces.
