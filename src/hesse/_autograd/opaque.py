@@ -65,7 +65,11 @@ def refuse_hooks_of_inputs(inputs: Sequence[Tensor], gradients: Sequence[Tensor 
         for hook in leaf._backward_hooks.values():
             given = _variable_like(leaf, leaf)
             made = hook(given)
-            if _is_opaque(made) or not _follows([given], [made], lambda twice, hook=hook: [hook(twice[0])]):
+
+            def of_others(others: Sequence[Tensor | None], hook: Any = hook) -> list[Tensor | None]:
+                return [hook(others[0])]
+
+            if _is_opaque(made) or not _follows([given], [made], of_others):
                 _refuse_hook()
 
 

@@ -263,7 +263,7 @@ def _holds_something(value: Any) -> bool:
 
 
 def _require_known_modules(modules: list[types.ModuleType], functions: list[types.FunctionType]) -> None:
-    """Raise where a function reads what was not looked at, or a module of the user's otherwise than by its attributes."""
+    """Raise where a function reads what was not looked at, or of a module of the user's more than its attributes."""
     users = {id(module): module for module in modules if is_the_users(module.__name__)}
     known = set()
     for function in functions:
