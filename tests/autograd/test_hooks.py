@@ -207,3 +207,26 @@ def test_hooks_that_were_registered_elsewhere_say_nothing() -> None:
     assert_values(hesse.Hessian(recorded, X) @ V, PRODUCT)
     # Hooks may be called once more, with other numbers, to see whether they are followed.
     assert any(torch.allclose(gradient, 2 * X**2) for gradient in seen)
+
+
+def in_part(gradient: Tensor) -> Tensor:
+    """Twice the gradient, of which autograd follows one."""
+    return gradient + gradient.detach()
+
+
+@pytest.mark.parametrize("place", [of_a_tensor, before_a_node, of_the_input])
+def test_a_hook_that_is_followed_in_part_is_refused(place: Any) -> None:
+    with pytest.raises(hesse.NoDerivativeError, match="a hook"):
+        hesse.Hessian(lambda x: (place(in_part)(x) ** 2).sum(), X)
+
+
+def reversed_clipped(gradient: Tensor) -> Tensor:
+    return -gradient.clamp(-1, 1)
+
+
+@pytest.mark.parametrize("hook", [reversed_clipped, lambda g: g + 3, lambda g: g / (1 + g.norm()), lambda g: g.relu()])
+def test_a_hook_that_is_not_linear_is_what_pytorch_makes_of_it(hook: Any) -> None:
+    def scalar(x: Tensor) -> Tensor:
+        return (of_a_tensor(hook)(x) ** 2).sum()
+
+    assert_values(hesse.vhp(scalar, X, V)[1], torch.autograd.functional.vhp(scalar, X, V)[1])

@@ -333,8 +333,8 @@ def equilibrium(x):
             solved = gradient + torch.autograd.grad(again, z, solved, retain_graph=True)[0]
         return solved
 
-    fixed = (z.detach() / 4 + x).tanh()
-    fixed.register_hook(solve)  # guilty
+    fixed = (z.detach() / 4 + x).tanh()  # guilty
+    fixed.register_hook(solve)
     return (fixed**2).sum()
 
 

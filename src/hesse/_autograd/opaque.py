@@ -3,13 +3,15 @@
 A backward that runs under ``no_grad``, calls kernels of its own or is marked ``once_differentiable`` returns gradients
 without history. PyTorch takes their derivatives for zero, mostly without a word. A gradient :math:`J^\\top g` is linear
 in :math:`g`, so one that has no history even where :math:`g` has is zero or wrong. The same holds for what a hook
-makes of a gradient.
+makes of a gradient. A hook may also be followed in part, as that of a deep-equilibrium layer that adds the gradient to
+what an inner solver made of it. What is homogeneous, :math:`h(2 g) = 2 h(g)`, is its own derivative along :math:`g`, by
+Euler; where autograd says another, it does not follow all.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -35,6 +37,9 @@ _OF_MODULE_HOOKS = "BackwardHookFunction"
 # Functions of hesse have rules' derivatives; those of torch.distributed see ``cut_history``.
 _LOOKED_AT_ELSEWHERE = ("hesse.", "torch.distributed")
 
+# Of a derivative along a gradient, in any precision.
+_TOLERANCE = 0.02
+
 # Types of nodes of PyTorch's own operators, as they are met.
 _BUILT_IN: set[type] = set()
 
@@ -55,10 +60,16 @@ def watch(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Removable
 def refuse_hooks_of_inputs(inputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
     """Refuse opaque hooks of the inputs themselves, whose nodes a backward does not come to."""
     for leaf, gradient in zip(inputs, gradients, strict=True):
-        if not leaf._backward_hooks or not _is_cut(gradient) or isinstance(gradient, FakeTensor):
+        if not leaf._backward_hooks or gradient is None or isinstance(gradient, FakeTensor):
             continue
         for hook in leaf._backward_hooks.values():
-            if _is_opaque(hook(_variable_like(leaf, leaf))):
+            given = _variable_like(leaf, leaf)
+            made = hook(given)
+
+            def of_others(others: Sequence[Tensor | None], hook: Any = hook) -> list[Tensor | None]:
+                return [hook(others[0])]
+
+            if _is_opaque(made) or not _follows([given], [made], of_others):
                 _refuse_hook()
 
 
@@ -88,6 +99,9 @@ class _Watch:
     def __init__(self, node: Node, tracked: Tensor) -> None:
         self._node, self._tracked = node, tracked
         self._probing = False
+        # While it is probed: the cotangents that are given, and what hooks make of them.
+        self._given: list[Tensor | None] = []
+        self._hooked: list[Tensor | None] = []
 
     def handle(self) -> RemovableHandle:
         """Watch the function that the node is of."""
@@ -104,17 +118,29 @@ class _Watch:
         if not torch.is_grad_enabled():
             return  # an inner gradient that is not differentiated
         if self._probing:
+            self._hooked = list(cotangents)
             if any(map(_is_opaque, cotangents)):
                 _refuse_hook()
-        elif any(map(_is_cut, cotangents)):
-            self._again(range(len(self._node.next_functions)), cotangents)
+            return
+        if self._is_of_module_hooks() and not any(map(_is_cut, cotangents)):
+            return  # they do nothing when they are called a second time
+        places = range(len(self._node.next_functions))
+        self._again(places, cotangents)
+        given, hooked = self._given, self._hooked
+
+        def of_others(others: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+            self._again(places, others, others)
+            return self._hooked
+
+        if not _follows(given, hooked, of_others):
+            _refuse_hook()
 
     def _look(self, results: Sequence[Tensor | None], cotangents: Sequence[Tensor | None]) -> None:
         if self._probing or not torch.is_grad_enabled() or not any(map(_is_cut, results)):
             return
         cut = [i for i, result in enumerate(results) if _is_cut(result)]
-        if _python_function(self._node) is not None and _name(self._node) == _OF_MODULE_HOOKS:
-            # The hooks do nothing when they are called a second time, and the function is the identity.
+        if self._is_of_module_hooks():
+            # They do nothing when they are called a second time, and the function is the identity.
             if not any(map(_is_cut, cotangents)):
                 _refuse_hook()
             return
@@ -125,26 +151,37 @@ class _Watch:
         if opaque:
             _refuse_hook()
 
-    def _again(self, places: Iterable[int], cotangents: Sequence[Tensor | None]) -> list[Tensor]:
+    def _is_of_module_hooks(self) -> bool:
+        return _python_function(self._node) is not None and _name(self._node) == _OF_MODULE_HOOKS
+
+    def _again(
+        self,
+        places: Iterable[int],
+        cotangents: Sequence[Tensor | None],
+        given: Sequence[Tensor | None] | None = None,
+    ) -> list[Tensor]:
         """Results in those of the places that are followed, for cotangents with history that are not zero.
 
         Those at hand may be constants or zero.
         """
+        self._given = self._hooked = []
         follow = wanted(self._node)
         # Those that are followed lead somewhere.
         edges = cast("Sequence[tuple[Node, int]]", self._node.next_functions)
         followed = [GradientEdge(*edges[i]) for i in places if follow[i]]
         if not followed:
             return []
-        given = [(i, cotangent) for i, cotangent in enumerate(cotangents) if cotangent is not None]
-        if any(is_dtensor(cotangent) for _, cotangent in given):
+        if any(is_dtensor(cotangent) for cotangent in cotangents if cotangent is not None):
             return []  # those are looked at where DTensors are made: see ``cut_history``
-        self._probing = True
+        if given is None:
+            given = [entry if entry is None else _variable_like(entry, self._tracked) for entry in cotangents]
+        pairs = [(GradientEdge(self._node, i), entry) for i, entry in enumerate(given) if entry is not None]
+        self._probing, self._given = True, list(given)
         try:
             found = torch.autograd.grad(
-                [GradientEdge(self._node, i) for i, _ in given],
+                [edge for edge, _ in pairs],
                 followed,
-                [_variable_like(cotangent, self._tracked) for _, cotangent in given],
+                [entry for _, entry in pairs],
                 create_graph=True,
                 allow_unused=True,
             )
@@ -162,6 +199,35 @@ def _is_cut(result: Tensor | None) -> bool:
 def _is_opaque(result: Tensor | None) -> bool:
     """Whether a result has no history and is not zero, as the derivative of a step function is."""
     return result is not None and _is_cut(result) and _is_nonzero(result)
+
+
+def _follows(
+    given: Sequence[Tensor | None],
+    made: Sequence[Tensor | None],
+    again: Callable[[Sequence[Tensor | None]], Sequence[Tensor | None]],
+) -> bool:
+    """Whether autograd follows all that hooks make of the cotangents given; ``again`` makes it of others."""
+    changed = [i for i, (entry, before) in enumerate(zip(made, given, strict=False)) if entry is not before]
+    pairs = [(i, entry) for i in changed if (entry := made[i]) is not None and not _is_cut(entry)]
+    if not pairs or inside_transform() or pairs[0][1].is_meta:
+        return True
+    variables = [entry for entry in given if entry is not None]
+    weights = [entry.detach() for _, entry in pairs]
+    slopes = torch.autograd.grad(
+        [entry for _, entry in pairs], variables, weights, retain_graph=True, allow_unused=True
+    )
+    with torch.enable_grad():
+        twice = again([entry if entry is None else (2 * entry.detach()).requires_grad_() for entry in given])
+    along = sum(_dot(slope, entry) for slope, entry in zip(slopes, variables, strict=True) if slope is not None)
+    square = sum(map(_dot, weights, weights))
+    doubled = sum(_dot(weight, cast(Tensor, twice[i]).detach()) for weight, (i, _) in zip(weights, pairs, strict=True))
+    defect, bend = abs(along - square), abs(doubled - 2 * square)
+    return not defect > max(_TOLERANCE * square, 10 * bend)
+
+
+def _dot(x: Tensor, y: Tensor) -> float:
+    product = x.detach().conj() * y.detach()
+    return float((product.real if product.is_complex() else product).sum(dtype=widest(x.device)))
 
 
 def _variable_like(cotangent: Tensor, tracked: Tensor) -> Tensor:
