@@ -143,6 +143,40 @@ def test_a_solve_gives_back_what_its_first_product_would_cut_up() -> None:
     assert A.resident[0] < before - 2 * N
 
 
+BLOCK = 4 * N
+
+
+def _rise(make: Callable[[], torch.Tensor]) -> tuple[float, float]:
+    """Blocks by which the resident set has risen when one is made, and when it is gone; larger than any hole."""
+    before = _resident()
+    made = make()
+    risen = _resident() - before
+    assert float(made.flatten()[-1]) in (0, 1)
+    del made
+    return risen / (4 * BLOCK), (_resident() - before) / (4 * BLOCK)
+
+
+def test_vectors_apart_leave_no_pages_among_kept_ones() -> None:
+    def ones() -> torch.Tensor:
+        return torch.ones(BLOCK)
+
+    def ones_apart() -> torch.Tensor:
+        with pages.apart():
+            return ones()
+
+    with hesse.keep_memory():
+        assert _rise(ones_apart) == pytest.approx((1, 0), abs=0.1)
+        if pages._has_large_pages():
+            made = _rise(lambda: pages.empty(BLOCK, torch.float32, torch.device("cpu")).fill_(1))
+            assert made == pytest.approx((1, 0), abs=0.1)
+        assert _rise(lambda: pages.zeros(2, 4 * N, torch.float32, torch.device("cpu"))) == pytest.approx(
+            (0, 0), abs=0.1
+        )
+        # What was apart has changed nothing for others.
+        assert _rise(ones) == pytest.approx((1, 1), abs=0.1)
+    assert _is_mapped_afresh()
+
+
 # The file alone, which needs no more of PyTorch for it than a name; loading it would take seconds each time.
 SAYS = f"""
 import runpy, sys, types

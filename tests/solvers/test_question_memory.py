@@ -83,6 +83,22 @@ def test_units_of_a_small_operator_take_one_vector_more_of_its_product(name):
     assert taken <= (LEAST[name] + 1) * VECTOR + BESIDE
 
 
+@pytest.mark.filterwarnings("ignore::hesse.ConvergenceWarning")
+def test_a_basis_takes_its_new_vector_in_place():
+    A = Diagonal()
+    _, taken = peak.during(lambda: QUESTIONS["eigsh"](A, LEAST["eigsh"] * VECTOR + 1000), A.device)
+    # Four vectors with their products, the last product, and what is new of it.
+    assert taken <= 10 * VECTOR + BESIDE
+
+
+def test_a_sum_of_operators_takes_one_vector_beside_a_product():
+    A = (Diagonal() + 2 * Diagonal() + 3 * Diagonal()).shift(0.5)
+    v = torch.ones(N)
+    found, taken = peak.during(lambda: A @ v, A.device)
+    torch.testing.assert_close(found, 6 * torch.linspace(1, 2, N) + 0.5)
+    assert taken <= 2 * VECTOR + BESIDE
+
+
 def test_the_least_memory_gives_the_answer():
     diagonal = torch.linspace(1, 2, N)
     memory = 4 * VECTOR

@@ -123,13 +123,14 @@ class Sum(_Composite):
 
     def _multiplied(self, way: Way, V: Tensor) -> Tensor:
         # New tensors even where a term is the identity.
-        return functools.reduce(
-            torch.add,
-            (
-                factor * (V if isinstance(part, Identity) else getattr(part, way)(V.to(part.dtype))).to(self.dtype)
-                for factor, part in self._terms
-            ),
-        )
+        total: Tensor | None = None
+        for factor, part in self._terms:
+            term = (V if isinstance(part, Identity) else getattr(part, way)(V.to(part.dtype))).to(self.dtype)
+            total = factor * term if total is None else total.add_(term, alpha=factor)
+            # The next product is made without it.
+            del term
+        assert total is not None
+        return total
 
     def _recipe(self) -> str:
         return " + ".join([f"{factor!r} * {part._recipe()}" for factor, part in self._terms])

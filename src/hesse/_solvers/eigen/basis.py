@@ -41,12 +41,13 @@ def orthogonalize(products: Products, known: list[Tensor], V: Tensor) -> tuple[T
     """
     total = [torch.zeros(block.shape[1], V.shape[1], dtype=torch.float64, device="cpu") for block in known]
     norms = products.norms(V)
-    rounding = torch.finfo(V.dtype).eps * norms
+    rounding, given = torch.finfo(V.dtype).eps * norms, V
     while True:
         for place, block in enumerate(known):
             if block.shape[1]:
                 coefficients = products.operator.gram(block, V)
-                V = V - block @ coefficients
+                V = V.clone() if V is given else V
+                V.mT.addmm_(coefficients.mT, block.mT, alpha=-1)
                 total[place] += coefficients.cpu().double()
         before, norms = norms, products.norms(V)
         # Where little was taken away, little of the blocks is left in the vectors.
@@ -120,8 +121,10 @@ class Basis:
         self._append(remainder, float(norm), BREAKDOWN * self._eps)
 
     def _append(self, vector: Tensor, norm: float, rounding: float) -> None:
+        """Take a vector, whose memory is the basis's from then on, unless it is rounding."""
         if norm > rounding:
-            self._tails = blocks.beside(self._tails, vector / norm)
+            vector.div_(norm)
+            self._tails = blocks.beside(self._tails, vector) if self.width else vector
 
     def next(self, width: int = 1) -> Tensor:
         """The first tails, orthonormal columns (n, width)."""
@@ -136,7 +139,8 @@ class Basis:
         width, start = images.shape[1], self.size
         self.size += width
         self._vectors[start : self.size] = self.next(width).mT
-        self._tails = self._tails[:, width:]
+        # A view without columns would hold the others.
+        self._tails = self._tails[:, width:] if width < self.width else self._rows(0).mT
         if self._images.shape[0]:
             self._images[start : self.size] = images.mT
         remainders, coefficients, norms = orthogonalize(self._products, [self.vectors, self._tails], images)

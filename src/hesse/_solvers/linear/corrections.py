@@ -72,7 +72,8 @@ def answer(
         steps = torch.zeros(B.shape[1], dtype=torch.int64, device="cpu")
         bare = [inverse is None] * B.shape[1]
         endings, claims = [""] * B.shape[1], [""] * B.shape[1]
-        answers = Answers(torch.zeros_like(B), blocks.ldexp(lengths, -units), endings, steps, bare, claims, [0.0, 0.0])
+        X = pages.zeros(B.shape[1], len(B), B.dtype, B.device).mT
+        answers = Answers(X, blocks.ldexp(lengths, -units), endings, steps, bare, claims, [0.0, 0.0])
     else:
         answers = Answers.of(saved)
     corrections = _Corrections(
@@ -190,7 +191,8 @@ class _Corrections:
         eps, matrix, scales = torch.finfo(answers.X.dtype).eps, None if bare else self.inverse, answers.norms[index]
         # The state of a run has its own residuals.
         starts = self._residuals(index) if saved is None else sides.residuals(index, None)
-        starts, _ = blocks.unit(products.operator, starts)
+        with pages.apart():
+            starts, _ = blocks.unit(products.operator, starts)
         if saved is None and self.is_noisy:
             self._look_for_noise(starts[:, :1])
         answers.mark = 1.0 if saved is None else answers.mark
@@ -199,7 +201,8 @@ class _Corrections:
         # Measured by A's norm, residuals along small eigenvalues look as those of the null space do.
         doubted = bare and any(answers.claims[column] for column in index.tolist())
         scale = answers.scales[bare] * (eps if doubted else 1)
-        run = self.method(products.operator, starts, targets, matrix, scale, self.room)
+        with pages.apart():
+            run = self.method(products.operator, starts, targets, matrix, scale, self.room)
         run.confirms = doubted
         del starts
         if saved is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hesse._base import pages
 from hesse._operators.operator import Operator
 from hesse._solvers import columns as blocks
 from hesse._solvers.linear.krylov import Krylov, Preconditioner
@@ -147,7 +148,9 @@ class Minres(Krylov):
         self._best = torch.where(self._phi < FALLS * self._best_phi, torch.inf, self._best)
         better = (ratio < self.eps**LEAST_SQUARES) & (ratio < 0.5 * self._best)
         if bool(better.any()):
-            self._best_x = torch.zeros_like(self.x) if self._best_x is None else self._best_x
+            if self._best_x is None:
+                with pages.apart():
+                    self._best_x = torch.zeros_like(self.x)
             blocks.overwrite(self._best_x, self.x, better)
             self._best = torch.where(better, ratio, self._best)
             self._best_phi = torch.where(better, self._phi, self._best_phi)
