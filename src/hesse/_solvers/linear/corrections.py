@@ -191,8 +191,7 @@ class _Corrections:
         eps, matrix, scales = torch.finfo(answers.X.dtype).eps, None if bare else self.inverse, answers.norms[index]
         # The state of a run has its own residuals.
         starts = self._residuals(index) if saved is None else sides.residuals(index, None)
-        with pages.apart():
-            starts, _ = blocks.unit(products.operator, starts)
+        starts, _ = blocks.unit(products.operator, starts)
         if saved is None and self.is_noisy:
             self._look_for_noise(starts[:, :1])
         answers.mark = 1.0 if saved is None else answers.mark
@@ -381,10 +380,8 @@ class _Corrections:
     def _residual(self, column: int) -> Tensor:
         if column in self.held:
             return self.held.pop(column)
-        price = self._price([column])
-        return self.sides.residuals(
-            torch.tensor([column], device="cpu"), self.answers.X[:, column : column + 1] if price else None
-        )
+        x = self.answers.X[:, column : column + 1] if self._price([column]) else None
+        return self.sides.residuals(torch.tensor([column], device="cpu"), x)
 
     def _price(self, columns: list[int]) -> int:
         """How many products their residuals cost."""
