@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 
@@ -268,6 +269,9 @@ def test_nothing_is_saved_while_a_function_of_pytorch_is_replaced(
     assert name(function()) is not None
     monkeypatch.setattr(holder, attribute, lambda *arguments: arguments[0])
     assert name(function()) is None
+    # What an installed package puts there is known by its version, as transformers' in each module.
+    monkeypatch.setattr(holder, attribute, hypothesis.given)
+    assert name(function()) is not None
 
 
 def test_an_empty_variable_turns_saving_off(monkeypatch: pytest.MonkeyPatch) -> None:

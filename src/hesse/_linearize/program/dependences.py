@@ -283,18 +283,3 @@ def _require_known_modules(modules: list[types.ModuleType], functions: list[type
     for key, module in users.items():
         if key not in known:
             raise Unknown(f"the module {module.__name__} as a value")
-
-
-def require_own_functions() -> None:
-    """Raise where a function of PyTorch's was replaced by one of the user's."""
-    for holder in _holders_of_functions():
-        for name, value in vars(holder).items():
-            if isinstance(value, types.FunctionType) and is_users_code(value):
-                raise Unknown(f"{holder.__name__}.{name}, which was replaced")
-
-
-@functools.cache
-def _holders_of_functions() -> list[Any]:
-    layers = [kind for kind in vars(torch.nn).values() if isinstance(kind, type)]
-    parts = torch.nn.functional, torch.linalg, torch.special, torch.fft
-    return [torch, Tensor, torch._C.TensorBase, *parts, *layers]

@@ -8,11 +8,15 @@ import hashlib
 import importlib.metadata
 import os
 import sys
+import sysconfig
+import types
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from hesse._autograd.captured import is_users_code
 from hesse._linearize.program.code_that_ran import OF_TORCH
 from hesse._linearize.program.dependences import Unknown
 
@@ -43,13 +47,45 @@ def environment() -> tuple[Any, ...]:
     """All of it as it is now.
 
     Raises:
-        Unknown: Inductor does not tell its options.
+        Unknown: Inductor does not tell its options, or a function of PyTorch's was replaced by one of the user's.
     """
     variables = sorted(
         (name, value) for name, value in os.environ.items() if name.startswith(("TORCH", "ATEN_", "PYTORCH_"))
     )
     flags = torch.backends.mkldnn.enabled, torch.__version__, torch.get_num_threads()
-    return _installed(), [pair for pair in variables if pair[0] != "TORCHINDUCTOR_CACHE_DIR"], flags, _options()
+    return (
+        _installed(),
+        [pair for pair in variables if pair[0] != "TORCHINDUCTOR_CACHE_DIR"],
+        flags,
+        _options(),
+        _replaced(),
+    )
+
+
+def _replaced() -> list[tuple[Any, ...]]:
+    """Functions among PyTorch's that are a library's, as transformers adds one to modules."""
+    return [
+        (holder.__name__, name, value.__module__, _version_of(value), value.__code__.co_code)
+        for holder in _holders_of_functions()
+        for name, value in vars(holder).items()
+        if is_users_code(value)
+    ]
+
+
+def _version_of(function: types.FunctionType) -> str:
+    """The version of the installed package that a function is of."""
+    name, file = function.__module__.partition(".")[0], function.__code__.co_filename
+    if any(file.startswith(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    raise Unknown(f"{function.__qualname__} in the place of a function of PyTorch's")
+
+
+@functools.cache
+def _holders_of_functions() -> list[Any]:
+    layers = [kind for kind in vars(torch.nn).values() if isinstance(kind, type)]
+    parts = torch.nn.functional, torch.linalg, torch.special, torch.fft
+    return [torch, Tensor, torch._C.TensorBase, *parts, *layers]
 
 
 def _options() -> str:
