@@ -45,16 +45,12 @@ def _faults(call: Callable[[], object], repeats: int = 5) -> int:
     return repeats * sorted(found)[repeats // 2]
 
 
-def _empty(size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    return torch.empty(size, dtype=dtype, device=device)
-
-
-def _is_mapped_afresh(size: int = 2**30, empty: Callable[..., torch.Tensor] = _empty) -> bool:
+def _is_mapped_afresh(size: int = 2**30) -> bool:
     """Whether a block has a mapping of its own, as the library does by itself; the default is larger than any hole."""
     libc = pages._libc()
     assert libc is not None
     before = libc.mallinfo2().hblkhd
-    block = empty(size, torch.uint8, torch.device("cpu"))
+    block = torch.empty(size, dtype=torch.uint8)
     return bool(libc.mallinfo2().hblkhd - before >= block.nbytes)
 
 
@@ -151,8 +147,6 @@ def test_vectors_apart_lie_outside_of_kept_pages() -> None:
     with hesse.keep_memory():
         with pages.apart():
             assert _is_mapped_afresh()
-        if pages._has_large_pages():
-            assert _is_mapped_afresh(empty=pages.empty)
         # What was apart has changed nothing for others.
         assert not _is_mapped_afresh(2**27)
         before, zeros = _resident(), pages.zeros(2, N, torch.float32, torch.device("cpu"))

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import hesse
 from hesse._base import pages
 
 ROOT = Path(__file__).parents[2]
@@ -40,18 +39,3 @@ def test_zeros_are_zero_and_are_written_like_any_others() -> None:
         assert float(made.sum()) == 0
         made.mT[:, 1] = 0.5
         assert float(made.sum()) == length / 2
-
-
-def test_long_products_of_several_leaves_are_joined_with_and_without_history() -> None:
-    x = {"a": torch.full((2**22,), 2.0), "b": torch.ones(2**11, 2**11)}
-
-    def cubes(x: dict[str, torch.Tensor]) -> torch.Tensor:
-        return (x["a"] ** 3).sum() / 6 + (x["b"] ** 3).sum() / 6
-
-    v = torch.ones(2**23)
-    for create_graph in (False, True):
-        product = hesse.Hessian(cubes, x, create_graph=create_graph) @ v
-        assert product.shape == v.shape
-        assert bool((product[: 2**22] == 2).all())
-        assert bool((product[2**22 :] == 1).all())
-        assert product.requires_grad == create_graph

@@ -14,17 +14,14 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 # Of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-# The GNU C library maps each larger block by itself, unless pages are kept.
-MAPPED = 32 * 2**20
 # What was set before cannot be read. These are the largest thresholds that glibc itself would come to.
-_AFTERWARDS = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: MAPPED, _TRIM_THRESHOLD: 64 * 2**20}
+_AFTERWARDS = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 * 2**20, _TRIM_THRESHOLD: 64 * 2**20}
 # Whoever has set one of these has decided.
 _VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_")
 
@@ -79,7 +76,7 @@ def keep_memory() -> Iterator[None]:
 
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
-    """For blocks that stay, or whose pages cost little: map large ones by themselves, even while pages are kept.
+    """For blocks that stay: map large ones by themselves, even while pages are kept.
 
     Between blocks that come and go with each product they would leave holes, which the next product cuts up.
     """
@@ -97,18 +94,15 @@ def apart() -> Iterator[None]:
 def empty(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """An uninitialized vector, on a CPU in large pages where the system has them.
 
-    40 MB that are mapped afresh take 10,000 faults in small pages, which cost as much as eight passes over them. In
-    large pages they cost half a pass, so that the vector need not lie among kept ones.
+    40 MB that are mapped afresh take 10,000 faults in small pages, which cost as much as eight passes over them.
     """
-    libc = _libc() if device.type == "cpu" and size * dtype.itemsize >= _LARGE_BLOCK else None
-    if libc is None:
-        return torch.empty(size, dtype=dtype, device=device)
-    with apart() if _has_large_pages() else contextlib.nullcontext():
-        made = torch.empty(size, dtype=dtype, device=device)
-    # Where the system refuses, pages are small. It takes whole pages only.
-    begin = -(-made.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-    end = made.data_ptr() + made.nbytes
-    libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_HUGEPAGE)
+    made = torch.empty(size, dtype=dtype, device=device)
+    libc = _libc() if made.is_cpu and made.nbytes >= _LARGE_BLOCK else None
+    if libc is not None:
+        # Where the system refuses, pages are small. It takes whole pages only.
+        begin = -(-made.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = made.data_ptr() + made.nbytes
+        libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_HUGEPAGE)
     return made
 
 
@@ -166,13 +160,6 @@ class _Origin(ctypes.Structure):
         ("symbol", ctypes.c_char_p),
         ("address", ctypes.c_void_p),
     ]
-
-
-@functools.cache
-def _has_large_pages() -> bool:
-    """Whether the system gives large pages to who asks for them."""
-    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    return setting.exists() and "[never]" not in setting.read_text()
 
 
 @functools.cache

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from hesse._base import pages
 from hesse._base.several_ranks import is_dtensor
 from hesse._base.trees import Spec, path_name
 from hesse._base.vectors import check_vector
@@ -51,7 +50,6 @@ class Space:
                 or (type(leaf) is not Tensor and is_dtensor(leaf))
             ):
                 self._is_plain = False
-        self._is_short = self.size * self.dtype.itemsize < pages.MAPPED
         # A lone vector is flat as it is: views of it would take as long as a small product.
         self._is_vector = self._is_plain and len(leaves) == 1 and leaves[0].dim() == 1
 
@@ -106,11 +104,7 @@ class Space:
                 .reshape((*leaf.shape[:batch], length))
                 for leaf, length in zip(leaves, self.lengths, strict=True)
             ]
-        if len(parts) == 1:
-            return parts[0]
-        if batch or self._is_short or any([part.requires_grad for part in parts]):
-            return torch.cat(parts, dim=-1)
-        return torch.cat(parts, out=pages.empty(self.size, parts[0].dtype, self.device))
+        return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
 
     def _require_strided(self) -> None:
         for path, leaf in zip(self.spec.paths, self.leaves, strict=True):
