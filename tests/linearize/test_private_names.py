@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -63,9 +62,7 @@ def test_the_partitioner_keeps_the_point_alone() -> None:
     half = Wrapper.of(runs.without_wrapper(run))
     assert half is not None
     assert [kernel.module for kernel in half.kernels] == ["kernel_0", "kernel_1"]
-    (file,) = {kernel.file for kernel in half.kernels}
-    # Inductor declares a kernel as `kernels.py` expects, so that GCC is asked to inline PyTorch's helpers in it.
-    assert Path(file).with_suffix(".cpp").read_text().count("[[gnu::flatten]]  void  kernel(") == 2
+    assert len({kernel.file for kernel in half.kernels}) == 1
 
 
 @pytest.mark.private

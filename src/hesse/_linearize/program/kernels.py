@@ -20,11 +20,6 @@ from hesse._linearize.program.wrapper import Kernel, digest_of, load_kernel
 # More files make use of more threads, and read the headers more often.
 _FEWEST = 4
 
-# GCC by itself inlines PyTorch's larger helpers only where a file calls them once. Those that transpose tiles made
-# kernels in shared files up to three times slower.
-_DECLARED = 'extern "C" '
-_FLATTENED = f"{_DECLARED}[[gnu::flatten]] "
-
 _compiling = threading.RLock()
 
 
@@ -107,5 +102,5 @@ def _joined(sources: Sequence[str]) -> str:
     for i, source in enumerate(sources):
         # Headers that were read already are empty within the namespace.
         parts += [f"#define kernel {_name(i)}", f"#define PyInit_kernel PyInit_{_name(i)}", f"namespace file_{i} {{"]
-        parts += [source.replace(_DECLARED, _FLATTENED), "}", "#undef kernel", "#undef PyInit_kernel"]
+        parts += [source, "}", "#undef kernel", "#undef PyInit_kernel"]
     return "\n".join(parts)
