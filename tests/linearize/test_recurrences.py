@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from hesse._base import saved_files
 from hesse._linearize.program import inductor, recurrence
+from hesse._linearize.program.passes.recurrences import compile_steps
 from hesse._linearize.program.recurrence import RECUR, recur
 
 DOUBLE = torch.float64
@@ -78,5 +82,40 @@ def test_a_compiled_step_is_found_on_the_disk_unless_it_is_damaged(
         assert len(compiled) == 1
     (file,) = (tmp_path / "programs").iterdir()
     file.write_bytes(file.read_bytes()[:-9])
-    torch.testing.assert_close(states(), expected)
+    with pytest.warns(UserWarning, match=r"The saved step \w+\.program is damaged, so it is compiled again"):
+        torch.testing.assert_close(states(), expected)
     assert len(compiled) == 2
+
+
+def outputs_of_lstm(state: Tensor, x: Tensor, matrix: Tensor) -> Tensor:
+    return recur("lstm", False, [state, state], [x], matrix)[0]
+
+
+def recurrences_of(func: Callable[..., Any]) -> tuple[torch.fx.GraphModule, Any]:
+    """The graph of a function of the arguments of ``outputs_of_lstm``, and the last recurrence in it."""
+    shapes = (2, 3), (4, 2, 12), (3, 12)
+    tensors = [torch.randn(shape, dtype=DOUBLE, requires_grad=True) for shape in shapes]
+    graph = make_fx(func, tracing_mode="fake")(*tensors)
+    return graph, graph.graph.find_nodes(op="call_function", target=RECUR)[-1]
+
+
+def test_a_compiled_step_writes_what_is_read_and_no_more() -> None:
+    graph, node = recurrences_of(outputs_of_lstm)
+    graph.graph.eliminate_dead_code()
+    compile_steps(graph)
+    assert node.args[2:4] == (True, [2, 3, 4, 5, 6])
+
+
+def test_a_derivative_reads_the_cotangents_that_are_there() -> None:
+    _, node = recurrences_of(lambda *tensors: torch.autograd.grad(outputs_of_lstm(*tensors).sum(), tensors))
+    # Of the outputs, beside five activations and the memory.
+    assert len(node.args[5]) == 1 + 5 + 1
+
+
+def test_a_state_that_is_no_number_has_a_derivative_that_is_none() -> None:
+    x = torch.tensor([[[torch.nan, 1.0, -1.0]]], dtype=DOUBLE, requires_grad=True)
+    states = recur("rnn_relu", False, [torch.zeros(1, 3, dtype=DOUBLE)], [x], torch.eye(3, dtype=DOUBLE))[0]
+    weights = torch.tensor([2.0, 3.0, 5.0], dtype=DOUBLE)
+    (gradient,) = torch.autograd.grad((states[1] * weights).sum(), x)
+    # As that of torch.relu.
+    torch.testing.assert_close(gradient, torch.tensor([[[2.0, 3.0, 0.0]]], dtype=DOUBLE))

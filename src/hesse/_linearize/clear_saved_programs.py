@@ -15,7 +15,7 @@ def clear_saved_programs() -> int:
     names, by default ``hesse`` in the user's cache. Where the variable is empty, no program is saved or read.
 
     Returns:
-        How many there were.
+        How many files there were: one for each program, and for each step of a recurrent layer's.
 
     Example:
         >>> import hesse

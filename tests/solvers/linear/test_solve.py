@@ -447,3 +447,12 @@ def test_only_single_precision_is_told_of_double(dtype: torch.dtype) -> None:
         found = hesse.solve(A, torch.ones(30, dtype=dtype), tol=0, max_products=500, method="cg")
     assert found.endings == ("precision",)
     assert ("float64" in str(caught[0].message)) == (dtype == torch.float32)
+
+
+@pytest.mark.parametrize("method", ["cg", "minres"])
+def test_the_solution_of_a_long_system_can_be_resized(method):
+    n = 2**20
+    H = hesse.Hessian(lambda x: (x**2).sum(), torch.ones(n))
+    solution = hesse.solve(H, torch.ones(n), method=method).solution
+    assert bool((solution == 0.5).all())
+    assert solution.resize_(n + 1).shape == (n + 1,)

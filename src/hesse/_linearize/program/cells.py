@@ -116,26 +116,24 @@ def _pull_gru(
     return of_u, [cotangent * z], [of_new]
 
 
-def _tanh(u: Tensor, states: States, x: Entries) -> tuple[Entries, Entries, Entries]:
-    new = u.tanh()
-    return [new], [new], []
+def _of_relu(cotangent: Tensor, value: Tensor) -> Tensor:
+    # As PyTorch's, which passes on the cotangent of what is no number.
+    return torch.where(value <= 0, 0.0, cotangent)
 
 
-def _pull_tanh(
-    r: Entries, before: States, x: Entries, of_states: Entries, of_r: States, of_y: States
-) -> tuple[Tensor, Entries, Entries]:
-    return _of_tanh(_added(of_states[0], of_r[0]), r[0]), [], []
+def _plain(activation: Callable[[Tensor], Tensor], pullback: Callable[[Tensor, Tensor], Tensor]) -> Cell:
+    """Of one state, which is the activation; its pullback takes the cotangent and the value."""
 
+    def step(u: Tensor, states: States, x: Entries) -> tuple[Entries, Entries, Entries]:
+        new = activation(u)
+        return [new], [new], []
 
-def _relu(u: Tensor, states: States, x: Entries) -> tuple[Entries, Entries, Entries]:
-    new = u.relu()
-    return [new], [new], []
+    def pull(
+        r: Entries, before: States, x: Entries, of_states: Entries, of_r: States, of_y: States
+    ) -> tuple[Tensor, Entries, Entries]:
+        return pullback(_added(of_states[0], of_r[0]), r[0]), [], []
 
-
-def _pull_relu(
-    r: Entries, before: States, x: Entries, of_states: Entries, of_r: States, of_y: States
-) -> tuple[Tensor, Entries, Entries]:
-    return torch.where(r[0] > 0, _added(of_states[0], of_r[0]), 0.0), [], []
+    return Cell(step, pull, 1, (), 0, 1)
 
 
 def _masked(cell: Cell) -> Cell:
@@ -164,8 +162,8 @@ def _masked(cell: Cell) -> Cell:
 _CELLS = {
     "lstm": Cell(_lstm, _pull_lstm, 2, (1,), 0, 5),
     "gru": Cell(_gru, _pull_gru, 1, (0,), 1, 4),
-    "rnn_tanh": Cell(_tanh, _pull_tanh, 1, (), 0, 1),
-    "rnn_relu": Cell(_relu, _pull_relu, 1, (), 0, 1),
+    "rnn_tanh": _plain(torch.tanh, _of_tanh),
+    "rnn_relu": _plain(torch.relu, _of_relu),
 }
 _CELLS |= {f"masked {name}": _masked(cell) for name, cell in _CELLS.items()}
 

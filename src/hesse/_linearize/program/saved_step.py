@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hesse._base import saved_files
+from hesse._base.errors import warn_caller
 from hesse._linearize.clear_saved_programs import SUFFIX
 from hesse._linearize.program.dependences import Unknown
 from hesse._linearize.program.environment import digest_of_bytes, environment
@@ -24,12 +25,18 @@ def saved_step(key: Any, compile: Callable[[], Run]) -> Run:
         name = digest_of_bytes(repr((key, environment())).encode()) + SUFFIX
     except Unknown:
         return compile()
-    # A damaged file, or a kernel that is not there.
-    with contextlib.suppress(OSError, ImportError, AttributeError, ValueError, TypeError):
-        if (content := saved_files.read(name)) is not None:
+    if (content := saved_files.read(name)) is not None:
+        try:
             digest, code, externs, kernels = json.loads(content)
-            if digest == digest_of_bytes(json.dumps([code, externs, kernels]).encode()):
+            is_whole = digest == digest_of_bytes(json.dumps([code, externs, kernels]).encode())
+        except (ValueError, TypeError):
+            is_whole = False
+        if is_whole:
+            # Kernels may be gone.
+            with contextlib.suppress(OSError, ImportError, AttributeError):
                 return Wrapper(code, externs, [Kernel(*kernel) for kernel in kernels]).loaded()
+        else:
+            warn_caller(f"The saved step {name} is damaged, so it is compiled again.")
     run = compile()
     wrapper = Wrapper.of(without_wrapper(run))
     if wrapper is not None:

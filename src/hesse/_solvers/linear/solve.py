@@ -123,7 +123,8 @@ def solve(
         )
         direction, curvature = certified(products, answers.direction, answers.scales[True])
         warn_of(products, answers.endings, answers.norms)
-        X = answers.X
+        # The user's is memory like any other, which can be resized.
+        X = answers.X if answers.X.untyped_storage().resizable() else answers.X.clone()
         if create_graph:
 
             def adjoint(G: Tensor) -> Tensor:
