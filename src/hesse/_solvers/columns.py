@@ -130,10 +130,11 @@ def units(operator: Operator, start: int, width: int) -> Tensor:
     return rows.mT
 
 
-def orthonormalize(operator: Operator, Q: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
+def orthonormalize(operator: Operator, Q: Tensor, V: Tensor, scale: float = 0.0) -> tuple[Tensor, Tensor]:
     r"""Orthonormal columns Q′ that begin with Q, and coefficients R (columns of Q′, k), such that V = Q′·R.
 
     Classical Gram–Schmidt, again until the norm no longer drops; a column that the ones before it span is left out.
+    Rounding is that of the column, or of vectors as long as ``scale`` where the column is the short rest of such ones.
 
     Source: Giraud, Langou and Rozložník, "The loss of orthogonality in the Gram-Schmidt orthogonalization process",
     Comput. Math. Appl. 50 (2005) 1069–1075.
@@ -145,16 +146,17 @@ def orthonormalize(operator: Operator, Q: Tensor, V: Tensor) -> tuple[Tensor, Te
     eps = torch.finfo(V.dtype).eps
     for j, column in enumerate(pieces(V)):
         remainder = column
-        first = norm = float(norms(operator, column))
+        norm = float(norms(operator, column))
+        rounding = DEPENDENT * eps * max(norm, scale)
         while kept:
             basis = rows[:kept].mT
             coefficients = operator.gram(basis, remainder)
             remainder = remainder - basis @ coefficients
             R[:kept, j] += coefficients.squeeze(-1).cpu().double()
             before, norm = norm, float(norms(operator, remainder))
-            if norm <= DEPENDENT * eps * first or norm > 0.7 * before:
+            if norm <= rounding or norm > 0.7 * before:
                 break
-        if norm > DEPENDENT * eps * first:
+        if norm > rounding:
             rows[kept] = remainder.squeeze(-1) / norm
             R[kept, j] = norm
             kept += 1

@@ -68,10 +68,11 @@ def test_hutchinsons_standard_errors_are_those_of_the_samples():
 @pytest.mark.parametrize("rank", [1, 3])
 def test_a_low_rank_diagonal_is_read_off(rank):
     matrix = with_eigenvalues(np.concatenate([np.arange(1.0, rank + 1), np.zeros(97)]))
-    # Rounding of an image counts as a direction where its sign vector is nearly orthogonal to the range; not here.
-    found = hesse.diagonal(matrix, tol=1e-8, rng=4)
-    assert found.num_products == 16 + rank
-    assert torch.allclose(found.estimate, matrix.diagonal())
+    for seed in range(10):
+        found = hesse.diagonal(matrix, tol=1e-8, rng=seed)
+        # The rounding of images that are nearly parallel may count as one direction.
+        assert found.num_products in (16 + rank, 17 + rank)
+        assert torch.allclose(found.estimate, matrix.diagonal())
 
 
 @pytest.mark.parametrize("n", [0, 1, 30])

@@ -45,7 +45,9 @@ class RangeFinder:
     def append(self, images: Tensor) -> Tensor:
         """Take the images of new random vectors; which of them were new directions, (columns,), bool."""
         before = self.size
-        self.basis, new = blocks.orthonormalize(self._operator, self.basis, images)
+        # The image of a probe that the range is nearly orthogonal to has the rounding of the others, not of its own.
+        longest = float(torch.cat([self.lengths(), blocks.norms(self._operator, images)]).max())
+        self.basis, new = blocks.orthonormalize(self._operator, self.basis, images, scale=longest)
         # Column j brought a new direction exactly where its last coefficient is the first of that row.
         leading = (new[before:] != 0).int().argmax(dim=1)
         fresh = torch.zeros(images.shape[1], dtype=torch.bool, device="cpu")
