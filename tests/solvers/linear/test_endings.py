@@ -86,6 +86,20 @@ def test_small_eigenvalues_are_not_taken_for_a_null_space(n, decades, seed):
     assert float((b - A @ found.solution).norm()) <= 1.001e-6 * float(b.norm())
 
 
+def test_a_system_with_a_solution_along_small_eigenvalues_is_not_said_to_have_none():
+    """Rounding leaves residuals along eigenvalues from 1e-13 to 1e-9 of the largest, which A hardly moves."""
+    endings = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        small = 10 ** rng.uniform(-13, -9, 2) * [1, rng.choice([-1, 1])]
+        values = np.r_[1.0, small, np.zeros(rng.integers(3)), rng.uniform(0.1, 1, rng.integers(12, 60))]
+        turn, _ = np.linalg.qr(rng.standard_normal((len(values), len(values))))
+        A = 2.0 ** (seed % 3 * 10 - 10) * (turn * values) @ turn.T
+        b = turn @ (rng.standard_normal(len(values)) * (values != 0))
+        endings += solved(torch.from_numpy(0.5 * (A + A.T)), torch.from_numpy(b), method="minres").endings
+    assert "least_squares" not in endings
+
+
 def test_an_energy_that_falls_for_ever_along_the_null_space_keeps_no_long_solution():
     for seed in range(20):
         rng = np.random.default_rng(seed)

@@ -41,6 +41,12 @@ class Answers:
         """Take the norms of products, (k,), and of their vectors for what they tell of A's norm."""
         self.scales[True] = max([self.scales[True], *(images / lengths).nan_to_num(0.0).tolist()])
 
+    def replace(self, index: Tensor, X: Tensor, norms: Tensor, chosen: Tensor) -> None:
+        """Take the chosen ones of X and their residuals' norms for the columns of ``index``."""
+        for place in chosen.nonzero().squeeze(1).tolist():
+            self.X[:, int(index[place])] = X[:, place]
+        self.norms[index[chosen]] = norms[chosen]
+
     def state(self) -> State:
         """All of it."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -28,6 +28,8 @@ DOUBTFUL = ("", "precision", "max_products", "singular")
 CLAIMS = ("least_squares", "precision")
 # Of a least-squares solution ‖A·r‖ is below eps to this power, relative to ‖A‖·‖r‖; that is more than its method needs.
 NULL = 1 / 3
+# And rᵀA·r is below so many eps·‖A‖·‖r‖²: of a null vector with an error of √eps it is that error's square.
+FLAT = 128
 # Eigenvalues below eps to this power, relative to ‖A‖, are zero where a correction along them hardly helps.
 RANK = 3 / 4
 
@@ -275,7 +277,7 @@ class _Corrections:
             after = blocks.dots(operator, steps, blocks.select(R, doubtful))
             flat = before - after <= negligible[doubtful] * blocks.norms(operator, steps)
             chosen[doubtful] = (before + after > 0) & ~flat
-        self._replace(index, X, norms, chosen)
+        answers.replace(index, X, norms, chosen)
         self._hold(index[chosen], blocks.select(R, chosen))
         return chosen
 
@@ -359,6 +361,8 @@ class _Corrections:
         directions, lengths = blocks.unit(operator, R)
         images = products.multiply(directions)
         found: Tensor = blocks.norms(operator, images) <= eps**NULL * answers.scales[True]
+        # Residuals along small eigenvalues, which are not zero, are those of a system that has a solution.
+        found &= blocks.dots(operator, directions, images).abs() <= FLAT * eps * answers.scales[True]
         # What is left of a long solution may be rounding of its product.
         sizes = blocks.norms(operator, blocks.select(answers.X, index))
         found &= lengths > ROUNDING * eps * answers.scales[True] * sizes
@@ -369,7 +373,7 @@ class _Corrections:
             blocks.add(R, images, along)
             norms = blocks.norms(operator, R)
             # How exactly the residual of a least-squares solution is known counts for less than the shortest solution.
-            self._replace(index, X, norms, found & (norms <= (1 + eps**LEAST_SQUARES) * lengths))
+            answers.replace(index, X, norms, found & (norms <= (1 + eps**LEAST_SQUARES) * lengths))
         return found
 
     def _residuals(self, index: Tensor) -> Tensor:
@@ -393,8 +397,3 @@ class _Corrections:
 
     def _hold(self, index: Tensor, R: Tensor) -> None:
         self.held.update(zip(index.tolist(), blocks.pieces(R), strict=True))
-
-    def _replace(self, index: Tensor, X: Tensor, norms: Tensor, chosen: Tensor) -> None:
-        for place in chosen.nonzero().squeeze(1).tolist():
-            self.answers.X[:, int(index[place])] = X[:, place]
-        self.answers.norms[index[chosen]] = norms[chosen]
