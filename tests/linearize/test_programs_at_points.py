@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 import sys
 import types
 from typing import Any
@@ -164,9 +165,30 @@ def test_what_a_function_imports_is_watched(monkeypatch: pytest.MonkeyPatch) -> 
         torch.testing.assert_close(H @ THREE, expected)
 
 
+def test_what_is_set_on_modules_of_libraries_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = sys
+
+    def func(x: Tensor) -> Tensor:
+        factor = inner.a_users_factor + torch.backends.a_users_factor + getattr(math, "a_users_factor", 0.0)
+        return factor * (x**3).sum()
+
+    monkeypatch.setattr(sys, "a_users_factor", 1.0, raising=False)
+    monkeypatch.setattr(torch.backends, "a_users_factor", torch.tensor(2.0), raising=False)
+    H = hesse.Hessian(func, THREE, engine="compiled", verify=False)
+    torch.testing.assert_close(H @ THREE, 3 * 6 * THREE**2)
+    for holder, value, factor in (
+        (sys, 3.0, 5.0),
+        (torch.backends, torch.tensor(5.0), 8.0),
+        (math, 4.0, 12.0),
+    ):
+        monkeypatch.setattr(holder, "a_users_factor", value, raising=False)
+        H = H.at(THREE + 0)
+        torch.testing.assert_close(H @ THREE, factor * 6 * THREE**2)
+
+
 def test_modules_named_from_a_package_are_found_by_their_full_names() -> None:
     source = "def func():\n from . import one\n from .two import three\n from ..four import five\n import six.seven"
-    assert captured.imported(compile(source, "", "exec"), "a.b") == ("a.b", "a.b.two", "a.four", "six.seven")
+    assert captured.imported(compile(source, "", "exec"), "a.b") == ("a.b", "a.b.two", "a.four", "six.seven", "six")
 
 
 def test_numbers_that_come_from_numpy_are_watched() -> None:

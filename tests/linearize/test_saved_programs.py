@@ -242,6 +242,33 @@ def test_modules_that_a_function_imports_are_in_the_name_of_its_file(
     assert names[0] != names[1]
 
 
+def test_what_is_set_on_modules_of_libraries_is_in_the_name_of_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner, held = sys, [sys]
+
+    def func(x: torch.Tensor) -> torch.Tensor:
+        import torch.nn.functional
+
+        factor: float = inner.a_users_factor + getattr(torch.backends, "a_users_factor", 0.0)  # type: ignore[attr-defined]  # set below
+        return factor * torch.nn.functional.relu(x).sum() + json.a_users_helper(x)  # type: ignore[attr-defined]  # set below
+
+    names = [name(func)]
+    for holder, key, value in (
+        (sys, "factor", 2.0),
+        (sys, "factor", 3.0),
+        (torch.backends, "factor", 4.0),
+        (json, "helper", lambda x: x.sum()),
+        (json, "helper", lambda x: x.mean()),
+    ):
+        monkeypatch.setattr(holder, f"a_users_{key}", value, raising=False)
+        names.append(name(func))
+    assert None not in names
+    assert len(set(names)) == len(names)
+    # Of a module that is handed on, nobody knows what is read.
+    assert name(lambda x: x.sum() * held[0].a_users_factor) is None
+
+
 def test_attributes_of_tensors_and_of_metaclasses_are_in_the_name_of_the_file(folder: Path) -> None:
     class Meta(type):
         factor = 2.0

@@ -12,9 +12,10 @@ import itertools
 import logging
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,8 +26,12 @@ _DEPTH = 6
 # Of a container.
 ENTRIES = 1_000
 _LIBRARIES = {"torch", "hesse", "numpy", "scipy", *sys.stdlib_module_names} - {"__main__"}
+# What reads attributes whose names are strings.
+_BY_WORDS = frozenset({"getattr", "hasattr", "vars", "__dict__", "attrgetter"})
 # What calling an object calls.
 _CALLED = frozenset({"__call__", "forward"})
+# What a user sets on a module of a library, beside objects of the user's own classes.
+_DATA = {type(None), bool, int, float, complex, str, bytes, list, tuple, dict, set}
 # What every module has, hooks and tables of its parts; the parts themselves are found by their names.
 _OF_EVERY_MODULE = frozenset(vars(torch.nn.Module())) - {"training"}
 
@@ -225,22 +230,58 @@ def _variables(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
         for name in sorted(global_names(function.__code__)):
             if name in function.__globals__:
                 yield name, function.__globals__[name]
-        for name, module in named_modules(function):
-            yield from _settings(module, name, attribute_names(function.__code__))
+        attributes = attribute_names(function.__code__)
+        for name, module in opened(named_modules(function), attributes):
+            yield from _settings(module, name, attributes)
 
 
 def named_modules(function: types.FunctionType) -> list[tuple[str, types.ModuleType]]:
-    """The modules of the user's that the code of a function names: as a global, or where it imports them."""
+    """The modules that code names: as a global, where it imports them, and in its closure those of libraries."""
     code, space = function.__code__, function.__globals__
     named: list[tuple[str, Any]] = [(name, space.get(name)) for name in sorted(global_names(code))]
     # An import that has not run yet has no module.
     named += [(name, sys.modules.get(name)) for name in imported(code, space.get("__package__"))]
-    return [(name, it) for name, it in named if isinstance(it, types.ModuleType) and is_the_users(it.__name__)]
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # a cell that is not filled yet
+            held = cell.cell_contents
+            named += [(name, held)] if isinstance(held, types.ModuleType) and not is_the_users(held.__name__) else []
+    return [(name, it) for name, it in named if isinstance(it, types.ModuleType)]
+
+
+def opened(
+    named: Iterable[tuple[str, types.ModuleType]], attributes: Collection[str]
+) -> list[tuple[str, types.ModuleType]]:
+    """These modules, and those of libraries that attributes of these names lead to, each once."""
+    found = {id(module): (name, module) for name, module in named}
+    left = list(found.values())
+    for name, module in left:
+        held = vars(module)
+        for key in attributes:
+            inner = held.get(key)
+            if isinstance(inner, types.ModuleType) and id(inner) not in found and not is_the_users(inner.__name__):
+                found[id(inner)] = f"{name}.{key}", inner
+                left.append(found[id(inner)])
+    return left
 
 
 def _settings(module: types.ModuleType, name: str, attributes: frozenset[str]) -> Iterator[tuple[str, Any]]:
-    """What code that names a module may read of it."""
-    return ((f"{name}.{key}", vars(module)[key]) for key in sorted(attributes) if key in vars(module))
+    """What code that names a module may read of it; of a library's module, what the user may have put there."""
+    is_library = not is_the_users(module.__name__)
+    for key in sorted(attributes & vars(module).keys()):
+        value = vars(module)[key]
+        if not is_library or _may_be_given(value):
+            yield f"{name}.{key}", value
+
+
+def _may_be_given(value: Any) -> bool:
+    """Whether a value that a module of a library holds may be the user's: data, or what the user's code made."""
+    kind, function = type(value), function_of(value)
+    return (
+        kind in _DATA
+        or isinstance(value, Tensor | torch.nn.Module | np.ndarray)
+        or is_users_code(function)
+        or is_the_users(value.__module__ if isinstance(value, type) else kind.__module__)
+    )
 
 
 def is_the_users(module: str | None) -> bool:
@@ -265,6 +306,8 @@ def imported(code: types.CodeType, package: str | None) -> tuple[str, ...]:
             # The level and the names are on the stack.
             level = before[0] if isinstance(before[0], int) else 0
             found.append(_absolute(instruction.argval, package, level))
+            if before[1] is None and "." in instruction.argval:
+                found.append(instruction.argval.partition(".")[0])  # import a.b binds a
         if instruction.opname != "EXTENDED_ARG":
             before = [before[1], instruction.argval]
     return tuple(found + [name for inner in _inner(code) for name in imported(inner, package)])
@@ -295,8 +338,10 @@ def stored_cells(code: types.CodeType) -> frozenset[str]:
 
 @functools.lru_cache(maxsize=1024)
 def attribute_names(code: types.CodeType) -> frozenset[str]:
-    """The names of attributes, and globals, that code reads, the functions in it too."""
-    return frozenset(set(code.co_names).union(*[attribute_names(inner) for inner in _inner(code)]))
+    """The names of attributes, and globals, that code reads, the functions in it too; words where it reads by words."""
+    words = [constant for constant in code.co_consts if isinstance(constant, str) and constant.isidentifier()]
+    names = {*code.co_names, *(words if _BY_WORDS.intersection(code.co_names) else [])}
+    return frozenset(names.union(*[attribute_names(inner) for inner in _inner(code)]))
 
 
 def _inner(code: types.CodeType) -> list[types.CodeType]:

@@ -93,14 +93,19 @@ def _looks(value: Any, named: frozenset[str]) -> Iterator[_Look]:
 
 def _look_of_function(function: types.FunctionType) -> _Look:
     code = function.__code__
-    reads_globals = captured.is_users_code(function)
-    names = sorted(captured.global_names(code)) if reads_globals else []
-    imports = captured.imported(code, function.__globals__.get("__package__")) if reads_globals else ()
-    return _Look.of(_variables, function, names, imports, sorted(captured.attribute_names(code)))
+    if not captured.is_users_code(function):
+        return _Look.of(_variables, function, [], (), [])
+    names = sorted(captured.global_names(code))
+    imports = captured.imported(code, function.__globals__.get("__package__"))
+    attributes = sorted(captured.attribute_names(code))
+    # Where another module comes in, what led to it is another object.
+    modules = captured.opened(captured.named_modules(function), attributes)
+    read = [(vars(module), attribute) for _, module in modules for attribute in attributes]
+    return _Look.of(_variables, function, names, imports, read)
 
 
 def _variables(
-    function: types.FunctionType, names: list[str], imports: tuple[str, ...], attributes: list[str]
+    function: types.FunctionType, names: list[str], imports: tuple[str, ...], read: list[tuple[dict[str, Any], str]]
 ) -> tuple[list[Any], list[Any]]:
     """What a function reads. Its code, from which the names are, comes first."""
     words = function.__kwdefaults__ or {}
@@ -110,11 +115,9 @@ def _variables(
             objects.append(cell.cell_contents)
         except ValueError:  # not filled yet
             objects.append(_ABSENT)
-    values = [function.__globals__.get(name, _ABSENT) for name in names]
-    for value in (*values, *[sys.modules.get(name, _ABSENT) for name in imports]):
-        objects.append(value)
-        if isinstance(value, types.ModuleType) and captured.is_the_users(value.__name__):
-            objects += [vars(value).get(key, _ABSENT) for key in attributes]
+    objects += [function.__globals__.get(name, _ABSENT) for name in names]
+    objects += [sys.modules.get(name, _ABSENT) for name in imports]
+    objects += [held.get(attribute, _ABSENT) for held, attribute in read]
     return list(words), objects
 
 

@@ -264,7 +264,7 @@ def _holds_something(value: Any) -> bool:
 
 def _require_known_modules(modules: list[types.ModuleType], functions: list[types.FunctionType]) -> None:
     """Raise where a function reads what was not looked at, or of a module of the user's more than its attributes."""
-    users = {id(module): module for module in modules if is_the_users(module.__name__)}
+    users = {id(module) for module in modules if is_the_users(module.__name__)}
     known = set()
     for function in functions:
         attributes = captured.attribute_names(function.__code__)
@@ -274,12 +274,12 @@ def _require_known_modules(modules: list[types.ModuleType], functions: list[type
         for name in captured.imported(function.__code__, function.__globals__.get("__package__")):
             if is_the_users(name) and name not in sys.modules:
                 raise Unknown(f"the module {name}, which is not imported yet")
-        for name, module in captured.named_modules(function):
+        for name, module in captured.opened(captured.named_modules(function), attributes):
             known.add(id(module))
-            if attributes & _BY_NAME:
+            if attributes & _BY_NAME and is_the_users(module.__name__):
                 raise Unknown(f"attributes of the module {name}, by names that code does not hold")
             if any(id(vars(module).get(attribute)) in users for attribute in attributes):
                 raise Unknown(f"a module that is read from the module {name}")
-    for key, module in users.items():
-        if key not in known:
+    for module in modules:
+        if id(module) not in known:
             raise Unknown(f"the module {module.__name__} as a value")
