@@ -18,6 +18,12 @@ from hesse._autograd.reading import Reading
 factor = 2.0
 
 
+class Settings:
+    """A class that is never called."""
+
+    scale = 2.0
+
+
 class Holder:
     """A plain object, and one with slots in it."""
 
@@ -50,7 +56,7 @@ def _closure() -> tuple[Callable[..., Any], dict[str, Callable[[], object]]]:
     partial = functools.partial(torch.mul, other=3.0)
 
     def func(x: Tensor, by: float = 1.0, *, word: float = 2.0) -> Tensor:
-        return partial((x * captured * by * word * factor).sum() * more["b"] * len(chosen))
+        return partial((x * captured * by * word * factor * Settings.scale).sum() * more["b"] * len(chosen))
 
     def rebind() -> None:
         nonlocal captured
@@ -69,6 +75,7 @@ def _closure() -> tuple[Callable[..., Any], dict[str, Callable[[], object]]]:
         "the key of an entry": rename,
         "an entry of a set": lambda: chosen.add(torch.float32),
         "a global": lambda: setattr(module, "factor", factor + 1.0),
+        "an attribute of a class that is named": lambda: setattr(Settings, "scale", Settings.scale + 1.0),
         "defaults": lambda: setattr(func, "__defaults__", (4.0,)),
         "defaults of words": lambda: func.__kwdefaults__.update(word=torch.ones(1)),
         "words of a partial function": lambda: partial.keywords.update(other=5.0),

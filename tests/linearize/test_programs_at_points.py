@@ -6,7 +6,7 @@ import collections
 import math
 import sys
 import types
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -184,6 +184,22 @@ def test_what_is_set_on_modules_of_libraries_is_read_again(monkeypatch: pytest.M
         monkeypatch.setattr(holder, "a_users_factor", value, raising=False)
         H = H.at(THREE + 0)
         torch.testing.assert_close(H @ THREE, factor * 6 * THREE**2)
+
+
+def test_attributes_of_classes_are_read_again() -> None:
+    class Meta(type):
+        power = 3
+
+    class Settings(metaclass=Meta):
+        table: ClassVar[dict[str, float]] = {"factor": 2.0}
+
+    H = hesse.Hessian(lambda x: Settings.table["factor"] * (x**Settings.power).sum(), THREE, engine="compiled")
+    torch.testing.assert_close(H @ THREE, 12 * THREE**2)
+    for factor, Meta.power in ((5.0, 3), (5.0, 2), (7.0, 2)):
+        Settings.table["factor"] = factor
+        H = H.at(THREE + 0)
+        expected = factor * Meta.power * (Meta.power - 1) * THREE ** (Meta.power - 2) * THREE
+        torch.testing.assert_close(H @ THREE, expected)
 
 
 def test_modules_named_from_a_package_are_found_by_their_full_names() -> None:

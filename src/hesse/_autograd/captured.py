@@ -12,6 +12,7 @@ import itertools
 import logging
 import sys
 import types
+import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -31,7 +32,7 @@ _BY_WORDS = frozenset({"getattr", "hasattr", "vars", "__dict__", "attrgetter"})
 # What calling an object calls.
 _CALLED = frozenset({"__call__", "forward"})
 # What a user sets on a module of a library, beside objects of the user's own classes.
-_DATA = {type(None), bool, int, float, complex, str, bytes, list, tuple, dict, set}
+_DATA = {type(None), bool, int, float, complex, str, bytes, list, tuple, dict, set, weakref.WeakKeyDictionary}
 # What every module has, hooks and tables of its parts; the parts themselves are found by their names.
 _OF_EVERY_MODULE = frozenset(vars(torch.nn.Module())) - {"training"}
 
@@ -119,15 +120,21 @@ def _reach(
     """``named`` are the attributes that the functions on the way here read: of a class, only these are reached."""
     yield name, value
     # A logger caches its level in an attribute.
-    if isinstance(value, Tensor | type | types.ModuleType | str | bytes | int | float | logging.Logger):
+    if isinstance(value, Tensor | types.ModuleType | str | bytes | int | float | logging.Logger):
         return
-    if depth == 0 or id(value) in passed:
+    if depth == 0 or (isinstance(value, type) and not is_the_users(value.__module__)):
         return
+    if id(value) in passed:
+        known = passed[id(value)][1]
+        if not isinstance(value, type) or named <= known:
+            return
+        named |= known
     passed[id(value)] = value, named
     of_classes = list(_of_classes(value, named))
     functions = [function_of(value), *[entry for _, entry in of_classes]]
     named = named.union(*[attribute_names(function.__code__) for function in functions if is_users_code(function)])
-    for inner, child in (*children(value), *of_classes):
+    held = data_of_class(value, named).items() if isinstance(value, type) else children(value)
+    for inner, child in (*held, *of_classes):
         yield from _reach(child, f"{name}.{inner}" if name and inner else name or inner, passed, depth - 1, named)
 
 
@@ -275,13 +282,20 @@ def _settings(module: types.ModuleType, name: str, attributes: frozenset[str]) -
 
 def _may_be_given(value: Any) -> bool:
     """Whether a value that a module of a library holds may be the user's: data, or what the user's code made."""
-    kind, function = type(value), function_of(value)
-    return (
-        kind in _DATA
-        or isinstance(value, Tensor | torch.nn.Module | np.ndarray)
-        or is_users_code(function)
-        or is_the_users(value.__module__ if isinstance(value, type) else kind.__module__)
-    )
+    if isinstance(value, type):
+        return is_the_users(value.__module__)
+    return _is_data(value) or is_users_code(function_of(value))
+
+
+def _is_data(value: Any) -> bool:
+    kind = type(value)
+    return kind in _DATA or isinstance(value, Tensor | torch.nn.Module | np.ndarray) or is_the_users(kind.__module__)
+
+
+def data_of_class(owner: type, named: frozenset[str]) -> dict[str, Any]:
+    """What a class that is a value itself, as one of settings, has under these names beside its functions."""
+    bases = [vars(base) for base in users_bases(owner.__mro__)]
+    return {key: base[key] for base in bases for key in sorted(named & base.keys()) if _is_data(base[key])}
 
 
 def is_the_users(module: str | None) -> bool:

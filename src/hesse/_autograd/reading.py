@@ -84,6 +84,8 @@ def _looks(value: Any, named: frozenset[str]) -> Iterator[_Look]:
         yield from _looks_of_modules(members)
     elif type(value) is types.FunctionType:
         yield _look_of_function(value)
+    elif isinstance(value, type):
+        yield _Look.of(_of_a_class_itself, value, named)
     elif type(value) not in (tuple, frozenset) and _can_hold(value):
         yield _Look.of(_children, value)
     for owner in {type(member) for member in members}:
@@ -174,6 +176,11 @@ def _types(values: list[Any]) -> tuple[list[Any], list[Any]]:
 def _of_class(owner: type, named: frozenset[str]) -> tuple[list[Any], list[Any]]:
     found = captured.of_class(owner, named)
     return list(found), list(found.values())
+
+
+def _of_a_class_itself(owner: type, named: frozenset[str]) -> tuple[list[Any], list[Any]]:
+    found = captured.data_of_class(owner, named)
+    return list(found), [*found.values(), *owner.__mro__]
 
 
 def _unknown() -> tuple[list[Any], list[Any]]:
