@@ -10,9 +10,10 @@ import itertools
 import queue
 import random
 import threading
+import types
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -238,11 +239,97 @@ def in_global(model: nn.Module) -> Callable[[], float]:
 
 
 @pytest.mark.parametrize(
-    ("make", "name"), [(in_iterator, ""), (in_class, ""), (in_global, ", in 'count.CALLS.number'")]
+    ("make", "name"),
+    [(in_iterator, ""), (in_class, ", in 'count.calls.number'"), (in_global, ", in 'count.CALLS.number'")],
 )
 def test_what_a_copy_shares_is_told_of_where_outputs_depend_on_it(make: Any, name: str) -> None:
     with pytest.raises(RuntimeError, match=f"has other outputs each time it is evaluated.* shares it{name}:"):
         hesse.LossHessian(seeded(Counting, make), F.cross_entropy, (X, CLASSES))
+
+
+class Looked(nn.Linear):
+    """A layer whose factor is found by its identity, and that is known to its class."""
+
+    weak: ClassVar[weakref.WeakKeyDictionary[nn.Module, float]] = weakref.WeakKeyDictionary()
+    plain: ClassVar[dict[Any, float]] = {}
+    by_id: ClassVar[dict[int, float]] = {}
+    registered: ClassVar[weakref.WeakSet[nn.Module]] = weakref.WeakSet()
+
+    def __init__(self, look: Callable[[nn.Module], float]) -> None:
+        super().__init__(4, 3)
+        self.look = look
+        self.registered.add(self)
+        self.by_id[id(self)] = self.weak[self] = self.plain[self] = 3.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.look(self)
+
+
+class Itself(Looked):
+    def __init__(self) -> None:
+        super().__init__(lambda layer: 1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.weak[self]
+
+
+class OfObjects:
+    """A descriptor that keeps a value for each object."""
+
+    def __init__(self) -> None:
+        self.values: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
+
+    def __get__(self, owner: Any, kind: Any = None) -> float:
+        return self.values.get(owner, 1.0)
+
+    def __set__(self, owner: Any, value: float) -> None:
+        self.values[owner] = value
+
+
+class Described(nn.Linear):
+    factor = OfObjects()
+
+    def __init__(self) -> None:
+        super().__init__(4, 3)
+        self.factor = 3.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.factor
+
+
+def in_another_module() -> nn.Module:
+    def look(layer: nn.Module) -> float:
+        return float(layers_of_tests.factors.get(layer, 1.0))
+
+    layer = Looked(look)
+    layers_of_tests.factors[layer] = 3.0
+    return layer
+
+
+layers_of_tests: Any = types.ModuleType("layers_of_tests")
+layers_of_tests.factors = weakref.WeakKeyDictionary()
+LOOKED = {
+    "a weak dict of its class": (lambda: Looked(lambda layer: Looked.weak.get(layer, 1.0)), "Looked.weak"),
+    "a dict of its class": (lambda: Looked(lambda layer: Looked.plain.get(layer, 1.0)), "Looked.plain"),
+    "a dict by id": (lambda: Looked(lambda layer: Looked.by_id.get(id(layer), 1.0)), "Looked.by_id"),
+    "an attribute": (Itself, "weak"),
+    "a descriptor": (Described, "factor.values"),
+    "another module": (in_another_module, "layers_of_tests.factors"),
+}
+
+
+@pytest.mark.parametrize("name", LOOKED)
+def test_state_that_a_model_finds_by_its_identity_where_copies_do_not_is_refused(name: str) -> None:
+    make, place = LOOKED[name]
+    for model in (seeded(make), nn.Sequential(seeded(make))):
+        with pytest.raises(RuntimeError, match=f"finds state by its own identity in '.*{place}'"):
+            hesse.LossHessian(model, F.cross_entropy, (X, CLASSES))
+
+
+def test_what_holds_a_model_and_is_not_asked_in_its_forward_does_not_matter() -> None:
+    model = seeded(lambda: Looked(lambda layer: 3.0))
+    H = hesse.LossHessian(model, F.cross_entropy, (X, CLASSES))
+    torch.testing.assert_close(H.value, F.cross_entropy(model(X), CLASSES).detach())
 
 
 def test_losses_are_told_of_as_well() -> None:

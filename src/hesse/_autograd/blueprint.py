@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from hesse._autograd import copying, objects
+from hesse._autograd import captured, copying, objects
 from hesse._autograd.captured import ByMemory, is_users_code, stored_cells
 from hesse._autograd.copying import Build
 from hesse._autograd.generators import GeneratorPlan, is_own
@@ -78,6 +78,29 @@ class Blueprint:
         for plan, fresh in zip(self._plans, copies, strict=True):
             plan.fill(fresh, copies, tensors)
         return [build(copies, tensors) for build in self._roots]
+
+    def require_found(self, roots: Sequence[Any], name: str) -> None:
+        """Raise where code of the roots looks up something that is copied, by its identity, in what copies share."""
+        passed: dict[int, tuple[Any, frozenset[str]]] = {}
+        found = [entry for root in roots for entry in captured.reach(root, passed=passed)]
+        # A class leads to its own containers, whichever of them are copied.
+        classes = [captured.data_of_class(kind, named) for kind, named in passed.values() if isinstance(kind, type)]
+        of_classes = {id(entry) for held in classes for entry in held.values()}
+        for path, value in found:
+            if not isinstance(value, (dict, set, *objects.WEAK)) or not self._has_a_key_of_ours(value):
+                continue
+            if id(value) not in self._places or id(value) in of_classes:
+                raise RuntimeError(
+                    f"The model given to {name} finds state by its own identity in {path!r}, where its private copies"
+                    " do not find themselves. Keep that state in an attribute of the model."
+                )
+
+    def _has_a_key_of_ours(self, container: Any) -> bool:
+        if isinstance(container, ByMemory):
+            return False
+        parts = [part for key in list(container) for part in (key if isinstance(key, tuple) else (key,))]
+        numbers = {part if type(part) is int else id(part) for part in parts}
+        return not (self._places.keys().isdisjoint(numbers) and self._tensor_places.keys().isdisjoint(numbers))
 
     # What is copied: the modules, and what belongs to them.
 

@@ -79,6 +79,7 @@ class Model(Spared):
         self._operator = name
         self._roots = (model, *functions)
         self._blueprint = Blueprint(*self._roots)
+        self._blueprint.require_found(self._roots, name)
         tensors = self._blueprint.tensors
         places = {id(tensor): place for place, tensor in enumerate(tensors)}
         # Chosen ones that require no gradients stay in their place, and their derivatives come out as zeros.
@@ -330,9 +331,7 @@ class Model(Spared):
 
     def _differs_from(self, outputs: Sequence[Tensor] | None) -> bool:
         """Whether the last evaluation had other outputs than these."""
-        if not outputs:
-            return False
-        return disagreement(self._outputs or (), outputs, precision=coarsest(outputs)) > 1
+        return disagreement(self._outputs or (), outputs, precision=coarsest(outputs)) > 1 if outputs else False
 
     def change(self) -> str | None:
         """What was done to the model since this was made, beside what is written into its tensors; or None."""
