@@ -75,6 +75,25 @@ def test_a_second_process_finds_the_program_of_a_loss(tmp_path: Path) -> None:
     assert run(OVER_DATA, HESSE_CACHE_DIR=str(tmp_path)) == "[]\n"
 
 
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("size", [0, 1000])
+def test_a_damaged_kernel_is_told_and_compiled_again(tmp_path: Path, size: int) -> None:
+    """A file that was cut off within its code would end the process."""
+    noting = "import warnings\nwarnings.simplefilter('default')\n"
+    noting += "warnings.showwarning = lambda message, *_, **__: print(message)\n"
+    words = {"HESSE_CACHE_DIR": "", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    first = run(noting + PROGRAM, **words)
+    assert first.startswith(str(PRODUCTS))
+    kernels = list(tmp_path.rglob("*.main.so"))
+    assert kernels
+    for kernel in kernels:
+        os.truncate(kernel, size)
+    *told, products = run(noting + PROGRAM, **words).splitlines()
+    assert {f"The compiled kernel {kernel} was damaged, so it was compiled again." for kernel in kernels} == set(told)
+    assert products + "\n" == first
+    assert run(noting + PROGRAM, **words) == first
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(saved_files.VARIABLE, str(tmp_path / "programs"))

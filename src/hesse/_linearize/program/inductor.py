@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hesse._base.errors import first_line
+from hesse._base.errors import first_line, warn_caller
 from hesse._linearize.program.explained import refused
 from hesse._linearize.program.graph import Graph, mode_of, stand_ins_of
 
@@ -65,8 +65,11 @@ def compile(graph: Graph, **options: Any) -> Callable[[list[Tensor]], Sequence[T
         CaptureError: Inductor fails.
     """
     mode = mode_of(graph)
-    with refused(_reason), together(), settings(mode), inductor_config.patch(**options), tracing(TracingContext(mode)):
+    context = tracing(TracingContext(mode))
+    with refused(_reason), together() as damaged, settings(mode), inductor_config.patch(**options), context:
         compiled: Callable[[list[Tensor]], Sequence[Tensor]] = compile_fx_inner(graph, stand_ins_of(graph))
+    for file in damaged:
+        warn_caller(f"The compiled kernel {file} was damaged, so it was compiled again.")
     return compiled
 
 

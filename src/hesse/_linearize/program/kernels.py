@@ -6,8 +6,11 @@ A C++ file of one kernel takes 0.9 s, two thirds of them for PyTorch's headers, 
 from __future__ import annotations
 
 import contextlib
+import os
+import struct
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 # Private: what the code that Inductor writes around kernels calls to compile them.
@@ -19,18 +22,25 @@ from hesse._linearize.program.wrapper import Kernel, digest_of, load_kernel
 
 # More files make use of more threads, and read the headers more often.
 _FEWEST = 4
+# Of 64 bits and little-endian: the table of sections is at the end.
+_ELF = b"\x7fELF\x02\x01"
 
 _compiling = threading.RLock()
+_damaged: list[str] = []
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
-    """Within it the kernels of a half share C++ files; those that other threads compile meanwhile do as well."""
+def together() -> Iterator[list[str]]:
+    """Within it the kernels of a half share C++ files; those that other threads compile meanwhile do as well.
+
+    The list takes the names of compiled files that were damaged, and were compiled again.
+    """
     with _compiling:
         before = async_compile.AsyncCompile
         async_compile.AsyncCompile = _Together  # type: ignore[misc]  # a class of the same methods
+        _damaged.clear()
         try:
-            yield
+            yield _damaged
         finally:
             async_compile.AsyncCompile = before  # type: ignore[misc]  # see above
 
@@ -64,15 +74,21 @@ class _Together(AsyncCompile):
         files = [list(pending.items())[i::num_files] for i in range(num_files if pending else 0)]
         # Files of earlier halves may be gone.
         _File.cache.clear()
-        loads = [
-            _File.load_async(_joined([kernel.source for _, kernel in file]), "cpu", submit_fn=self.submit)
-            for file in files
-        ]
-        for file, load in zip(files, loads, strict=True):
-            path = load().path
-            digest = digest_of(path)
-            scope |= {name: load_kernel(Kernel(name, path, digest, _name(i))) for i, (name, _) in enumerate(file)}
+        sources = [_joined([kernel.source for _, kernel in file]) for file in files]
+        loads = [self._load(source) for source in sources]
+        for file, source, load in zip(files, sources, loads, strict=True):
+            names, path = [name for name, _ in file], load().path
+            try:
+                scope |= _kernels_of(path, names)
+            except ImportError:
+                _damaged.append(path)
+                Path(path).unlink()
+                _File.cache.clear()
+                scope |= _kernels_of(self._load(source)().path, names)
         super().wait(scope)
+
+    def _load(self, source: str) -> Any:
+        return _File.load_async(source, "cpu", submit_fn=self.submit)
 
 
 class _File(CppPythonBindingsCodeCache):
@@ -89,6 +105,23 @@ class _File(CppPythonBindingsCodeCache):
 
 # Its own, since what it holds are paths.
 _File.cache = {}
+
+
+def _kernels_of(path: str, names: Sequence[str]) -> dict[str, Any]:
+    """The kernels of a file.
+
+    Raises:
+        ImportError: the file is damaged.
+    """
+    # Loading a file that was cut off ends the process.
+    with open(path, "rb") as file:
+        head, size = file.read(64), os.fstat(file.fileno()).st_size
+    if head.startswith(_ELF) and len(head) == 64:
+        (table,), (each, count) = struct.unpack_from("<Q", head, 0x28), struct.unpack_from("<HH", head, 0x3A)
+        if table + each * count > size:
+            raise ImportError("The file is too short.")
+    digest = digest_of(path)
+    return {name: load_kernel(Kernel(name, path, digest, _name(i))) for i, name in enumerate(names)}
 
 
 def _name(i: int) -> str:
