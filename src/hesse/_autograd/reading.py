@@ -44,7 +44,10 @@ class Reading:
                 return found
         passed: dict[int, tuple[Any, frozenset[str]]] = {}
         found = list(captured.reach(self.func, passed=passed))
-        self._last = found, [look for value, named in passed.values() for look in _looks(value, named)]
+        looks = [look for value, named in passed.values() for look in _looks(value, named)]
+        # Of a function too deep to be looked through, the code is part of a program.
+        deep = [value for _, value in found if type(value) is types.FunctionType and id(value) not in passed]
+        self._last = found, looks + [_Look.of(_code, function) for function in deep]
         return found
 
     def forget(self) -> None:
@@ -110,12 +113,17 @@ def _variables(
             objects.append(cell.cell_contents)
         except ValueError:  # not filled yet
             objects.append(_ABSENT)
-    values = [function.__globals__.get(name, _ABSENT) for name in names]
-    for value in (*values, *[sys.modules.get(name, _ABSENT) for name in imports]):
-        objects.append(value)
-        if isinstance(value, types.ModuleType) and captured.is_the_users(value.__name__):
-            objects += [vars(value).get(key, _ABSENT) for key in attributes]
+    for table, keys in ((function.__globals__, names), (sys.modules, imports)):
+        for key in keys:
+            value = table.get(key, _ABSENT)
+            objects.append(value)
+            if isinstance(value, types.ModuleType) and captured.is_the_users(value.__name__):
+                objects += [vars(value).get(name, _ABSENT) for name in attributes]
     return list(words), objects
+
+
+def _code(function: types.FunctionType) -> tuple[list[Any], list[Any]]:
+    return [], [function.__code__]
 
 
 _ABSENT = object()
