@@ -83,6 +83,19 @@ def _closure() -> tuple[Callable[..., Any], dict[str, Callable[[], object]]]:
     }
 
 
+def _deep() -> tuple[Callable[..., Any], dict[str, Callable[[], object]]]:
+    def calling(inner: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda x: inner(x) + 1
+
+    functions: list[Callable[[Tensor], Tensor]] = [lambda x: x**2]
+    for _ in range(6):
+        functions.append(calling(functions[-1]))
+    deepest = functions[0]
+    return functions[-1], {
+        "code that is not looked through": lambda: setattr(deepest, "__code__", (lambda x: x**3).__code__),
+    }
+
+
 def _module() -> tuple[Callable[..., Any], dict[str, Callable[[], object]]]:
     class Scaled(nn.Module):
         power = 2
@@ -145,7 +158,7 @@ def _same(found: list[tuple[str, Any]], expected: list[tuple[str, Any]]) -> bool
     )
 
 
-CASES = [(make, what) for make in (_closure, _module, _object, _own_ways) for what in make()[1]]
+CASES = [(make, what) for make in (_closure, _deep, _module, _object, _own_ways) for what in make()[1]]
 
 
 @pytest.mark.parametrize(("make", "what"), CASES, ids=[what for _, what in CASES])
@@ -161,7 +174,7 @@ def test_a_change_of_anything_reached_is_found(make: Any, what: str) -> None:
     assert reading.last() is after
 
 
-@pytest.mark.parametrize("make", [_closure, _module, _object])
+@pytest.mark.parametrize("make", [_closure, _deep, _module, _object])
 def test_nothing_is_walked_through_twice_while_it_stays(make: Any) -> None:
     func, _ = make()
     reading = Reading(func)

@@ -16,7 +16,7 @@ from hesse._autograd.gradients import require_outputs
 from hesse._autograd.thread_state import compiler_is_loaded
 from hesse._base import checks, trees
 from hesse._base.several_ranks import refusing_models
-from hesse._base.trees import Spec
+from hesse._base.trees import Path, Spec
 from hesse._base.vectors import check_tensors, check_vector
 
 Argnums = int | tuple[int, ...] | None
@@ -34,12 +34,14 @@ class Flags(NamedTuple):
 class Point(NamedTuple):
     """Where a function is differentiated: its variable leaves, their structure, and how to call it there.
 
-    ``call(leaves)`` evaluates the function with its variables replaced by ``leaves``.
+    ``call(leaves)`` evaluates the function with its variables replaced by ``leaves``; where arguments were chosen
+    as variables, ``others`` are the tensors of all arguments.
     """
 
     leaves: list[Tensor]
     spec: Spec
     call: Callable[[Sequence[Tensor]], Any]
+    others: Sequence[tuple[Path, Tensor]] = ()
 
 
 def check_point(name: str, func: Callable[..., Any], inputs: Any, argnums: Argnums = None) -> Point:
@@ -78,7 +80,9 @@ def _chosen(name: str, func: Callable[..., Any], inputs: Any, argnums: int | tup
             full[position] = value
         return refusing_models(name, func)(*full)
 
-    return Point(leaves, spec, call)
+    everything, whole = trees.flatten(inputs)
+    others = [pair for pair in zip(whole.paths, everything, strict=True) if isinstance(pair[1], Tensor)]
+    return Point(leaves, spec, call, others)
 
 
 def check_tangent(name: str, v: Any, point: Point) -> list[Tensor]:
@@ -149,9 +153,12 @@ def without_history(tree: Any, create_graph: bool) -> Any:
     return tree if create_graph else trees.map_tensors(Tensor.detach, tree)
 
 
-def _check_differentiable(leaves: Sequence[Tensor], spec: Spec, name: str) -> None:
-    check_tensors(leaves, spec, "inputs", name)
+def _check_differentiable(leaves: Sequence[Any], spec: Spec, name: str) -> None:
+    if not leaves:
+        check_tensors(leaves, spec, "inputs", name)
     for number, leaf in enumerate(leaves):
+        if not isinstance(leaf, Tensor):
+            check_tensors(leaves, spec, "inputs", name)
         if not (leaf.dtype.is_floating_point or leaf.dtype.is_complex):
             raise RuntimeError(
                 f"The inputs given to {name} must be floating-point or complex but {_place(spec, number)} has dtype"

@@ -72,20 +72,15 @@ def full_name(name: Name) -> str:
     return name if isinstance(name, str) else f"The input {trees.path_name(name) or 'tensor'}"
 
 
-def tensors_of(func: Callable[..., Any], inputs: Any, point: Point) -> Iterator[tuple[Name, Tensor]]:
+def tensors_of(func: Callable[..., Any], point: Point) -> Iterator[tuple[Name, Tensor]]:
     """Names and tensors of a point: its variables, other arguments, and what the function captures."""
-    yield from arguments_of(inputs, point)
+    yield from arguments_of(point)
     yield from captured(func)
 
 
-def arguments_of(inputs: Any, point: Point) -> list[tuple[Name, Tensor]]:
+def arguments_of(point: Point) -> list[tuple[Name, Tensor]]:
     """Names and tensors of a point: its variables, and other arguments."""
-    found: list[tuple[Name, Tensor]] = list(zip(point.spec.paths, point.leaves, strict=True))
-    arguments, spec = trees.flatten(inputs)
-    if len(arguments) > len(point.leaves):
-        pairs = zip(spec.paths, arguments, strict=True)
-        found += [(path, argument) for path, argument in pairs if isinstance(argument, Tensor)]
-    return found
+    return [*zip(point.spec.paths, point.leaves, strict=True), *point.others]
 
 
 def captured(func: Callable[..., Any]) -> Iterator[tuple[str, Tensor]]:

@@ -44,7 +44,10 @@ class Reading:
                 return found
         passed: dict[int, tuple[Any, frozenset[str]]] = {}
         found = list(captured.reach(self.func, passed=passed))
-        self._last = found, [look for value, named in passed.values() for look in _looks(value, named)]
+        looks = [look for value, named in passed.values() for look in _looks(value, named)]
+        # Of a function too deep to be looked through, the code is part of a program.
+        deep = [value for _, value in found if type(value) is types.FunctionType and id(value) not in passed]
+        self._last = found, looks + [_Look.of(_code, function) for function in deep]
         return found
 
     def forget(self) -> None:
@@ -117,10 +120,16 @@ def _variables(
             objects.append(cell.cell_contents)
         except ValueError:  # not filled yet
             objects.append(_ABSENT)
-    objects += [function.__globals__.get(name, _ABSENT) for name in names]
-    objects += [sys.modules.get(name, _ABSENT) for name in imports]
-    objects += [held.get(attribute, _ABSENT) for held, attribute in read]
+    # Maps of methods in C: beside a small product, a list that Python makes takes a while.
+    objects += map(function.__globals__.get, names, itertools.repeat(_ABSENT))
+    objects += map(sys.modules.get, imports, itertools.repeat(_ABSENT))
+    if read:
+        objects += [held.get(attribute, _ABSENT) for held, attribute in read]
     return list(words), objects
+
+
+def _code(function: types.FunctionType) -> tuple[list[Any], list[Any]]:
+    return [], [function.__code__]
 
 
 _ABSENT = object()

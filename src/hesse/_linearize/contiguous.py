@@ -24,7 +24,7 @@ class Contiguous:
     PyTorch's operators that gather elements take several times as long, most of all where caches are cold.
 
     Attributes:
-        now: their memory, which lies there while they do not move.
+        now: their memory, to be read only while they have not moved.
         then: what it held.
     """
 
@@ -33,25 +33,24 @@ class Contiguous:
         # Arrays of ctypes, which bytes are compared with, and samples.
         self.now: list[Any] = []
         self.then: list[bytearray | list[int]] = []
-        # They keep the memory alive.
         self._tensors: list[Tensor] = []
 
-    def add(self, name: Name, tensor: Tensor) -> bool:
-        """One more, if it can be."""
+    def add(self, name: Name, tensor: Tensor, address: int) -> bool:
+        """One more, whose elements are at an address, if it can be."""
         if not tensor.is_cpu or not tensor.is_contiguous() or tensor.dtype == torch.complex32:
             return False
         if tensor.numel() <= WHOLE:
-            memory = (ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr())
+            memory = (ctypes.c_char * tensor.nbytes).from_address(address)
             self.then.append(bytearray(memory))
             self.now.append(memory)
         elif tensor.dim() == 1 and tensor.element_size() in _Sampled.KINDS:
-            sampled = _Sampled(tensor)
+            sampled = _Sampled(tensor, address)
             self.then.append(sampled.read())
             self.now.append(sampled)
         else:
             return False
         self.names.append(name)
-        self._tensors.append(tensor.detach())
+        self._tensors.append(tensor)
         return True
 
     def changed(self, there: Container[Name] | None = None) -> list[Name]:
@@ -70,9 +69,9 @@ class _Sampled:
 
     KINDS = {1: ctypes.c_uint8, 2: ctypes.c_int16, 4: ctypes.c_int32, 8: ctypes.c_int64}  # noqa: RUF012  # not changed
 
-    def __init__(self, vector: Tensor) -> None:
+    def __init__(self, vector: Tensor, address: int) -> None:
         length = len(vector)
-        self._array: Any = (self.KINDS[vector.element_size()] * length).from_address(vector.data_ptr())
+        self._array: Any = (self.KINDS[vector.element_size()] * length).from_address(address)
         self._step = length // SAMPLES_A_DIMENSION
 
     def read(self) -> list[int]:

@@ -62,18 +62,20 @@ class Engines:
         made: products made so far, at all points.
         next_decision: the number of products at which a decision is due.
         lone: whether the next point is made for one product.
+        is_automatic: whether the tape was asked for until programs pay, and where there are none.
         reading: of the function.
     """
 
     def __init__(self, options: Options, func: Any = None, backend: Backend | None = None) -> None:
         self.options = options
         asked = options.engine_name
+        self.is_automatic = asked == "auto"
         self.engine: EngineName = "compiled" if asked == "compiled" else "tape"
         self.made = 0
         self.next_decision = float("inf")
         self._is_fixed = isinstance(options.engine, Choice)
         self.lone = options.engine.lone if isinstance(options.engine, Choice) else (options.expect or FEW) == 1
-        self._is_open = asked == "auto"
+        self._is_open = self.is_automatic
         self._func, self._backend = func, backend
         self.reading = Reading(func)
         self._captured: tuple[Found, Remembered] | None = None
@@ -95,10 +97,11 @@ class Engines:
         """The linearization of a map of that kind; ``shared`` belongs to all maps of one point."""
         engine = self.engine if shared is None else shared.engine
         # One refused kind of map refuses all, so that one name says what linearizes.
-        if engine == "tape" or self.refusal is not None:
+        if engine == "tape" or (self.is_automatic and self.refusal is not None):
             return tape.linearize(map, point, create_graph=self.options.create_graph, name=name)
         lone = self.lone and kind == "gradient" and shared is None
-        return self.programs_of(kind).linearize(map, point, arguments, name=name, shared=shared, lone=lone)
+        programs = self._by_kind.get(kind) or self.programs_of(kind)
+        return programs.linearize(map, point, arguments, name=name, shared=shared, lone=lone)
 
     def captured(self, *, was_evaluated: bool) -> Remembered:
         """The tensors that the function captures, as they are now; ``was_evaluated`` since they were last looked for.
@@ -125,7 +128,7 @@ class Engines:
                 self.reading,
                 _DIRECTIONS[kind],
                 verify=options.verify,
-                or_tape=options.engine_name == "auto",
+                or_tape=self.is_automatic,
                 backend=self._backend,
                 # Over data the budget holds all batches, and a program serves one of them.
                 most_kept=None if options.memory is None or self._func is None else budget(options.memory, _CPU),

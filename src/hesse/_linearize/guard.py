@@ -95,7 +95,7 @@ class Remembered:
             is_shown = is_plain and where and tensor.layout == torch.strided and not tensor.is_nested
             if is_shown and beside is not None and (twin := beside._sampled.get(_place(tensor))) is not None:
                 self._twins[name] = twin
-            elif (is_shown and self._whole.add(name, tensor)) or (sample := _sample(tensor)) is None:
+            elif (is_shown and where and self._whole.add(name, tensor, where)) or (sample := _sample(tensor)) is None:
                 continue
             elif (part := _comparable(sample)) is None:
                 self._others.append(State.of(name, tensor))
@@ -117,11 +117,6 @@ class Remembered:
         compared = {*self._whole.names, *[name for group in self._groups for name in group.names]}
         pairs = zip(self._names, self._tensors, strict=True)
         return {_place(tensor): name for name, tensor in pairs if name in compared and type(tensor) in _PLAIN}
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is none."""
-        return not self._tensors
 
     def has_moved(self) -> bool:
         """Whether a tensor has memory of its own elsewhere now, or was written into where PyTorch counts it."""
@@ -191,7 +186,7 @@ class Guard:
     ) -> None:
         self._owner = owner
         self._remedy = remedy
-        if beside is None or beside.is_empty:
+        if beside is None or not beside._tensors:
             self._remembered = [Remembered(named)]
         else:
             self._remembered = [Remembered(named, beside), beside]

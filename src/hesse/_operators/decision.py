@@ -71,7 +71,7 @@ def decide_engine(point: Undecided, products: int) -> None:
 def follow(point: Undecided, choice: Choice) -> None:
     """Make products as another process or rank decided."""
     engines = point.engines
-    if engines.options.engine_name == "auto" and point.engine != choice.engine:
+    if engines.is_automatic and point.engine != choice.engine:
         engines.follow(choice.engine)
         try:
             point.relinearize()

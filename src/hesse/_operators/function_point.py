@@ -46,7 +46,7 @@ class FunctionPoint(Point):
         super().__init__(variables, engines, strict=True)
         self._make = make
         # The function runs once: a program that takes the tape's place draws from where the tape did.
-        self._states = generator_states() if engines.options.engine_name == "auto" else {}
+        self._states = generator_states() if engines.is_automatic else {}
         self.term = make(functools.partial(engines.linearize, name=variables.name))
         beside = engines.captured(was_evaluated=self._was_evaluated) if captures else None
         self.guard = Guard(variables.name, watched(), remedy, beside)

@@ -142,7 +142,7 @@ class GaussNewton(DataOperator):
             return OuterTerm(jacobian, at.leaves, LossCurvature.of(loss_of, linearize, predicted))
 
         def tensors() -> Iterator[tuple[Name, Tensor]]:
-            yield from tensors_of(func, inputs, at)
+            yield from tensors_of(func, at)
             yield from captured(loss) if loss is not None else ()
 
         def pattern() -> Pattern:

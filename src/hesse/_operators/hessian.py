@@ -147,7 +147,7 @@ class Hessian(PointOperator):
 
         variables = Space(at.leaves, at.spec, self._entry)
         make = functools.partial(
-            FunctionPoint, variables, engines, term, functools.partial(arguments_of, inputs, at), captures=True
+            FunctionPoint, variables, engines, term, functools.partial(arguments_of, at), captures=True
         )
         point = at_point(self._entry, self.ranks, make)
         super().__init__(point, point.whole, point.variables, point.variables, symmetric=True)

@@ -101,7 +101,7 @@ class Jacobian(PointOperator):
             return JacobianTerm(linearize("jacobian", outputs_at, at.leaves, inputs), at.leaves)
 
         variables = Space(at.leaves, at.spec, "Jacobian")
-        point = FunctionPoint(variables, engines, term, lambda: arguments_of(inputs, at), captures=True)
+        point = FunctionPoint(variables, engines, term, lambda: arguments_of(at), captures=True)
         (linearization,) = point.term.linearizations
         spec, self.aux = linearization.aux
         self.value = spec.rebuild(linearization.outputs)

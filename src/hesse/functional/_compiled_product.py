@@ -51,7 +51,7 @@ class CompiledProduct:
         self._last = H
         product = list(trees.leaves(H @ vector))
         if torch.is_grad_enabled():
-            tensors = [*entries, *[tensor for _, tensor in tensors_of(self._func, inputs, point)]]
+            tensors = [*entries, *[tensor for _, tensor in tensors_of(self._func, point)]]
             followed = [tensor for tensor in tensors if tensor.requires_grad]
             if followed:
                 product = without_derivative(

@@ -40,31 +40,28 @@ class Sorted:
 
     Attributes:
         tensors: by name.
-        fixed: plain values of what cannot change while it is the same object.
+        fixed: plain values of what cannot change while a walk finds the same.
     """
 
     def __init__(self, found: Sequence[tuple[str, Any]]) -> None:
         self.found = found
         self.tensors = {name: value for name, value in found if isinstance(value, Tensor)}
         self.fixed: tuple[Plain, ...] = tuple([plain(*pair) for pair in found if not isinstance(pair[1], _CHANGING)])
-        self._functions = [pair for pair in found if isinstance(pair[1], types.FunctionType)]
         self._arrays = [pair for pair in found if isinstance(pair[1], np.ndarray)]
 
     def changing(self) -> tuple[Plain, ...]:
         """Of everything else, as it is now; a lazy parameter has nothing yet."""
-        changing = [(name, "function", function.__code__) for name, function in self._functions]
-        if self.tensors:
-            changing += [
-                (name, "tensor", (tensor.shape, tensor.dtype, tensor.requires_grad))
-                for name, tensor in self.tensors.items()
-                if not torch.nn.parameter.is_lazy(tensor)
-            ]
-        if self._arrays:
-            changing += [plain(*pair) for pair in self._arrays]
-        return tuple(changing)
+        if not (self.tensors or self._arrays):
+            return ()
+        changing = [
+            (name, "tensor", (tensor.shape, tensor.dtype, tensor.requires_grad))
+            for name, tensor in self.tensors.items()
+            if not torch.nn.parameter.is_lazy(tensor)
+        ]
+        return (*changing, *[plain(*pair) for pair in self._arrays])
 
 
-_CHANGING = Tensor, np.ndarray, types.FunctionType
+_CHANGING = Tensor, np.ndarray
 
 
 class Surroundings:
@@ -90,7 +87,8 @@ class Surroundings:
         if beside is not None:
             self.tensors = {**beside.tensors, **self.tensors}
             self.plain += beside.plain[1:]
-        leaves, spec = trees.flatten(arguments)
+        # A lone argument is not taken apart, which takes a while beside a small product.
+        leaves, spec = ([arguments], trees.LONE) if type(arguments) is Tensor else trees.flatten(arguments)
         order = spec.paths
         # As a rule all arguments are variables.
         if len(leaves) != len(variables) or not all(map(operator.is_, leaves, variables)):
@@ -137,6 +135,8 @@ def token(value: Any) -> Any:
         return value
     if isinstance(value, float | complex):
         return repr(value)  # tells -0.0 from 0.0, and a NaN equals itself
+    if isinstance(value, types.FunctionType):
+        return value.__code__
     if isinstance(value, np.ndarray | np.generic):
         array = np.ascontiguousarray(value)
         if array.dtype.hasobject:
