@@ -227,3 +227,8 @@ def test_inputs_without_elements_have_batches_without_entries(engine: str) -> No
 def test_a_map_of_no_elements_multiplies_batches_by_zero() -> None:
     J = hesse.Jacobian(lambda x: x.sum().expand(3), torch.zeros(0), engine="tape", batching="vmap")
     torch.testing.assert_close(J @ torch.zeros(0, 20), torch.zeros(3, 20))
+
+
+def test_a_linear_function_has_batches_of_zeros() -> None:
+    H = programs.hessian(lambda x: (ROWS[0] * x).sum(), torch.ones(4), batching="vmap")
+    torch.testing.assert_close(H @ ROWS.mT, torch.zeros(4, 20))
