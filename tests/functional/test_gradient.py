@@ -114,6 +114,20 @@ def test_a_parameter_that_nothing_uses_has_no_gradient(engine: Any) -> None:
     assert net[0].weight.grad is not None
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_parameters_that_a_loss_of_the_gradient_alone_does_not_use_have_no_gradient(engine: Any) -> None:
+    net, x = potential(), positions()
+    slope = hesse.func.value_and_grad(lambda x: net(x).sum(), engine=engine)(x)[1]
+    parameters = list(net.parameters())
+    found = torch.autograd.grad((slope**2).sum(), parameters, allow_unused=True)
+    leaf = x.requires_grad_()
+    (plain,) = torch.autograd.grad(net(leaf).sum(), leaf, create_graph=True)
+    expected = torch.autograd.grad((plain**2).sum(), parameters, allow_unused=True)
+    assert [entry is None for entry in found] == [entry is None for entry in expected]
+    assert found[-1] is None
+    torch.testing.assert_close(found[:-1], expected[:-1])
+
+
 @pytest.mark.exhaustive
 def test_many_layouts_have_a_program_each_and_later_ones_run_without() -> None:
     net = potential()

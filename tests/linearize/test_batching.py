@@ -13,6 +13,7 @@ from torch import Tensor
 import hesse
 from tests.capabilities import batches_group_norm
 
+from . import programs
 from .chunked import Chunked
 from .own_clock import OwnClock
 
@@ -215,3 +216,19 @@ def test_where_pytorch_cannot_batch_the_loop_is_taken_and_said() -> None:
     torch.testing.assert_close(H.to_dense(), expected)
     # What was chosen needs no second trial at another point.
     assert H.at(parameters).explain().batching == H.explain().batching
+
+
+@pytest.mark.parametrize("engine", ["tape", "compiled"])
+def test_inputs_without_elements_have_batches_without_entries(engine: str) -> None:
+    H = programs.hessian(lambda x: (x**2).sum(), torch.zeros(0), engine=engine, batching="vmap")
+    torch.testing.assert_close(H @ torch.zeros(0, 20), torch.zeros(0, 20))
+
+
+def test_a_map_of_no_elements_multiplies_batches_by_zero() -> None:
+    J = hesse.Jacobian(lambda x: x.sum().expand(3), torch.zeros(0), engine="tape", batching="vmap")
+    torch.testing.assert_close(J @ torch.zeros(0, 20), torch.zeros(3, 20))
+
+
+def test_a_linear_function_has_batches_of_zeros() -> None:
+    H = programs.hessian(lambda x: (ROWS[0] * x).sum(), torch.ones(4), batching="vmap")
+    torch.testing.assert_close(H @ ROWS.mT, torch.zeros(4, 20))

@@ -163,7 +163,7 @@ class Chunks:
         """
         if key in compared:
             return multiply(chunk)
-        weights = random_like(chunk[:, 0])
+        weights = random_like(chunk.new_empty(len(chunk)))
 
         def singly(factor: float = 1.0) -> Tensor:
             return multiply(factor * (weights @ chunk)).unsqueeze(0)

@@ -78,7 +78,7 @@ class Differentiable(Compiled):
             ours = self._exception(reference or tape.linearize(map, point, name=self._name, sources=sources))
         shared = ours.shared_with(inputs) if isinstance(ours, CompiledLinearization) else []
         outputs = _Evaluation.apply(  # type: ignore[no-untyped-call]  # PyTorch's has no types
-            ours, self._name, followed, *followed, *shared
+            ours, self._name, program.parts.reached, followed, *followed, *shared
         )
         return list(outputs), ours.aux
 
@@ -88,9 +88,15 @@ class _Evaluation(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, linearization: Linearization, name: str, followed: Sequence[Tensor], *tensors: Tensor
+        ctx: Any,
+        linearization: Linearization,
+        name: str,
+        reached: Sequence[set[int]],
+        followed: Sequence[Tensor],
+        *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.linearization, ctx.name, ctx.num_tensors = linearization, name, len(tensors)
+        ctx.reached = reached
         ctx.set_materialize_grads(False)
         ctx.num_followed = len(followed)
         # Autograd notices where one of these has changed before the backward, and frees what is kept after it.
@@ -118,7 +124,10 @@ class _Evaluation(torch.autograd.Function):
                 products,
                 [*followed, *given.values()],
             )
-        return (None, None, None, *products, *[None] * (ctx.num_tensors - len(followed)))
+        # An optimizer leaves a parameter without a gradient alone, and moves one whose gradient is zero.
+        connected = set().union(*[ctx.reached[i] for i in given])
+        found = [product if i in connected else None for i, product in enumerate(products)]
+        return (None, None, None, None, *found, *[None] * (ctx.num_tensors - len(followed)))
 
 
 def without_derivative(sentence: str, tensors: Sequence[Tensor], followed: Sequence[Tensor]) -> list[Tensor]:

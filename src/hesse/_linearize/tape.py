@@ -245,9 +245,14 @@ class Tape(Linearization):
         """The nodes of the kept graph."""
         return set(graph.nodes(self._roots()))
 
+    def reached(self) -> list[set[int]]:
+        """For each output, the positions of those that it is connected to among what cotangents are pulled back to."""
+        sources = [get_gradient_edge(leaf).node if leaf.requires_grad else None for leaf in self._x or ()]
+        found = [set(graph.nodes([_root(output)])) if output is not None else set() for output in self._outputs or ()]
+        return [{i for i, source in enumerate(sources) if source in nodes} for nodes in found]
+
     def _roots(self) -> list[Tensor | Node]:
-        outputs = [output for output in self._outputs or () if output is not None]
-        return [output if isinstance(output, Tensor) else output.node for output in outputs]
+        return [_root(output) for output in self._outputs or () if output is not None]
 
     def precision(self) -> torch.dtype | None:
         """Of the tensors that the graph has saved."""
@@ -265,6 +270,10 @@ class Tape(Linearization):
     def close(self) -> None:
         """Free the graph."""
         self._x = self._outputs = self._transposed = None
+
+
+def _root(output: Output) -> Tensor | Node:
+    return output if isinstance(output, Tensor) else output.node
 
 
 def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
-from torch.autograd.graph import get_gradient_edge
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from hesse._autograd.captured import reach
@@ -60,6 +59,7 @@ class Joint(NamedTuple):
         products: for each direction, how many vectors it takes and how many products it gives.
         variables: positions in the point of what the products are by.
         followed: identities of the captured tensors that the products are by beside them.
+        reached: for each output, the positions of the products that it is connected to.
     """
 
     graph: Graph
@@ -75,6 +75,7 @@ class Joint(NamedTuple):
     products: dict[Direction, tuple[int, int]]
     variables: tuple[int, ...]
     followed: list[int]
+    reached: list[set[int]]
 
 
 @interruptible
@@ -142,6 +143,7 @@ def capture(
         {kind: (len(recorder.vectors[kind]), recorder.num_products[kind]) for kind in directions},
         tuple(recorder.variables),
         recorder.followed,
+        recorder.reached,
     )
 
 
@@ -163,6 +165,7 @@ class _Recorder:
         # What the products are by.
         self.variables: Sequence[int] = ()
         self.followed: list[int] = []
+        self.reached: list[set[int]] = []
         self.vectors: dict[Direction, list[Tensor]] = {}
         self.num_products: dict[Direction, int] = {}
         self.num_outputs = self.num_first = 0
@@ -217,13 +220,15 @@ class _Recorder:
         # As they are: the dispatcher puts the stand-ins in their place below autograd.
         captured = [self._reachable[key] for key in self._stand_ins if self._reachable[key].requires_grad]
         tape = Tape(self._map, x, False, "Hessian", Sources(every, captured))
-        reached = tape.nodes()
-        used = [i for i, tensor in enumerate(captured) if get_gradient_edge(tensor).node in reached]
+        reached = tape.reached()
+        used = [i for i in range(len(captured)) if any(len(x) + i in places for places in reached)]
         self.followed = [id(captured[i]) for i in used]
         # Where nothing requires gradients, whatever the products are by is not computed.
         if self._required or used:
             self.variables = self._required
-        return tape, (*self.variables, *[len(x) + i for i in used])
+        targets = (*self.variables, *[len(x) + i for i in used])
+        self.reached = [{i for i, target in enumerate(targets) if target in places} for places in reached]
+        return tape, targets
 
     def _tensors_of_aux(self, aux: Any) -> list[Tensor]:
         leaves, spec = trees.flatten(aux)

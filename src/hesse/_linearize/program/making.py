@@ -60,6 +60,7 @@ def parts_of(
         expected=identifying(joint.known_values),
         variables=joint.variables,
         followed=[names[key] for key in joint.followed],
+        reached=joint.reached,
         changed=joint.changed,
         num_added=num_added,
         num_first=joint.num_first,

@@ -51,6 +51,8 @@ class Parts(NamedTuple):
         expected: what is taken for granted about known values.
         variables: positions in the point of what the products are by.
         followed: names of the captured tensors that the products are by beside them.
+        reached: for each output, the positions of the products that it is connected to, where products are by
+            what requires gradients.
         changed: positions among the inputs of tensors that the function changes in place.
         num_added: results for the replay that come before the map's own.
         num_first: how many of the map's results do not depend on vectors.
@@ -72,6 +74,7 @@ class Parts(NamedTuple):
     expected: list[Any]
     variables: tuple[int, ...]
     followed: list[tuple[str, ...]]
+    reached: list[set[int]]
     changed: list[int]
     num_added: int
     num_first: int

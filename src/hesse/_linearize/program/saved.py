@@ -202,6 +202,7 @@ def _parts(saved: dict[str, Any], constants: list[Tensor]) -> Parts:
         expected=[],
         variables=tuple(variables),
         followed=[],
+        reached=[],
         changed=[],
         num_added=num_added,
         num_first=num_first,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from hesse._linearize.program.graph import Graph, inputs_of, is_vector, mode_of, trace
 
@@ -29,4 +30,11 @@ def vectorize(graph: Graph, count: int) -> Graph:
             for value in [node.meta["val"]]
         ]
     in_dims = tuple([0 if is_vector(node) else None for node in inputs])
-    return trace(torch.func.vmap(lambda *given: tuple(graph(*given)), in_dims=in_dims), graph, stand_ins)
+
+    def one(*given: Tensor) -> tuple[Tensor, ...]:
+        return tuple(graph(*given))
+
+    if 0 in in_dims:
+        return trace(torch.func.vmap(one, in_dims=in_dims), graph, stand_ins)
+    # Products that depend on no vector are zero, and vmap refuses functions without a batch.
+    return trace(lambda *given: [product.expand(count, *product.shape) for product in one(*given)], graph, stand_ins)
