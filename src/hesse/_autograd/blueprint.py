@@ -86,8 +86,12 @@ class Blueprint:
         # A class leads to its own containers, whichever of them are copied.
         classes = [captured.data_of_class(kind, named) for kind, named in passed.values() if isinstance(kind, type)]
         of_classes = {id(entry) for held in classes for entry in held.values()}
+        # What PyTorch's own objects hold is theirs to find, as the states of sharded modules.
+        librarys = [held for held, _ in passed.values() if _is_pytorchs(held)]
+        theirs = {id(entry) for held in librarys for _, entry in captured.children(held)}
         for path, value in found:
-            if not isinstance(value, (dict, set, *objects.WEAK)) or not self._has_a_key_of_ours(value):
+            is_container = isinstance(value, (dict, set, *objects.WEAK)) and id(value) not in theirs
+            if not is_container or not self._has_a_key_of_ours(value):
                 continue
             if id(value) not in self._places or id(value) in of_classes:
                 raise RuntimeError(
@@ -287,6 +291,12 @@ class Blueprint:
 def _array(tensor: Tensor | None) -> Any:
     assert tensor is not None
     return tensor.numpy()
+
+
+def _is_pytorchs(value: Any) -> bool:
+    """Whether a value is a function of PyTorch's, or an object of its classes that is no module."""
+    owner = value if isinstance(value, types.FunctionType) else type(value)
+    return (owner.__module__ or "").partition(".")[0] == "torch" and not isinstance(value, nn.Module)
 
 
 def _reached(value: Any) -> Iterator[Any]:
