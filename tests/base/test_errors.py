@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 import inspect
@@ -80,3 +81,17 @@ def test_a_worker_process_that_raises_answers():
     assert str(there.value) == str(here.value)
     assert "zeta" in there.value.operator
     assert there.value.place == here.value.place
+
+
+@contextlib.contextmanager
+def _nothing():
+    yield
+
+
+def test_a_warning_from_below_a_decorator_points_at_the_users_line():
+    lines = "from hesse._base.errors import warn_caller\ndef warns():\n    warn_caller('told')\n"
+    scope = {}
+    exec(compile(lines, f"{hesse.__path__[0]}/made.py", "exec"), scope)
+    with pytest.warns(UserWarning, match="told") as told:
+        _nothing()(scope["warns"])()
+    assert [warning.filename for warning in told] == [__file__]

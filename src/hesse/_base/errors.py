@@ -5,12 +5,14 @@ Each message is one sentence, then a remedy.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import warnings
 from pathlib import Path
 from typing import Any
 
-_PACKAGE = str(Path(__file__).parents[1])
+# Frames of context managers are hesse's own where they are decorators.
+_OURS = str(Path(__file__).parents[1]), contextlib.__file__
 
 
 class StalePointError(RuntimeError):
@@ -109,6 +111,6 @@ def first_line(error: BaseException) -> str:
 def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the line outside of hesse that led here, however deep inside the reason was found."""
     frame, depth = inspect.currentframe(), 0
-    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
         frame, depth = frame.f_back, depth + 1
     warnings.warn(message, category, stacklevel=depth + 1)
