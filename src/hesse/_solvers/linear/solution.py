@@ -40,8 +40,8 @@ class Solution:
         residual_norms: ‖b − A·x‖ for each right-hand side, (k,), float64 on the CPU, from true products.
         endings: why each stopped: ``"converged"``, ``"max_products"``, ``"stopped"`` by the callback, ``"precision"``
             where rounding allows no smaller residual, ``"noise"`` where the products' noise does not (twice that of a
-            product with x), ``"least_squares"`` where the residual r has ‖A·r‖ ≤ eps^⅓·‖A‖·‖r‖ and |rᵀA·r| ≤
-            128·eps·‖A‖·‖r‖², and another run from there gains nothing: a singular system has no solution and x
+            product with x), ``"least_squares"`` where the residual r has ‖A·r‖ ≤ eps^⅓·‖A‖·‖r‖ and rᵀA·r within
+            ±128·eps·‖A‖·‖r‖², and another run from there gains nothing: a singular system has no solution and x
             minimizes the residual, or eigenvalues along r are zero as far as rounding can tell;
             ``"negative_curvature"`` or ``"singular"`` where conjugate gradients could not go on.
         converged: whether every residual is at most max(tol·‖b‖, atol), or noise.
