@@ -25,6 +25,12 @@ def test_item_01_an_input_that_is_no_tensor_is_named_by_index_and_type(name: str
 
 
 @each_product
+def test_item_01_what_is_no_tensor_is_told_before_a_tensor_of_integers(name: str) -> None:
+    with pytest.raises(TypeError, match="the value at index 1 has type <class 'int'>"):
+        PRODUCTS[name](first_three, (torch.arange(4), 2), torch.rand(4))
+
+
+@each_product
 def test_item_01_a_lone_input_that_is_no_tensor_is_named_by_type(name: str) -> None:
     message = (
         f"The inputs given to {name} must be either a Tensor or a tuple of Tensors but the given inputs"

@@ -153,12 +153,9 @@ def without_history(tree: Any, create_graph: bool) -> Any:
     return tree if create_graph else trees.map_tensors(Tensor.detach, tree)
 
 
-def _check_differentiable(leaves: Sequence[Any], spec: Spec, name: str) -> None:
-    if not leaves:
-        check_tensors(leaves, spec, "inputs", name)
+def _check_differentiable(leaves: Sequence[Tensor], spec: Spec, name: str) -> None:
+    check_tensors(leaves, spec, "inputs", name)
     for number, leaf in enumerate(leaves):
-        if not isinstance(leaf, Tensor):
-            check_tensors(leaves, spec, "inputs", name)
         if not (leaf.dtype.is_floating_point or leaf.dtype.is_complex):
             raise RuntimeError(
                 f"The inputs given to {name} must be floating-point or complex but {_place(spec, number)} has dtype"

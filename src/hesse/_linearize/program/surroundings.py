@@ -87,8 +87,7 @@ class Surroundings:
         if beside is not None:
             self.tensors = {**beside.tensors, **self.tensors}
             self.plain += beside.plain[1:]
-        # A lone argument is not taken apart, which takes a while beside a small product.
-        leaves, spec = ([arguments], trees.LONE) if type(arguments) is Tensor else trees.flatten(arguments)
+        leaves, spec = trees.flatten(arguments)
         order = spec.paths
         # As a rule all arguments are variables.
         if len(leaves) != len(variables) or not all(map(operator.is_, leaves, variables)):
