@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import hesse
+from hesse._linearize.guard import Guard
 
 
 def kept(func, x: Tensor) -> int:
@@ -59,3 +60,15 @@ def test_explain_reads_as_labelled_lines_with_units() -> None:
     assert H.explain().batching in ("loop", "vmap")
     assert " ms in a batch of 4, " in H.explain().batching_reason
     assert "bytes a vector at the peak" in str(H.explain())
+
+
+def test_memory_that_a_guard_reads_is_not_given_to_another_tensor() -> None:
+    x = torch.zeros(1000)
+    guard = Guard("test", [("x", x)])
+    where = x.data_ptr()
+    x.data = torch.empty(0)
+    others = [torch.zeros(1000) for _ in range(4)]
+    assert where not in [other.data_ptr() for other in others]
+    x.data = others[0]
+    with pytest.raises(hesse.StalePointError, match="x has changed in place"):
+        guard.check()

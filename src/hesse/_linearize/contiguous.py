@@ -33,6 +33,7 @@ class Contiguous:
         # Arrays of ctypes, which bytes are compared with, and samples.
         self.now: list[Any] = []
         self.then: list[bytearray | list[int]] = []
+        # They keep the memory alive, so that nothing else comes to lie there.
         self._tensors: list[Tensor] = []
 
     def add(self, name: Name, tensor: Tensor, address: int) -> bool:
@@ -50,7 +51,7 @@ class Contiguous:
         else:
             return False
         self.names.append(name)
-        self._tensors.append(tensor)
+        self._tensors.append(tensor.detach())
         return True
 
     def changed(self, there: Container[Name] | None = None) -> list[Name]:
