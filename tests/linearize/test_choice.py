@@ -42,7 +42,19 @@ def test_many_vectors_are_a_loop_before_a_trial() -> None:
     assert H.explain().choice == hesse.Choice()
 
 
-@pytest.mark.parametrize("choice", [("jit", "loop", 1), ("tape", "scan", 1), ("tape", "vmap", 0)])
-def test_a_choice_that_is_none_is_refused(choice: tuple[Any, Any, Any]) -> None:
-    with pytest.raises(ValueError, match="A Choice needs engine"):
-        hesse.Choice(*choice)
+@pytest.mark.parametrize(
+    ("choice", "sentence"),
+    [
+        ({"engine": "jit"}, "engine given to Choice should be one of 'tape', 'compiled' but is 'jit'"),
+        ({"batching": "scan"}, "batching given to Choice should be one of 'loop', 'vmap' but is 'scan'"),
+        ({"chunk": 0}, "chunk given to Choice should be at least 1 but is 0"),
+        ({"chunk": 1.5}, "chunk given to Choice should be a whole number"),
+        ({"rows": -1}, "rows given to Choice should be at least 1 but is -1"),
+        ({"rows": "all"}, "rows given to Choice should be a whole number"),
+        ({"engine": "compiled", "lone": "no"}, "lone given to Choice should be True or False"),
+        ({"lone": True}, "lone=True needs engine"),
+    ],
+)
+def test_a_choice_that_is_none_is_refused(choice: dict[str, Any], sentence: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        hesse.Choice(**choice)

@@ -164,6 +164,8 @@ def test_what_does_not_say_that_it_is_symmetric_can_be_taken_so(wrap: Any) -> No
     # What was given stays as it was.
     assert not getattr(A, "symmetric", False)
     assert hesse.as_operator(operator, symmetric=True) is operator
+    with pytest.raises(TypeError, match="symmetric given to as_operator should be True or False but is 'yes'"):
+        hesse.as_operator(A, symmetric="yes")  # type: ignore[arg-type]  # on purpose
 
 
 def test_what_is_not_symmetric_is_not_taken_so() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from hesse._base import checks
+
 EngineName = Literal["tape", "compiled"]
 Batching = Literal["loop", "vmap"]
 
@@ -36,10 +38,10 @@ class Choice:
     lone: bool = False
 
     def __post_init__(self) -> None:
-        if self.engine not in ("tape", "compiled") or self.batching not in ("loop", "vmap") or self.chunk < 1:
-            raise ValueError(
-                'A Choice needs engine "tape" or "compiled", batching "loop" or "vmap" and a chunk of at least 1 but'
-                f" got {self.engine!r}, {self.batching!r} and {self.chunk!r}."
-            )
+        checks.choices("Choice", ("tape", "compiled"), engine=self.engine)
+        checks.choices("Choice", ("loop", "vmap"), batching=self.batching)
+        checks.wholes("Choice", 1, chunk=self.chunk)
+        checks.wholes("Choice", 1, optional=True, rows=self.rows)
+        checks.flags("Choice", lone=self.lone)
         if self.lone and self.engine != "compiled":
             raise ValueError('A Choice with lone=True needs engine "compiled" but got "tape".')

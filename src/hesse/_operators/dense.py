@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hesse._base import precision
+from hesse._base import checks, precision
 from hesse._linearize.guard import Guard
 from hesse._operators.operator import Operator
 from hesse._operators.scipy import Scipy, is_matrix, is_symmetric
@@ -113,6 +113,7 @@ def as_operator(A: Any, *, symmetric: bool = False) -> Operator:
         >>> hesse.eigsh(hesse.as_operator(theirs, symmetric=True), k=1, rng=0).values.round(decimals=6)
         tensor([3.], dtype=torch.float64)
     """
+    checks.flags("as_operator", symmetric=symmetric)
     if isinstance(A, Tensor):
         operator: Operator = Dense(A) if A.layout == torch.strided else SparseMatrix(A)
     else:

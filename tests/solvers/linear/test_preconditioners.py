@@ -118,6 +118,8 @@ def test_preconditioners_that_are_none_are_refused():
         hesse.nystrom(A, 0)
     with pytest.raises(ValueError, match="shift given to nystrom should be at least 0 but is -1"):
         hesse.nystrom(A, 1, shift=-1)
+    with pytest.raises(ValueError, match="shift given to nystrom should be finite but is inf"):
+        hesse.nystrom(A, 1, shift=float("inf"))
     with pytest.raises(ValueError, match=r"diagonal given to jacobi should be finite and of shape \(n,\) but has"):
         hesse.jacobi(torch.eye(2))
 

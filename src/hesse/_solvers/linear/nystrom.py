@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -84,6 +85,8 @@ def nystrom(
     """
     checks.wholes("nystrom", 1, rank=rank)
     checks.numbers("nystrom", shift=shift)
+    if math.isinf(shift):
+        raise ValueError("shift given to nystrom should be finite but is inf.")
     with Products(A, "nystrom", max_products=rank, callback=None, progress=False, memory=memory) as products:
         products.require_symmetric()
         operator = products.operator
