@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import hesse
-from hesse._linearize.program.passes.reductions import sum_outer_dimensions
+from hesse._linearize.program.passes.reductions import join_sums, sum_outer_dimensions
 from hesse._linearize.program.stand_ins import new_mode
 from tests.functional.test_compiled_functions import HAS_COMPILER
 
@@ -49,6 +49,33 @@ def test_sums_over_all_but_a_short_last_dimension_are_replaced(name: str) -> Non
 def test_other_sums_are_left(name: str) -> None:
     graph = rewritten(LEFT[name])
     assert not graph.graph.find_nodes(op="call_function", target=torch.ops.hesse.sum.default)
+
+
+JOINED = {
+    "one after the other": lambda x: x.sum(0).sum(1).sum(0),
+    "all but one": lambda x: x.sum(0).sum(-1),
+    "kept": lambda x: x.sum(-1, keepdim=True).sum((0, 1), keepdim=True),
+    "of the rest": lambda x: x.sum(1).sum(),
+}
+APART = {
+    "kept once": lambda x: x.sum(0, keepdim=True).sum(1),
+    "another dtype": lambda x: x.sum(0).sum(0, dtype=torch.float64),
+    "used twice": lambda x: (lambda inner: inner.sum(0) + inner.mean(0))(x.sum(0)),
+}
+
+
+@pytest.mark.parametrize("name", [*JOINED, *APART])
+def test_sums_of_sums_are_one_sum(name: str) -> None:
+    func = (JOINED | APART)[name]
+    with new_mode():
+        graph = make_fx(func)(torch.empty(6, 4, 3))
+    before = len(graph.graph.find_nodes(op="call_function", target=torch.ops.aten.sum.dim_IntList))
+    join_sums(graph)
+    after = len(graph.graph.find_nodes(op="call_function", target=torch.ops.aten.sum.dim_IntList))
+    assert after == (1 if name in JOINED else before)
+    x = torch.randn(6, 4, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(graph(x), func(x))
+    assert graph(x).shape == func(x).shape
 
 
 @pytest.mark.skipif(not HAS_COMPILER, reason="programs are compiled by a C++ compiler")

@@ -20,8 +20,9 @@ from hesse._linearize.program.passes.many_vectors import vectorize
 from hesse._linearize.program.passes.matrix_products import multiply_by_onednn
 from hesse._linearize.program.passes.no_ops import drop_no_ops
 from hesse._linearize.program.passes.recurrences import compile_steps
-from hesse._linearize.program.passes.reductions import sum_outer_dimensions
+from hesse._linearize.program.passes.reductions import join_sums, sum_outer_dimensions
 from hesse._linearize.program.passes.shared_matrices import share_matrices
+from hesse._linearize.program.passes.small_factors import hold_small_factors
 from hesse._linearize.program.passes.stencils import split_stencils
 from hesse._linearize.program.passes.views import reshape_for_view
 from hesse._linearize.program.runs import Run, run_as_it_is
@@ -60,7 +61,15 @@ class Backend(NamedTuple):
 INDUCTOR = Backend(
     inductor.compile,
     simplify=(apply_inductor_patterns,),
-    half=(split_stencils, sum_outer_dimensions, multiply_by_onednn, copy_expanded_tensors, compile_steps),
+    half=(
+        split_stencils,
+        join_sums,
+        sum_outer_dimensions,
+        multiply_by_onednn,
+        copy_expanded_tensors,
+        compile_steps,
+        hold_small_factors,
+    ),
     table=inductor.decompositions,
 )
 
