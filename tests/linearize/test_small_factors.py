@@ -38,6 +38,7 @@ def rewritten(func: Callable[[Tensor, Tensor], Tensor]) -> tuple[torch.fx.GraphM
     return graph, len(graph.graph.find_nodes(op="call_function", target=torch.ops._inductor_test.realize.default))
 
 
+@pytest.mark.private
 @pytest.mark.parametrize("name", [*HELD, *LEFT])
 def test_costly_functions_of_small_tensors_are_computed_before_they_are_repeated(name: str) -> None:
     func = (HELD | LEFT)[name]

@@ -6,7 +6,7 @@ import torch
 
 # Defines the operator below.
 import torch._inductor.lowering
-from torch import Tensor, fx
+from torch import fx
 
 from hesse._linearize.program.graph import Graph, is_on_cpu
 
