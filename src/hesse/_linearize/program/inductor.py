@@ -66,6 +66,10 @@ def compile(graph: Graph, **options: Any) -> Callable[[list[Tensor]], Sequence[T
     """
     mode = mode_of(graph)
     context = tracing(TracingContext(mode))
+    # Inductor would lay out images for convolutions by channels, and once more as the convolutions' backwards take
+    # them. Those of oneDNN lay them out for themselves.
+    if all(stand_in.is_cpu for stand_in in stand_ins_of(graph)):
+        options = {"layout_optimization": False} | options
     with refused(_reason), together() as damaged, settings(mode), inductor_config.patch(**options), context:
         compiled: Callable[[list[Tensor]], Sequence[Tensor]] = compile_fx_inner(graph, stand_ins_of(graph))
     for file in damaged:
