@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 
 from hesse._autograd import captured, copying, objects
 from hesse._autograd.captured import ByMemory, is_users_code, stored_cells
-from hesse._autograd.copying import Build
+from hesse._autograd.copying import Build, Copies
 from hesse._autograd.generators import GeneratorPlan, is_own
 from hesse._autograd.objects import CACHE, CONTAINERS, attributes_of, entries_of, is_plain_object
 from hesse._autograd.scripted import ScriptCopy
@@ -38,6 +38,7 @@ class Blueprint:
 
     Args:
         roots: modules, and functions that may lead to what these hold.
+        owned: whether roots that are no modules are copied as well, with what they hold.
 
     Attributes:
         nodes: what is copied: modules, containers, plain objects, generators, functions.
@@ -47,7 +48,7 @@ class Blueprint:
             None for them, and is then without them.
     """
 
-    def __init__(self, *roots: Any) -> None:
+    def __init__(self, *roots: Any, owned: bool = False) -> None:
         self.tensors: list[Tensor] = []
         self.parameters: list[int] = []
         self.buffers: list[int] = []
@@ -62,7 +63,7 @@ class Blueprint:
         self._places: dict[int, int] = ByMemory()
         self._tensor_places: dict[int, int] = ByMemory()
         for root in roots:
-            if isinstance(root, nn.Module):
+            if owned or isinstance(root, nn.Module):
                 self._own(root, _DEPTH)
         self._roots = [self._always(root) for root in roots]
         self._plans: list[copying.Plan] = []
@@ -215,16 +216,16 @@ class Blueprint:
     def _stands_in_for(self, value: Any) -> Build | None:
         # Of an object, or its identity as id() gives it, by which things are looked up.
         by_number = type(value) is int
-        place = self._places.get(value if by_number else id(value))
+        key = value if by_number else id(value)
+        place = self._places.get(key)
         if place is not None:
-            return lambda copies, tensors: id(copies[place]) if by_number else copies[place]
-        tensor_place = self._tensor_places.get(value if by_number else id(value))
-        if tensor_place is None:
+            return _identity(_copy_at(place)) if by_number else _copy_at(place)
+        place = self._tensor_places.get(key)
+        if place is None:
             return None
         if isinstance(value, np.ndarray):
-            original = self.tensors[tensor_place]
-            return lambda copies, tensors: value if tensors[tensor_place] is original else _array(tensors[tensor_place])
-        return lambda copies, tensors: id(tensors[tensor_place]) if by_number else tensors[tensor_place]
+            return _array_at(place, self.tensors[place], value)
+        return _identity(_tensor_at(place)) if by_number else _tensor_at(place)
 
     def _entry(self, value: Any) -> Build | None:
         """How to make what stands in the place of a value; None where that is the value itself."""
@@ -288,9 +289,28 @@ class Blueprint:
         return copying.ObjectPlan(value, self._entry)
 
 
-def _array(tensor: Tensor | None) -> Any:
-    assert tensor is not None
-    return tensor.numpy()
+# Functions of their own, since a function that makes several of these would make the variables of all.
+
+
+def _copy_at(place: int) -> Build:
+    return lambda copies, tensors: copies[place]
+
+
+def _tensor_at(place: int) -> Build:
+    return lambda copies, tensors: tensors[place]
+
+
+def _identity(build: Build) -> Build:
+    return lambda copies, tensors: id(build(copies, tensors))
+
+
+def _array_at(place: int, original: Tensor, array: Any) -> Build:
+    def build(copies: Copies, tensors: Sequence[Tensor | None]) -> Any:
+        tensor = tensors[place]
+        assert tensor is not None
+        return array if tensor is original else tensor.numpy()
+
+    return build
 
 
 def _is_pytorchs(value: Any) -> bool:
