@@ -66,19 +66,45 @@ class Blueprint:
             if owned or isinstance(root, nn.Module):
                 self._own(root, _DEPTH)
         self._roots = [self._always(root) for root in roots]
+        self._needed: dict[int, tuple[list[int], set[int]]] = {}
         self._plans: list[copying.Plan] = []
         # Planning one node may find others.
         while len(self._plans) < len(self.nodes):
             self._plans.append(self._plan(self.nodes[len(self._plans)]))
 
-    def make(self, tensors: Sequence[Tensor | None]) -> list[Any]:
-        """Copies of the roots, with other tensors in the place of ``tensors``."""
-        copies: list[Any] = []
-        for plan in self._plans:
-            copies.append(plan.allocate(copies))
-        for plan, fresh in zip(self._plans, copies, strict=True):
-            plan.fill(fresh, copies, tensors)
-        return [build(copies, tensors) for build in self._roots]
+    def make(self, tensors: Sequence[Tensor | None], first: int = 0) -> list[Any]:
+        """Copies of the roots, from the first on, with other tensors in the place of ``tensors``."""
+        places: Sequence[int] = self.needed(first)[0] if first else range(len(self._plans))
+        copies: list[Any] = [None] * len(self._plans)
+        for place in places:
+            copies[place] = self._plans[place].allocate(copies)
+        for place in places:
+            self._plans[place].fill(copies[place], copies, tensors)
+        return [build(copies, tensors) for build in self._roots[first:]]
+
+    def needed(self, first: int) -> tuple[list[int], set[int]]:
+        """The places of the nodes, and of the tensors, that copies of the roots from the first on are made of."""
+        if first not in self._needed:
+            copies, tensors = _Noting([None] * len(self._plans)), _Noting(self.tensors)
+            asked: list[set[int]] = []
+            for place, plan in enumerate(self._plans):
+                copies[place] = plan.allocate(copies)
+                asked.append(copies.taken())
+            of_nodes = []
+            for plan, fresh, before in zip(self._plans, list(copies), asked, strict=True):
+                plan.fill(fresh, copies, tensors)
+                before |= copies.taken()
+                of_nodes.append(tensors.taken())
+            for build in self._roots[first:]:
+                build(copies, tensors)
+            found, used = copies.taken(), tensors.taken()
+            left = list(found)
+            for place in left:
+                used |= of_nodes[place]
+                left += asked[place] - found
+                found |= asked[place]
+            self._needed[first] = sorted(found), used
+        return self._needed[first]
 
     def require_found(self, roots: Sequence[Any], name: str) -> None:
         """Raise where code of the roots looks up something that is copied, by its identity, in what copies share."""
@@ -287,6 +313,23 @@ class Blueprint:
         if isinstance(value, (np.ndarray, *objects.COPYABLE)):
             return copying.CopyPlan(value)
         return copying.ObjectPlan(value, self._entry)
+
+
+class _Noting(list[Any]):
+    """A list that knows which of its entries were asked for."""
+
+    def __init__(self, entries: Sequence[Any]) -> None:
+        super().__init__(entries)
+        self._asked: set[int] = set()
+
+    def __getitem__(self, place: Any) -> Any:
+        self._asked.add(place)
+        return super().__getitem__(place)
+
+    def taken(self) -> set[int]:
+        """Those since the last call."""
+        asked, self._asked = self._asked, set()
+        return asked
 
 
 # Functions of their own, since a function that makes several of these would make the variables of all.

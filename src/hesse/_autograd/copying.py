@@ -74,6 +74,7 @@ class ModulePlan:
         self._empty = [
             (key, type(attributes[key])) for key in sorted(HOOKS) if key in attributes and not attributes[key]
         ]
+        self._has_slots = bool(names_of_slots(self._kind))
         template = dict(own_attributes(attributes)) | class_containers(module)
         if template.get("_compiled_call_impl") is not None:
             # A compiled module runs eagerly here.
@@ -110,7 +111,10 @@ class ModulePlan:
         for name, cached in self._cached_methods:
             # Else the class would keep every copy, as the first argument of a call.
             attributes[name] = _without_memory(cached, types.MethodType(cached.__wrapped__, fresh))
-        _put(fresh, attributes)
+        if self._has_slots:
+            _put(fresh, attributes)
+        else:
+            set_attribute(fresh, "__dict__", attributes)
 
 
 class ObjectPlan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -22,18 +22,15 @@ def nodes(roots: Iterable[Tensor | Node], until: Iterable[Node] = ()) -> list[No
     """Every node that a backward from ``roots``, tensors or nodes, can reach, once; none beyond those in ``until``."""
     ends = frozenset(until)
     starts = [root.grad_fn if isinstance(root, Tensor) else root for root in roots]
-    stack = list(dict.fromkeys([start for start in starts if start is not None]))
-    seen = set(stack)
-    found = []
-    while stack:
-        node = stack.pop()
-        found.append(node)
+    found = list(dict.fromkeys([start for start in starts if start is not None]))
+    seen = set(found)
+    for node in found:
         if node in ends:
             continue
         for following, _ in node.next_functions:
             if following is not None and following not in seen:
                 seen.add(following)
-                stack.append(following)
+                found.append(following)
     return found
 
 
@@ -42,6 +39,11 @@ def is_accumulation(node: Node) -> bool:
     return type(node) is _ACCUMULATION
 
 
-def leaves(roots: Iterable[Tensor | Node]) -> Iterator[Tensor]:
+def leaves(roots: Iterable[Tensor | Node]) -> list[Tensor]:
     """Every leaf that a backward from ``roots`` can reach, once."""
-    return (node.variable for node in nodes(roots) if is_accumulation(node))  # type: ignore[attr-defined]  # it has
+    return leaves_of(nodes(roots))
+
+
+def leaves_of(found: Iterable[Node]) -> list[Tensor]:
+    """The leaves that nodes stand for."""
+    return [node.variable for node in found if type(node) is _ACCUMULATION]  # type: ignore[attr-defined]  # it has
