@@ -7,9 +7,28 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import Node
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-_ACCUMULATION = type(torch.autograd.graph.get_gradient_edge(torch.ones(1, requires_grad=True, device="cpu")).node)
+
+class Edge(GradientEdge):
+    """The place of a plain tensor in a graph, which keeps no values.
+
+    Attributes:
+        shape, dtype: of that tensor.
+    """
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+    @staticmethod
+    def of(tensor: Tensor) -> Edge:
+        """That of a tensor that requires gradients."""
+        edge = Edge(*get_gradient_edge(tensor))
+        edge.shape, edge.dtype = tensor.shape, tensor.dtype
+        return edge
+
+
+_ACCUMULATION = type(get_gradient_edge(torch.ones(1, requires_grad=True, device="cpu")).node)
 
 
 def name_of(node: Any) -> str:
