@@ -38,7 +38,8 @@ class Blueprint:
 
     Args:
         roots: modules, and functions that may lead to what these hold.
-        owned: whether roots that are no modules are copied as well, with what they hold.
+        owned: whether roots that are no modules are copied as well, with what they hold. Parameters in them are tensors
+            like others.
 
     Attributes:
         nodes: what is copied: modules, containers, plain objects, generators, functions.
@@ -49,6 +50,7 @@ class Blueprint:
     """
 
     def __init__(self, *roots: Any, owned: bool = False) -> None:
+        self._owned = owned
         self.tensors: list[Tensor] = []
         self.parameters: list[int] = []
         self.buffers: list[int] = []
@@ -139,7 +141,8 @@ class Blueprint:
         if type(value) in _ATOMS or id(value) in self._places:
             return
         if isinstance(value, Tensor):
-            if not isinstance(value, nn.Parameter) and not (value.requires_grad and value.is_leaf):
+            is_variable = value.requires_grad and value.is_leaf
+            if not is_variable and (self._owned or not isinstance(value, nn.Parameter)):
                 self._take([value], self.derived if value.requires_grad else self.plain)
         elif isinstance(value, np.ndarray):
             self._take_array(value)
