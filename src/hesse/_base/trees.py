@@ -59,7 +59,7 @@ def leaves(tree: Any) -> Iterator[Any]:
     """The leaves of ``tree`` in flat order, without their paths, which take ten times as long."""
     kind = type(tree)
     if kind is tuple or kind is list or kind is dict:
-        # Most containers are these, and PyTorch's way takes ten times as long for them.
+        # As nearly all containers are. PyTorch's way takes several times as long.
         for entry in tree.values() if kind is dict else tree:
             if isinstance(entry, Tensor):
                 yield entry
