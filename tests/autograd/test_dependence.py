@@ -96,6 +96,25 @@ def test_a_captured_tensor_in_the_place_of_one_argument_is_refused(
         hesse.Jacobian(func, inputs, create_graph=create_graph)
 
 
+class Scale(torch.autograd.Function):
+    """Twice its input; it keeps a number under the name that PyTorch has for the tensor of a leaf."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.variable = 2.0
+        return ctx.variable * x
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> Tensor:
+        return ctx.variable * cotangent
+
+
+def test_what_a_custom_function_keeps_is_no_variable() -> None:
+    x, unused = torch.tensor([1.0, 2.0]), torch.ones(1)
+    J = hesse.Jacobian(lambda x, unused: Scale.apply(x), (x, unused))
+    assert torch.equal(J @ torch.tensor([3.0, 4.0, 5.0]), torch.tensor([6.0, 8.0]))
+
+
 class Quiet(nn.Module):
     def __init__(self) -> None:
         super().__init__()

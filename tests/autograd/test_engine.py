@@ -10,6 +10,7 @@ import hesse
 from hesse._autograd import engine
 from hesse._autograd import gradients as gradients_file
 from hesse._autograd.gradients import gradients
+from hesse._autograd.graph import Edge
 
 
 def parts() -> tuple[list[Tensor], list[Tensor]]:
@@ -68,3 +69,22 @@ def test_a_cotangent_that_does_not_fit_is_refused_by_pytorch(cotangent: Any) -> 
     inputs, (_, vector, _) = parts()
     with pytest.raises(RuntimeError, match=r"shape|dtype|scalar outputs"):
         gradients([vector], inputs, [cotangent])
+
+
+@pytest.mark.private
+def test_an_edge_goes_the_short_way_and_gives_what_its_tensor_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, (_, vector, _) = parts()
+    edge, weights = Edge.of(vector), torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.autograd, "grad", None)
+        by_x, by_y, by_unused = gradients([edge], inputs, [weights], retain_graph=True)
+    torch.testing.assert_close(by_x, 27 * weights)  # w y³
+    torch.testing.assert_close(by_y, 54 * weights)  # 3 w x y²
+    assert by_unused is None
+
+
+@pytest.mark.parametrize("cotangent", [torch.ones(2), torch.ones(1), torch.ones(3, dtype=torch.complex128), None])
+def test_a_cotangent_that_does_not_fit_an_edge_is_refused_by_pytorch(cotangent: Any) -> None:
+    inputs, (_, vector, _) = parts()
+    with pytest.raises(RuntimeError, match=r"shape|dtype|scalar outputs"):
+        gradients([Edge.of(vector)], inputs, [cotangent])

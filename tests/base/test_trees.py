@@ -64,6 +64,7 @@ def test_flatten_gives_leaves_and_paths_in_flat_order(case: str) -> None:
     assert len(actual) == len(leaves)
     assert all(left is right for left, right in zip(actual, leaves, strict=True))
     assert list(spec.paths) == paths
+    assert all(left is right for left, right in zip(trees.leaves(tree), leaves, strict=True))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -125,6 +126,7 @@ def _box(request: pytest.FixtureRequest) -> Iterator[None]:
 def test_a_container_registered_with_pytorch_is_a_structure_with_or_without_names() -> None:
     leaves, spec = trees.flatten({"x": [Box(A, Layer(B, Box(C)))], "y": A})
     assert all(left is right for left, right in zip(leaves, [A, B, C, A], strict=True))
+    assert all(left is right for left, right in zip(trees.leaves(spec.rebuild(leaves)), leaves, strict=True))
     assert spec.paths == (("x", 0, 0), ("x", 0, 1, "weight"), ("x", 0, 1, "bias", 0), ("y",))
     rebuilt = spec.rebuild([1, 2, 3, 4])
     box = rebuilt["x"][0]

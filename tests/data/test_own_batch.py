@@ -120,13 +120,16 @@ def test_what_later_evaluations_alone_write_is_refused() -> None:
         H.matvec(torch.ones(35, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("as_parameter", [False, True])
 @pytest.mark.parametrize("operator", [hesse.LossHessian, hesse.GaussNewton, hesse.EmpiricalFisher])
-def test_a_loss_that_masks_its_targets_masks_its_own(operator: Any) -> None:
+def test_a_loss_that_masks_its_targets_masks_its_own(operator: Any, as_parameter: bool) -> None:
     def masked(prediction: Tensor, target: Tensor) -> Tensor:
         target[target == 2] = -100
         return F.cross_entropy(prediction, target)
 
     model, y = nn.Linear(4, 3).double(), CLASSES.clone()
+    if as_parameter:
+        y = nn.Parameter(y, requires_grad=False)
     H = operator(model, masked, (X, y), reduction="mean", weight=lambda batch: (batch[1] != 2).sum())
     expected = operator(model, nn.CrossEntropyLoss(), (X, y.masked_fill(y == 2, -100)))
     v = torch.linspace(-1, 1, 15, dtype=torch.float64)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import hesse
+from hesse._autograd.blueprint import Blueprint
 from tests.data import references
 from tests.data.models import CLASSES, X, loader, seeded
 
@@ -289,3 +290,32 @@ def test_generators_of_a_model_are_where_they_were(memory: str | None) -> None:
     assert model.draw() == drawn.tolist()
     # The point's numbers stay those of its start.
     torch.testing.assert_close(H.to_dense(), reference)
+
+
+class Regularized(nn.Module):
+    """A loss that leads to a layer of the model, and to a list that the model has as well."""
+
+    def __init__(self, layer: nn.Module, seen: list[Tensor]) -> None:
+        super().__init__()
+        self.layer, self.seen = layer, seen
+
+
+def test_a_loss_is_copied_with_what_it_leads_to_and_no_more() -> None:
+    seen: list[Tensor] = [torch.ones(1)]
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Tanh())
+    model.seen = seen  # type: ignore[assignment]  # a list, which modules may hold
+    loss = Regularized(model[1], seen)
+    blueprint = Blueprint(model, loss, lambda x: loss(x))
+    tensors = [tensor.clone() for tensor in blueprint.tensors]
+    fresh, function = blueprint.make(tensors, 1)
+    assert function.__closure__[0].cell_contents is fresh
+    assert type(fresh.layer) is nn.BatchNorm1d
+    assert fresh.layer is not model[1]
+    places = {id(tensor): place for place, tensor in enumerate(blueprint.tensors)}
+    assert fresh.layer.running_mean is tensors[places[id(model[1].running_mean)]]
+    assert fresh.seen is not seen
+    assert fresh.seen[0] is tensors[places[id(seen[0])]]
+    nodes, used = blueprint.needed(1)
+    copied = [blueprint.nodes[place] for place in nodes]
+    assert not any(module in copied for module in (model, model[0], model[2]))
+    assert used == {places[id(tensor)] for tensor in [*model[1].parameters(), *model[1].buffers(), *seen]}

@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 
 from hesse._autograd import captured, copying, objects
 from hesse._autograd.captured import ByMemory, is_users_code, stored_cells
-from hesse._autograd.copying import Build
+from hesse._autograd.copying import Build, Copies
 from hesse._autograd.generators import GeneratorPlan, is_own
 from hesse._autograd.objects import CACHE, CONTAINERS, attributes_of, entries_of, is_plain_object
 from hesse._autograd.scripted import ScriptCopy
@@ -38,6 +38,8 @@ class Blueprint:
 
     Args:
         roots: modules, and functions that may lead to what these hold.
+        owned: whether roots that are no modules are copied as well, with what they hold. Parameters in them are tensors
+            like others.
 
     Attributes:
         nodes: what is copied: modules, containers, plain objects, generators, functions.
@@ -47,7 +49,8 @@ class Blueprint:
             None for them, and is then without them.
     """
 
-    def __init__(self, *roots: Any) -> None:
+    def __init__(self, *roots: Any, owned: bool = False) -> None:
+        self._owned = owned
         self.tensors: list[Tensor] = []
         self.parameters: list[int] = []
         self.buffers: list[int] = []
@@ -62,22 +65,48 @@ class Blueprint:
         self._places: dict[int, int] = ByMemory()
         self._tensor_places: dict[int, int] = ByMemory()
         for root in roots:
-            if isinstance(root, nn.Module):
+            if owned or isinstance(root, nn.Module):
                 self._own(root, _DEPTH)
         self._roots = [self._always(root) for root in roots]
+        self._needed: dict[int, tuple[list[int], set[int]]] = {}
         self._plans: list[copying.Plan] = []
         # Planning one node may find others.
         while len(self._plans) < len(self.nodes):
             self._plans.append(self._plan(self.nodes[len(self._plans)]))
 
-    def make(self, tensors: Sequence[Tensor | None]) -> list[Any]:
-        """Copies of the roots, with other tensors in the place of ``tensors``."""
-        copies: list[Any] = []
-        for plan in self._plans:
-            copies.append(plan.allocate(copies))
-        for plan, fresh in zip(self._plans, copies, strict=True):
-            plan.fill(fresh, copies, tensors)
-        return [build(copies, tensors) for build in self._roots]
+    def make(self, tensors: Sequence[Tensor | None], first: int = 0) -> list[Any]:
+        """Copies of the roots, from the first on, with other tensors in the place of ``tensors``."""
+        places: Sequence[int] = self.needed(first)[0] if first else range(len(self._plans))
+        copies: list[Any] = [None] * len(self._plans)
+        for place in places:
+            copies[place] = self._plans[place].allocate(copies)
+        for place in places:
+            self._plans[place].fill(copies[place], copies, tensors)
+        return [build(copies, tensors) for build in self._roots[first:]]
+
+    def needed(self, first: int) -> tuple[list[int], set[int]]:
+        """The places of the nodes, and of the tensors, that copies of the roots from the first on are made of."""
+        if first not in self._needed:
+            copies, tensors = _Noting([None] * len(self._plans)), _Noting(self.tensors)
+            asked: list[set[int]] = []
+            for place, plan in enumerate(self._plans):
+                copies[place] = plan.allocate(copies)
+                asked.append(copies.taken())
+            of_nodes = []
+            for plan, fresh, before in zip(self._plans, list(copies), asked, strict=True):
+                plan.fill(fresh, copies, tensors)
+                before |= copies.taken()
+                of_nodes.append(tensors.taken())
+            for build in self._roots[first:]:
+                build(copies, tensors)
+            found, used = copies.taken(), tensors.taken()
+            left = list(found)
+            for place in left:
+                used |= of_nodes[place]
+                left += asked[place] - found
+                found |= asked[place]
+            self._needed[first] = sorted(found), used
+        return self._needed[first]
 
     def require_found(self, roots: Sequence[Any], name: str) -> None:
         """Raise where code of the roots looks up something that is copied, by its identity, in what copies share."""
@@ -112,7 +141,8 @@ class Blueprint:
         if type(value) in _ATOMS or id(value) in self._places:
             return
         if isinstance(value, Tensor):
-            if not isinstance(value, nn.Parameter) and not (value.requires_grad and value.is_leaf):
+            is_variable = value.requires_grad and value.is_leaf
+            if not is_variable and (self._owned or not isinstance(value, nn.Parameter)):
                 self._take([value], self.derived if value.requires_grad else self.plain)
         elif isinstance(value, np.ndarray):
             self._take_array(value)
@@ -215,16 +245,16 @@ class Blueprint:
     def _stands_in_for(self, value: Any) -> Build | None:
         # Of an object, or its identity as id() gives it, by which things are looked up.
         by_number = type(value) is int
-        place = self._places.get(value if by_number else id(value))
+        key = value if by_number else id(value)
+        place = self._places.get(key)
         if place is not None:
-            return lambda copies, tensors: id(copies[place]) if by_number else copies[place]
-        tensor_place = self._tensor_places.get(value if by_number else id(value))
-        if tensor_place is None:
+            return _identity(_copy_at(place)) if by_number else _copy_at(place)
+        place = self._tensor_places.get(key)
+        if place is None:
             return None
         if isinstance(value, np.ndarray):
-            original = self.tensors[tensor_place]
-            return lambda copies, tensors: value if tensors[tensor_place] is original else _array(tensors[tensor_place])
-        return lambda copies, tensors: id(tensors[tensor_place]) if by_number else tensors[tensor_place]
+            return _array_at(place, self.tensors[place], value)
+        return _identity(_tensor_at(place)) if by_number else _tensor_at(place)
 
     def _entry(self, value: Any) -> Build | None:
         """How to make what stands in the place of a value; None where that is the value itself."""
@@ -288,9 +318,45 @@ class Blueprint:
         return copying.ObjectPlan(value, self._entry)
 
 
-def _array(tensor: Tensor | None) -> Any:
-    assert tensor is not None
-    return tensor.numpy()
+class _Noting(list[Any]):
+    """A list that knows which of its entries were asked for."""
+
+    def __init__(self, entries: Sequence[Any]) -> None:
+        super().__init__(entries)
+        self._asked: set[int] = set()
+
+    def __getitem__(self, place: Any) -> Any:
+        self._asked.add(place)
+        return super().__getitem__(place)
+
+    def taken(self) -> set[int]:
+        """Those since the last call."""
+        asked, self._asked = self._asked, set()
+        return asked
+
+
+# Functions of their own, since a function that makes several of these would make the variables of all.
+
+
+def _copy_at(place: int) -> Build:
+    return lambda copies, tensors: copies[place]
+
+
+def _tensor_at(place: int) -> Build:
+    return lambda copies, tensors: tensors[place]
+
+
+def _identity(build: Build) -> Build:
+    return lambda copies, tensors: id(build(copies, tensors))
+
+
+def _array_at(place: int, original: Tensor, array: Any) -> Build:
+    def build(copies: Copies, tensors: Sequence[Tensor | None]) -> Any:
+        tensor = tensors[place]
+        assert tensor is not None
+        return array if tensor is original else tensor.numpy()
+
+    return build
 
 
 def _is_pytorchs(value: Any) -> bool:

@@ -74,6 +74,7 @@ class ModulePlan:
         self._empty = [
             (key, type(attributes[key])) for key in sorted(HOOKS) if key in attributes and not attributes[key]
         ]
+        self._has_slots = bool(names_of_slots(self._kind))
         template = dict(own_attributes(attributes)) | class_containers(module)
         if template.get("_compiled_call_impl") is not None:
             # A compiled module runs eagerly here.
@@ -110,7 +111,10 @@ class ModulePlan:
         for name, cached in self._cached_methods:
             # Else the class would keep every copy, as the first argument of a call.
             attributes[name] = _without_memory(cached, types.MethodType(cached.__wrapped__, fresh))
-        _put(fresh, attributes)
+        if self._has_slots:
+            _put(fresh, attributes)
+        else:
+            set_attribute(fresh, "__dict__", attributes)
 
 
 class ObjectPlan:
@@ -143,16 +147,15 @@ class ContainerPlan:
         with contextlib.nullcontext() if type(container) in MUTABLE else contextlib.suppress(Exception):
             self._template = copy.copy(container)
         self._base = _base(container)
-        items: dict[Any, Any] = dict(enumerate(container))
-        if self._base is dict or self._base is set:
-            items = dict.fromkeys(container) | (container if self._base is dict else {})
+        self._pairs: list[tuple[Build, Build]] | None = None
+        if self._base is not dict and self._base is not set:
+            self._entries = _made_anew(enumerate(container), entry)
+            return
+        items: dict[Any, Any] = dict.fromkeys(container) | (container if self._base is dict else {})
         self._entries = _made_anew(items.items(), entry)
         # Keys are seldom what is copied; where they are, the container is filled in its order.
-        self._pairs = (
-            [(_always(key, entry), _always(value, entry)) for key, value in items.items()]
-            if any(entry(key) is not None for key in items)
-            else None
-        )
+        if any([entry(key) is not None for key in items]):
+            self._pairs = [(_always(key, entry), _always(value, entry)) for key, value in items.items()]
 
     def allocate(self, copies: Copies) -> Any:
         """A container of the same things."""

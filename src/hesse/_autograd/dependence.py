@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.autograd.graph import Node, get_gradient_edge
 
 from hesse._autograd import graph
 from hesse._autograd.arguments import Point, evaluate
@@ -75,20 +74,19 @@ def missed(outputs: Sequence[Tensor], x: Sequence[Tensor], of: Followed) -> Miss
     followed = [output for output in outputs if output.requires_grad]
     if not followed:
         return _cut_off(of, tuple(x))
-    own = [get_gradient_edge(leaf).node for leaf in x]
-    # Not grad_fn, which an output that is a variable itself has not.
-    reached = set(graph.nodes([get_gradient_edge(output).node for output in followed], until=own))
-    leaves = [leaf for leaf in map(_leaf_of, reached - set(own)) if leaf is not None]
-    if reached.isdisjoint(own):
-        return _elsewhere(leaves, of) if leaves else None
-    unreached = [given for node, given in zip(own, of.given, strict=True) if node not in reached]
-    instead = [leaf for leaf in leaves if any([_is_copy(leaf, given) for given in unreached])]
+    own = {id(leaf) for leaf in x}
+    nodes = graph.nodes(followed, until=[leaf.grad_fn for leaf in x if leaf.grad_fn is not None])
+    # An output that is a variable itself has no node.
+    alone = [output for output in followed if output.grad_fn is None]
+    leaves = {id(leaf): leaf for leaf in [*alone, *graph.leaves_of(nodes)]}
+    seen = set(nodes)
+    is_reached = [id(leaf) in leaves if leaf.grad_fn is None else leaf.grad_fn in seen for leaf in x]
+    others = [leaf for key, leaf in leaves.items() if key not in own]
+    if not any(is_reached):
+        return _elsewhere(others, of) if others else None
+    unreached = [given for reached, given in zip(is_reached, of.given, strict=True) if not reached]
+    instead = [leaf for leaf in others if any([_is_copy(leaf, given) for given in unreached])]
     return _captured_instead(instead, of) if instead else None
-
-
-def _leaf_of(node: Node) -> Tensor | None:
-    leaf: Tensor | None = getattr(node, "variable", None)
-    return leaf
 
 
 def _place(tensor: Tensor) -> Any:

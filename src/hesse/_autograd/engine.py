@@ -29,6 +29,6 @@ def _probed() -> Run | None:
 run = _probed()
 """``run(outputs, cotangents, retain_graph, create_graph, inputs, allow_unused, accumulate_grad=False)``, or None.
 
-The first, second and fifth are tuples of tensors. Outputs require gradients, and cotangents have their shapes and
-dtypes. ``torch.autograd.grad`` takes 8 µs more, and 2 µs for each output, to see that.
+The first, second and fifth are tuples of tensors; outputs may be edges. Outputs require gradients, and cotangents have
+their shapes and dtypes. ``torch.autograd.grad`` takes 8 µs more, and 2 µs for each output, to see that.
 """

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from hesse._autograd import cut_history, engine, opaque
+from hesse._autograd.graph import Edge
 from hesse._autograd.missing import MissingDerivative as MissingDerivative
 from hesse._base.errors import NoDerivativeError
 from hesse._rules import scope
@@ -59,8 +60,8 @@ def gradients(
         if output is None or not (isinstance(output, GradientEdge) or output.requires_grad):
             continue
         followed.append(output)
-        if is_checked and type(output) is Tensor:
-            if cotangent is None and output.numel() == 1 and output.dtype.is_floating_point:
+        if is_checked and (type(output) is Edge or type(output) is Tensor):
+            if cotangent is None and type(output) is Tensor and output.numel() == 1 and output.dtype.is_floating_point:
                 cotangent = torch.ones_like(output)
             is_checked = (
                 type(cotangent) is Tensor and output.shape == cotangent.shape and output.dtype == cotangent.dtype

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import Node
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-_ACCUMULATION = type(torch.autograd.graph.get_gradient_edge(torch.ones(1, requires_grad=True, device="cpu")).node)
+
+class Edge(GradientEdge):
+    """The place of a plain tensor in a graph, which keeps no values.
+
+    Attributes:
+        shape, dtype: of that tensor.
+    """
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+    @staticmethod
+    def of(tensor: Tensor) -> Edge:
+        """That of a tensor that requires gradients."""
+        edge = Edge(*get_gradient_edge(tensor))
+        edge.shape, edge.dtype = tensor.shape, tensor.dtype
+        return edge
+
+
+_ACCUMULATION = type(get_gradient_edge(torch.ones(1, requires_grad=True, device="cpu")).node)
 
 
 def name_of(node: Any) -> str:
@@ -22,18 +41,15 @@ def nodes(roots: Iterable[Tensor | Node], until: Iterable[Node] = ()) -> list[No
     """Every node that a backward from ``roots``, tensors or nodes, can reach, once; none beyond those in ``until``."""
     ends = frozenset(until)
     starts = [root.grad_fn if isinstance(root, Tensor) else root for root in roots]
-    stack = list(dict.fromkeys([start for start in starts if start is not None]))
-    seen = set(stack)
-    found = []
-    while stack:
-        node = stack.pop()
-        found.append(node)
+    found = list(dict.fromkeys([start for start in starts if start is not None]))
+    seen = set(found)
+    for node in found:
         if node in ends:
             continue
         for following, _ in node.next_functions:
             if following is not None and following not in seen:
                 seen.add(following)
-                stack.append(following)
+                found.append(following)
     return found
 
 
@@ -42,6 +58,11 @@ def is_accumulation(node: Node) -> bool:
     return type(node) is _ACCUMULATION
 
 
-def leaves(roots: Iterable[Tensor | Node]) -> Iterator[Tensor]:
+def leaves(roots: Iterable[Tensor | Node]) -> list[Tensor]:
     """Every leaf that a backward from ``roots`` can reach, once."""
-    return (node.variable for node in nodes(roots) if is_accumulation(node))  # type: ignore[attr-defined]  # it has
+    return leaves_of(nodes(roots))
+
+
+def leaves_of(found: Iterable[Node]) -> list[Tensor]:
+    """The leaves that nodes stand for."""
+    return [node.variable for node in found if type(node) is _ACCUMULATION]  # type: ignore[attr-defined]  # it has

@@ -11,8 +11,11 @@ def passing_for(tensor: Tensor, original: Tensor) -> Tensor:
 
     The tensor itself where its class allows it, with the attributes of the other.
     """
-    if isinstance(original, nn.Parameter) and not is_lazy(original):
-        kind = type(original)
+    kind = type(original)
+    if kind is nn.Parameter and type(tensor) is Tensor:
+        # As nearly always. Whether a tensor is a parameter takes longer to ask.
+        tensor._is_param = True
+    elif isinstance(original, nn.Parameter) and not is_lazy(original):
         if kind is not nn.Parameter and type(tensor) is Tensor and issubclass(kind, nn.Parameter):
             tensor = tensor.as_subclass(kind)
         elif not isinstance(tensor, nn.Parameter):

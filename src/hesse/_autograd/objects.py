@@ -25,6 +25,7 @@ CONTAINERS = (*MUTABLE, tuple, frozenset)
 CACHE = type(functools.lru_cache(lambda: None))
 # Of what they hold, or look things up by, they keep nothing alive.
 WEAK = (weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet)
+_WEAK_DICTS = WEAK[:2]
 _TABLES = frozenset({"_parameters", "_buffers", "_modules"})
 # Tables of hooks and of names of buffers, nearly always empty.
 HOOKS = frozenset([key for key, value in vars(nn.Module()).items() if key not in _TABLES and hasattr(value, "clear")])
@@ -95,7 +96,8 @@ def names_of_slots(kind: Any) -> tuple[str, ...]:
 
 def entries_of(container: Any) -> Iterable[Any]:
     """What is in a container, the keys of a mapping too."""
-    if isinstance(container, dict | weakref.WeakKeyDictionary | weakref.WeakValueDictionary):
+    # Of weak ones an abstract class is asked, which takes long.
+    if isinstance(container, dict) or (not isinstance(container, CONTAINERS) and isinstance(container, _WEAK_DICTS)):
         return [*container.keys(), *container.values()]
     return list(container)
 

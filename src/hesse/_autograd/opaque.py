@@ -54,7 +54,8 @@ def watch(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Removable
     if hooks.may_exist(inputs):
         # A node does not tell what hooks it has.
         return [handle for node in graph.nodes(outputs) for handle in _Watch(node, outputs[0]).handles()]
-    return [_Watch(node, outputs[0]).handle() for node in graph.nodes(outputs) if _is_custom(node)]
+    others = [node for node in graph.nodes(outputs) if type(node) not in _BUILT_IN]
+    return [_Watch(node, outputs[0]).handle() for node in others if _is_custom(node)]
 
 
 def refuse_hooks_of_inputs(inputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:

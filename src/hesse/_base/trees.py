@@ -57,6 +57,18 @@ def flatten(tree: Any) -> tuple[list[Any], Spec]:
 
 def leaves(tree: Any) -> Iterator[Any]:
     """The leaves of ``tree`` in flat order, without their paths, which take ten times as long."""
+    kind = type(tree)
+    if kind is tuple or kind is list or kind is dict:
+        # As nearly all containers are. PyTorch's way takes several times as long.
+        for entry in tree.values() if kind is dict else tree:
+            if isinstance(entry, Tensor):
+                yield entry
+            else:
+                yield from leaves(entry)
+        return
+    if isinstance(tree, Tensor):
+        yield tree
+        return
     for leaf in _pytree.tree_iter(tree):
         if _is_unregistered_dataclass(leaf):
             yield from leaves(_fields(leaf))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import traceback
 import zlib
 from collections.abc import Generator, Iterator, Mapping
@@ -280,15 +281,24 @@ def checksum(batch: Any, sample: int | None = _SAMPLE) -> int:
     """Of all tensors of a batch, of which large ones are sampled."""
     total = 0
     for tensor in rows.tensors(batch):
-        total = zlib.crc32(str((tensor.dtype, tuple(tensor.shape))).encode(), total)
-        if tensor.layout == torch.strided and not tensor.is_meta:
-            total = zlib.crc32(_bytes(tensor.detach(), sample), total)
+        total = zlib.crc32(_layout(tensor.dtype, tensor.shape), total)
+        if tensor.layout is torch.strided and not tensor.is_meta:
+            total = zlib.crc32(_bytes(tensor, sample), total)
     return total
+
+
+@functools.lru_cache(maxsize=1024)
+def _layout(dtype: torch.dtype, shape: torch.Size) -> bytes:
+    return str((dtype, tuple(shape))).encode()
 
 
 def _bytes(tensor: Tensor, sample: int | None) -> Any:
     """The bytes of a tensor, or of three pieces of a large one."""
-    flat = tensor.resolve_conj().resolve_neg().reshape(-1)
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    if tensor.is_conj() or tensor.is_neg():
+        tensor = tensor.resolve_conj().resolve_neg()
+    flat = tensor.reshape(-1)
     piece = (sample or 0) // 3 // flat.element_size()
     if sample is not None and flat.numel() > 3 * piece:
         middle = flat.numel() // 2

@@ -29,7 +29,10 @@ class GeneratorState:
     """
 
     def __init__(self, more: Sequence[Any] = ()) -> None:
-        self._initial = generator_states()
+        self._begin(generator_states(), more)
+
+    def _begin(self, initial: States, more: Sequence[Any]) -> None:
+        self._initial = initial
         self._before: States | None = None
         self._more = more
         self._more_initially = self._more_now()
@@ -81,7 +84,8 @@ class Seeded(GeneratorState):
     """
 
     def __init__(self, seed: int) -> None:
-        super().__init__()
+        # Where they start is known once they are seeded: it is not looked up before.
+        self._begin({}, ())
         self._seed = seed
         self.drew = False
 

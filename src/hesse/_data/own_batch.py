@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from hesse._autograd.aliases import Aliases
 from hesse._autograd.blueprint import Blueprint
@@ -26,14 +26,12 @@ class OwnBatch:
     def __call__(self, batch: Any, evaluate: Callable[[Any], Result]) -> Result:
         """``evaluate`` of a batch of its own."""
         writes = self._writes
-        holder = nn.Module()
-        holder.batch = batch
-        blueprint = Blueprint(holder)
+        blueprint = Blueprint(batch, owned=True)
         tensors = blueprint.tensors
         aliases = None if writes is False else Aliases(tensors, range(len(tensors)))
         used = _detached(tensors) if aliases is None else _copied(aliases, tensors)
         counts = _writes(used)
-        result = evaluate(blueprint.make(used)[0].batch)
+        result = evaluate(blueprint.make(used)[0])
         has_written = _writes(used) != counts
         if has_written and (aliases is None or aliases.apart):
             how = "as earlier ones did not" if aliases is None else "whose tensors share memory in part"

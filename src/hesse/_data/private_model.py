@@ -122,7 +122,7 @@ class Model(Spared):
     def run(self, x: Sequence[Tensor], evaluate: Callable[[Private], Result]) -> Result:
         """``evaluate(private)``, in which the chosen parameters are ``x``."""
         # Stand-ins, of which a program is captured, have no values to look at.
-        if self._written is None and all(type(leaf) in (Tensor, nn.Parameter) for leaf in x):
+        if self._written is None and all([type(leaf) in (Tensor, nn.Parameter) for leaf in x]):
             self._outputs = ()
             try:
                 return self._run_first(x, evaluate)
@@ -176,12 +176,14 @@ class Model(Spared):
 
     def functions(self) -> list[Any]:
         """Copies of the functions, for an evaluation of theirs without the model."""
-        return self._blueprint.make(self._copied_into(self._given.copy(), self._plain))[1:]
+        used = self._blueprint.needed(1)[1]
+        copied = [place for place in (*self._copied, *self._plain) if place in used]
+        return self._blueprint.make(self._copied_into(self._given.copy(), copied), 1)
 
     def _tensors(self, x: Sequence[Tensor], copied: Sequence[int]) -> list[Any]:
         tensors = self._given.copy()
         self._put(x, tensors)
-        return self._copied_into(tensors, copied)
+        return self._copied_into(tensors, [*self._copied, *copied])
 
     def _put(self, x: Sequence[Tensor], tensors: list[Any]) -> None:
         """The variables into their places."""
@@ -190,8 +192,8 @@ class Model(Spared):
                 tensors[place] = passing_for(leaf, self._blueprint.tensors[place])
 
     def _copied_into(self, tensors: list[Any], copied: Sequence[int]) -> list[Any]:
-        """With copies in the places of buffers, and in these."""
-        places = self._aliases.together([*self._copied, *copied])
+        """With copies in these places."""
+        places = self._aliases.together(copied)
         for place, fresh in self._aliases.copies(tensors, places):
             tensors[place] = passing_for(fresh, self._blueprint.tensors[place])
         return tensors
@@ -311,14 +313,13 @@ class Model(Spared):
 
     def require_followed(self, outputs: Sequence[Tensor], x: Sequence[Tensor]) -> None:
         """Raise if outputs depend on a chosen parameter, or on what was made of one, that is not of this evaluation."""
-        if any(leaf.grad_fn is not None for leaf in x):
+        if any([leaf.grad_fn is not None for leaf in x]):
             # Variables of the caller's may be made of anything.
             return
         given = {id(leaf) for leaf in x}
-        for leaf in graph.leaves(outputs):
+        for leaf in [leaf for leaf in graph.leaves(outputs) if id(leaf) not in given]:
             # Whatever variable stands for a parameter, in whichever evaluation, has its memory.
-            key = None if id(leaf) in given else self._by_address.get(address(leaf))
-            if key is not None:
+            if (key := self._by_address.get(address(leaf))) is not None:
                 kept = _Kept(
                     f"The parameter {key!r} is used in a way that {self._operator} cannot follow: a second reference"
                     " to it, or a tensor made of it, is kept beside its module, and stays when parameters are replaced."

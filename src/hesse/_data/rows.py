@@ -65,11 +65,12 @@ def count(batch: Any) -> int | None:
 
 def _leaves(batch: Any) -> Iterator[Any]:
     for leaf in trees.leaves(batch):
-        if isinstance(leaf, Mapping):
-            for entry in leaf.values():
-                yield from _leaves(entry)
-        else:
+        # Whether it is a mapping takes longer to ask.
+        if isinstance(leaf, Tensor) or not isinstance(leaf, Mapping):
             yield leaf
+            continue
+        for entry in leaf.values():
+            yield from _leaves(entry)
 
 
 def part(batch: Any, start: int, stop: int) -> Any:

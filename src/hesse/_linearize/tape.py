@@ -140,10 +140,7 @@ class Tape(Linearization):
         if self._outputs is None or self.create_graph:
             return
         self.outputs = []
-        self._outputs = [
-            (get_gradient_edge(output) if output.requires_grad else None) if isinstance(output, Tensor) else output
-            for output in self._outputs
-        ]
+        self._outputs = [_edge(output) if isinstance(output, Tensor) else output for output in self._outputs]
 
     def _pull(
         self,
@@ -270,6 +267,12 @@ class Tape(Linearization):
     def close(self) -> None:
         """Free the graph."""
         self._x = self._outputs = self._transposed = None
+
+
+def _edge(output: Tensor) -> Output | None:
+    if not output.requires_grad:
+        return None
+    return graph.Edge.of(output) if type(output) is Tensor else get_gradient_edge(output)
 
 
 def _root(output: Output) -> Tensor | Node:
