@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +14,9 @@ from tests.functional.references import DOUBLE, assert_values
 from tests.linearize import programs
 
 from .judge import assert_as_written_out, vectors_like
+
+# PyTorch says so of index_reduce.
+pytestmark = pytest.mark.filterwarnings("ignore:index_reduce\\(\\) is in beta:UserWarning")
 
 INDEX = torch.tensor([[0, 2], [1, 1]])
 ONES = torch.ones(3, 3, dtype=DOUBLE)
@@ -80,7 +84,7 @@ def factors(y: Tensor, include_self: bool, index: Tensor = PLACES) -> Tensor:
         for j in range(3):
             here = [y[i, k] for k, place in enumerate(places) if place == j]
             start = [BASE[i, j]] if include_self or not here else []
-            rows.append(torch.stack([*start, *here]).prod())
+            rows.append(math.prod([*start, *here]))
     return torch.cat([torch.stack(rows), BASE[2]]).reshape(3, 3)
 
 

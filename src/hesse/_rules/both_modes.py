@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from hesse._base.forward_mode import is_on
+from hesse._rules.rule import intercept_both
 from hesse._rules.scope import intercept, operator_of, take_apart
 
 Outputs = tuple[Any, ...]
@@ -47,7 +48,7 @@ def _written_out(name: str, rewrite: Callable[..., Tensor]) -> None:
     def kernel(*args: Any, **kwargs: Any) -> Any:
         return rewrite(*args, **kwargs) if is_on() else operator(*args, **kwargs)
 
-    intercept(name, kernel)
+    intercept_both(name, kernel)
 
 
 def _normalized(x: Tensor, dims: list[int], eps: float) -> Tensor:
