@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import hesse
-from hesse._autograd import captured
+from hesse._autograd import code_names
 from hesse._linearize.program import backends
 
 from . import programs
@@ -204,7 +204,7 @@ def test_attributes_of_classes_are_read_again() -> None:
 
 def test_modules_named_from_a_package_are_found_by_their_full_names() -> None:
     source = "def func():\n from . import one\n from .two import three\n from ..four import five\n import six.seven"
-    assert captured.imported(compile(source, "", "exec"), "a.b") == ("a.b", "a.b.two", "a.four", "six.seven", "six")
+    assert code_names.imported(compile(source, "", "exec"), "a.b") == ("a.b", "a.b.two", "a.four", "six.seven", "six")
 
 
 def test_numbers_that_come_from_numpy_are_watched() -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from hesse._autograd import captured
+from hesse._autograd import captured, code_names
 
 Found = list[tuple[str, Any]]
 
@@ -100,9 +100,9 @@ def _look_of_function(function: types.FunctionType) -> _Look:
     code = function.__code__
     if not captured.is_users_code(function):
         return _Look.of(_variables, function, [], (), [])
-    names = sorted(captured.global_names(code))
-    imports = captured.imported(code, function.__globals__.get("__package__"))
-    attributes = sorted(captured.attribute_names(code))
+    names = sorted(code_names.global_names(code))
+    imports = code_names.imported(code, function.__globals__.get("__package__"))
+    attributes = sorted(code_names.attribute_names(code))
     # Where another module comes in, what led to it is another object.
     modules = captured.opened(captured.named_modules(function), attributes)
     read = [(vars(module), attribute) for _, module in modules for attribute in attributes]
@@ -113,7 +113,7 @@ def _variables(
     function: types.FunctionType, names: list[str], imports: tuple[str, ...], read: list[tuple[dict[str, Any], str]]
 ) -> tuple[list[Any], list[Any]]:
     """What a function reads. Its code, from which the names are, comes first."""
-    words = function.__kwdefaults__ or {}
+    words = {**(function.__kwdefaults__ or {}), **vars(function)}
     objects = [function.__code__, function.__module__, function.__defaults__, *words.values()]
     for cell in function.__closure__ or ():
         try:
@@ -174,7 +174,7 @@ def _children(value: Any) -> tuple[list[Any], list[Any]]:
 
 def _attributes(module: torch.nn.Module) -> tuple[list[Any], list[Any]]:
     held, parameters, buffers, modules = vars(module), module._parameters, module._buffers, module._modules
-    objects = [*held.values(), *parameters.values(), *buffers.values(), *modules.values()]
+    objects = [*held.values(), *parameters.values(), *buffers.values(), *modules.values(), *captured.hooks_of(module)]
     return [*held, *parameters, *buffers, *modules], objects
 
 

@@ -3,8 +3,8 @@ r"""``x ** y`` of tensors, real or complex, where an exponent or a base is zero.
 Where y is zero the power is :math:`e^{y \log x}`: PyTorch's derivative by x leaves out :math:`y x^{y-1}` there, so that
 the mixed second derivative, which is :math:`1 / x`, is zero without a word, and at :math:`x = 0` it is NaN instead of
 zero. Where x is zero and :math:`\operatorname{Re} y > 1`, derivatives by y vanish; PyTorch's second ones are NaN. So
-they are where x is the number zero. Where one of x and y is complex and the other real, PyTorch's forward mode keeps the
-real part of the tangent alone, without a word: the rules convert both.
+they are where x is the number zero. Where one of x and y is complex and the other real, PyTorch's forward mode keeps
+the real part of the tangent alone, without a word: the rules convert both.
 
 Source: elementary.
 """
