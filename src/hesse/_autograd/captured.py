@@ -111,17 +111,72 @@ def reach(
     ``passed`` takes the objects that others were found in, by identity, and what was looked for in their classes.
     What objects hold is looked through down to ``depth``, and no more than ``most`` are found.
     """
-    passed = {} if passed is None else passed
-    named, wider = frozenset[str](), _CALLED
-    while wider != named:
-        named, looked = wider, dict(passed)
-        found = list(itertools.islice(_reach(value, name, looked, depth, named), most))
-        # A function may be handed what another one holds, and read its attributes.
-        wider = named.union(*[_read(entry) for _, entry in found])
-        if not any([_has_more(owner, known, wider) for owner, known in looked.values()]):
-            break
-    passed.update(looked)
-    return iter(found)
+    walk = _Walk({} if passed is None else passed, most)
+    walk.visit(value, name, depth)
+    walk.visit_classes()
+    return iter(walk.found)
+
+
+class _Walk:
+    """What is found from one object, and the names that the functions among it read.
+
+    Of a class only attributes that a function reads are visited. A function may be handed what another one holds, so
+    that these are the names of all functions that are found, and classes are visited last.
+    """
+
+    def __init__(self, passed: dict[int, tuple[Any, frozenset[str]]], most: int | None) -> None:
+        self.found: list[tuple[str, Any]] = []
+        self._passed, self._most = passed, sys.maxsize if most is None else most
+        self._own: list[Any] = []
+        self._named = set(_CALLED)
+        # By class, and whether it is a value itself: where it was met first, and at which depth.
+        self._classes: dict[tuple[type, bool], tuple[str, int]] = {}
+
+    def visit(self, value: Any, name: str, depth: int) -> None:
+        """Go through an object, and through all that it holds itself."""
+        if len(self.found) >= self._most:
+            return
+        self.found.append((name, value))
+        # A logger caches its level in an attribute.
+        if isinstance(value, Tensor | types.ModuleType | str | bytes | int | float | logging.Logger):
+            return
+        if depth == 0 or (isinstance(value, type) and not is_the_users(value.__module__)) or id(value) in self._passed:
+            return
+        self._passed[id(value)] = value, frozenset()
+        self._own.append(value)
+        self._named |= _read(value)
+        if isinstance(value, type):
+            self._meet(value, True, name, depth)
+        for path, owned in value.named_modules() if isinstance(value, torch.nn.Module) else [("", value)]:
+            self._meet(type(owned), False, _joined(name, path), depth)
+        for inner, child in () if isinstance(value, type) else children(value):
+            self.visit(child, _joined(name, inner), depth - 1)
+
+    def _meet(self, owner: type, is_value: bool, name: str, depth: int) -> None:
+        key = owner, is_value
+        if users_bases(owner.__mro__) and (key not in self._classes or self._classes[key][1] < depth):
+            self._classes[key] = name, depth
+
+    def visit_classes(self) -> None:
+        """Go through the attributes of classes that are read by what is found, until nothing more is."""
+        visited: dict[tuple[type, bool], frozenset[str]] = {}
+        is_open = True
+        while is_open:
+            named, is_open = frozenset(self._named), False
+            # What a class leads to by its own name is called by it.
+            for key, (name, depth) in sorted(self._classes.items(), key=lambda item: not item[0][1]):
+                if visited.get(key) == named:
+                    continue
+                is_open = True
+                before, visited[key] = visited.get(key, frozenset()), named
+                for inner, entry in _of_class(*key, named - before).items():
+                    self.visit(entry, _joined(name, inner), depth - 1)
+        for value in self._own:
+            self._passed[id(value)] = value, frozenset(self._named)
+
+
+def _joined(name: str, inner: str) -> str:
+    return f"{name}.{inner}" if name and inner else name or inner
 
 
 def _read(value: Any) -> frozenset[str]:
@@ -133,61 +188,15 @@ def _read(value: Any) -> frozenset[str]:
     return frozenset()
 
 
-def _has_more(value: Any, known: frozenset[str], named: frozenset[str]) -> bool:
-    """Whether the classes of an object have attributes of these names that were not looked for in them."""
-    modules = value.modules() if isinstance(value, torch.nn.Module) else [value]
-    owners = {value} if isinstance(value, type) else {type(module) for module in modules}
-    bases = [vars(base).keys() for owner in owners for base in users_bases(owner.__mro__)]
-    return any([not known.issuperset(named & keys) for keys in bases])
-
-
-def _reach(
-    value: Any, name: str, passed: dict[int, tuple[Any, frozenset[str]]], depth: int, named: frozenset[str]
-) -> Iterator[tuple[str, Any]]:
-    """``named`` are the attributes that the functions on the way here read: of a class, only these are reached."""
-    yield name, value
-    # A logger caches its level in an attribute.
-    if isinstance(value, Tensor | types.ModuleType | str | bytes | int | float | logging.Logger):
-        return
-    if depth == 0 or (isinstance(value, type) and not is_the_users(value.__module__)):
-        return
-    if id(value) in passed:
-        known = passed[id(value)][1]
-        if not isinstance(value, type) or named <= known:
-            return
-        named |= known
-    passed[id(value)] = value, named
-    of_classes = list(_of_classes(value, named))
-    functions = [function_of(value), *[entry for _, entry in of_classes]]
-    named = named.union(*[attribute_names(function.__code__) for function in functions if is_users_code(function)])
-    held = data_of_class(value, named).items() if isinstance(value, type) else children(value)
-    for inner, child in (*held, *of_classes):
-        yield from _reach(child, f"{name}.{inner}" if name and inner else name or inner, passed, depth - 1, named)
-
-
-def _of_classes(value: Any, named: frozenset[str]) -> Iterator[tuple[str, Any]]:
-    """What functions that read these attributes read of the class of an object, or of the classes of its modules."""
-    modules = value.named_modules() if isinstance(value, torch.nn.Module) else [("", value)]
-    owners: dict[type, str] = {}
-    for path, owned in modules:
-        owners.setdefault(type(owned), path)
-    for owner, path in owners.items():
-        for key, entry in of_class(owner, named).items():
-            yield f"{path}.{key}" if path else key, entry
+def _of_class(owner: type, is_value: bool, named: frozenset[str]) -> dict[str, Any]:
+    """What a class has under these names: of one that is a value itself, as one of settings, not its functions."""
+    return data_of_class(owner, named) if is_value else of_class(owner, named)
 
 
 def of_class(owner: type, named: frozenset[str]) -> dict[str, Any]:
-    """The attributes of a class with these names, and those that its own functions among them read in turn."""
+    """The attributes of a class with these names."""
     bases = [vars(base) for base in users_bases(owner.__mro__)]
-    found: dict[str, Any] = {}
-    new = named if bases else frozenset()
-    while new:
-        entries = {key: function_of(base[key], _OF_CLASSES) for base in bases for key in new & base.keys()}
-        found |= entries
-        functions = map(function_of, entries.values())
-        codes = [function.__code__ for function in functions if is_users_code(function)]
-        new = frozenset().union(*map(attribute_names, codes)) - found.keys()
-    return found
+    return {key: function_of(base[key], _OF_CLASSES) for base in bases for key in sorted(named & base.keys())}
 
 
 @functools.lru_cache(maxsize=1024)
