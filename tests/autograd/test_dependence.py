@@ -180,6 +180,18 @@ def test_a_function_that_cuts_off_its_inputs_is_refused_with_the_line(model: typ
     assert finding.remedy
 
 
+@ENGINES
+def test_a_tensor_that_gets_the_data_of_an_input_is_told_with_the_line(engine: Any) -> None:
+    def func(x: Tensor) -> Tensor:
+        held = torch.empty(3)
+        held.data = x
+        return (held**3).sum()
+
+    with pytest.raises(RuntimeError, match=r"cut off from its variables at .*held\.data = x.*Tensor\.data cuts"):
+        hesse.Hessian(func, torch.ones(3), engine=engine)
+    assert not hesse.vhp(func, torch.ones(3), torch.ones(3))[1].any()
+
+
 def test_the_search_for_the_cut_leaves_no_trace() -> None:
     class Drawing(nn.Module):
         def __init__(self) -> None:

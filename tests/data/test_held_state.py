@@ -240,7 +240,7 @@ def in_global(model: nn.Module) -> Callable[[], float]:
 
 @pytest.mark.parametrize(
     ("make", "name"),
-    [(in_iterator, ""), (in_class, ", in 'count.calls.number'"), (in_global, ", in 'count.CALLS.number'")],
+    [(in_iterator, ""), (in_class, ", in 'calls.number'"), (in_global, ", in 'count.CALLS.number'")],
 )
 def test_what_a_copy_shares_is_told_of_where_outputs_depend_on_it(make: Any, name: str) -> None:
     with pytest.raises(RuntimeError, match=f"has other outputs each time it is evaluated.* shares it{name}:"):

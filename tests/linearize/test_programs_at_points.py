@@ -6,6 +6,9 @@ import collections
 import math
 import sys
 import types
+from collections.abc import Callable
+from functools import partial, partialmethod
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import hesse
-from hesse._autograd import captured
+from hesse._autograd import code_names
 from hesse._linearize.program import backends
 
 from . import programs
@@ -202,9 +205,86 @@ def test_attributes_of_classes_are_read_again() -> None:
         torch.testing.assert_close(H @ THREE, expected)
 
 
+def _scaled(held: Any, x: Tensor) -> Tensor:
+    return held.scale * x**3
+
+
+def _times(x: Tensor, factor: float) -> Tensor:
+    return factor * x**3
+
+
+def _handed_to(way: str) -> tuple[Callable[[Tensor], Tensor], Callable[[float], None]]:
+    """A function of which another one reads the factor 2, and what sets that factor."""
+
+    class Held:
+        scale = 2.0
+        kept = partial(_times, factor=2.0)
+        method = partialmethod(lambda held, x, power: held.scale * x**power, power=3)
+
+    class Layer(nn.Module):
+        scale = 2.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.read(self, x) if hasattr(self, "read") else x
+
+    def scaled(x: Tensor) -> Tensor:
+        return scaled.scale * x**3  # type: ignore[attr-defined]  # mypy knows no attributes of functions
+
+    def reset(factor: float) -> None:
+        Held.kept = partial(_times, factor=factor)
+
+    held, layer, of = Held(), Layer(), attrgetter("scale")
+    stored = {"read": lambda held, x: _scaled(held, x), "held": held, "class": Held}
+    scaled.scale = 2.0  # type: ignore[attr-defined]  # as above
+    if way == "stored in a module":
+        layer.read = stored["read"]
+    if way == "hook":
+        layer.register_forward_hook(lambda layer, _, x: _scaled(layer, x))
+    if way == "hook before":
+        layer.register_forward_pre_hook(lambda layer, inputs: (_scaled(layer, inputs[0]),))
+    ways: dict[str, tuple[Callable[[Tensor], Tensor], Any]] = {
+        "global function": (lambda x: _scaled(held, x), Held),
+        "stored function": (lambda x: stored["read"](stored["held"], x), Held),
+        "class handed on": (lambda x: stored["read"](stored["class"], x), Held),
+        "stored in a module": (layer, Layer),
+        "hook": (layer, Layer),
+        "hook before": (layer, Layer),
+        "attributes by name": (lambda x: of(held) * x**3, Held),
+        "attribute of a function": (lambda x: stored["held"] and scaled(x), scaled),
+        "partial method": (lambda x: held.method(x), Held),
+    }
+    if way == "partial function of a class":
+        return lambda x: held.kept(x).sum(), reset
+    func, owner = ways[way]
+    return lambda x: func(x).sum(), lambda factor: setattr(owner, "scale", factor)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        *("global function", "stored function", "class handed on", "stored in a module", "hook", "hook before"),
+        *("attributes by name", "attribute of a function", "partial method", "partial function of a class"),
+    ],
+)
+def test_what_a_function_reads_of_what_it_is_handed_is_read_again(way: str) -> None:
+    func, change = _handed_to(way)
+    H = programs.hessian(func, THREE)
+    torch.testing.assert_close(H @ THREE, 12 * THREE**2)
+    change(5.0)
+    torch.testing.assert_close(H.at(THREE + 0) @ THREE, 30 * THREE**2)
+
+
+def test_a_hook_that_comes_later_is_noticed() -> None:
+    layer = nn.Identity()
+    H = programs.hessian(lambda x: (layer(x) ** 3).sum(), THREE)
+    torch.testing.assert_close(H @ THREE, 6 * THREE**2)
+    layer.register_forward_hook(lambda *given: 2 * given[-1])
+    torch.testing.assert_close(H.at(THREE + 0) @ THREE, 48 * THREE**2)
+
+
 def test_modules_named_from_a_package_are_found_by_their_full_names() -> None:
     source = "def func():\n from . import one\n from .two import three\n from ..four import five\n import six.seven"
-    assert captured.imported(compile(source, "", "exec"), "a.b") == ("a.b", "a.b.two", "a.four", "six.seven", "six")
+    assert code_names.imported(compile(source, "", "exec"), "a.b") == ("a.b", "a.b.two", "a.four", "six.seven", "six")
 
 
 def test_numbers_that_come_from_numpy_are_watched() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 from collections.abc import Iterator
 from typing import Any
 
@@ -270,3 +271,15 @@ def test_every_graph_that_is_compiled_names_its_nodes_apart() -> None:
     backend = backends.INDUCTOR._replace(compile=lint)
     found = programs.hessian(func, x, backend=backend) @ v
     torch.testing.assert_close(found, torch.func.hessian(func)(x) @ v)
+
+
+def test_threads_may_capture_at_once() -> None:
+    """PyTorch's tracer replaces functions that all threads call, and cannot be entered twice."""
+    x = torch.linspace(0.1, 1.0, 5, dtype=torch.float64)
+
+    def product(power: int) -> Tensor:
+        return hesse.Hessian(lambda x: (x**power).sum(), x, engine="compiled") @ x
+
+    with programs.running(EAGER), concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for power, found in zip(range(3, 15), pool.map(product, range(3, 15)), strict=True):
+            torch.testing.assert_close(found, power * (power - 1) * x ** (power - 1))

@@ -23,7 +23,13 @@ def _complex_matrix(x: Tensor) -> Tensor:
     return torch.complex(_matrix(x), x.mT)
 
 
+# Rows with no, one, two and three of them.
+ZEROS = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 1.0], [0.0, 0.0, 1.0, 0.0]])
+
 MAPS: dict[str, Map] = {
+    "product": lambda x: (ZEROS[1] * x[1]).prod() + (ZEROS[2] * x[1]).sin().prod(),
+    "products": lambda x: torch.prod(ZEROS * x.sin(), 1, keepdim=True) + (ZEROS.T * x).prod(0),
+    "cumulated products": lambda x: (ZEROS * x).cumprod(1) + (ZEROS * x).clone().cumprod_(0).sin(),
     "layer norm": lambda x: F.layer_norm(x, (4,), x[0], x[1]),
     "batch norm": lambda x: F.batch_norm(x, None, None, x[0], x[1], training=True),
     "instance norm": lambda x: F.instance_norm(x[None]),

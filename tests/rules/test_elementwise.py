@@ -121,6 +121,9 @@ def test_infinite_arguments_of_logaddexp_have_finite_derivatives() -> None:
         assert not (hesse.Hessian(lambda x: torch.logaddexp(x[0], x[1]), numbers(*entries)).to_dense()).any()
 
 
+C = torch.tensor([1 + 2j, 0.5 - 1j], dtype=torch.complex128)
+
+
 def power(x: Tensor) -> Tensor:
     return x[0] ** x[1]
 
@@ -172,6 +175,41 @@ def test_variants_of_powers_are_exponentials_where_exponents_are_zero(raised: Ca
     for rows, expected_rows in zip(blocks, expected, strict=True):
         for block, entries in zip(rows, expected_rows, strict=True):
             assert_values(block, entries, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("raised", "base", "exponent"),
+    [
+        (lambda x: C**x, lambda x: C, lambda x: x + 0j),
+        (lambda x: x**C, lambda x: x + 0j, lambda x: C),
+        (lambda x: torch.complex(x, x.cos()) ** x.sin(), lambda x: torch.complex(x, x.cos()), lambda x: x.sin() + 0j),
+        (lambda x: (1 + 2j) ** x, lambda x: torch.tensor(1 + 2j, dtype=C.dtype), lambda x: x + 0j),
+        (lambda x: x ** (1 + 2j), lambda x: x + 0j, lambda x: 1 + 2j),
+        (lambda x: C.clone().pow_(x), lambda x: C, lambda x: x + 0j),
+        (lambda x: torch._foreach_pow([C], [x])[0], lambda x: C, lambda x: x + 0j),
+        (lambda x: torch._foreach_pow([x], 1 + 2j)[0], lambda x: x + 0j, lambda x: 1 + 2j),
+        (lambda x: torch._foreach_pow([x], [1 + 2j])[0], lambda x: x + 0j, lambda x: 1 + 2j),
+    ],
+    ids=["real exponent", "real base", "both vary", "number", "number above", "in place", "lists", "list", "numbers"],
+)
+def test_powers_of_real_and_complex_numbers_have_their_derivatives_in_forward_mode(
+    raised: Callable, base: Callable, exponent: Callable
+) -> None:
+    """PyTorch keeps the real part of the tangent alone, without a word: the exponential is written out beside it."""
+    written = lambda x: torch.view_as_real((exponent(x) * base(x).log()).exp())  # noqa: E731  # named like its neighbors
+    func = lambda x: torch.view_as_real(raised(x))  # noqa: E731  # named like its neighbors
+    x, v = numbers(0.5, 1.7), numbers(1.0, -2.0)
+    forward = {"vectorize": True, "strategy": "forward-mode"}
+    expected = torch.autograd.functional.jacobian(written, x)
+    assert_values(hesse.functional.jacobian(func, x, **forward), expected, rtol=1e-9, atol=1e-12)
+    hessian = hesse.functional.hessian(
+        lambda x: func(x).sin().sum(), x, vectorize=True, outer_jacobian_strategy="forward-mode"
+    )
+    second = torch.autograd.functional.hessian(lambda x: written(x).sin().sum(), x)
+    assert_values(hessian, second, rtol=1e-9, atol=1e-12)
+    along = lambda x, function: torch.func.jvp(lambda x: function(x).sin().sum(), (x,), (x.cos(),))[1]  # noqa: E731  # named like its neighbors
+    product = hesse.vhp(lambda x: along(x, func), x, v)[1]
+    assert_values(product, torch.autograd.functional.vhp(lambda x: along(x, written), x, v)[1], rtol=1e-9, atol=1e-12)
 
 
 def test_sinc_in_place_has_the_derivatives_of_sinc() -> None:
@@ -245,6 +283,8 @@ def test_pytorch_has_no_numbers_or_wrong_ones() -> None:
     assert torch.autograd.functional.jvp(lambda x: x.logcumsumexp(0), x, x)[1].isnan().all()
     theirs = torch.autograd.functional.hessian(power, numbers(2.0, 0.0))
     assert theirs[0, 1] == 0 != theirs[1, 0]
+    for raised in (lambda x: C**x, lambda x: x**C, lambda x: (1 + 2j) ** x, lambda x: x ** (1 + 2j)):
+        assert not torch.func.jvp(raised, (x,), (x,))[1].imag.any()
 
 
 def test_cumulated_exponentials_of_large_numbers_are_as_exact_as_their_differences() -> None:

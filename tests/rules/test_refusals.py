@@ -147,11 +147,6 @@ WAYS: dict[str, tuple[Callable[[Tensor], Tensor], Tensor, str]] = {
         torch.ones(1, 4, 2, 2),
         "aten::mul",
     ),
-    "a product with two zeros": (
-        lambda x: torch.ones(2).scatter_reduce(0, torch.tensor([0, 0, 1]), x, "prod").sum(),
-        torch.tensor([0.0, 0.0, 2.0]),
-        "aten::scatter_reduce",
-    ),
 }
 
 

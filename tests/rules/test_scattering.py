@@ -1,7 +1,8 @@
-"""Scattering by an index that is shorter than its source, and products in forward mode."""
+"""Scattering by an index that is shorter than its source, and products of what is scattered."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +14,9 @@ from tests.functional.references import DOUBLE, assert_values
 from tests.linearize import programs
 
 from .judge import assert_as_written_out, vectors_like
+
+# PyTorch says so of index_reduce.
+pytestmark = pytest.mark.filterwarnings("ignore:index_reduce\\(\\) is in beta:UserWarning")
 
 INDEX = torch.tensor([[0, 2], [1, 1]])
 ONES = torch.ones(3, 3, dtype=DOUBLE)
@@ -73,14 +77,14 @@ def test_sums_have_their_closed_form() -> None:
 PLACES = torch.tensor([[0, 2, 0], [1, 1, 1]])
 
 
-def factors(y: Tensor, include_self: bool) -> Tensor:
-    """The products that stand where ``PLACES`` puts the factors along the second dimension of ones and threes."""
+def factors(y: Tensor, include_self: bool, index: Tensor = PLACES) -> Tensor:
+    """The products that stand where an index puts the factors along the second dimension of ``BASE``."""
     rows = []
-    for i, places in enumerate(PLACES.tolist()):
+    for i, places in enumerate(index.tolist()):
         for j in range(3):
             here = [y[i, k] for k, place in enumerate(places) if place == j]
             start = [BASE[i, j]] if include_self or not here else []
-            rows.append(torch.stack([*start, *here]).prod())
+            rows.append(math.prod([*start, *here]))
     return torch.cat([torch.stack(rows), BASE[2]]).reshape(3, 3)
 
 
@@ -95,6 +99,52 @@ def test_products_of_entries_are_right_in_forward_mode(include_self: bool, in_pl
         return scatter(1, PLACES, x.sin(), "prod", include_self=include_self).sin().sum()
 
     assert_as_written_out(func, lambda x: factors(x.sin(), include_self).sin().sum(), (X,), programs=False)
+
+
+ZEROS = torch.tensor([[0.0, 0.5, 0.0], [0.0, 0.0, 0.0]], dtype=DOUBLE)
+"""Places of ``PLACES`` and of ``ALONG`` get two and three of them."""
+ALONG = torch.tensor([0, 2, 0])
+
+
+@pytest.mark.parametrize("include_self", [True, False])
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("name", ["scatter_reduce", "index_reduce"])
+def test_products_of_zeros_are_right(name: str, include_self: bool, in_place: bool) -> None:
+    places = PLACES if name == "scatter_reduce" else ALONG.expand(2, 3)
+
+    def product(y: Tensor) -> Tensor:
+        base = BASE[:2].clone() if in_place else BASE[:2]
+        index = places if name == "scatter_reduce" else ALONG
+        reduce = getattr(base, f"{name}_" if in_place else name)
+        return reduce(1, index, y, "prod", include_self=include_self)
+
+    def func(x: Tensor) -> Tensor:
+        return (product(x.sin() + x**2) + x).sin().sum()
+
+    def written(x: Tensor) -> Tensor:
+        return (factors(x.sin() + x**2, include_self, places)[:2] + x).sin().sum()
+
+    assert_as_written_out(func, written, (ZEROS,), programs=False)
+    expected = torch.autograd.functional.hessian(written, ZEROS)
+    assert_values(hesse.functional.jacobian(torch.func.grad(func), ZEROS), expected)
+    assert_values(hesse.functional.hessian(func, ZEROS), expected)
+
+
+def test_a_product_of_zeros_for_one_number() -> None:
+    x = torch.zeros(2, dtype=DOUBLE)
+    one, place = torch.ones((), dtype=DOUBLE), torch.tensor(0)
+    hessian = hesse.functional.hessian(lambda x: one.index_reduce(0, place, x[0], "prod") * x[1], x)
+    assert_values(hessian, torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=DOUBLE))
+
+
+def test_pytorch_refuses_products_of_zeros_and_has_wrong_ones_in_transforms() -> None:
+    index, x = torch.tensor([0, 0]), torch.zeros(2, dtype=DOUBLE)
+    for name in ("scatter_reduce", "index_reduce"):
+        func = lambda x, name=name: getattr(torch.ones(1, dtype=DOUBLE), name)(0, index, x, "prod").sum()  # noqa: E731  # a function in one line
+        with pytest.raises(RuntimeError, match="Double backward is unsupported"):
+            torch.autograd.functional.hessian(func, x)
+        theirs = torch.autograd.functional.jacobian(torch.func.grad(func), x)
+        assert not theirs.any(), "the entries beside the diagonal are ones"
 
 
 def test_pytorch_has_the_wrong_tangent_of_products() -> None:

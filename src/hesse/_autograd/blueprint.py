@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from hesse._autograd import captured, copying, objects
-from hesse._autograd.captured import ByMemory, is_users_code, stored_cells
+from hesse._autograd.captured import ByMemory, is_users_code
+from hesse._autograd.code_names import stored_cells
 from hesse._autograd.copying import Build, Copies
 from hesse._autograd.generators import GeneratorPlan, is_own
 from hesse._autograd.objects import CACHE, CONTAINERS, attributes_of, entries_of, is_plain_object

@@ -6,10 +6,10 @@ Things are found where Python keeps them: closures, globals, defaults, bound obj
 from __future__ import annotations
 
 import contextlib
-import dis
 import functools
 import itertools
 import logging
+import operator
 import sys
 import types
 import weakref
@@ -21,18 +21,19 @@ import torch
 from torch import Tensor
 
 from hesse._autograd.arguments import Point
+from hesse._autograd.code_names import attribute_names, global_names, imported
 from hesse._base import trees
 
 _DEPTH = 6
 # Of a container.
 ENTRIES = 1_000
 _LIBRARIES = {"torch", "hesse", "numpy", "scipy", *sys.stdlib_module_names} - {"__main__"}
-# What reads attributes whose names are strings.
-_BY_WORDS = frozenset({"getattr", "hasattr", "vars", "__dict__", "attrgetter"})
 # What calling an object calls.
 _CALLED = frozenset({"__call__", "forward"})
 # What a user sets on a module of a library, beside objects of the user's own classes.
 _DATA = {type(None), bool, int, float, complex, str, bytes, list, tuple, dict, set, weakref.WeakKeyDictionary}
+# Of the hooks of modules those that an evaluation calls.
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 # What every module has, hooks and tables of its parts; the parts themselves are found by their names.
 _OF_EVERY_MODULE = frozenset(vars(torch.nn.Module())) - {"training"}
 
@@ -99,62 +100,103 @@ def reached(func: Callable[..., Any], kind: type[Kind]) -> Iterator[tuple[str, K
 
 
 def reach(
-    value: Any, name: str = "", passed: dict[int, tuple[Any, frozenset[str]]] | None = None, depth: int = _DEPTH
+    value: Any,
+    name: str = "",
+    passed: dict[int, tuple[Any, frozenset[str]]] | None = None,
+    depth: int = _DEPTH,
+    most: int | None = None,
 ) -> Iterator[tuple[str, Any]]:
     """Names and objects of every kind that ``value`` reaches, itself included; its own name is ``name``.
 
     ``passed`` takes the objects that others were found in, by identity, and what was looked for in their classes.
-    What objects hold is looked through down to ``depth``.
+    What objects hold is looked through down to ``depth``, and no more than ``most`` are found.
     """
-    yield from _reach(value, name, {} if passed is None else passed, depth, _CALLED)
+    walk = _Walk({} if passed is None else passed, most)
+    walk.visit(value, name, depth)
+    walk.visit_classes()
+    return iter(walk.found)
 
 
-def _reach(
-    value: Any, name: str, passed: dict[int, tuple[Any, frozenset[str]]], depth: int, named: frozenset[str]
-) -> Iterator[tuple[str, Any]]:
-    """``named`` are the attributes that the functions on the way here read: of a class, only these are reached."""
-    yield name, value
-    # A logger caches its level in an attribute.
-    if isinstance(value, Tensor | types.ModuleType | str | bytes | int | float | logging.Logger):
-        return
-    if depth == 0 or (isinstance(value, type) and not is_the_users(value.__module__)):
-        return
-    if id(value) in passed:
-        known = passed[id(value)][1]
-        if not isinstance(value, type) or named <= known:
+class _Walk:
+    """What is found from one object, and the names that the functions among it read.
+
+    Of a class only attributes that a function reads are visited. A function may be handed what another one holds, so
+    that these are the names of all functions that are found, and classes are visited last.
+    """
+
+    def __init__(self, passed: dict[int, tuple[Any, frozenset[str]]], most: int | None) -> None:
+        self.found: list[tuple[str, Any]] = []
+        self._passed, self._most = passed, sys.maxsize if most is None else most
+        self._own: list[Any] = []
+        self._named = set(_CALLED)
+        # By class, and whether it is a value itself: where it was met first, and at which depth.
+        self._classes: dict[tuple[type, bool], tuple[str, int]] = {}
+
+    def visit(self, value: Any, name: str, depth: int) -> None:
+        """Go through an object, and through all that it holds itself."""
+        if len(self.found) >= self._most:
             return
-        named |= known
-    passed[id(value)] = value, named
-    of_classes = list(_of_classes(value, named))
-    functions = [function_of(value), *[entry for _, entry in of_classes]]
-    named = named.union(*[attribute_names(function.__code__) for function in functions if is_users_code(function)])
-    held = data_of_class(value, named).items() if isinstance(value, type) else children(value)
-    for inner, child in (*held, *of_classes):
-        yield from _reach(child, f"{name}.{inner}" if name and inner else name or inner, passed, depth - 1, named)
+        self.found.append((name, value))
+        # A logger caches its level in an attribute.
+        if isinstance(value, Tensor | types.ModuleType | str | bytes | int | float | logging.Logger):
+            return
+        if depth == 0 or (isinstance(value, type) and not is_the_users(value.__module__)) or id(value) in self._passed:
+            return
+        self._passed[id(value)] = value, frozenset()
+        self._own.append(value)
+        self._named |= _read(value)
+        if isinstance(value, type):
+            self._meet(value, True, name, depth)
+        for path, owned in value.named_modules() if isinstance(value, torch.nn.Module) else [("", value)]:
+            self._meet(type(owned), False, _joined(name, path), depth)
+        for inner, child in () if isinstance(value, type) else children(value):
+            self.visit(child, _joined(name, inner), depth - 1)
+
+    def _meet(self, owner: type, is_value: bool, name: str, depth: int) -> None:
+        key = owner, is_value
+        if users_bases(owner.__mro__) and (key not in self._classes or self._classes[key][1] < depth):
+            self._classes[key] = name, depth
+
+    def visit_classes(self) -> None:
+        """Go through the attributes of classes that are read by what is found, until nothing more is."""
+        visited: dict[tuple[type, bool], frozenset[str]] = {}
+        is_open = True
+        while is_open:
+            named, is_open = frozenset(self._named), False
+            # What a class leads to by its own name is called by it.
+            for key, (name, depth) in sorted(self._classes.items(), key=lambda item: not item[0][1]):
+                if visited.get(key) == named:
+                    continue
+                is_open = True
+                before, visited[key] = visited.get(key, frozenset()), named
+                for inner, entry in _of_class(*key, named - before).items():
+                    self.visit(entry, _joined(name, inner), depth - 1)
+        for value in self._own:
+            self._passed[id(value)] = value, frozenset(self._named)
 
 
-def _of_classes(value: Any, named: frozenset[str]) -> Iterator[tuple[str, Any]]:
-    """What functions that read these attributes read of the class of an object, or of the classes of its modules."""
-    modules = value.named_modules() if isinstance(value, torch.nn.Module) else [("", value)]
-    owners: dict[type, str] = {}
-    for path, owned in modules:
-        owners.setdefault(type(owned), path)
-    for owner, path in owners.items():
-        for key, entry in of_class(owner, named).items():
-            yield f"{path}.{key}" if path else key, entry
+def _joined(name: str, inner: str) -> str:
+    return f"{name}.{inner}" if name and inner else name or inner
+
+
+def _read(value: Any) -> frozenset[str]:
+    """The attributes that a function of the user's reads of whatever it is given."""
+    if type(value) is types.FunctionType:
+        return attribute_names(value.__code__) if is_users_code(value) else frozenset()
+    if isinstance(value, operator.attrgetter | operator.methodcaller):
+        return frozenset(".".join([word for word in value.__reduce__()[1] if isinstance(word, str)]).split("."))
+    return frozenset()
+
+
+def _of_class(owner: type, is_value: bool, named: frozenset[str]) -> dict[str, Any]:
+    """What a class has under these names: of one that is a value itself, as one of settings, not its functions."""
+    return data_of_class(owner, named) if is_value else of_class(owner, named)
 
 
 def of_class(owner: type, named: frozenset[str]) -> dict[str, Any]:
-    """The attributes of a class with these names, and those that its own functions among them read in turn."""
+    """The attributes of a class with these names."""
     bases = [vars(base) for base in users_bases(owner.__mro__)]
-    found: dict[str, Any] = {}
-    new = named if bases else frozenset()
-    while new:
-        entries = {key: function_of(base[key]) for base in bases for key in new & base.keys()}
-        found |= entries
-        codes = [entry.__code__ for entry in entries.values() if is_users_code(entry)]
-        new = frozenset().union(*map(attribute_names, codes)) - found.keys()
-    return found
+    return {key: function_of(base[key], _OF_CLASSES) for base in bases for key in sorted(named & base.keys())}
 
 
 @functools.lru_cache(maxsize=1024)
@@ -163,22 +205,26 @@ def users_bases(order: tuple[type, ...]) -> list[type]:
     return [base for base in reversed(order) if is_the_users(base.__module__)]
 
 
-def function_of(value: Any) -> Any:
-    """The function that a method, a property or a partial function calls; other values as they are."""
-    for kind, attribute in _WRAPPERS.items():
-        if isinstance(value, kind):
-            return function_of(getattr(value, attribute))
-    return value
-
-
-_WRAPPERS: dict[type, str] = {
-    types.MethodType: "__func__",
+_OF_CLASSES: dict[type, str] = {
     staticmethod: "__func__",
     classmethod: "__func__",
     property: "fget",
     functools.cached_property: "func",
-    functools.partial: "func",
 }
+_WRAPPERS: dict[type, str] = {
+    **_OF_CLASSES,
+    types.MethodType: "__func__",
+    functools.partial: "func",
+    functools.partialmethod: "func",
+}
+
+
+def function_of(value: Any, wrappers: dict[type, str] = _WRAPPERS) -> Any:
+    """The function that a method, a property or a partial function calls; other values as they are."""
+    for kind, attribute in wrappers.items():
+        if isinstance(value, kind):
+            return function_of(getattr(value, attribute), wrappers)
+    return value
 
 
 def is_users_code(value: Any) -> bool:
@@ -199,7 +245,7 @@ def children(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, types.MethodType):
         yield "", value.__func__
         yield getattr(value.__self__, "_get_name", lambda: "self")(), value.__self__
-    elif isinstance(value, functools.partial):
+    elif isinstance(value, functools.partial | functools.partialmethod):
         yield "", value.func
         yield from ((str(i), argument) for i, argument in enumerate(value.args))
         yield from value.keywords.items()
@@ -210,6 +256,7 @@ def children(value: Any) -> Iterator[tuple[str, Any]]:
             for key, attribute in vars(module).items():
                 if key not in _OF_EVERY_MODULE:
                     yield f"{path}.{key}" if path else key, attribute
+            yield from ((f"{path}.hook {i}" if path else f"hook {i}", hook) for i, hook in enumerate(hooks_of(module)))
     elif isinstance(value, dict):
         yield from ((str(key), entry) for key, entry in list(itertools.islice(value.items(), ENTRIES)))
     elif isinstance(value, list | tuple | set | frozenset):
@@ -221,6 +268,12 @@ def children(value: Any) -> Iterator[tuple[str, Any]]:
         )
 
 
+def hooks_of(module: torch.nn.Module) -> list[Any]:
+    """The user's hooks that an evaluation of a module calls."""
+    hooks = [hook for table in _HOOKS for hook in vars(module).get(table, {}).values()]
+    return [hook for hook in hooks if is_users_code(function_of(hook)) or is_the_users(type(hook).__module__)]
+
+
 def _variables(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     """What a Python function reads: its closure, its defaults and the globals that its code names."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
@@ -229,12 +282,18 @@ def _variables(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     yield from ((str(i), default) for i, default in enumerate(function.__defaults__ or ()))
     yield from (function.__kwdefaults__ or {}).items()
     if is_users_code(function):
+        yield from attributes_of_function(function).items()
         for name in sorted(global_names(function.__code__)):
             if name in function.__globals__:
                 yield name, function.__globals__[name]
         attributes = attribute_names(function.__code__)
         for name, module in opened(named_modules(function), attributes):
             yield from _settings(module, name, attributes)
+
+
+def attributes_of_function(function: types.FunctionType) -> dict[str, Any]:
+    """What a user has set on a function; what it decorates is found in its closure."""
+    return {name: value for name, value in vars(function).items() if name != "__wrapped__"}
 
 
 def named_modules(function: types.FunctionType) -> list[tuple[str, types.ModuleType]]:
@@ -296,62 +355,3 @@ def data_of_class(owner: type, named: frozenset[str]) -> dict[str, Any]:
 def is_the_users(module: str | None) -> bool:
     """Whether a module of Python code, by its name, is none of a library that functions are made of."""
     return (module or "").split(".")[0] not in _LIBRARIES
-
-
-@functools.lru_cache(maxsize=1024)
-def global_names(code: types.CodeType) -> frozenset[str]:
-    """The globals that code reads, the functions in it too."""
-    names = {instruction.argval for instruction in dis.get_instructions(code) if instruction.opname == "LOAD_GLOBAL"}
-    return frozenset(names.union(*[global_names(inner) for inner in _inner(code)]))
-
-
-@functools.lru_cache(maxsize=1024)
-def imported(code: types.CodeType, package: str | None) -> tuple[str, ...]:
-    """The modules that code of a package imports, the functions in it too."""
-    found: list[str] = []
-    before: list[Any] = [None, None]
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "IMPORT_NAME":
-            # The level and the names are on the stack.
-            level = before[0] if isinstance(before[0], int) else 0
-            found.append(_absolute(instruction.argval, package, level))
-            if before[1] is None and "." in instruction.argval:
-                found.append(instruction.argval.partition(".")[0])  # import a.b binds a
-        if instruction.opname != "EXTENDED_ARG":
-            before = [before[1], instruction.argval]
-    return tuple(found + [name for inner in _inner(code) for name in imported(inner, package)])
-
-
-def _absolute(name: str, package: str | None, level: int) -> str:
-    """The full name of a module that a package names so many levels up."""
-    if not level:
-        return str(name)
-    return ".".join([part for part in ((package or "").rsplit(".", level - 1)[0], name) if part])
-
-
-@functools.lru_cache(maxsize=1024)
-def stored_globals(code: types.CodeType) -> frozenset[str]:
-    """The globals that code sets, the functions in it too."""
-    sets = ("STORE_GLOBAL", "DELETE_GLOBAL")
-    names = {instruction.argval for instruction in dis.get_instructions(code) if instruction.opname in sets}
-    return frozenset(names.union(*[stored_globals(inner) for inner in _inner(code)]))
-
-
-@functools.lru_cache(maxsize=1024)
-def stored_cells(code: types.CodeType) -> frozenset[str]:
-    """The variables of surrounding functions that code sets, the functions in it too."""
-    sets = ("STORE_DEREF", "DELETE_DEREF")
-    names = {instruction.argval for instruction in dis.get_instructions(code) if instruction.opname in sets}
-    return frozenset(names.union(*[stored_cells(inner) for inner in _inner(code)])).intersection(code.co_freevars)
-
-
-@functools.lru_cache(maxsize=1024)
-def attribute_names(code: types.CodeType) -> frozenset[str]:
-    """The names of attributes, and globals, that code reads, the functions in it too; words where it reads by words."""
-    words = [constant for constant in code.co_consts if isinstance(constant, str) and constant.isidentifier()]
-    names = {*code.co_names, *(words if _BY_WORDS.intersection(code.co_names) else [])}
-    return frozenset(names.union(*[attribute_names(inner) for inner in _inner(code)]))
-
-
-def _inner(code: types.CodeType) -> list[types.CodeType]:
-    return [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from hesse._autograd.captured import global_names, is_the_users, stored_globals
+from hesse._autograd.captured import is_the_users
+from hesse._autograd.code_names import global_names, stored_globals
 from hesse._autograd.objects import (
     CACHE,
     HOOKS,

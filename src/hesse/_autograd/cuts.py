@@ -101,8 +101,10 @@ class Cuts(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        returned = func(*args, **(kwargs or {}))
         name = _name(func)
+        # ``t.data = x`` gives nothing: what it makes is t.
+        result = args[0] if name == "data" and len(args) == 2 else returned
         if name == "_set_grad_enabled":
             self._no_grad = None if torch.is_grad_enabled() else calling_frame()
             return result
@@ -116,7 +118,7 @@ class Cuts(TorchFunctionMode):
         if dependent:
             with_graph = name == "grad" and bool((kwargs or {}).get("create_graph"))
             self._follow(name, arguments, dependent, result, with_graph)
-        return result
+        return returned
 
     def _follow(
         self, name: str, arguments: list[Tensor], dependent: list[Tensor], result: Any, with_graph: bool

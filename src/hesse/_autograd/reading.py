@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from hesse._autograd import captured
+from hesse._autograd import captured, code_names
 
 Found = list[tuple[str, Any]]
 
@@ -44,7 +44,8 @@ class Reading:
                 return found
         passed: dict[int, tuple[Any, frozenset[str]]] = {}
         found = list(captured.reach(self.func, passed=passed))
-        looks = [look for value, named in passed.values() for look in _looks(value, named)]
+        looks = [look for value, _ in passed.values() for look in _looks(value)]
+        looks += [_Look.of(_of_class, owner) for owner in _users_classes([value for value, _ in passed.values()])]
         # Of a function too deep to be looked through, the code is part of a program.
         deep = [value for _, value in found if type(value) is types.FunctionType and id(value) not in passed]
         self._last = found, looks + [_Look.of(_code, function) for function in deep]
@@ -80,29 +81,36 @@ class _Look(NamedTuple):
         )
 
 
-def _looks(value: Any, named: frozenset[str]) -> Iterator[_Look]:
-    """What decides where a walk goes from a value, by ``named``: see ``captured``."""
+def _looks(value: Any) -> Iterator[_Look]:
+    """What decides where a walk goes from a value, beside its class."""
     members = list(value.modules()) if isinstance(value, torch.nn.Module) else [value]
     if isinstance(value, torch.nn.Module):
         yield from _looks_of_modules(members)
     elif type(value) is types.FunctionType:
         yield _look_of_function(value)
     elif isinstance(value, type):
-        yield _Look.of(_of_a_class_itself, value, named)
+        yield _Look.of(_bases, value)
     elif type(value) not in (tuple, frozenset) and _can_hold(value):
         yield _Look.of(_children, value)
-    for owner in {type(member) for member in members}:
-        if captured.users_bases(owner.__mro__):
-            yield _Look.of(_of_class, owner, named)
+
+
+def _users_classes(values: list[Any]) -> dict[type, None]:
+    """The classes of the user's that these values, and the modules in them, are made of."""
+    found: dict[type, None] = {}
+    for value in values:
+        members = value.modules() if isinstance(value, torch.nn.Module) else [value]
+        for owner in [*{type(member) for member in members}, *([value] if isinstance(value, type) else [])]:
+            found |= dict.fromkeys(captured.users_bases(owner.__mro__))
+    return found
 
 
 def _look_of_function(function: types.FunctionType) -> _Look:
     code = function.__code__
     if not captured.is_users_code(function):
         return _Look.of(_variables, function, [], (), [])
-    names = sorted(captured.global_names(code))
-    imports = captured.imported(code, function.__globals__.get("__package__"))
-    attributes = sorted(captured.attribute_names(code))
+    names = sorted(code_names.global_names(code))
+    imports = code_names.imported(code, function.__globals__.get("__package__"))
+    attributes = sorted(code_names.attribute_names(code))
     # Where another module comes in, what led to it is another object.
     modules = captured.opened(captured.named_modules(function), attributes)
     read = [(vars(module), attribute) for _, module in modules for attribute in attributes]
@@ -113,8 +121,8 @@ def _variables(
     function: types.FunctionType, names: list[str], imports: tuple[str, ...], read: list[tuple[dict[str, Any], str]]
 ) -> tuple[list[Any], list[Any]]:
     """What a function reads. Its code, from which the names are, comes first."""
-    words = function.__kwdefaults__ or {}
-    objects = [function.__code__, function.__module__, function.__defaults__, *words.values()]
+    words, held = function.__kwdefaults__ or {}, function.__dict__
+    objects = [function.__code__, function.__module__, function.__defaults__, *words.values(), *held.values()]
     for cell in function.__closure__ or ():
         try:
             objects.append(cell.cell_contents)
@@ -124,8 +132,8 @@ def _variables(
     objects += map(function.__globals__.get, names, itertools.repeat(_ABSENT))
     objects += map(sys.modules.get, imports, itertools.repeat(_ABSENT))
     if read:
-        objects += [held.get(attribute, _ABSENT) for held, attribute in read]
-    return list(words), objects
+        objects += [space.get(attribute, _ABSENT) for space, attribute in read]
+    return [*words, *held], objects
 
 
 def _code(function: types.FunctionType) -> tuple[list[Any], list[Any]]:
@@ -175,6 +183,7 @@ def _children(value: Any) -> tuple[list[Any], list[Any]]:
 def _attributes(module: torch.nn.Module) -> tuple[list[Any], list[Any]]:
     held, parameters, buffers, modules = vars(module), module._parameters, module._buffers, module._modules
     objects = [*held.values(), *parameters.values(), *buffers.values(), *modules.values()]
+    objects += [*held["_forward_pre_hooks"].values(), *held["_forward_hooks"].values()]
     return [*held, *parameters, *buffers, *modules], objects
 
 
@@ -182,14 +191,14 @@ def _types(values: list[Any]) -> tuple[list[Any], list[Any]]:
     return [], [kind for value in values for kind in (type(value), type(value).__mro__)]
 
 
-def _of_class(owner: type, named: frozenset[str]) -> tuple[list[Any], list[Any]]:
-    found = captured.of_class(owner, named)
-    return list(found), list(found.values())
+def _of_class(owner: type) -> tuple[list[Any], list[Any]]:
+    """All that a class has: of which a walk asks for some takes longer to tell."""
+    held = vars(owner)
+    return list(held), list(held.values())
 
 
-def _of_a_class_itself(owner: type, named: frozenset[str]) -> tuple[list[Any], list[Any]]:
-    found = captured.data_of_class(owner, named)
-    return list(found), [*found.values(), *owner.__mro__]
+def _bases(owner: type) -> tuple[list[Any], list[Any]]:
+    return [], list(owner.__mro__)
 
 
 def _unknown() -> tuple[list[Any], list[Any]]:

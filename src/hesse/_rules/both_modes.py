@@ -4,7 +4,8 @@ PyTorch's formulas of forward mode take statistics and factorizations that the f
 gradient of ``torch.func.jvp`` or ``jacfwd`` through a normalization, a solve or a determinant is wrong. Here, while
 forward mode is on, the result is computed in operations whose formulas are right in both modes: a normalization from
 its means, solves and determinants from a factorization :math:`P L U` that is differentiated itself. So are losses whose
-gradients have no tangent in PyTorch.
+gradients have no tangent in PyTorch. Products over a dimension are multiplied in pairs: PyTorch divides by the factors,
+and what it puts in place of quotients by zero has derivatives that are no numbers, or wrong.
 
 Source: torch/csrc/autograd/FunctionsManual.cpp; the formulas are elementary.
 """
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from hesse._base.forward_mode import is_on
+from hesse._rules.rule import intercept_both
 from hesse._rules.scope import intercept, operator_of, take_apart
 
 Outputs = tuple[Any, ...]
@@ -46,7 +48,7 @@ def _written_out(name: str, rewrite: Callable[..., Tensor]) -> None:
     def kernel(*args: Any, **kwargs: Any) -> Any:
         return rewrite(*args, **kwargs) if is_on() else operator(*args, **kwargs)
 
-    intercept(name, kernel)
+    intercept_both(name, kernel)
 
 
 def _normalized(x: Tensor, dims: list[int], eps: float) -> Tensor:
@@ -112,6 +114,36 @@ def _householder_product(vectors: Tensor, scales: Tensor, *, results: Tensor) ->
     return product
 
 
+def multiplied(x: Tensor) -> Tensor:
+    """The product over the last dimension, by pairs."""
+    if not x.shape[-1]:
+        return x.new_ones(x.shape[:-1])
+    while x.shape[-1] > 1:
+        half = x.shape[-1] // 2
+        x = torch.cat([x[..., :half] * x[..., half : 2 * half], x[..., 2 * half :]], -1)
+    return x.squeeze(-1)
+
+
+def _prod(x: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
+    if not (x.is_floating_point() or x.is_complex()):
+        return torch.prod(x, dtype=dtype) if dim is None else torch.prod(x, dim, keepdim, dtype=dtype)
+    x = x.to(dtype or x.dtype)
+    if dim is None or x.dim() == 0:
+        return multiplied(x.reshape(-1))
+    product = multiplied(x.movedim(dim, -1))
+    return product.unsqueeze(dim) if keepdim else product
+
+
+def _cumprod(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
+    if not (x.is_floating_point() or x.is_complex()) or x.dim() == 0:
+        return torch.cumprod(x, dim, dtype=dtype)
+    products, step = x.to(dtype or x.dtype).movedim(dim, -1), 1
+    while step < products.shape[-1]:
+        products = torch.cat([products[..., :step], products[..., step:] * products[..., :-step]], -1)
+        step *= 2
+    return products.movedim(-1, dim)
+
+
 def _mse_loss(x: Tensor, y: Tensor, reduction: int = 1) -> Tensor:
     return _reduced((x - y).square(), reduction)
 
@@ -144,12 +176,15 @@ for _name, _rewrite in (
 ):
     _in_both_modes(_name, _rewrite)
 
-for _name, _loss in (
+for _name, _rewritten in (
     ("aten::mse_loss", _mse_loss),
     ("aten::huber_loss", _huber_loss),
     ("aten::soft_margin_loss", _soft_margin_loss),
+    ("aten::prod", _prod),
+    ("aten::prod.dim_int", _prod),
+    ("aten::cumprod", _cumprod),
 ):
-    _written_out(_name, _loss)
+    _written_out(_name, _rewritten)
 
 for _name in (
     *("layer_norm", "batch_norm", "instance_norm", "linalg_solve", "linalg_solve_ex", "linalg_slogdet"),

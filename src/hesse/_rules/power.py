@@ -3,7 +3,8 @@ r"""``x ** y`` of tensors, real or complex, where an exponent or a base is zero.
 Where y is zero the power is :math:`e^{y \log x}`: PyTorch's derivative by x leaves out :math:`y x^{y-1}` there, so that
 the mixed second derivative, which is :math:`1 / x`, is zero without a word, and at :math:`x = 0` it is NaN instead of
 zero. Where x is zero and :math:`\operatorname{Re} y > 1`, derivatives by y vanish; PyTorch's second ones are NaN. So
-they are where x is the number zero.
+they are where x is the number zero. Where one of x and y is complex and the other real, PyTorch's forward mode keeps
+the real part of the tangent alone, without a word: the rules convert both.
 
 Source: elementary.
 """
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hesse._base.forward_mode import is_on
 from hesse._rules.batches import has_values
 from hesse._rules.rule import rule
 from hesse._rules.scope import put, put_back
@@ -23,8 +25,8 @@ from hesse._rules.scope import put, put_back
 
 def _is_needed(arguments: Sequence[Any]) -> bool:
     x, y = arguments
-    if not (has_values(x) and has_values(y)):
-        # What cannot be decided by values now is right by the rule too, which takes longer.
+    # What cannot be decided by values now is right by the rule too, which takes longer.
+    if not (has_values(x) and has_values(y)) or (is_on() and x.is_complex() != y.is_complex()):
         return True
     if x.is_complex() or y.is_complex():
         return bool((y == 0).any()) or (y.requires_grad and bool(((x == 0) & (y.real > 1)).any()))
@@ -54,12 +56,27 @@ def power(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(by_exponential, exponential, torch.where(by_constant, constant, other))
 
 
-def _is_zero(arguments: Sequence[Any]) -> bool:
+def _is_half_complex(arguments: Sequence[Any]) -> bool:
     x, y = arguments
-    return x == 0 and not y.is_complex()
+    return is_on() and isinstance(y, complex) and not x.is_complex()
 
 
-@rule("aten::pow.Scalar", where=_is_zero)
-def power_of_zero(_: float, y: Tensor) -> Tensor:
-    """A constant almost everywhere: infinity, one or zero."""
+@rule("aten::pow.Tensor_Scalar", where=_is_half_complex)
+def power_of_number(x: Tensor, y: float | complex) -> Tensor:
+    """The power of a complex base."""
+    raised: Tensor = x.to(torch.result_type(x, y)) ** y
+    return raised
+
+
+def _of_number(arguments: Sequence[Any]) -> bool:
+    x, y = arguments
+    return not y.is_complex() and (x == 0 or (is_on() and isinstance(x, complex)))
+
+
+@rule("aten::pow.Scalar", where=_of_number)
+def number_to_power(x: float | complex, y: Tensor) -> Tensor:
+    """Of zero a constant almost everywhere: infinity, one or zero; of a complex number the power of a complex one."""
+    if x != 0:
+        raised: Tensor = x ** y.to(torch.result_type(x, y))
+        return raised
     return torch.where(y < 0, torch.inf, (y == 0).to(y.dtype)) + 0 * torch.where(y.isfinite(), y, 0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import enum
 import functools
 import hashlib
-import itertools
 import logging
 import sys
 import types
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hesse._autograd import captured, objects
+from hesse._autograd import captured, code_names, objects
 from hesse._autograd.captured import ENTRIES, is_the_users, is_users_code, reach
 from hesse._base import trees
 from hesse._linearize.program.surroundings import layout
@@ -70,9 +69,8 @@ def digest(roots: Iterable[tuple[str, Any]]) -> Digest:
         Unknown: an object is of a kind that is not known, or was not looked through.
     """
     passed: dict[int, tuple[Any, frozenset[str]]] = {}
-    walks = [reach(root, name, passed, _DEPTH) for name, root in roots]
-    found = list(itertools.islice(itertools.chain(*walks), _MOST_OBJECTS))
-    if len(found) == _MOST_OBJECTS:
+    found = [entry for name, root in roots for entry in reach(root, name, passed, _DEPTH, _MOST_OBJECTS)]
+    if len(found) >= _MOST_OBJECTS:
         raise Unknown(f"more than {_MOST_OBJECTS} objects")
     functions = [value for _, value in found if is_users_code(value)]
     _require_known_modules([value for _, value in found if isinstance(value, types.ModuleType)], functions)
@@ -267,11 +265,11 @@ def _require_known_modules(modules: list[types.ModuleType], functions: list[type
     users = {id(module) for module in modules if is_the_users(module.__name__)}
     known = set()
     for function in functions:
-        attributes = captured.attribute_names(function.__code__)
-        names = captured.global_names(function.__code__)
+        attributes = code_names.attribute_names(function.__code__)
+        names = code_names.global_names(function.__code__)
         if readers := (names & _READERS) | (attributes & _HELD_READERS):
             raise Unknown(f"what {min(readers)} reads")
-        for name in captured.imported(function.__code__, function.__globals__.get("__package__")):
+        for name in code_names.imported(function.__code__, function.__globals__.get("__package__")):
             if is_the_users(name) and name not in sys.modules:
                 raise Unknown(f"the module {name}, which is not imported yet")
         for name, module in captured.opened(captured.named_modules(function), attributes):

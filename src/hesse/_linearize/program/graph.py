@@ -17,7 +17,7 @@ from torch.fx._lazy_graph_module import _make_graph_module, _use_lazy_graph_modu
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from hesse._base.interrupts import Held
-from hesse._linearize.program.undisturbed import undisturbed
+from hesse._linearize.program.undisturbed import tracing, undisturbed
 
 Graph = fx.GraphModule
 """A functional graph; ``node.meta["val"]`` holds the stand-in of each node."""
@@ -103,7 +103,7 @@ def trace(function: Callable[..., Any], like: Graph, inputs: Sequence[Tensor], t
 
     ``table`` are decompositions: operators to be written with others.
     """
-    with Held(), undisturbed(), mode_of(like), warnings.catch_warnings():
+    with tracing, Held(), undisturbed(), mode_of(like), warnings.catch_warnings():
         # PyTorch warns of operators that vmap takes sample by sample: once recorded, they are only more nodes.
         warnings.filterwarnings("ignore", "There is a performance drop")
         graph = make_fx(function, decomposition_table=table)(*inputs)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch._inductor.async_compile as async_compile
 from torch._inductor.async_compile import AsyncCompile, get_compile_threads
 from torch._inductor.codecache import CppPythonBindingsCodeCache
 
+from hesse._linearize.program.undisturbed import tracing
 from hesse._linearize.program.wrapper import Kernel, digest_of, load_kernel
 
 # More files make use of more threads, and read the headers more often.
@@ -25,7 +25,6 @@ _FEWEST = 4
 # Of 64 bits and little-endian: the table of sections is at the end.
 _ELF = b"\x7fELF\x02\x01"
 
-_compiling = threading.RLock()
 _damaged: list[str] = []
 
 
@@ -35,7 +34,7 @@ def together() -> Iterator[list[str]]:
 
     The list takes the names of compiled files that were damaged, and were compiled again.
     """
-    with _compiling:
+    with tracing:
         before = async_compile.AsyncCompile
         async_compile.AsyncCompile = _Together  # type: ignore[misc]  # a class of the same methods
         _damaged.clear()

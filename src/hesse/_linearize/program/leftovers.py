@@ -12,7 +12,8 @@ import torch
 
 from hesse._autograd import objects
 from hesse._autograd.blueprint import Blueprint
-from hesse._autograd.captured import is_the_users, is_users_code, reach, stored_globals
+from hesse._autograd.captured import is_the_users, is_users_code, reach
+from hesse._autograd.code_names import stored_globals
 from hesse._autograd.preserving import Held
 from hesse._linearize.program.stand_ins import is_stand_in
 

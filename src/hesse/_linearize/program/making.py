@@ -19,6 +19,7 @@ from hesse._linearize.program.passes.scatter_adds import sort_scatter_adds
 from hesse._linearize.program.runs import Run
 from hesse._linearize.program.stored_graph import StoredGraph
 from hesse._linearize.program.surroundings import Surroundings, layout
+from hesse._linearize.program.undisturbed import tracing
 from hesse._linearize.protocol import Direction, Leaves, Map
 
 
@@ -36,7 +37,8 @@ def parts_of(
     """The parts of a program for points laid out like ``point`` in ``surroundings``."""
     names = surroundings.names_by_tensor()
     reachable = {id(tensor): tensor for tensor in surroundings.tensors.values()}
-    joint = capture(map, point, reachable, directions, backend.table(), follows, noting)
+    with tracing:
+        joint = capture(map, point, reachable, directions, backend.table(), follows, noting)
     num_results = len(results_of(joint.graph))
     joint = joint._replace(graph=run_passes(joint.graph, backend.simplify))
     replays: dict[Which, Replay] = {}

@@ -21,7 +21,7 @@ from hesse._linearize.program.graph import Graph, inputs_of, results_of
 from hesse._linearize.program.own_operators import define
 from hesse._linearize.program.passes.matrix_products import multiply_by_onednn
 from hesse._linearize.program.runs import Run, run_as_it_is, without_wrapper
-from hesse._linearize.program.undisturbed import undisturbed
+from hesse._linearize.program.undisturbed import tracing, undisturbed
 
 _Layouts = tuple[tuple[torch.Size, tuple[int, ...], torch.dtype], ...]
 
@@ -165,7 +165,7 @@ def _graph(name: str, unread: tuple[int, ...], layouts: _Layouts) -> Graph:
         after, kept, results = cell.step(states[0] @ matrix + x, carried, sequences)
         return [result for i, result in enumerate([*after, *kept, *results]) if i not in unread]
 
-    with undisturbed(), new_mode():
+    with tracing, undisturbed(), new_mode():
         stand_ins = [torch.empty_strided(shape, stride, dtype=dtype, device="cpu") for shape, stride, dtype in layouts]
         table = inductor.decompositions()
         graph: Graph = make_fx(torch.func.functionalize(step), decomposition_table=table)(*stand_ins)

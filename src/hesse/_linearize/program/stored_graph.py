@@ -62,13 +62,13 @@ class StoredGraph(NamedTuple):
 
         from hesse._linearize.program.graph import name_inputs
         from hesse._linearize.program.stand_ins import new_mode
-        from hesse._linearize.program.undisturbed import undisturbed
+        from hesse._linearize.program.undisturbed import tracing, undisturbed
 
         namespace = dict(_GLOBALS)
         exec(self.code, namespace)
         mode = new_mode()
         mode.cache_enabled = True
-        with undisturbed(), mode:
+        with tracing, undisturbed(), mode:
             given = [
                 torch.empty_strided(entry.shape, entry.stride, dtype=dtype_of(entry.dtype), device=entry.device)
                 for entry in self.inputs

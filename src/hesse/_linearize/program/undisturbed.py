@@ -1,8 +1,9 @@
-"""Run a graph as it is, whatever surrounds the call."""
+"""Run a graph as it is, whatever surrounds the call; trace one at a time."""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from hesse._autograd.thread_state import inference_mode, interruptible
 from hesse._base.precision import any_autocast
+
+tracing = threading.RLock()
+"""Held while a graph is traced or compiled: PyTorch's tracer replaces functions that all threads call."""
 
 
 class undisturbed:
