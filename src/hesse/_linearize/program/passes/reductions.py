@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from hesse._linearize.program.graph import Graph, is_on_cpu
 from hesse._linearize.program.own_operators import define
@@ -47,13 +49,13 @@ def join_sums(graph: Graph) -> Graph:
     return graph
 
 
-def _dims(node: fx.Node) -> list[int]:
+def _dims(node: Any) -> list[int]:
     """The dimensions of a sum, from the front. That of a 0-dimensional tensor names dimension 0."""
     x, dims = node.args[0].meta["val"], node.args[1]
     return [dim % max(1, x.dim()) for dim in dims or range(x.dim())]
 
 
-def _keeps(node: fx.Node) -> bool:
+def _keeps(node: Any) -> bool:
     return len(node.args) > 2 and bool(node.args[2])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 # Defines the operator below.
@@ -13,7 +15,7 @@ from hesse._linearize.program.graph import Graph, is_on_cpu
 aten = torch.ops.aten
 
 # Private: Inductor has no public way to have a value computed once. Where it moved, nothing is held.
-_REALIZE = getattr(torch.ops._inductor_test, "realize", None)
+_REALIZE: Any = getattr(torch.ops._inductor_test, "realize", None)
 
 # Functions that take a processor longer than reading their result from memory.
 _COSTLY = frozenset(
