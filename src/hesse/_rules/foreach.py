@@ -35,8 +35,8 @@ for _name, _each in (
     ("aten::_foreach_abs", torch.abs),
     ("aten::_foreach_abs_", torch.abs_),
     ("aten::_foreach_norm.Scalar", torch.linalg.vector_norm),
-    *[(f"aten::_foreach_pow.{kind}", torch.pow) for kind in ("List", "Scalar", "ScalarList")],
-    *[(f"aten::_foreach_pow_.{kind}", Tensor.pow_) for kind in ("List", "Scalar", "ScalarList")],
+    ("aten::_foreach_pow.List", torch.pow),
+    ("aten::_foreach_pow_.List", Tensor.pow_),
 ):
     if (_operator := operator_of(_name)) is not None:
         intercept(_name, _one_by_one(_operator, _each))
