@@ -8,7 +8,7 @@ import torch
 
 # Defines the operator below.
 import torch._inductor.lowering
-from torch import fx
+from torch import Tensor, fx
 
 from hesse._linearize.program.graph import Graph, is_on_cpu
 
@@ -50,8 +50,8 @@ def hold_small_factors(graph: Graph) -> Graph:
         if not ((_is_pointwise(node) and (packet in _COSTLY or is_of_costly)) or (packet in _VIEWS and is_of_costly)):
             continue
         costly.add(node)
-        users = [user for user in node.users if _repeats(user, node)] if is_on_cpu(node) else []
-        if users:
+        users = [user for user in node.users if _repeats(user, node)]
+        if users and is_on_cpu(node):
             with graph.graph.inserting_after(node):
                 held = graph.graph.call_function(_REALIZE.default, (node,))
             held.meta["val"] = node.meta["val"]
@@ -69,8 +69,9 @@ def _repeats(user: fx.Node, node: fx.Node) -> bool:
     """Whether a user repeats a value along a dimension before one in which the value varies."""
     if not (_is_pointwise(user) or getattr(user.target, "overloadpacket", None) is aten.expand):
         return False
-    value, result = node.meta["val"], user.meta["val"]
-    if result.numel() < _TIMES * value.numel():
+    # PyTorch's own rewrites leave a node here and there without its stand-in.
+    value, result = node.meta.get("val"), user.meta.get("val")
+    if not (isinstance(value, Tensor) and isinstance(result, Tensor)) or result.numel() < _TIMES * value.numel():
         return False
     shape = (1,) * (result.dim() - value.dim()) + tuple(value.shape)
     repeated = [dim for dim, (small, large) in enumerate(zip(shape, result.shape, strict=True)) if small != large]
