@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -71,3 +72,21 @@ def test_compiled_products_through_batch_norm_are_right(memory_format: torch.mem
     for expect in (1, None):
         H = hesse.Hessian(loss, parameters, engine="compiled", expect=expect)
         torch.testing.assert_close(H @ v, expected)
+
+
+@pytest.mark.private
+@pytest.mark.skipif(not HAS_COMPILER, reason="programs are compiled by a C++ compiler")
+def test_a_kernel_computes_a_held_power_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor.graph import GraphLowering
+
+    from hesse._linearize.program import inductor
+
+    written: list[str] = []
+    monkeypatch.setattr(GraphLowering, "save_output_code", staticmethod(written.append))
+    for rewrite in (lambda graph: graph, hold_small_factors):
+        with new_mode():
+            graph = make_fx(lambda x, v: [x * (v + 1.25).pow(-0.5)[:, None]])(torch.empty(20, 6, 5), torch.empty(6))
+        inductor.compile(rewrite(graph))
+    without, held = [len(set(re.findall(r"out_ptr\d+", code))) for code in written]
+    # The power has a result of its own.
+    assert (without, held) == (1, 2)
