@@ -28,6 +28,19 @@ def run(code: str, **variables: str) -> str:
     return found.stdout
 
 
+ONE_PROCESSOR = """
+import torch, hesse
+x = torch.arange(3.0)
+print((hesse.Hessian(lambda x: (x**3).sum(), x, engine="compiled") @ torch.ones(3)).tolist())
+"""
+
+
+def test_kernels_are_compiled_where_inductor_has_no_pool_of_processes(tmp_path: Path) -> None:
+    # As on a machine with one processor.
+    folders = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "kernels"), "HESSE_CACHE_DIR": str(tmp_path / "programs")}
+    assert run(ONE_PROCESSOR, TORCHINDUCTOR_COMPILE_THREADS="1", **folders) == "[0.0, 6.0, 12.0]\n"
+
+
 NO_COMPILER = """
 import torch, hesse, warnings
 from hesse._linearize import engines
