@@ -3,8 +3,9 @@
     python benchmarks/beside.py OTHER                     # writes benchmarks/results/beside.json
     python benchmarks/beside.py OTHER --row "products mlp" --rounds 3
 
-Every row runs in fresh processes that take turns, the other checkout first, each with its own benchmarks. Both count
-processor seconds of one thread, which a busy machine disturbs least; the figure is the ratio of medians over rounds.
+Every round starts a fresh process of each checkout, each with its own benchmarks. Only one of the two runs at a time:
+they change over after every turn of a contestant, so that a slow second of the machine hits both. Both count processor
+seconds of one thread, which a busy machine disturbs least; the figure is the ratio of medians over rounds.
 """
 
 import argparse
@@ -14,14 +15,17 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import geometric_mean, median
-from typing import Any
+from typing import Any, TextIO
 
 HERE = Path(__file__).parents[1]
 WORKLOADS = ["cubic", "digits", "rosenbrock", "lennard-jones-pairs", "lennard-jones-all", "logistic", "mlp", "gpt"]
 WORKLOADS += ["lstm", "cnn", "resnet"]
 DATA = ("hessian", "gauss-newton")
+# What a process says when it waits for its turn.
+WAITS = "waits\n"
 
 
 def products(name: str, seconds: float) -> dict[str, float]:
@@ -100,12 +104,49 @@ ROWS = [
 ]
 
 
-def run_in(tree: Path, row: str, seconds: float) -> dict[str, float]:
-    """One row in a fresh process that takes hesse and its benchmarks from this checkout."""
+def run_pair(trees: Sequence[Path], row: str, seconds: float) -> list[dict[str, float]]:
+    """One row in a fresh process of each checkout; the one runs while the other waits for its turn."""
+    processes = [_start(tree, row, seconds) for tree in trees]
+    answers: list[dict[str, float]] = [{} for _ in trees]
+    running = list(range(len(trees)))
+    while running:
+        for place in list(running):
+            process = processes[place]
+            process.stdin.write("\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+            if line == WAITS:
+                continue
+            running.remove(place)
+            if line:
+                answers[place] = dict(json.loads(line))
+            process.communicate()
+    return answers
+
+
+def _start(tree: Path, row: str, seconds: float) -> Any:
     environment = os.environ | {"PYTHONPATH": f"{tree}{os.pathsep}{tree / 'src'}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, str(tree), "--row", row, "--seconds", str(seconds), "--here"]
-    ended = subprocess.run(command, cwd=tree, env=environment, stdout=subprocess.PIPE, text=True, check=False)
-    return dict(json.loads(ended.stdout.splitlines()[-1])) if ended.returncode == 0 else {}
+    return subprocess.Popen(
+        command, cwd=tree, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def take_turns() -> TextIO:
+    """Wait for a line from the parent, now and before each turn of a contestant; returns what the parent reads."""
+    from benchmarks import harness
+
+    answers, sys.stdout = sys.stdout, sys.stderr
+    turn = harness.take_turn
+
+    def when_asked(*arguments: Any) -> None:
+        print(WAITS, end="", file=answers, flush=True)
+        sys.stdin.readline()
+        turn(*arguments)
+
+    sys.stdin.readline()
+    harness.take_turn = when_asked
+    return answers
 
 
 def main() -> int:
@@ -120,13 +161,14 @@ def main() -> int:
     rows = options.row or ROWS
     if options.here:
         table, name = rows[0].split()
-        print(json.dumps(TABLES[table](name, options.seconds)))
+        answers = take_turns()
+        print(json.dumps(TABLES[table](name, options.seconds)), file=answers)
         return 0
     results: dict[str, Any] = {}
     for row in rows:
         taken: dict[str, list[list[float]]] = {}
         for _ in range(options.rounds):
-            pair = [run_in(tree.resolve(), row, options.seconds) for tree in (options.other, HERE)]
+            pair = run_pair((options.other.resolve(), HERE), row, options.seconds)
             for column in pair[0].keys() | pair[1].keys():
                 seconds = taken.setdefault(column, [[], []])
                 for place in (0, 1):

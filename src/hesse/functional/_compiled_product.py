@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hesse._autograd.arguments import check_point, check_tangent
-from hesse._autograd.captured import tensors_of
+from hesse._autograd.captured import arguments_of
 from hesse._base import trees
 from hesse._linearize.differentiable import without_derivative
 from hesse._linearize.options import Verify
@@ -51,7 +51,9 @@ class CompiledProduct:
         self._last = H
         product = list(trees.leaves(H @ vector))
         if torch.is_grad_enabled():
-            tensors = [*entries, *[tensor for _, tensor in tensors_of(self._func, point)]]
+            # The program has just asked what the function reaches.
+            captured = [value for _, value in H._point.engines.reading.last() if isinstance(value, torch.Tensor)]
+            tensors = [*entries, *[tensor for _, tensor in arguments_of(point)], *captured]
             followed = [tensor for tensor in tensors if tensor.requires_grad]
             if followed:
                 product = without_derivative(
