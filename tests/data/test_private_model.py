@@ -3,6 +3,7 @@ user's model."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import random
 import threading
@@ -319,3 +320,30 @@ def test_a_loss_is_copied_with_what_it_leads_to_and_no_more() -> None:
     copied = [blueprint.nodes[place] for place in nodes]
     assert not any(module in copied for module in (model, model[0], model[2]))
     assert used == {places[id(tensor)] for tensor in [*model[1].parameters(), *model[1].buffers(), *seen]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    row: int
+
+
+class Keyed(nn.Module):
+    """Looks its factor up by an object that is hashed by what it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 1).double()
+        self.factors = {Place(1): 2.0, Place(2): 5.0}
+        self.known = {(Place(1),)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.factors[Place(1)] * self.layer(x)
+        return found if (Place(1),) in self.known else 0 * found
+
+
+def test_keys_may_be_hashed_by_what_they_hold() -> None:
+    model, x = Keyed(), torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3)
+    H = hesse.LossHessian(model, nn.MSELoss(), [(x, torch.ones(4, 1, dtype=torch.float64))])
+    # The mean of (2 (w·x + b) − 1)² over four rows.
+    rows = torch.cat([x, torch.ones(4, 1, dtype=torch.float64)], dim=1)
+    torch.testing.assert_close(H.to_dense(), 2 * rows.T @ rows)

@@ -97,6 +97,13 @@ def test_an_exported_program_has_its_hessian() -> None:
     torch.testing.assert_close(hesse.LossHessian(exported, nn.CrossEntropyLoss(), (X, Y)).to_dense(), dense(X))
 
 
+def test_an_exported_program_of_any_number_of_rows_has_its_hessian() -> None:
+    rows = torch.export.Dim("rows", min=2, max=64)
+    exported = torch.export.export(head(), (X,), dynamic_shapes={"input": {0: rows}}).module()
+    H = hesse.LossHessian(exported, nn.CrossEntropyLoss(), [(X[:4], Y[:4]), (X[4:], Y[4:])])
+    torch.testing.assert_close(H.to_dense(), dense(X))
+
+
 def test_several_batches_are_put_together_as_the_loss_says() -> None:
     H = hesse.LossHessian(Sized(), nn.CrossEntropyLoss(), [(X, Y), (-X, Y)])
     torch.testing.assert_close(H.to_dense(), (dense(X) + dense(-X)) / 2)

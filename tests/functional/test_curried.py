@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
+from torch.nn.utils import vector_to_parameters
 
 import hesse
 
@@ -51,3 +52,22 @@ def test_the_curried_form_is_differentiable_by_what_requires_gradients() -> None
 def test_a_missing_vector_is_refused_in_one_sentence() -> None:
     with pytest.raises(TypeError, match="takes the arguments of the original function followed by the vector"):
         hesse.func.hvp(coupled)(torch.rand(3))
+
+
+@pytest.mark.private
+def test_a_tensor_that_would_get_the_data_of_an_input_is_left_alone() -> None:
+    net = torch.nn.Linear(2, 1)
+    before = [entry.clone() for entry in net.parameters()]
+
+    def loss(x: Tensor) -> Tensor:
+        vector_to_parameters(x, net.parameters())
+        return net(torch.ones(2)).square().sum()
+
+    x = torch.ones(3)
+    for product in (hesse.func.hvp(loss), hesse.func.vhp(loss)):
+        with pytest.raises(RuntimeError, match=r"\.data of another tensor.*functional_call") as error:
+            product(x, x)
+        assert "\n" not in str(error.value)
+    # PyTorch itself crashes at the next call where a parameter has become part of a transform that has ended.
+    net(torch.ones(2)).sum().backward()
+    assert all(map(torch.equal, net.parameters(), before))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import array
 import collections
+import contextvars
+import ctypes
 import math
+import os
 import sys
 import types
 from collections.abc import Callable
+from decimal import Decimal
 from functools import partial, partialmethod
 from operator import attrgetter
 from typing import Any, ClassVar
@@ -374,3 +379,138 @@ def test_blocks_and_structured_vectors_are_replayed_by_the_same_program() -> Non
     product = H @ (THREE, torch.zeros(3).double())
     assert torch.equal(product[0], torch.zeros(3))
     assert torch.equal(product[1], 2 * (THREE + 1) * THREE)
+
+
+class Slotted:
+    __slots__ = ("factor",)
+
+    def __init__(self) -> None:
+        self.factor = 2.0
+
+
+class BelowSlotted(Slotted):
+    __slots__ = ("other",)
+
+
+class Marked(tuple[int, ...]):
+    factor: float
+
+
+HELD: dict[str, tuple[Callable[[], Any], Callable[[Any], float], Callable[[Any], Any]]] = {
+    "bytes": (lambda: bytearray([2]), lambda d: d[0], lambda d: d.__setitem__(0, 5)),
+    "an array": (lambda: array.array("d", [2.0]), lambda d: d[0], lambda d: d.__setitem__(0, 5.0)),
+    "a number of C": (lambda: ctypes.c_double(2.0), lambda d: d.value, lambda d: setattr(d, "value", 5.0)),
+    "an array of objects": (
+        lambda: np.array([2.0, "a"], dtype=object),
+        lambda d: d[0],
+        lambda d: d.__setitem__(0, 5.0),
+    ),
+    "a context variable": (
+        lambda: contextvars.ContextVar("held", default=2.0),
+        lambda d: d.get(),
+        lambda d: d.set(5.0),
+    ),
+    "slots of a class above": (BelowSlotted, lambda d: d.factor, lambda d: setattr(d, "factor", 5.0)),
+    "a range": (lambda: [range(2)], lambda d: len(d[0]), lambda d: d.__setitem__(0, range(5))),
+    "a slice": (lambda: [slice(2)], lambda d: d[0].stop, lambda d: d.__setitem__(0, slice(5))),
+    "a decimal": (lambda: [Decimal(2)], lambda d: float(d[0]), lambda d: d.__setitem__(0, Decimal(5))),
+}
+
+
+def _attribute_of(value: Any) -> Any:
+    value.factor = 2.0
+    return value
+
+
+HELD |= {
+    f"an attribute of {name}": (made, lambda d: d.factor, lambda d: setattr(d, "factor", 5.0))
+    for name, made in {
+        "a tuple": lambda: _attribute_of(Marked([1])),
+        "a tensor": lambda: _attribute_of(torch.ones(3)),
+        "a parameter": lambda: _attribute_of(nn.Parameter(torch.ones(3))),
+    }.items()
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_what_is_read_of_any_object_of_pythons_is_read_again(name: str) -> None:
+    make, read, change = HELD[name]
+    held = make()
+    # Points 1 and 2 are compared with the tape, and point 3 is not.
+    H = programs.hessian(lambda x: read(held) * (x**3).sum(), THREE).at(2 * THREE)
+    torch.testing.assert_close(H @ THREE, 24 * THREE**2)
+    change(held)
+    torch.testing.assert_close(H.at(THREE) @ THREE, 30 * THREE**2)
+
+
+def test_a_mapping_of_what_changes_elsewhere_is_read_again() -> None:
+    factors = {"a": 2.0}
+    view = types.MappingProxyType(factors)
+    H = programs.hessian(lambda x: view["a"] * (x**3).sum(), THREE).at(2 * THREE)
+    factors["a"] = 5.0
+    torch.testing.assert_close(H.at(THREE) @ THREE, 30 * THREE**2)
+
+
+def test_a_layer_of_another_class_is_another_program() -> None:
+    net = nn.Sequential(nn.ReLU(), nn.Identity())
+    H = programs.hessian(lambda x: (net(x) ** 3).sum(), THREE).at(2 * THREE)
+    net[0] = nn.SiLU()
+    expected = torch.autograd.functional.hvp(lambda x: (nn.functional.silu(x) ** 3).sum(), THREE, THREE)[1]
+    torch.testing.assert_close(H.at(THREE + 0) @ THREE, expected)
+
+
+def _shared(kind: str) -> tuple[Callable[[Tensor], Tensor], Callable[[], None]]:
+    """Two factors, 2 and 5, of which a third place holds one; and what puts the other there."""
+    if kind == "modules":
+        first, second = nn.Linear(1, 1, bias=False).double(), nn.Linear(1, 1, bias=False).double()
+        with torch.no_grad():
+            first.weight.fill_(2.0), second.weight.fill_(5.0)
+        layers = nn.ModuleList([first, second, first])
+        return lambda x: layers[2](x[:, None] ** 3).sum(), lambda: layers.__setitem__(2, second)
+    if kind == "parameters":
+        net = nn.ModuleList([nn.Linear(1, 1, bias=False).double() for _ in range(3)])
+        with torch.no_grad():
+            net[0].weight.fill_(2.0), net[1].weight.fill_(5.0)
+        net[2].weight = net[0].weight
+        return lambda x: net[2](x[:, None] ** 3).sum(), lambda: setattr(net[2], "weight", net[1].weight)
+    if kind == "functions":
+
+        def times(factor: float) -> Callable[[Tensor], Tensor]:
+            return lambda x: factor * (x**3).sum()
+
+        held: list[Any] = [times(2.0), times(5.0)]
+        held.append(held[0])
+        return lambda x: held[2](x), lambda: held.__setitem__(2, held[1])  # type: ignore[no-any-return]  # a function
+    entries = [[2.0], [5.0]]
+    entries.append(entries[0])
+    return lambda x: entries[2][0] * (x**3).sum(), lambda: entries.__setitem__(2, entries[1])
+
+
+@pytest.mark.parametrize("kind", ["modules", "parameters", "functions", "lists"])
+def test_what_has_several_names_may_be_another_of_them_later(kind: str) -> None:
+    func, change = _shared(kind)
+    H = programs.hessian(func, THREE).at(2 * THREE)
+    torch.testing.assert_close(H @ THREE, 24 * THREE**2)
+    change()
+    torch.testing.assert_close(H.at(THREE + 0) @ THREE, 30 * THREE**2)
+
+
+def test_a_hook_of_the_backward_that_comes_later_is_noticed() -> None:
+    layer = nn.Identity()
+    H = programs.hessian(lambda x: (layer(x) ** 3).sum(), THREE).at(2 * THREE)
+    layer.register_full_backward_hook(lambda module, inputs, outputs: (2 * inputs[0],))
+    expected = torch.autograd.functional.hvp(lambda x: (layer(x) ** 3).sum(), THREE, THREE)[1]
+    torch.testing.assert_close(H.at(THREE + 0) @ THREE, expected)
+    assert not torch.equal(expected, 6 * THREE**2)
+
+
+def test_a_program_that_has_differed_once_is_compared_at_each_further_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HESSE_TEST_FACTOR", "2")
+    H = programs.hessian(lambda x: float(os.environ["HESSE_TEST_FACTOR"]) * (x**3).sum(), THREE)
+    for factor, is_right in (("5", False), ("2", True), ("2", True), ("5", False), ("2", True)):
+        monkeypatch.setenv("HESSE_TEST_FACTOR", factor)
+        if is_right:
+            torch.testing.assert_close(H.at(THREE + 0) @ THREE, 12 * THREE**2)
+        else:
+            with pytest.raises(hesse.CaptureError, match="differs from the tape"):
+                H.at(THREE + 0)

@@ -74,6 +74,10 @@ class Blueprint:
         # Planning one node may find others.
         while len(self._plans) < len(self.nodes):
             self._plans.append(self._plan(self.nodes[len(self._plans)]))
+        # What a key is must be there before it is hashed.
+        self._last = frozenset(
+            [place for place, plan in enumerate(self._plans) if getattr(plan, "hashes_copies", False)]
+        )
 
     def make(self, tensors: Sequence[Tensor | None], first: int = 0) -> list[Any]:
         """Copies of the roots, from the first on, with other tensors in the place of ``tensors``."""
@@ -82,6 +86,9 @@ class Blueprint:
         for place in places:
             copies[place] = self._plans[place].allocate(copies)
         for place in places:
+            if place not in self._last:
+                self._plans[place].fill(copies[place], copies, tensors)
+        for place in sorted(self._last.intersection(places)) if self._last else ():
             self._plans[place].fill(copies[place], copies, tensors)
         return [build(copies, tensors) for build in self._roots[first:]]
 
@@ -93,11 +100,12 @@ class Blueprint:
             for place, plan in enumerate(self._plans):
                 copies[place] = plan.allocate(copies)
                 asked.append(copies.taken())
-            of_nodes = []
-            for plan, fresh, before in zip(self._plans, list(copies), asked, strict=True):
-                plan.fill(fresh, copies, tensors)
-                before |= copies.taken()
-                of_nodes.append(tensors.taken())
+            of_nodes: dict[int, set[int]] = {}
+            made = list(copies)
+            for place in sorted(range(len(made)), key=lambda place: place in self._last):
+                self._plans[place].fill(made[place], copies, tensors)
+                asked[place] |= copies.taken()
+                of_nodes[place] = tensors.taken()
             for build in self._roots[first:]:
                 build(copies, tensors)
             found, used = copies.taken(), tensors.taken()

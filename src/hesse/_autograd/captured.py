@@ -6,6 +6,7 @@ Things are found where Python keeps them: closures, globals, defaults, bound obj
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import itertools
 import logging
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hesse._autograd import objects
 from hesse._autograd.arguments import Point
 from hesse._autograd.code_names import attribute_names, global_names, imported
 from hesse._base import trees
@@ -32,8 +34,11 @@ _LIBRARIES = {"torch", "hesse", "numpy", "scipy", *sys.stdlib_module_names} - {"
 _CALLED = frozenset({"__call__", "forward"})
 # What a user sets on a module of a library, beside objects of the user's own classes.
 _DATA = {type(None), bool, int, float, complex, str, bytes, list, tuple, dict, set, weakref.WeakKeyDictionary}
-# Of the hooks of modules those that an evaluation calls.
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+# Of the hooks of modules those that an evaluation calls, or its derivatives.
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_LEAVES = Tensor, str, bytes, int, float
+HOLDERS = (dict, list, tuple, set, frozenset, types.MappingProxyType, contextvars.ContextVar)
+"""What holds others beside its attributes."""
 # What every module has, hooks and tables of its parts; the parts themselves are found by their names.
 _OF_EVERY_MODULE = frozenset(vars(torch.nn.Module())) - {"training"}
 
@@ -138,7 +143,9 @@ class _Walk:
             return
         self.found.append((name, value))
         # A logger caches its level in an attribute.
-        if isinstance(value, Tensor | types.ModuleType | str | bytes | int | float | logging.Logger):
+        if isinstance(value, types.ModuleType | logging.Logger) or (
+            isinstance(value, _LEAVES) and not _is_marked(value)
+        ):
             return
         if depth == 0 or (isinstance(value, type) and not is_the_users(value.__module__)) or id(value) in self._passed:
             return
@@ -232,6 +239,19 @@ def is_users_code(value: Any) -> bool:
     return isinstance(value, types.FunctionType) and is_the_users(value.__module__)
 
 
+def _is_marked(value: Any) -> bool:
+    """Whether a tensor, number or string has attributes of its own, which a user has set."""
+    kind = type(value)
+    if isinstance(value, Tensor):
+        return kind in (Tensor, torch.nn.Parameter) and bool(vars(value))
+    return is_the_users(kind.__module__) and bool(objects.attributes_of(value))
+
+
+def holds_objects(value: Any) -> bool:
+    """Whether a value is an array of NumPy's with objects in it."""
+    return isinstance(value, np.ndarray) and bool(value.dtype.hasobject)
+
+
 class ByMemory(dict[Any, Any]):
     """What belongs to objects, under their identities or addresses in this process; they are kept elsewhere, too."""
 
@@ -257,20 +277,28 @@ def children(value: Any) -> Iterator[tuple[str, Any]]:
                 if key not in _OF_EVERY_MODULE:
                     yield f"{path}.{key}" if path else key, attribute
             yield from ((f"{path}.hook {i}" if path else f"hook {i}", hook) for i, hook in enumerate(hooks_of(module)))
-    elif isinstance(value, dict):
+    elif isinstance(value, contextvars.ContextVar):
+        yield value.name, value.get(None)
+    else:
+        yield from _entries(value)
+        if type(value) not in HOLDERS:
+            # Some objects, as weak proxies, answer for others.
+            yield from list(getattr(value, "__dict__", {}).items())
+            yield from objects.slots_of(value).items()
+
+
+def _entries(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict | types.MappingProxyType):
         yield from ((str(key), entry) for key, entry in list(itertools.islice(value.items(), ENTRIES)))
     elif isinstance(value, list | tuple | set | frozenset):
         yield from ((str(i), entry) for i, entry in enumerate(itertools.islice(value, ENTRIES)))
-    else:
-        yield from list(getattr(value, "__dict__", {}).items())
-        yield from (
-            (slot, getattr(value, slot)) for slot in getattr(type(value), "__slots__", ()) if hasattr(value, slot)
-        )
+    elif holds_objects(value):
+        yield from ((str(i), entry) for i, entry in enumerate(itertools.islice(value.flat, ENTRIES)))
 
 
 def hooks_of(module: torch.nn.Module) -> list[Any]:
-    """The user's hooks that an evaluation of a module calls."""
-    hooks = [hook for table in _HOOKS for hook in vars(module).get(table, {}).values()]
+    """The user's hooks that an evaluation of a module and its derivatives call."""
+    hooks = [hook for table in HOOKS for hook in vars(module).get(table, {}).values()]
     return [hook for hook in hooks if is_users_code(function_of(hook)) or is_the_users(type(hook).__module__)]
 
 

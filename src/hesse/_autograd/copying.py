@@ -151,12 +151,14 @@ class ContainerPlan:
         self._pairs: list[tuple[Build, Build]] | None = None
         if self._base is not dict and self._base is not set:
             self._entries = _made_anew(enumerate(container), entry)
+            self.hashes_copies = False
             return
         items: dict[Any, Any] = dict.fromkeys(container) | (container if self._base is dict else {})
         self._entries = _made_anew(items.items(), entry)
         # Keys are seldom what is copied; where they are, the container is filled in its order.
         if any([entry(key) is not None for key in items]):
             self._pairs = [(_always(key, entry), _always(value, entry)) for key, value in items.items()]
+        self.hashes_copies = self._pairs is not None
 
     def allocate(self, copies: Copies) -> Any:
         """A container of the same things."""
@@ -249,6 +251,7 @@ class WeakPlan:
         self._kind = kind_of(container)
         items = dict.fromkeys(container) if isinstance(container, weakref.WeakSet) else dict(container)
         self._pairs = [(build(key), build(value)) for key, value in items.items()]
+        self.hashes_copies = True
 
     def allocate(self, copies: Copies) -> Any:
         """An empty one."""

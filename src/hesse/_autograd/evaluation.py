@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from hesse._autograd import graph, hooks
 from hesse._autograd.thread_state import interruptible, ordinary_autograd, untraced
@@ -109,6 +110,23 @@ def refuse_scripted(name: str, outputs: Sequence[Tensor]) -> None:
         )
 
 
+class _WithoutDataOfInputs(TorchFunctionMode):
+    """Refuses to assign what belongs to a transform to ``data`` of another tensor, which PyTorch crashes of later."""
+
+    _set: Any = Tensor.data.__set__  # type: ignore[attr-defined]  # a property made in C
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function, unless it is that assignment."""
+        is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+        if func == self._set and is_wrapped(args[1]) and not is_wrapped(args[0]):
+            raise RuntimeError(
+                "The function assigns what it makes of its input to .data of another tensor, as"
+                " torch.nn.utils.vector_to_parameters does, which is neither differentiable nor possible inside a"
+                " torch.func transform. Call the model by torch.func.functional_call(model, parameters, arguments)."
+            )
+        return func(*args, **(kwargs or {}))
+
+
 @interruptible
 def _at_transform_level(body: Callable[[tuple[Tensor, ...]], Any], leaves: Sequence[Tensor]) -> Any:
     """Run ``body`` one differentiation level deeper in torch.func, where torch.autograd.grad works.
@@ -118,7 +136,8 @@ def _at_transform_level(body: Callable[[tuple[Tensor, ...]], Any], leaves: Seque
     kept: list[Any] = []
 
     def at_level(*tracked: Tensor) -> tuple[Tensor, ...]:
-        kept[:] = trees.flatten(body(tuple(map(hooks.noted, tracked))))
+        with _WithoutDataOfInputs():
+            kept[:] = trees.flatten(body(tuple(map(hooks.noted, tracked))))
         return tuple([result for result in kept[0] if isinstance(result, Tensor)])
 
     held = scope.put(True)

@@ -43,7 +43,7 @@ COPYABLE: tuple[Any, ...] = (
     *(bytearray, array.array, io.StringIO, io.BytesIO),
     *map(type, (iter([]), iter(()), iter(range(0)), iter(""))),
 )
-_LIBRARIES = (frozenset(sys.stdlib_module_names) - {"__main__"}) | {"torch", "numpy", "scipy", "hesse"}
+_LIBRARIES = (frozenset(sys.stdlib_module_names) - {"__main__"}) | {"torch", "numpy", "scipy", "sympy", "hesse"}
 # As a class may define its own.
 set_attribute = object.__setattr__
 

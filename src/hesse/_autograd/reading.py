@@ -163,7 +163,9 @@ def _has_its_own_ways(module: torch.nn.Module) -> bool:
 def _can_hold(value: Any) -> bool:
     """Whether a walk may find something else in a value later."""
     has_slots = any(["__slots__" in vars(kind) for kind in type(value).__mro__])
-    return hasattr(value, "__dict__") or has_slots or isinstance(value, list | tuple | set | dict)
+    return (
+        hasattr(value, "__dict__") or has_slots or isinstance(value, captured.HOLDERS) or captured.holds_objects(value)
+    )
 
 
 def _children(value: Any) -> tuple[list[Any], list[Any]]:
@@ -183,7 +185,7 @@ def _children(value: Any) -> tuple[list[Any], list[Any]]:
 def _attributes(module: torch.nn.Module) -> tuple[list[Any], list[Any]]:
     held, parameters, buffers, modules = vars(module), module._parameters, module._buffers, module._modules
     objects = [*held.values(), *parameters.values(), *buffers.values(), *modules.values()]
-    objects += [*held["_forward_pre_hooks"].values(), *held["_forward_hooks"].values()]
+    objects += [hook for table in captured.HOOKS for hook in held.get(table, {}).values()]
     return [*held, *parameters, *buffers, *modules], objects
 
 

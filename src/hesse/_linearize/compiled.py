@@ -77,15 +77,15 @@ class Compiled:
         self._sorted: Sorted | None = None
         self.verify = verify
         self.programs: list[Program] = []
-        self.exceptions = 0
+        self.exceptions, self._follows = 0, False
         self._directions = directions
         self.or_tape = or_tape
         self._backend, self._most_kept = backend, most_kept
         # A backend of one's own is not known on the disk.
         self._saves = backend is None
         self._origins: dict[Program, Origin] = {}
+        self._have_differed: set[Program] = set()
         self.refusal: str | None = None
-        self._follows = False
 
     def linearize(
         self,
@@ -195,7 +195,8 @@ class Compiled:
     def _is_due(self, program: Program, form: Form) -> bool:
         """Whether a program is compared with the tape at its next point, counted from 1."""
         number = program.points[form] + 1
-        return number == 1 or self.verify == "always" or (bool(self.verify) and number & (number - 1) == 0)
+        is_power = bool(self.verify) and number & (number - 1) == 0
+        return is_power or number == 1 or self.verify == "always" or program in self._have_differed
 
     def _serving(self, point: Leaves, surroundings: Surroundings) -> tuple[Program, list[Tensor]] | None:
         """A program for the point, and its inputs there."""
@@ -244,8 +245,7 @@ class Compiled:
         from hesse._linearize.program import leftovers
         from hesse._linearize.program.program import Program
 
-        states = generator_states()
-        reads = (self.reading.func, shared and shared.reads())
+        states, reads = generator_states(), (self.reading.func, shared and shared.reads())
         with refused(described("making its program")), leftovers.removed(reads):
             self._backend = self._backend or _inductor()
             noting = contextlib.nullcontext if origin is None else origin.ran.noted
@@ -317,8 +317,7 @@ class Compiled:
         Raises:
             CaptureError: there is no program, or not for a point that has passed.
         """
-        surroundings = self._surroundings(arguments, point)
-        program, inputs = self._program(map, point, arguments, surroundings, None)
+        program, inputs = self._program(map, point, arguments, self._surroundings(arguments, point), None)
         if program.changed_inputs(inputs):
             raise CaptureError("it changes tensors in place, so that its evaluation cannot be repeated")
         expected = expected_products(reference, self._directions, point)
@@ -367,6 +366,7 @@ class Compiled:
         except CaptureError as error:
             if number == 1 and program in self._origins and self._origins[program].is_found:
                 raise FoundWrongError(program) from error
+            self._have_differed.add(program)
             drawn = f", and it draws by {', '.join(program.draws)}" if program.draws else ""
             raise CaptureError(f"{error}{drawn}") from error
         if isinstance(ours, LoneProduct):

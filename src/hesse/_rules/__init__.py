@@ -10,6 +10,7 @@ from hesse._rules import (  # noqa: F401  # imported for what they install
     collectives,
     control_flow,
     ctc_loss,
+    decompositions,
     determinant,
     embedding_bag,
     flex_attention,

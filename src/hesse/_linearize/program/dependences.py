@@ -136,9 +136,7 @@ def _holder(value: Any, kind: type) -> Any:
         return str(value)
     if isinstance(value, property | staticmethod | classmethod | functools.cached_property):
         return _function(captured.function_of(value))
-    is_plain = kind.__module__.startswith("hesse.") or objects.is_plain_object(value)
-    # Slots of the classes above are not looked through.
-    if is_plain and len(objects.attributes_of(value)) == len(list(captured.children(value))):
+    if kind.__module__.startswith("hesse.") or objects.is_plain_object(value):
         return kind.__module__, kind.__qualname__
     raise Unknown(f"an object of type {kind.__module__}.{kind.__qualname__}")
 

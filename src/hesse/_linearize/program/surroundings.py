@@ -6,6 +6,8 @@ only where they are what they were; so are the settings of PyTorch that change w
 
 from __future__ import annotations
 
+import array
+import ctypes
 import enum
 import hashlib
 import itertools
@@ -18,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hesse._autograd.captured import reach
+from hesse._autograd import objects
+from hesse._autograd.captured import HOLDERS, is_the_users, reach
 from hesse._base import trees
 from hesse._base.precision import any_autocast
 
@@ -46,8 +49,9 @@ class Sorted:
     def __init__(self, found: Sequence[tuple[str, Any]]) -> None:
         self.found = found
         self.tensors = {name: value for name, value in found if isinstance(value, Tensor)}
-        self.fixed: tuple[Plain, ...] = tuple([plain(*pair) for pair in found if not isinstance(pair[1], _CHANGING)])
-        self._arrays = [pair for pair in found if isinstance(pair[1], np.ndarray)]
+        fixed = [pair for pair in found if not isinstance(pair[1], _CHANGING)]
+        self.fixed: tuple[Any, ...] = (*[plain(*pair) for pair in fixed], ("what has several names", "", _twice(fixed)))
+        self._arrays = [pair for pair in found if isinstance(pair[1], _ARRAYS)]
 
     def changing(self) -> tuple[Plain, ...]:
         """Of everything else, as it is now; a lazy parameter has nothing yet."""
@@ -61,7 +65,20 @@ class Sorted:
         return (*changing, *[plain(*pair) for pair in self._arrays])
 
 
-_CHANGING = Tensor, np.ndarray
+_ARRAYS: tuple[Any, ...] = (
+    *(np.ndarray, bytearray, array.array),
+    *(ctypes.Array, ctypes.Structure, ctypes._SimpleCData),
+)
+_CHANGING = (Tensor, *_ARRAYS)
+# Of these, equal ones may be the same object or not.
+_VALUES = bool | int | float | complex | str | bytes | None | torch.dtype | torch.device | torch.Size | np.generic
+
+
+def _twice(found: Sequence[tuple[str, Any]]) -> tuple[tuple[str, str], ...]:
+    """The further names of objects that have several, each with the first one."""
+    first: dict[int, str] = {}
+    names = [(name, first.setdefault(id(value), name)) for name, value in found if not isinstance(value, _VALUES)]
+    return tuple([pair for pair in names if pair[0] != pair[1]])
 
 
 class Surroundings:
@@ -125,7 +142,11 @@ def _named(parts: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
 
 def plain(name: str, value: Any) -> Plain:
     """What a program has of an object as a part of it."""
-    return name, type(value).__qualname__, token(value)
+    return name, _kind(value), token(value)
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def token(value: Any) -> Any:
@@ -136,14 +157,45 @@ def token(value: Any) -> Any:
         return repr(value)  # tells -0.0 from 0.0, and a NaN equals itself
     if isinstance(value, types.FunctionType):
         return value.__code__
+    if isinstance(value, torch.nn.Module):
+        return _tree(value)
     if isinstance(value, np.ndarray | np.generic):
-        array = np.ascontiguousarray(value)
-        if array.dtype.hasobject:
-            return id(value)
-        return (array.shape, array.dtype.str, hashlib.blake2b(array.view(np.uint8).data).digest())
+        numbers = np.ascontiguousarray(value)
+        # Of an array of objects, these are found by themselves.
+        held = b"" if numbers.dtype.hasobject else hashlib.blake2b(numbers.view(np.uint8).data).digest()
+        return numbers.shape, numbers.dtype.str, held
     if isinstance(value, type | types.ModuleType | types.BuiltinFunctionType):
         return _Same(value)
-    return ()
+    if isinstance(value, _ARRAYS):
+        view = memoryview(value)
+        return view.format, view.tobytes()
+    return _itself(value)
+
+
+def _tree(module: torch.nn.Module) -> tuple[Any, ...]:
+    """The classes of all modules in one, and which of their modules and tensors are the same."""
+    places = {id(None): -1}
+    tree = []
+    for member in module.modules():
+        tables = [member._parameters, member._buffers, member._modules]
+        # TorchScript's are made anew at each look.
+        held = [pair for table in tables if isinstance(table, dict) for pair in table.items()]
+        tree.append((_kind(member), *[(key, places.setdefault(id(part), len(places))) for key, part in held]))
+    return tuple(tree)
+
+
+def _itself(value: Any) -> Any:
+    """An object of a library that holds nothing which is found by itself, as a slice, a decimal number or a mark."""
+    if isinstance(value, slice):
+        return repr(value)
+    is_read = isinstance(value, HOLDERS) or hasattr(value, "__dict__") or objects.has_slots(value)
+    if is_read or is_the_users(type(value).__module__):
+        return ()
+    try:
+        hash(value)
+    except TypeError:
+        return _Same(value)
+    return value
 
 
 class _Same(NamedTuple):
