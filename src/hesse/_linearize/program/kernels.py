@@ -87,7 +87,8 @@ class _Together(AsyncCompile):
         super().wait(scope)
 
     def _load(self, source: str) -> Any:
-        return _File.load_async(source, "cpu", submit_fn=self.submit)
+        # Without a pool of processes, what is submitted runs at once, under the lock that it waits for.
+        return _File.load_async(source, "cpu", submit_fn=self.submit if get_compile_threads() > 1 else None)
 
 
 class _File(CppPythonBindingsCodeCache):
