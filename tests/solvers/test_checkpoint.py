@@ -223,7 +223,7 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path):
     with safetensors.safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["hesse"])
     safetensors.torch.save_file({"": torch.zeros(0)}, path, {"hesse": json.dumps({**header, "version": 99})})
-    with pytest.raises(hesse.CheckpointError, match="is of version 99, not 6, and is left as it is"):
+    with pytest.raises(hesse.CheckpointError, match="is of version 99, not 7, and is left as it is"):
         solve_for(20, path)
 
 
@@ -297,6 +297,40 @@ def test_a_function_that_is_another_one_is_refused(tmp_path):
         hesse.trace_of(torch.log, Counting(), **words)
     assert path.path.read_bytes() == content
     assert hesse.trace_of(torch.sqrt, Counting(), **words) == hesse.trace_of(torch.sqrt, Counting(), rng=0)
+
+
+def test_a_function_that_differs_where_an_earlier_sample_was_taken_is_refused(tmp_path):
+    path, seen = hesse.Checkpoint(tmp_path / "state", seconds=0), []
+
+    def ask(f, stop=10**9):
+        A = hesse.Hessian(lambda x: (torch.linspace(0, 1, 2001) * x**2).sum(), torch.zeros(2001))
+        words = {"rng": 0, "num_steps": 6, "tol": 1e-9, "max_products": 300, "checkpoint": path}
+        return hesse.trace_of(f, A, callback=lambda p: p.num_products >= stop, **words)
+
+    def square(nodes):
+        seen.append(nodes.clone())
+        return nodes**2
+
+    # Of twenty probes, which are done after 120 products, and of others.
+    ask(square, stop=200)
+    node = float(next(nodes for nodes in seen if len(nodes) == 6)[3])
+    with pytest.raises(hesse.CheckpointError, match="was written with another f, and is left as it is"):
+        ask(lambda nodes: torch.where(nodes == node, 5.0, nodes**2))
+
+
+def test_another_spring_is_another_operator(tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    stiffness, ends = torch.rand(40, generator=draw), torch.randint(20, (2, 40), generator=draw)
+
+    def ask(stiffness, path):
+        H = hesse.Hessian(lambda x: (stiffness * (x[ends[0]] - x[ends[1]]) ** 2).sum() + (x**2).sum(), torch.zeros(20))
+        return hesse.solve(H, torch.arange(20.0), checkpoint=path)
+
+    path = hesse.Checkpoint(tmp_path / "state", seconds=0)
+    ask(stiffness, path)
+    for spring in (ends[0] != ends[1]).nonzero().flatten().tolist():
+        with pytest.raises(hesse.CheckpointError, match="was written for another operator"):
+            ask(stiffness.index_fill(0, torch.tensor([spring]), 7.0), path)
 
 
 @pytest.mark.parametrize("stop", range(1, 60, 7))

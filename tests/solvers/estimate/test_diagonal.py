@@ -70,9 +70,23 @@ def test_a_low_rank_diagonal_is_read_off(rank):
     matrix = with_eigenvalues(np.concatenate([np.arange(1.0, rank + 1), np.zeros(97)]))
     for seed in range(10):
         found = hesse.diagonal(matrix, tol=1e-8, rng=seed)
-        # The rounding of images that are nearly parallel may count as one direction.
-        assert found.num_products in (16 + rank, 17 + rank)
+        # One product shows that nothing is left; the rounding of nearly parallel images may count as one direction.
+        assert found.num_products in (17 + rank, 18 + rank)
         assert torch.allclose(found.estimate, matrix.diagonal())
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+def test_probes_that_agree_do_not_show_that_the_range_is_found(n):
+    matrix = torch.eye(n, dtype=torch.float64) + torch.ones(n, n, dtype=torch.float64) / 3
+    for seed in range(20):
+        found = hesse.diagonal(matrix, method="xdiag", rng=seed)
+        assert found.converged
+        # With so few entries every basis becomes whole, and then the diagonal is read off.
+        assert torch.allclose(found.estimate, matrix.diagonal())
+    with pytest.warns(hesse.ConvergenceWarning):
+        # Of two probes that agree, nothing is known of the other direction, and no product is left to ask.
+        short = [hesse.diagonal(matrix, method="xdiag", max_products=2, rng=seed) for seed in range(20)]
+    assert not any(found.converged for found in short)
 
 
 @pytest.mark.parametrize("n", [0, 1, 30])

@@ -242,7 +242,8 @@ class _Diagonal:
     def _sample(self, width: int) -> None:
         signs = self._operator.signs(width, self._rng)
         images = self._products.multiply(signs)
-        if not self._full:
+        was_full = self._full
+        if not was_full:
             kept = self._finder.append(images[:, : self._largest_basis - self._finder.size])
             taken = signs[:, : len(kept)]
             self._probes = blocks.beside(self._probes, taken[:, kept.to(taken.device)])
@@ -253,6 +254,23 @@ class _Diagonal:
             change = sample - self._mean
             self._mean.add_(change, alpha=1 / self._count)
             self._deviations.addcmul_(change, sample.sub_(self._mean))
+        if self._finder.exhausted and not was_full:
+            self._confirm()
+
+    def _confirm(self) -> None:
+        """Whether the range is exhausted, by one product with a normal vector.
+
+        Two vectors of signs may agree wherever the operator acts, and say nothing of what is left; a normal vector lies
+        in no given subspace. Its image is one more of the basis where it is new.
+        """
+        finder, products = self._finder, self._products
+        finder.exhausted = False
+        # The images of the basis come after it.
+        if products.left < finder.size - self._images.shape[1] + 2:
+            return
+        normal = self._operator.randn(1, self._rng)
+        if bool(finder.append(products.multiply(normal))):
+            self._probes = blocks.beside(self._probes, normal)
 
     def _standard_errors(self) -> Tensor:
         return (self._deviations / (self._count * max(self._count - 1, 1))).sqrt_()

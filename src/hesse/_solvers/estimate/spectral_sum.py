@@ -105,7 +105,7 @@ class SpectralSum:
         self._probes: list[Probe] = []
         # The columns of the matrix, once it is made.
         self._columns = blocks.empty(products.operator)
-        # The eigenvalues at which f was taken last, and what it gave.
+        # The nodes of the samples, and what f gave there.
         self._seen = torch.zeros(2, 0, dtype=torch.float64, device="cpu")
 
     def run(self, saved: State | None) -> TraceOfEstimate:
@@ -137,7 +137,9 @@ class SpectralSum:
 
     def _state(self) -> State:
         kept = {"samples": self._samples, "errors": self._errors, "floors": self._floors, "wanted": self._wanted}
-        return {**kept, "columns": self._columns, "f": self._seen, **quadrature.state(self._probes)}
+        # Of the probes that go on as well.
+        seen = torch.cat([self._seen, *[self._taken(probe) for probe in self._probes if probe.values]], dim=1)
+        return {**kept, "columns": self._columns, "f": seen, **quadrature.state(self._probes)}
 
     def _load(self, saved: State) -> None:
         self._seen = saved["f"]
@@ -174,12 +176,16 @@ class SpectralSum:
             probe.error = self._rounding(nodes, n * weights, products.grow(probe.rounding))
             if not probe.basis.exhausted:
                 probe.error += quadrature.error(probe.values, n)
-            self._seen = torch.stack([nodes, values])
         products.report(f"{len(running)} probes at step {taken[0].basis.size}")
 
     def _quadrature(self, probe: Probe) -> Quadrature:
         nodes, weights = probe.quadrature()
         return blocks.ldexp(nodes, self._products.exponent), weights
+
+    def _taken(self, probe: Probe) -> Tensor:
+        """The nodes of a probe, and f there, (2, m)."""
+        nodes, _ = self._quadrature(probe)
+        return torch.stack([nodes, self._values(nodes)])
 
     def _gather(self) -> None:
         """Make samples of the probes, and tell how many there must be."""
@@ -188,6 +194,8 @@ class SpectralSum:
                 self._samples.append(probe.values[-1])
                 self._errors.append(probe.error)
                 self._floors.append(self._products.size * self._floor(*self._quadrature(probe)))
+                if self._products.is_kept:
+                    self._seen = torch.cat([self._seen, self._taken(probe)], dim=1)
         self._probes = []
         if len(self._samples) >= FIRST_PROBES:
             self._wanted = max(self._wanted, self._needed())
