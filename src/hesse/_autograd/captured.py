@@ -37,6 +37,8 @@ _DATA = {type(None), bool, int, float, complex, str, bytes, list, tuple, dict, s
 # Of the hooks of modules those that an evaluation calls, or its derivatives.
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _LEAVES = Tensor, str, bytes, int, float
+# What is noted on tensors and code, beside what the user sets.
+_NOTES = ("_hesse_", "_dynamo_")
 HOLDERS = (dict, list, tuple, set, frozenset, types.MappingProxyType, contextvars.ContextVar)
 """What holds others beside its attributes."""
 # What every module has, hooks and tables of its parts; the parts themselves are found by their names.
@@ -243,7 +245,7 @@ def _is_marked(value: Any) -> bool:
     """Whether a tensor, number or string has attributes of its own, which a user has set."""
     kind = type(value)
     if isinstance(value, Tensor):
-        return kind in (Tensor, torch.nn.Parameter) and bool(vars(value))
+        return kind in (Tensor, torch.nn.Parameter) and any([not key.startswith(_NOTES) for key in vars(value)])
     return is_the_users(kind.__module__) and bool(objects.attributes_of(value))
 
 
@@ -283,7 +285,8 @@ def children(value: Any) -> Iterator[tuple[str, Any]]:
         yield from _entries(value)
         if type(value) not in HOLDERS:
             # Some objects, as weak proxies, answer for others.
-            yield from list(getattr(value, "__dict__", {}).items())
+            held = list(getattr(value, "__dict__", {}).items())
+            yield from [pair for pair in held if not (isinstance(pair[0], str) and pair[0].startswith(_NOTES))]
             yield from objects.slots_of(value).items()
 
 

@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import operator
 import types
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -188,7 +189,9 @@ def _itself(value: Any) -> Any:
     """An object of a library that holds nothing which is found by itself, as a slice, a decimal number or a mark."""
     if isinstance(value, slice):
         return repr(value)
-    is_read = isinstance(value, HOLDERS) or hasattr(value, "__dict__") or objects.has_slots(value)
+    # What a weak reference leads to is not the function's, and may go at any time.
+    is_weak = isinstance(value, weakref.ReferenceType)
+    is_read = is_weak or isinstance(value, HOLDERS) or hasattr(value, "__dict__") or objects.has_slots(value)
     if is_read or is_the_users(type(value).__module__):
         return ()
     try:
