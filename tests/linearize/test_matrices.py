@@ -75,6 +75,35 @@ def test_inductor_is_given_the_faster_products(fast_here: bool, monkeypatch: pyt
     assert ("hesse.mm.default" in seen) == fast_here
 
 
+@pytest.mark.parametrize(("threads", "expected"), [(1, 0), (2, 2)])
+def test_a_matrix_and_a_vector_are_multiplied_by_all_threads(
+    threads: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onednn, "fast_here", lambda: False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    names: list[str] = []
+
+    def compile(graph: Any) -> Any:
+        multiply_by_onednn(graph)
+        names.extend(str(node.target) for node in graph.graph.nodes)
+        return lambda given: graph(*given)
+
+    torch.manual_seed(0)
+    X, y, bias = torch.randn(2**14, 64), torch.randn(2**14, 1), torch.randn(1)
+    weight, v = torch.randn(2, 1, 64)
+
+    def loss(weight: Tensor) -> Tensor:
+        return (torch.nn.functional.linear(X.to(weight.dtype), weight, bias.to(weight.dtype)) - y).exp().mean()
+
+    H = programs.hessian(loss, weight / 8, backend=programs.compiling(compile))
+    ours = H @ v
+    first = [name for name in names if "mm" in name]
+    assert first.count("hesse.mm.default") == 2 * expected
+    assert ("aten.addmm.default" in first) == (not expected)
+    wide = torch.autograd.functional.vhp(loss, weight.double() / 8, v.double())[1]
+    assert (ours.double() - wide).norm() <= 1e-5 * wide.norm()
+
+
 def test_the_operator_says_what_its_result_looks_like() -> None:
     a, b = torch.randn(5, 3), torch.randn(7, 3).mT
     torch.library.opcheck(torch.ops.hesse.mm.default, (a, b), test_utils=("test_schema", "test_faketensor"))

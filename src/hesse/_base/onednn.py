@@ -1,7 +1,8 @@
 """Products of matrices by oneDNN, under a name of PyTorch's that is private, for processors where they are the faster.
 
 On processors of AMD, MKL keeps to half the width of the registers, and oneDNN is twice as fast or more. Whether it is
-on this one, a product of middle size tells once a process; which products gain is a matter of their shapes.
+on this one, a product of middle size tells once a process; which products gain is a matter of their shapes. Of a matrix
+and a vector, MKL's product runs on one thread, and oneDNN's on all.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def outruns(a: Tensor, b: Tensor) -> bool:
         and bool(torch.backends.mkldnn.enabled)
         and all(entry.device.type == "cpu" and entry.dtype is torch.float32 for entry in (a, b))
         and _gains(a.shape[0], a.shape[1], b.shape[1])
-        and fast_here()
+        and ((1 in (a.shape[0], b.shape[1]) and torch.get_num_threads() > 1) or fast_here())
     )
 
 

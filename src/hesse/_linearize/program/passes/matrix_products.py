@@ -25,14 +25,30 @@ def multiply_by_onednn(graph: Graph) -> Graph:
         c = hesse.mm(a, b)
 
     MKL uses half the width of AMD's registers in single precision: replays of a logistic regression went from 1.9x to
-    4x a lone ``vhp``, those of a multilayer perceptron from 1.3x to 2.7x (docs/decisions/engines.md).
+    4x a lone ``vhp``, those of a multilayer perceptron from 1.3x to 2.7x (docs/decisions/engines.md). Of a matrix and a
+    vector, its product uses one thread; there ``aten.addmm`` is replaced too, by the product and a sum.
     """
+    for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.addmm.default):
+        bias, a, b = node.args
+        a_val, b_val = a.meta["val"], b.meta["val"]
+        if not node.kwargs and 1 in (a_val.shape[0], b_val.shape[1]) and _is_faster(a_val, b_val):
+            with graph.graph.inserting_before(node):
+                product = graph.graph.call_function(MM, (a, b))
+                product.meta["val"] = node.meta["val"]
+                node.replace_all_uses_with(
+                    total := graph.graph.call_function(torch.ops.aten.add.Tensor, (product, bias))
+                )
+                total.meta["val"] = node.meta["val"]
+            graph.graph.erase_node(node)
     for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.mm.default):
-        a, b = [argument.meta["val"] for argument in node.args]
-        if _is_contiguous_either_way(a) and _is_contiguous_either_way(b) and onednn.outruns(a, b):
+        if _is_faster(*[argument.meta["val"] for argument in node.args]):
             node.target = MM
     graph.recompile()
     return graph
+
+
+def _is_faster(a: Tensor, b: Tensor) -> bool:
+    return _is_contiguous_either_way(a) and _is_contiguous_either_way(b) and onednn.outruns(a, b)
 
 
 def _is_contiguous_either_way(matrix: Tensor) -> bool:
