@@ -29,16 +29,15 @@ def multiply_by_onednn(graph: Graph) -> Graph:
     vector, its product uses one thread; there ``aten.addmm`` is replaced too, by the product and a sum.
     """
     for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.addmm.default):
-        bias, a, b = node.args
-        a_val, b_val = a.meta["val"], b.meta["val"]
-        if not node.kwargs and 1 in (a_val.shape[0], b_val.shape[1]) and _is_faster(a_val, b_val):
+        bias, *matrices = node.args
+        shapes = [matrix.meta["val"].shape for matrix in matrices]
+        is_of_vector = 1 in (shapes[0][0], shapes[1][1]) and not node.kwargs
+        if is_of_vector and _is_faster(*[matrix.meta["val"] for matrix in matrices]):
             with graph.graph.inserting_before(node):
-                product = graph.graph.call_function(MM, (a, b))
-                product.meta["val"] = node.meta["val"]
-                node.replace_all_uses_with(
-                    total := graph.graph.call_function(torch.ops.aten.add.Tensor, (product, bias))
-                )
-                total.meta["val"] = node.meta["val"]
+                product = graph.graph.call_function(MM, tuple(matrices))
+                total = graph.graph.call_function(torch.ops.aten.add.Tensor, (product, bias))
+            product.meta["val"] = total.meta["val"] = node.meta["val"]
+            node.replace_all_uses_with(total)
             graph.graph.erase_node(node)
     for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.mm.default):
         if _is_faster(*[argument.meta["val"] for argument in node.args]):
