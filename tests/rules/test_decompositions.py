@@ -125,6 +125,18 @@ def test_what_is_zero_but_for_rounding_and_not_used_does_not_matter() -> None:
     torch.testing.assert_close(product, expected, rtol=1e-6, atol=1e-6)
 
 
+def test_equal_eigenvalues_along_directions_that_do_not_part_them_are_right() -> None:
+    generator = torch.Generator().manual_seed(1)
+    left, right, v = [torch.randn(6, n, dtype=DOUBLE, generator=generator) for n in (2, 6, 6)]
+    x, one = left @ right[:2], torch.eye(6, dtype=DOUBLE)
+    by_values = lambda z: eigvalsh(z @ z.mT + one).log().sum()  # noqa: E731  # a function in one line
+    expected = torch.autograd.functional.vhp(
+        lambda z: torch.linalg.cholesky(z @ z.mT + one).diagonal().log().sum(), x, v
+    )
+    for product in (hesse.vhp(by_values, x, v)[1], hesse.hvp(by_values, x, v)[1], hesse.Hessian(by_values, x) @ v):
+        torch.testing.assert_close(product, 2 * expected[1])
+
+
 def test_check_names_the_decomposition() -> None:
     func, x = FUNCTIONS["eigenvalues"]
     found = str(hesse.check(func, x))

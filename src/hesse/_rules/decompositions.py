@@ -60,10 +60,11 @@ def _of_triangle(matrix: Tensor, *factors: Tensor) -> Tensor:
     return sizes <= _rounding(sizes.amax(-1, keepdim=True))
 
 
-AreRounding = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, Tensor]]
+AreRounding = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, Tensor, Tensor | None]]
 """From what is close, the factors and their cotangents: for each matrix, whether quotients are of rounding errors.
 
-The first are those of its second derivative, the others those of its first as well, as for vectors of equal values.
+The first are those of its second derivative, the others those of its first as well, as for vectors of equal values. The
+last are pairs of values whose quotient matters only along directions that have a part between their vectors.
 """
 
 
@@ -89,45 +90,83 @@ class _Marked(torch.autograd.Function):
         with torch.no_grad():
             entries = zip(factors, cotangents, strict=True)
             found = [torch.zeros_like(factor) if entry is None else entry for factor, entry in entries]
-            second, first = ctx.are_rounding(close, factors, found)
+            second, first, pairs = ctx.are_rounding(close, factors, found)
         gradient = torch.where(first[..., None, None], torch.nan, torch.zeros_like(matrix))
         if torch.is_grad_enabled():
-            gradient = gradient + _apply(ctx.zero, matrix, first | second)
+            between = () if pairs is None else (pairs, factors[1].detach())
+            gradient = gradient + _apply(ctx.zero, matrix, first | second, *between)
         return gradient, None, None, *cotangents
 
 
 class _Zero(torch.autograd.Function):
-    """Zeros like a matrix, whose derivative is no number for those that are chosen, and zero for others."""
+    """Zeros like a matrix, whose derivative is no number for those that are chosen, and zero for others.
+
+    Of ``pairs`` of eigenvalues, it is no number along directions with a part between their vectors.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(matrix: Tensor, chosen: Tensor) -> Tensor:
+    def forward(matrix: Tensor, chosen: Tensor, *pairs_and_vectors: Tensor) -> Tensor:
         return torch.zeros_like(matrix)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1])
-        ctx.save_for_forward(inputs[1])
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
-        (chosen,) = ctx.saved_tensors
-        return torch.where(chosen[..., None, None], torch.nan, 0) * cotangent, None
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        return _apply(_Direction, cotangent, *ctx.saved_tensors), *[None] * len(ctx.saved_tensors)
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
-        (chosen,) = ctx.saved_tensors
-        return torch.where(chosen[..., None, None], torch.nan, 0) * tangent
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return _apply(_Direction, tangent, *ctx.saved_tensors)
+
+
+class _Direction(torch.autograd.Function):
+    """What :class:`_Zero` has along a direction; linear, and its own transpose."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(direction: Tensor, chosen: Tensor, *pairs_and_vectors: Tensor) -> Tensor:
+        return _unless_chosen(direction, chosen, *pairs_and_vectors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        return _apply(_Direction, cotangent, *ctx.saved_tensors), *[None] * len(ctx.saved_tensors)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return _unless_chosen(tangent, *ctx.saved_tensors)
+
+
+def _unless_chosen(direction: Tensor, chosen: Tensor, *pairs_and_vectors: Tensor) -> Tensor:
+    if pairs_and_vectors:
+        pairs, vectors = pairs_and_vectors
+        with torch.no_grad():
+            between = (vectors.mH @ direction @ vectors).abs()
+            size = torch.linalg.matrix_norm(direction)[..., None, None]
+            touched = torch.maximum(between, between.mT) > _rounding(size)
+            chosen = chosen | (pairs & touched).any(-1).any(-1)
+    return torch.where(chosen[..., None, None], torch.nan, 0) * direction
 
 
 def _apply(function: Any, *arguments: Any) -> Any:
     return function.apply(*arguments)
 
 
-def _of_triangles(close: Tensor, factors: Sequence[Tensor], cotangents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def _of_triangles(
+    close: Tensor, factors: Sequence[Tensor], cotangents: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, None]:
     chosen = close.any(-1)
-    return chosen, torch.zeros_like(chosen)
+    return chosen, torch.zeros_like(chosen), None
 
 
 def _of_values(close: Tensor, values: Tensor) -> Tensor:
@@ -138,29 +177,31 @@ def _of_values(close: Tensor, values: Tensor) -> Tensor:
     return close & (largest > 0) & (differences <= _rounding(largest))
 
 
-def _of_eigh(close: Tensor, factors: Sequence[Tensor], cotangents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def _of_eigh(
+    close: Tensor, factors: Sequence[Tensor], cotangents: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor | None]:
     of_values = _of_values(close, cotangents[0])
-    of_vectors = torch.zeros_like(close)
-    if factors[1].numel():
-        # Their gradient divides the antisymmetric part of this.
-        product = factors[1].mH @ cotangents[1]
-        sizes = torch.linalg.vector_norm(cotangents[1], dim=-2)
-        largest = torch.maximum(sizes.unsqueeze(-1), sizes.unsqueeze(-2))
-        rounding = close & ((product - product.mH).abs() <= _rounding(largest))
-        of_vectors = rounding & (largest > 0)
-        # A second derivative divides what becomes of the other columns, too.
-        of_values = of_values | (rounding & (sizes.amax(-1) > 0)[..., None, None])
-    return of_values.flatten(-2).any(-1), of_vectors.flatten(-2).any(-1)
+    if not factors[1].numel():
+        of_values = of_values.any(-1).any(-1)
+        return of_values, torch.zeros_like(of_values), None
+    # The gradient by vectors divides the antisymmetric part of this.
+    product = factors[1].mH @ cotangents[1]
+    sizes = torch.linalg.vector_norm(cotangents[1], dim=-2)
+    largest = torch.maximum(sizes.unsqueeze(-1), sizes.unsqueeze(-2))
+    rounding = close & ((product - product.mH).abs() <= _rounding(largest))
+    # Where vectors are used, a second derivative divides what becomes of the other columns, too.
+    second = (rounding | of_values).any(-1).any(-1) & (sizes.amax(-1) > 0)
+    return second, (rounding & (largest > 0)).any(-1).any(-1), of_values
 
 
-def _of_vectors(close: Tensor, factors: Sequence[Tensor], cotangents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def _of_vectors(close: Tensor, factors: Sequence[Tensor], cotangents: Sequence[Tensor]) -> tuple[Tensor, Tensor, None]:
     values = next(place for place, factor in enumerate(factors) if factor.dim() < close.dim())
-    some = close.flatten(-2).any(-1)
+    some = close.any(-1).any(-1)
     used = torch.zeros_like(some)
     for place, cotangent in enumerate(cotangents):
         if place != values and cotangent.numel():
-            used = used | (cotangent != 0).flatten(-2).any(-1)
-    return _of_values(close, cotangents[values]).flatten(-2).any(-1), some & used
+            used = used | (cotangent != 0).any(-1).any(-1)
+    return _of_values(close, cotangents[values]).any(-1).any(-1), some & used, None
 
 
 def _zero(matrix: Tensor, chosen: Tensor) -> Tensor:
