@@ -121,7 +121,7 @@ class _Zero(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        return _apply(_Direction, tangent, *ctx.saved_tensors)
+        return _unless_chosen(tangent, *ctx.saved_tensors)
 
 
 class _Direction(torch.autograd.Function):
