@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.processes import REPOSITORY
-from hesse._cli.resources import processor
+from hesse._base.processor import processor
 
 DISTRIBUTIONS = (
     "hesse",

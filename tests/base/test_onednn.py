@@ -52,3 +52,20 @@ def test_nothing_gains_where_pytorchs_own_product_is_as_fast(monkeypatch: pytest
     monkeypatch.setattr(onednn, "fast_here", lambda: False)
     square = matrix(256, 256)
     assert not onednn.outruns(square, square)
+
+
+@pytest.mark.parametrize(
+    ("name", "instructions", "wider"),
+    [
+        ("AMD EPYC 9575F", "AVX512", True),
+        ("AMD EPYC 7763", "AVX2", False),
+        ("Intel(R) Xeon(R) Platinum 8480C", "AVX512", False),
+        ("", "DEFAULT", False),
+    ],
+)
+def test_mkl_uses_half_the_registers_of_these_processors(
+    name: str, instructions: str, wider: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onednn, "processor", lambda: name)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
+    assert onednn.fast_here() == wider

@@ -1,26 +1,19 @@
 """Products of matrices by oneDNN, under a name of PyTorch's that is private, for processors where they are the faster.
 
-On processors of AMD, MKL keeps to half the width of the registers, and oneDNN is twice as fast or more. Whether it is
-on this one, a product of middle size tells once a process; which products gain is a matter of their shapes. Of a matrix
-and a vector, MKL's product runs on one thread, and oneDNN's on all.
+On processors of AMD that have AVX-512, MKL keeps to half the width of the registers, and oneDNN is twice as fast or
+more; which products gain is a matter of their shapes. Of a matrix and a vector, MKL's product runs on one thread, and
+oneDNN's on all. Nothing is measured, so that each process on a machine chooses the same and has the same digits.
 """
 
 from __future__ import annotations
 
-import functools
-import math
-import time
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
+from hesse._base.processor import processor
+
 available = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 """Whether this build of PyTorch has oneDNN."""
-
-_PROBE, _REPEATS = 256, 25
-# Twice as fast or not at all: nothing that the clock's moods could turn.
-_CLEARLY = 1.3
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -48,14 +41,6 @@ def _gains(m: int, k: int, n: int) -> bool:
     return k >= 16 and m * k * n >= 2**20 and (k <= 8 * max(m, n) or min(m, n) == 1)
 
 
-@functools.cache
 def fast_here() -> bool:
-    """Whether oneDNN is clearly faster than ``torch.mm`` on this processor, by one product of middle size a process."""
-    a = torch.ones(_PROBE, _PROBE, device="cpu")
-    seconds: dict[Callable[[Tensor, Tensor], Tensor], float] = dict.fromkeys((product, torch.mm), math.inf)
-    for _ in range(_REPEATS):
-        for multiply, fastest in seconds.items():
-            began = time.perf_counter()
-            multiply(a, a)
-            seconds[multiply] = min(time.perf_counter() - began, fastest)
-    return _CLEARLY * seconds[product] < seconds[torch.mm]
+    """Whether oneDNN uses wider registers than ``torch.mm``: of AVX-512 on AMD, MKL uses half."""
+    return "AMD" in processor() and torch.backends.cpu.get_cpu_capability() == "AVX512"

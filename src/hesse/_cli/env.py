@@ -11,10 +11,10 @@ import torch
 from rich.console import Console
 
 from hesse._base.memory import available, readable
+from hesse._base.processor import processor
 from hesse._base.version import __version__
 from hesse._cli import output
 from hesse._cli.failures import reported
-from hesse._cli.resources import processor
 
 PACKAGES = ("torch", "numpy", "scipy", "safetensors")
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 import sys
-from pathlib import Path
 
 import torch
 
@@ -23,13 +21,3 @@ def peak_memory(device: torch.device) -> dict[str, int]:
     if device.type == "cuda":
         peaks[str(device)] = torch.cuda.max_memory_allocated(device)
     return peaks
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells it."""
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
