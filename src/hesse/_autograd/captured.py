@@ -80,12 +80,6 @@ def full_name(name: Name) -> str:
     return name if isinstance(name, str) else f"The input {trees.path_name(name) or 'tensor'}"
 
 
-def tensors_of(func: Callable[..., Any], point: Point) -> Iterator[tuple[Name, Tensor]]:
-    """Names and tensors of a point: its variables, other arguments, and what the function captures."""
-    yield from arguments_of(point)
-    yield from captured(func)
-
-
 def arguments_of(point: Point) -> list[tuple[Name, Tensor]]:
     """Names and tensors of a point: its variables, and other arguments."""
     return [*zip(point.spec.paths, point.leaves, strict=True), *point.others]

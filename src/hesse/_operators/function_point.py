@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from hesse._autograd.captured import Name
+from hesse._autograd.arguments import Point as At
+from hesse._autograd.captured import arguments_of
 from hesse._base.devices import generator_states
 from hesse._base.space import Space
 from hesse._linearize.choice import EngineName
@@ -28,8 +29,7 @@ class FunctionPoint(Point):
 
     Args:
         make: makes the term by what it is given to linearize with; evaluates the function.
-        watched: names and tensors of the point, once the function was evaluated.
-        captures: whether the tensors that the engines' function captures belong to them.
+        at: the point; what the engines' function captures belongs to it.
         remedy: the call that takes the point as it is now.
     """
 
@@ -38,18 +38,16 @@ class FunctionPoint(Point):
         variables: Space,
         engines: Engines,
         make: Callable[[Linearize], Term],
-        watched: Callable[[], Iterable[tuple[Name, Tensor]]],
+        at: At,
         remedy: str = "at(inputs)",
-        *,
-        captures: bool = False,
     ) -> None:
         super().__init__(variables, engines, strict=True)
         self._make = make
         # The function runs once: a program that takes the tape's place draws from where the tape did.
         self._states = generator_states() if engines.is_automatic else {}
         self.term = make(functools.partial(engines.linearize, name=variables.name))
-        beside = engines.captured(was_evaluated=self._was_evaluated) if captures else None
-        self.guard = Guard(variables.name, watched(), remedy, beside)
+        beside = engines.captured(was_evaluated=self._was_evaluated)
+        self.guard = Guard(variables.name, arguments_of(at), remedy, beside)
         self._taped: Term | None = None
         self._fixed = [(1.0, self.term, (), False)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Unpack
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from hesse._autograd.arguments import check_point
-from hesse._autograd.captured import Name, captured, tensors_of
 from hesse._autograd.thread_state import untraced
 from hesse._base import checks, trees
 from hesse._base.several_ranks import refusing_models
@@ -116,7 +115,8 @@ class GaussNewton(DataOperator):
         self._func, self._inputs, self._loss = model, inputs, loss
         self.ranks = Ranks.of(how.group)
         self.positive_semidefinite = loss is None
-        untraced(self._move)(None, Engines(how, [model, loss]), None)
+        reached = model if loss is None else {"func": model, "loss": loss}
+        untraced(self._move)(None, Engines(how, reached), None)
 
     def _move(self, where: Any, engines: Engines, earlier: Any) -> None:
         if self._func is None:
@@ -141,10 +141,6 @@ class GaussNewton(DataOperator):
             self._predicted = predicted
             return OuterTerm(jacobian, at.leaves, LossCurvature.of(loss_of, linearize, predicted))
 
-        def tensors() -> Iterator[tuple[Name, Tensor]]:
-            yield from tensors_of(func, at)
-            yield from captured(loss) if loss is not None else ()
-
         def pattern() -> Pattern:
             # It loads SciPy's sparse matrices, which other questions do not need.
             from hesse._sparse.detection import hessian_pattern, jacobian_pattern_of_map
@@ -163,7 +159,7 @@ class GaussNewton(DataOperator):
 
         self._pattern_of_function = pattern
         variables = Space(at.leaves, at.spec, "GaussNewton")
-        point = at_point("GaussNewton", self.ranks, lambda: FunctionPoint(variables, engines, term, tensors, "at()"))
+        point = at_point("GaussNewton", self.ranks, lambda: FunctionPoint(variables, engines, term, at, "at()"))
         PointOperator.__init__(self, point, point.whole, variables, variables, symmetric=True)
 
     def _find_pattern(self) -> Pattern | None:

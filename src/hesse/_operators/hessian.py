@@ -11,7 +11,6 @@ from torch import Tensor
 
 from hesse._autograd.arguments import Argnums, check_point, evaluate_scalar, without_history
 from hesse._autograd.arguments import Point as At
-from hesse._autograd.captured import arguments_of
 from hesse._autograd.dependence import Followed, followed_function, require_dependence
 from hesse._autograd.gradients import gradient_to_multiply, zeros_where_none
 from hesse._autograd.thread_state import untraced
@@ -146,9 +145,7 @@ class Hessian(PointOperator):
             return HessianTerm(linearize("gradient", gradient_at, at.leaves, inputs), at.leaves)
 
         variables = Space(at.leaves, at.spec, self._entry)
-        make = functools.partial(
-            FunctionPoint, variables, engines, term, functools.partial(arguments_of, at), captures=True
-        )
+        make = functools.partial(FunctionPoint, variables, engines, term, at)
         point = at_point(self._entry, self.ranks, make)
         super().__init__(point, point.whole, point.variables, point.variables, symmetric=True)
 

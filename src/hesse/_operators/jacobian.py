@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from hesse._autograd.arguments import Argnums, check_point, evaluate, without_history
-from hesse._autograd.captured import arguments_of
 from hesse._autograd.dependence import followed_function, require_dependence
 from hesse._autograd.thread_state import untraced
 from hesse._base import trees
@@ -101,7 +100,7 @@ class Jacobian(PointOperator):
             return JacobianTerm(linearize("jacobian", outputs_at, at.leaves, inputs), at.leaves)
 
         variables = Space(at.leaves, at.spec, "Jacobian")
-        point = FunctionPoint(variables, engines, term, lambda: arguments_of(at), captures=True)
+        point = FunctionPoint(variables, engines, term, at)
         (linearization,) = point.term.linearizations
         spec, self.aux = linearization.aux
         self.value = spec.rebuild(linearization.outputs)
