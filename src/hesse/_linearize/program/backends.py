@@ -24,6 +24,7 @@ from hesse._linearize.program.passes.reductions import join_sums, sum_outer_dime
 from hesse._linearize.program.passes.shared_matrices import share_matrices
 from hesse._linearize.program.passes.small_factors import hold_small_factors
 from hesse._linearize.program.passes.stencils import split_stencils
+from hesse._linearize.program.passes.sums_of_products import add_products_in_kernels
 from hesse._linearize.program.passes.views import reshape_for_view
 from hesse._linearize.program.runs import Run, run_as_it_is
 
@@ -66,6 +67,7 @@ INDUCTOR = Backend(
         join_sums,
         sum_outer_dimensions,
         multiply_by_onednn,
+        add_products_in_kernels,
         copy_expanded_tensors,
         compile_steps,
         hold_small_factors,
