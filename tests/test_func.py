@@ -75,6 +75,7 @@ def without_a_compiler():
 
 @pytest.mark.usefixtures("without_a_compiler")
 @pytest.mark.parametrize("make", [hesse.func.hvp, hesse.func.vhp])
+@pytest.mark.one_in(2)
 def test_a_compiled_product_is_right_at_every_point_and_layout(make) -> None:
     product = make(cubic, engine="compiled")
     for step in range(5):

@@ -16,6 +16,7 @@ PLAIN = ["cubic", "rosenbrock", "lennard-jones-pairs", "lennard-jones-all"]
 
 
 @pytest.mark.parametrize("name", workloads.BUILDERS)
+@pytest.mark.one_in(5)
 def test_float32_and_float64_are_the_same_problem(name):
     if name == "digits":
         pytest.importorskip("sklearn", reason="its digits are the data")

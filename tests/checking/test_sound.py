@@ -24,7 +24,7 @@ FOUND = {
 
 
 @EVERY_SCENARIO
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(15)
 def test_every_scenario_is_well_but_those_that_draw_or_have_no_curvature(
     scenario: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,7 +64,7 @@ def test_a_few_products_stay_with_the_tape_and_look_at_no_clock(operator: type, 
 @pytest.mark.usefixtures("roomy")
 @pytest.mark.parametrize("memory", [None, TIGHT], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("operator", MATRICES)
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(11)
 def test_many_products_change_to_programs_and_stay_right(operator: type, memory: str | None) -> None:
     model = mlp()
     H = operator(model, F.cross_entropy, loader(X, CLASSES), memory=memory, expect=MANY)
@@ -295,6 +295,7 @@ def test_no_columns_are_no_product() -> None:
 
 
 @pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.one_in(2)
 def test_many_batches_in_half_precision_add_up(kept: bool) -> None:
     """In bfloat16 a sum of a hundred equal parts would stop growing."""
     layer = nn.Linear(2, 1, bias=False).bfloat16()

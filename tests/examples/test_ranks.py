@@ -37,7 +37,8 @@ def test_two_ranks_find_the_eigenvalues_of_the_whole_loss(said: dict[str, list[f
 
     n = sum(lengths)
     operator = scipy.sparse.linalg.LinearOperator((n, n), matvec=product, dtype="float64")
-    expected = scipy.sparse.linalg.eigsh(operator, k=5, which="LA", tol=1e-6, return_eigenvectors=False)
+    # Errors of eigenvalues are at most the residuals, relative to the largest.
+    expected = scipy.sparse.linalg.eigsh(operator, k=5, which="LA", tol=1e-4, return_eigenvectors=False)
     assert said["ranks.py"] == pytest.approx(sorted(expected, reverse=True), rel=1e-3)
 
 

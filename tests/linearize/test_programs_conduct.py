@@ -47,6 +47,7 @@ def test_a_function_that_draws_has_one_hessian_and_draws_once_a_point(verify: bo
 
 
 @pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.one_in(2)
 def test_buffers_are_changed_as_one_evaluation_a_point_changes_them(verify: bool) -> None:
     def network() -> nn.Module:
         torch.manual_seed(0)

@@ -32,6 +32,7 @@ def reference(x: dict[str, Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("lengths", [(2, 3, 2, 1), (10, 8, 9, 70), (8, 8, 8, 2), (2, 3, 40, 100)])
 @pytest.mark.parametrize("batching", ["loop", "vmap", "auto"])
+@pytest.mark.one_in(5)
 def test_the_matrix_of_several_leaves_is_right_in_every_order(
     lengths: tuple[int, ...], batching: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

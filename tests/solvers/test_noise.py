@@ -62,6 +62,7 @@ def exact() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "autocast inside", "autocast around"])
+@pytest.mark.one_in(3)
 def test_eigsh_ends_at_the_noise_of_products_and_says_how_large_it_is(kind: str) -> None:
     wanted = torch.linalg.eigvalsh(exact()).flip(0)[:2]
     with warnings.catch_warnings():
@@ -78,6 +79,7 @@ def test_eigsh_ends_at_the_noise_of_products_and_says_how_large_it_is(kind: str)
 
 @pytest.mark.parametrize("method", ["cg", "minres"])
 @pytest.mark.parametrize("kind", ["bfloat16", "autocast inside"])
+@pytest.mark.one_in(3)
 def test_solve_ends_at_the_noise_of_products(kind: str, method: str) -> None:
     A = exact()
     b = torch.randn(len(A), generator=torch.Generator().manual_seed(2))
