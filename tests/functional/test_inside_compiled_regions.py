@@ -112,6 +112,7 @@ def test_a_graph_break_inside_the_function_is_harmless(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.exhaustive
 def test_a_graph_break_is_harmless_in_first_derivatives_and_the_curried_product_too() -> None:
     x, v = torch.rand(3, dtype=DOUBLE), torch.rand(3, dtype=DOUBLE)
 

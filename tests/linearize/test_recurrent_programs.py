@@ -48,10 +48,10 @@ def test_products_are_those_of_pytorch_in_double_precision(kind: type[nn.RNNBase
 
 
 CASES = [
+    (nn.GRU, {"bidirectional": True}),
     (nn.LSTM, {"num_layers": 2, "bidirectional": True, "batch_first": True}),
     (nn.LSTM, {"proj_size": 2, "bidirectional": True}),
     (nn.LSTM, {"num_layers": 2, "dropout": 0.5, "bias": False}),
-    (nn.GRU, {"bidirectional": True}),
     (nn.RNN, {"nonlinearity": "relu", "bias": False}),
     (nn.RNN, {}),
 ]

@@ -62,7 +62,7 @@ BESIDE = 2**20
 
 @pytest.mark.filterwarnings("ignore::hesse.ConvergenceWarning")
 @pytest.mark.parametrize("name", QUESTIONS)
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(5)
 def test_a_question_holds_as_few_vectors_as_it_says_and_refuses_fewer(name):
     ask, least = QUESTIONS[name], LEAST[name] * VECTOR + (1000 if name == "eigsh" else 0)
     with pytest.raises(

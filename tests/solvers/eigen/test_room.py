@@ -89,7 +89,7 @@ VALUES = np.concatenate([np.linspace(-1, 1, 150), [4.0, 4.0, 5.0, 7.0]])
 
 @pytest.mark.parametrize("block_size", [1, 2])
 @pytest.mark.parametrize("start", [False, True], ids=["", "warm"])
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(4)
 def test_a_basis_on_another_device_than_the_operator_gives_the_same_digits(start, block_size):
     matrix = with_eigenvalues(VALUES)
     words = {"block_size": block_size, "basis_size": 20, "max_products": 1000, "rng": 0, "certify": True}

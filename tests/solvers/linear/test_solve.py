@@ -45,7 +45,7 @@ def methods(system):
 
 
 @EVERY
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(4)
 def test_solutions_are_the_dense_ones_with_true_residuals(system):
     A, B = system.matrix(), system.in_range(3)
     for method in methods(system):
