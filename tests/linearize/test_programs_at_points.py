@@ -128,6 +128,7 @@ class Scaled:
         return self.factor * float(self._hidden[0]) * (x**2).sum()
 
 
+@pytest.mark.exhaustive
 def test_python_numbers_are_watched_wherever_the_function_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
     local, obj = 2.0, Scaled()
     settings.scale = 2.0  # type: ignore[attr-defined]  # a module made here
@@ -173,6 +174,7 @@ def test_what_a_function_imports_is_watched(monkeypatch: pytest.MonkeyPatch) -> 
         torch.testing.assert_close(H @ THREE, expected)
 
 
+@pytest.mark.exhaustive
 def test_what_is_set_on_modules_of_libraries_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     inner = sys
 

@@ -282,5 +282,5 @@ def test_threads_may_capture_at_once() -> None:
         return hesse.Hessian(lambda x: (x**power).sum(), x, engine="compiled") @ x
 
     with programs.running(EAGER), concurrent.futures.ThreadPoolExecutor(4) as pool:
-        for power, found in zip(range(3, 15), pool.map(product, range(3, 15)), strict=True):
+        for power, found in zip(range(3, 9), pool.map(product, range(3, 9)), strict=True):
             torch.testing.assert_close(found, power * (power - 1) * x ** (power - 1))

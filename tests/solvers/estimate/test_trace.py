@@ -74,7 +74,8 @@ def test_xtrace_gives_an_error_estimate_and_no_interval(seeds):
     errors = np.array([each.estimate - truth for each in found])
     estimates = np.array([each.error_estimate for each in found])
     # Of the right size in the mean, which is all that it says.
-    assert 0.5 <= np.sqrt((errors**2).mean() / (estimates**2).mean()) <= 2
+    within = 2 * np.sqrt(36 / seeds)  # of few seeds one with a long tail counts for more
+    assert 1 / within <= np.sqrt((errors**2).mean() / (estimates**2).mean()) <= within
     assert abs(errors.mean()) <= 4 * errors.std() / np.sqrt(seeds)
     # Leaving out is exact: many a probe would not tell the decaying spectrum by fewer than this.
     assert np.mean([each.num_products for each in found]) <= 45

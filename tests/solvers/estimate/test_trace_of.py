@@ -58,7 +58,8 @@ def test_the_bar_of_skewed_samples_covers_as_often_as_it_says(name, tol, seeds):
     # Elsewhere so many probes would be needed that the matrix is made instead.
     assert sum(each.num_probes > 0 for each in found) >= 0.4 * seeds
     # Stopping early costs a little: on a lone eigenvalue 925 of 1000 are covered where 950 are promised.
-    assert covers(found, truth) >= 0.925 - 2 * np.sqrt(0.95 * 0.05 / seeds)
+    # At that rate fewer than 12 of 15 are in 2 % of all cases.
+    assert covers(found, truth) >= 0.925 - (2 if seeds > 15 else 3) * np.sqrt(0.95 * 0.05 / seeds)
 
 
 def test_a_function_that_is_tiny_on_the_spectrum_has_a_tiny_trace():
