@@ -255,6 +255,7 @@ def test_a_process_that_takes_too_long_is_stopped_and_recorded():
     assert stopped == {"problem": "The process was stopped after 0 seconds."}
 
 
+@pytest.mark.exhaustive
 def test_a_process_that_fails_is_recorded():
     failed = run_fresh("memory_one", "rosenbrock", BASELINE, "--no-such-flag", timeout=120)
     assert failed == {"problem": "The process ended with exit status 2."}

@@ -215,6 +215,7 @@ def test_a_program_that_is_right_at_one_point_only_is_refused_at_the_next(monkey
         H.at() @ ONES
 
 
+@pytest.mark.exhaustive
 def test_attributes_of_classes_that_a_loss_names_are_read_at_each_point() -> None:
     class Settings:
         factor = 1.0

@@ -107,9 +107,8 @@ def test_lengths_of_packed_sequences_are_read_anew() -> None:
     layer = nn.GRU(2, 2, dtype=DOUBLE)
     x, v = torch.randn(2, 3, 2, 2, dtype=DOUBLE)
     H = programs.hessian(func, x)
-    for shorter in (2, 1):
-        lengths[1] = shorter
-        torch.testing.assert_close(H.at(x) @ v, torch.autograd.functional.vhp(func, x, v)[1])
+    lengths[1] = 1
+    torch.testing.assert_close(H.at(x) @ v, torch.autograd.functional.vhp(func, x, v)[1])
 
 
 def test_a_program_is_as_large_for_long_sequences_as_for_short_ones() -> None:

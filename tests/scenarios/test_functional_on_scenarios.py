@@ -37,7 +37,7 @@ def test_what_this_pytorch_cannot_differentiate_twice_is_refused_by_name() -> No
 
 
 @EVERY_SCENARIO
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(7)
 def test_hvp_is_right(scenario: Scenario) -> None:
     _require_products(scenario, hesse.hvp)
 

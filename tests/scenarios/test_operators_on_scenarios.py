@@ -71,7 +71,7 @@ def test_a_hessian_is_right(scenario: Scenario, batching: Any) -> None:
 
 
 @EVERY_SCENARIO
-@pytest.mark.one_in(15)
+@pytest.mark.one_in(13)
 def test_the_transposed_jacobian_of_a_scalar_function_is_its_gradient(scenario: Scenario) -> None:
     case = scenario.build()
     func, calls = counted(case.func)
@@ -88,7 +88,7 @@ def test_the_transposed_jacobian_of_a_scalar_function_is_its_gradient(scenario: 
 
 
 @EVERY_SCENARIO
-@pytest.mark.one_in(15)
+@pytest.mark.one_in(13)
 def test_the_jacobian_of_a_scalar_function_is_its_directional_derivative(scenario: Scenario) -> None:
     case = scenario.build()
     func, calls = counted(case.func)

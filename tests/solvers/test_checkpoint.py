@@ -334,7 +334,7 @@ def test_another_spring_is_another_operator(tmp_path):
 
     path = hesse.Checkpoint(tmp_path / "state", seconds=0)
     ask(stiffness, path)
-    for spring in (ends[0] != ends[1]).nonzero().flatten().tolist():
+    for spring in (ends[0] != ends[1]).nonzero().flatten()[::4].tolist():
         with pytest.raises(hesse.CheckpointError, match="was written for another operator"):
             ask(stiffness.index_fill(0, torch.tensor([spring]), 7.0), path)
 
@@ -378,6 +378,7 @@ def test_a_checkpoint_of_other_random_numbers_is_refused(tmp_path, monkeypatch):
         hesse.trace(2 * torch.eye(200), rng=0, checkpoint=path)
 
 
+@pytest.mark.exhaustive
 def test_a_search_that_was_stopped_with_a_full_basis_goes_on_with_the_same_digits(tmp_path):
     A = torch.diag(0.9 ** torch.arange(150, dtype=torch.float64))
     words = {"k": 3, "basis_size": 8, "rng": 0}

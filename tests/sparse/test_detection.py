@@ -204,7 +204,7 @@ def test_samples_and_heads_of_attention_stay_apart(heads: int) -> None:
 
 
 @EVERY_SCENARIO
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(7)
 def test_the_pattern_of_every_scenario_holds_its_second_derivatives(scenario: Scenario) -> None:
     case, reference = scenario.build(), scenario.reference
     with warnings.catch_warnings():

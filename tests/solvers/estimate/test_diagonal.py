@@ -37,7 +37,7 @@ def test_auto_takes_a_third_of_hutchinsons_products_where_eigenvalues_decay_and_
     for matrix, share in ((DECAYING, 1 / 3), (FLAT, 1.0)):
         counts = {}
         for method in ("auto", "hutchinson"):
-            found = [hesse.diagonal(matrix, method=method, tol=0.1, max_products=5000, rng=seed) for seed in range(5)]
+            found = [hesse.diagonal(matrix, method=method, tol=0.1, max_products=5000, rng=seed) for seed in range(3)]
             counts[method] = np.mean([each.num_products for each in found])
         assert counts["auto"] <= share * counts["hutchinson"]
 
