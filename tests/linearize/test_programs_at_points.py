@@ -273,7 +273,7 @@ def _handed_to(way: str) -> tuple[Callable[[Tensor], Tensor], Callable[[float], 
         *("attributes by name", "attribute of a function", "partial method", "partial function of a class"),
     ],
 )
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(6)
 def test_what_a_function_reads_of_what_it_is_handed_is_read_again(way: str) -> None:
     func, change = _handed_to(way)
     H = programs.hessian(func, THREE)
@@ -436,7 +436,7 @@ HELD |= {
 
 
 @pytest.mark.parametrize("name", HELD)
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(7)
 def test_what_is_read_of_any_object_of_pythons_is_read_again(name: str) -> None:
     make, read, change = HELD[name]
     held = make()

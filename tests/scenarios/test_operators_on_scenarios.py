@@ -36,7 +36,7 @@ def counted(func: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], list[No
 
 @EVERY_SCENARIO
 @EVERY_BATCHING
-@pytest.mark.one_in(17)
+@pytest.mark.one_in(19)
 def test_a_hessian_is_right(scenario: Scenario, batching: Any) -> None:
     case, reference = scenario.build(), scenario.reference
     func, calls = counted(case.func)

@@ -27,7 +27,7 @@ COMPILED = [
     "changes_of_views_in_place",
     "input_that_is_captured_as_well",
 ]
-"""Compiled in every run of the tests: a gather, a drawing function, changes in place, convolutions.
+"""By Inductor: a gather, a drawing function, changes in place, convolutions.
 
 Other tests compile chains (linearize/test_stencils.py), networks (data/test_programs.py) and attention
 (rules/test_attention.py).

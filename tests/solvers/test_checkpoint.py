@@ -340,7 +340,7 @@ def test_another_spring_is_another_operator(tmp_path):
 
 
 @pytest.mark.parametrize("stop", range(1, 60, 7))
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(8)
 def test_damped_systems_that_are_stopped_go_on_where_they_were(stop, tmp_path):
     def ask(path=None, inverse=1.0, stop=10**9, preconditioned=True):
         def preconditioner(shift):

@@ -41,7 +41,7 @@ def search(**words):
 
 @pytest.mark.parametrize("block_size", [1, 4])
 @pytest.mark.parametrize("vectors", [48, 60, 100])
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(6)
 def test_a_search_stays_within_its_memory(vectors, block_size):
     memory = (vectors + 5 * (block_size - 1)) * VECTOR
     found, taken = search(memory=memory, block_size=block_size, max_products=2000)

@@ -105,6 +105,7 @@ def test_conjugate_gradients_take_no_more_steps_than_scipys(system):
 
 
 @EVERY_SINGULAR
+@pytest.mark.one_in(3)
 def test_a_system_without_solution_gives_the_shortest_least_squares_solution_and_says_so(system):
     A, B = system.matrix(), system.anything(3)
     with pytest.warns(hesse.ConvergenceWarning, match="3 of 3 residuals are too large.*not in its range"):
@@ -157,6 +158,7 @@ def test_minres_returns_nothing_worse_than_zero_and_what_it_calls_least_squares_
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.one_in(2)
 def test_a_right_hand_side_of_the_null_space_gives_no_long_solution(dtype):
     """But for as little as rounding, or somewhat more."""
     eps = torch.finfo(dtype).eps
@@ -453,6 +455,7 @@ def test_right_hand_sides_of_numpy_give_solutions_of_numpy(columns: tuple[int, .
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.one_in(2)
 def test_only_single_precision_is_told_of_double(dtype: torch.dtype) -> None:
     A = hesse.as_operator(torch.diag(torch.logspace(-3, 0, 30, dtype=dtype)))
     with pytest.warns(hesse.ConvergenceWarning) as caught:
