@@ -261,6 +261,7 @@ def test_a_process_that_fails_is_recorded():
     assert failed == {"problem": "The process ended with exit status 2."}
 
 
+@pytest.mark.exhaustive
 def test_the_peak_of_memory_counts_what_was_given_back():
     def hold_and_drop():
         assert torch.ones(64 * 2**20 // 4).sum() > 0

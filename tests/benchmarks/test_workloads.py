@@ -61,6 +61,7 @@ def test_matmuls_are_counted_by_layer():
     assert ratio == pytest.approx((4 * 35 + 9 * 15) / (2 * 35 + 6 * 15))
 
 
+@pytest.mark.exhaustive
 def test_the_machine_is_measured_and_the_work_of_a_replay_counted():
     # What a program keeps is known before it is compiled.
     with programs.running(EAGER):

@@ -174,6 +174,7 @@ def test_a_checkpoint_hands_the_engine_on(tmp_path: Path, clock: OwnClock) -> No
     assert torch.equal(first, again)
 
 
+@pytest.mark.exhaustive
 def test_a_checkpoint_by_the_tape_is_gone_on_with_by_the_tape(tmp_path: Path) -> None:
     model = mlp()
     path = hesse.Checkpoint(tmp_path / "eigsh.safetensors", seconds=0)

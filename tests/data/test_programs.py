@@ -104,6 +104,7 @@ def test_every_operator_is_that_of_one_large_batch_now_and_at_later_points(opera
     assert (explained.rows is not None) == (room == "cut")
 
 
+@pytest.mark.exhaustive
 def test_a_program_is_compared_with_the_tape_once_a_layout_and_point() -> None:
     model = Counting(mlp())
     H = hesse.LossHessian(model, F.cross_entropy, loader(X, CLASSES), engine="compiled")

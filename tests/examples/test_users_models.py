@@ -43,6 +43,7 @@ def test_the_command_answers(name: str, tmp_path: Path) -> None:
     assert found["value"] > 0
 
 
+@pytest.mark.exhaustive
 def test_the_language_model_has_learned() -> None:
     made = load("language_model").problem(steps=60)
     _, y, alphabet = load("language_model").sequences()

@@ -60,7 +60,7 @@ CASES = [
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize(("kind", "options"), CASES, ids=str)
 @pytest.mark.private
-@pytest.mark.one_in(11)
+@pytest.mark.one_in(12)
 def test_halves_and_lone_products_are_those_of_the_layers(
     kind: type[nn.RNNBase], options: dict[str, Any], packed: bool
 ) -> None:

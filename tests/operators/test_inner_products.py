@@ -34,6 +34,7 @@ def test_no_columns_have_none(n: int) -> None:
     assert inner_products(torch.zeros(n, 2), torch.zeros(n, 0)).shape == (2, 0)
 
 
+@pytest.mark.exhaustive
 def test_eigenvectors_of_a_million_entries_are_accurate_in_float32() -> None:
     """Squared norms that are off by 6e-5 leave residuals of 1e-3 behind, however many products are made."""
     n = 2**20

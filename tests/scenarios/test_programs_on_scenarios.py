@@ -35,7 +35,7 @@ Other tests compile chains (linearize/test_stencils.py), networks (data/test_pro
 
 
 @EVERY_SCENARIO
-@pytest.mark.one_in(33)
+@pytest.mark.one_in(67)
 def test_a_hessian_by_a_program_is_right_or_refused_by_name(scenario: Scenario) -> None:
     case = scenario.build()
     if scenario.name in UNCAPTURED:
@@ -57,7 +57,7 @@ def test_a_hessian_by_a_graph_run_operator_by_operator_is_right(name: str) -> No
 
 
 @EVERY_SCENARIO
-@pytest.mark.one_in(41)
+@pytest.mark.one_in(79)
 def test_a_jacobian_by_a_program_is_right_or_refused_by_name(scenario: Scenario) -> None:
     case = scenario.build()
     if scenario.name in UNCAPTURED:

@@ -115,6 +115,7 @@ def test_a_basis_on_another_device_than_the_operator_gives_the_same_digits(start
     assert 2 * made <= moved <= 2 * made + 30
 
 
+@pytest.mark.exhaustive
 def test_a_basis_on_the_operators_own_device_moves_nothing():
     matrix = with_eigenvalues(VALUES)
     devices = TwoDevices()
