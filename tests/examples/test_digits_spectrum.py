@@ -81,6 +81,7 @@ def test_the_spectrum_of_the_network_is_that_of_its_dense_hessian():
     _check(hesse.Hessian(problem.func, problem.inputs), dense)
 
 
+@pytest.mark.exhaustive
 def test_the_command_finds_the_eigenvalues_that_arpack_finds(tmp_path):
     words = [FOLDER / "digits.py", "--top", "10", "--bottom", "0", "--probes", "0", "--out", tmp_path / "report"]
     result = CliRunner().invoke(app, ["spectrum", *map(str, words)])

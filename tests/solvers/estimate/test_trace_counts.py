@@ -56,12 +56,11 @@ def mean_products(eigenvalues, method):
     return np.mean([each.num_products for each in found])
 
 
-@pytest.mark.parametrize("eigenvalues", rows(DECAYING, "0.95^i", "low rank"))
-@pytest.mark.one_in(2)
+@pytest.mark.parametrize("eigenvalues", rows(DECAYING, "0.95^i"))
 def test_auto_takes_at_most_a_fifth_of_hutchinsons_products_where_eigenvalues_decay(eigenvalues):
     assert 5 * mean_products(eigenvalues, "auto") <= mean_products(eigenvalues, "hutchinson")
 
 
-@pytest.mark.parametrize("eigenvalues", rows(OTHERS, "flat", "one outlier", "small"))
+@pytest.mark.parametrize("eigenvalues", rows(OTHERS, "flat", "small"))
 def test_auto_never_takes_many_more_than_hutchinson(eigenvalues):
     assert mean_products(eigenvalues, "auto") <= 1.3 * mean_products(eigenvalues, "hutchinson")
