@@ -174,7 +174,6 @@ def test_what_a_function_imports_is_watched(monkeypatch: pytest.MonkeyPatch) -> 
         torch.testing.assert_close(H @ THREE, expected)
 
 
-@pytest.mark.exhaustive
 def test_what_is_set_on_modules_of_libraries_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     inner = sys
 
