@@ -17,7 +17,7 @@ SPHINX := $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet
 help:
 	@echo "make demo      the Hessian of a network trained on scikit-learn's digits: products, and its spectrum on a page"
 	@echo "make test      the tests, in about eight minutes on two cores; TORCH=2.15.0 runs them with that PyTorch"
-	@echo "make test-all  the tests and the exhaustive ones"
+	@echo "make test-all  the tests and the exhaustive ones: sweeps, coverage, large sizes (over an hour)"
 	@echo "make record    the tests, as a row of the table by release of PyTorch; TORCH=2.15.0 as above"
 	@echo "make inductor  every scenario and operator compiled by Inductor (an hour or so)"
 	@echo "make matrix    the built wheel with the oldest and the newest PyTorch, each in an empty environment of gigabytes"

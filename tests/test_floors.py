@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import pathlib
 from collections.abc import Iterable, Mapping
 
@@ -84,6 +85,7 @@ def circles(graph: Graph) -> list[list[str]]:
     return found
 
 
+@functools.cache
 def graph() -> dict[str, set[str]]:
     known = modules()
     return {name: imports(path.read_text(), known) for name, path in known.items()}

@@ -70,6 +70,7 @@ def test_rows_of_a_batched_backward_are_taken(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.one_in(4)
 def test_programs_are_taken(name: str) -> None:
     func, x, dense, tolerance = expected(name)
     H = programs.hessian(func, x)

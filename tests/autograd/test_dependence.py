@@ -64,6 +64,7 @@ def loads_a_state() -> tuple[Callable[..., Tensor], Any]:
 
 @ENGINES
 @pytest.mark.parametrize("make", [uses_the_model, writes_into_the_model, writes_data, loads_a_state])
+@pytest.mark.one_in(3)
 def test_a_function_that_uses_other_leaves_is_refused_with_the_remedy(make: Callable[[], Any], engine: Any) -> None:
     func, inputs = make()
     sentence = (

@@ -131,6 +131,7 @@ def test_first_derivatives_of_it_are_exact(function: Any) -> None:
 
 @pytest.mark.parametrize("behind", BEHIND)
 @pytest.mark.parametrize("function", [custom.Tripled, custom.Sign, custom.MarkedSign])
+@pytest.mark.one_in(3)
 def test_gradients_that_rightly_have_no_history_are_no_reason_to_refuse(function: Any, behind: str) -> None:
     def func(x: Tensor) -> Tensor:
         return (BEHIND[behind](function.apply(x)) + x**3).sum()

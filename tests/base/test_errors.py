@@ -70,6 +70,7 @@ def fail(_: int) -> None:
     hesse.vhp(lambda x: torch.special.zeta(x, torch.full((2,), 2.0)).sum(), x, torch.ones(2))
 
 
+@pytest.mark.exhaustive
 def test_a_worker_process_that_raises_answers():
     with pytest.raises(hesse.NoDerivativeError) as here:
         fail(0)

@@ -104,6 +104,7 @@ def test_the_default_is_half_of_what_is_available(monkeypatch: pytest.MonkeyPatc
     assert memory.budget(None, CPU) == 500
 
 
+@pytest.mark.exhaustive
 def test_an_address_space_limit_of_the_process_is_respected() -> None:
     code = (
         "import resource, torch\n"

@@ -29,6 +29,7 @@ def test_a_problem_is_the_same_loss_in_batches_and_in_one(name: str) -> None:
 
 
 @pytest.mark.usefixtures("uncompiled")
+@pytest.mark.exhaustive
 def test_twenty_steps_are_timed_by_both_engines() -> None:
     found = data.steps("digits", seconds=0, quick=True)
     assert found["problems"] == {}

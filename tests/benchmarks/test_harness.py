@@ -255,11 +255,13 @@ def test_a_process_that_takes_too_long_is_stopped_and_recorded():
     assert stopped == {"problem": "The process was stopped after 0 seconds."}
 
 
+@pytest.mark.exhaustive
 def test_a_process_that_fails_is_recorded():
     failed = run_fresh("memory_one", "rosenbrock", BASELINE, "--no-such-flag", timeout=120)
     assert failed == {"problem": "The process ended with exit status 2."}
 
 
+@pytest.mark.exhaustive
 def test_the_peak_of_memory_counts_what_was_given_back():
     def hold_and_drop():
         assert torch.ones(64 * 2**20 // 4).sum() > 0

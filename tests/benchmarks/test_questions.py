@@ -136,6 +136,7 @@ def test_the_truth_is_that_of_the_dense_hessian_and_answers_are_judged_by_it(tru
     assert math.isinf(truth.worst(Answer(values[::-1][:K] * math.nan, best[:K])))
 
 
+@pytest.mark.exhaustive
 def test_hesse_and_arpack_are_timed_at_the_same_accuracy(truth, monkeypatch):
     solvers = {name: eigensolvers.SOLVERS[name] for name in ("hesse", "SciPy on hesse's operator")}
     monkeypatch.setattr(eigenvalues_one, "SOLVERS", solvers)

@@ -16,6 +16,7 @@ PLAIN = ["cubic", "rosenbrock", "lennard-jones-pairs", "lennard-jones-all"]
 
 
 @pytest.mark.parametrize("name", workloads.BUILDERS)
+@pytest.mark.one_in(5)
 def test_float32_and_float64_are_the_same_problem(name):
     if name == "digits":
         pytest.importorskip("sklearn", reason="its digits are the data")
@@ -60,6 +61,7 @@ def test_matmuls_are_counted_by_layer():
     assert ratio == pytest.approx((4 * 35 + 9 * 15) / (2 * 35 + 6 * 15))
 
 
+@pytest.mark.exhaustive
 def test_the_machine_is_measured_and_the_work_of_a_replay_counted():
     # What a program keeps is known before it is compiled.
     with programs.running(EAGER):

@@ -37,6 +37,7 @@ def checked(odd: Any, data: Any, loss: Any = None) -> hesse.Check:
     return check_problem(hesse.Problem(model=Net(odd), loss=loss or nn.CrossEntropyLoss(), data=data), rng=0)
 
 
+@pytest.mark.exhaustive
 def test_where_all_batches_are_well_the_odd_ones_were_examined() -> None:
     report = checked(None, pairs(4, 4, 2, 2))
     assert report.ok
@@ -64,6 +65,7 @@ def cut_in_the_last(x: Tensor, hidden: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("odd", "sizes", "batch"), [(cut_in_short_batches, (4, 3, 5), 1), (cut_in_the_last, (4, 4, 4), 2)]
 )
+@pytest.mark.one_in(2)
 def test_what_one_batch_alone_cuts_off_is_named_with_its_line(odd: Any, sizes: tuple[int, ...], batch: int) -> None:
     report = checked(odd, pairs(*sizes))
     assert not report.ok

@@ -24,7 +24,7 @@ FOUND = {
 
 
 @EVERY_SCENARIO
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(13)
 def test_every_scenario_is_well_but_those_that_draw_or_have_no_curvature(
     scenario: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,7 +66,7 @@ def loss_of(model, dtype=torch.float32):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("activation", [nn.Tanh(), nn.ReLU()])
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(7)
 def test_networks_are_well_in_every_precision_and_with_kinks(activation, dtype):
     report = hesse.check(*loss_of(perceptron(activation).to(dtype), dtype), rng=0)
     assert report.ok, report

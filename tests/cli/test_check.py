@@ -92,7 +92,7 @@ def test_facts_do_not_depend_on_the_width_of_the_terminal(columns, write_problem
 
 
 @pytest.mark.parametrize("name", ["digits.py", "rosenbrock.py"])
-@pytest.mark.one_in(2)
+@pytest.mark.exhaustive
 def test_the_examples_are_well(name, hesse_command):
     path = Path(__file__).parents[2] / "examples" / name
     result = hesse_command("check", path)

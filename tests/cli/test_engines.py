@@ -46,6 +46,7 @@ def test_a_function_that_no_program_can_hold_is_refused_in_one_sentence(write_pr
     assert "Traceback" not in result.output
 
 
+@pytest.mark.exhaustive
 def test_a_models_loss_has_the_same_product_by_a_program(write_problem, hesse_command):
     path = write_problem(SOURCE)
     for engine in ("tape", "compiled"):

@@ -185,6 +185,7 @@ def test_complex_inputs_have_a_spectrum_of_twice_the_size(write_problem, hesse_c
     assert [pair["value"] for pair in found["eigenvalues"]["top"]] == pytest.approx([10, 10, 6, 6], rel=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_a_terminal_shows_the_progress_of_every_step(write_problem):
     path = write_problem(SOURCE)
     ours, theirs = pty.openpty()

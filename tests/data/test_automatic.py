@@ -64,7 +64,7 @@ def test_a_few_products_stay_with_the_tape_and_look_at_no_clock(operator: type, 
 @pytest.mark.usefixtures("roomy")
 @pytest.mark.parametrize("memory", [None, TIGHT], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("operator", MATRICES)
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(11)
 def test_many_products_change_to_programs_and_stay_right(operator: type, memory: str | None) -> None:
     model = mlp()
     H = operator(model, F.cross_entropy, loader(X, CLASSES), memory=memory, expect=MANY)
@@ -87,6 +87,7 @@ def test_many_products_change_to_programs_and_stay_right(operator: type, memory:
     assert (moved.explain().engine, moved.explain().programs) == ("compiled", PROGRAMS[operator])
 
 
+@pytest.mark.exhaustive
 def test_programs_that_are_slower_give_way_to_the_tape_again_and_are_not_tried_at_other_points(clock: OwnClock) -> None:
     clock.program = 2.0
     model = mlp()
@@ -125,6 +126,7 @@ def test_the_price_is_that_of_a_batchs_graph_also_where_none_is_kept(
     assert "99 products are expected, too few to pay" in H.explain().engine_reason
 
 
+@pytest.mark.exhaustive
 def test_products_at_all_points_count(clock: OwnClock) -> None:
     H = hessian(mlp(), batching="loop")
     multiplied(H, COUNT - 20)
@@ -135,6 +137,7 @@ def test_products_at_all_points_count(clock: OwnClock) -> None:
     assert H.at().explain().engine == "compiled"
 
 
+@pytest.mark.exhaustive
 def test_many_vectors_at_once_and_blocks_change_to_programs_too() -> None:
     model = mlp()
     H = hessian(model, EVEN, expect=MANY)
@@ -171,6 +174,7 @@ def test_a_checkpoint_hands_the_engine_on(tmp_path: Path, clock: OwnClock) -> No
     assert torch.equal(first, again)
 
 
+@pytest.mark.exhaustive
 def test_a_checkpoint_by_the_tape_is_gone_on_with_by_the_tape(tmp_path: Path) -> None:
     model = mlp()
     path = hesse.Checkpoint(tmp_path / "eigsh.safetensors", seconds=0)
@@ -278,7 +282,7 @@ def test_a_warning_that_is_an_error_leaves_the_tape() -> None:
 
 @pytest.mark.usefixtures("roomy")
 @pytest.mark.parametrize("memory", [None, TIGHT], ids=["kept", "recomputed"])
-@pytest.mark.one_in(2)
+@pytest.mark.exhaustive
 def test_an_older_point_stays_with_what_it_has(memory: str | None) -> None:
     model = mlp()
     older = hessian(model, memory=memory)
@@ -295,6 +299,7 @@ def test_no_columns_are_no_product() -> None:
 
 
 @pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.one_in(2)
 def test_many_batches_in_half_precision_add_up(kept: bool) -> None:
     """In bfloat16 a sum of a hundred equal parts would stop growing."""
     layer = nn.Linear(2, 1, bias=False).bfloat16()

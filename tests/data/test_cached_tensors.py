@@ -173,7 +173,7 @@ def test_a_mark_is_not_copied() -> None:
 @pytest.mark.parametrize("engine", ["tape", "compiled"])
 @pytest.mark.parametrize("kind", [Cached, InAttribute, InObject, InDefault, InNamespace, InClass])
 @pytest.mark.parametrize("is_filled", [False, True])
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(13)
 def test_a_cache_is_filled_anew(kind: type[Cached], engine: Any, is_filled: bool) -> None:
     torch.manual_seed(0)
     model = kind().eval()

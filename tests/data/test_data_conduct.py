@@ -74,6 +74,7 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 @pytest.mark.parametrize("memory", [None, "12KB"], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.one_in(5)
 def test_products_leave_everything_of_the_model_as_it_was(
     operator: type, checkpointed: bool, memory: str | None
 ) -> None:
@@ -120,6 +121,7 @@ class Recording(nn.Module):
 
 
 @pytest.mark.parametrize("memory", [None, LITTLE], ids=["kept", "recomputed"])
+@pytest.mark.one_in(2)
 def test_dropout_draws_once_for_each_batch(memory: str | None) -> None:
     model = Recording()
     H = hesse.LossHessian(model, F.cross_entropy, loader(X, CLASSES), reduction="mean", memory=memory)
@@ -160,6 +162,7 @@ def test_random_numbers_that_are_not_pytorchs_are_noticed() -> None:
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.one_in(3)
 def test_batch_statistics_over_several_batches_are_refused_with_the_reason(operator: type) -> None:
     model = nn.Sequential(nn.BatchNorm1d(4), mlp()).double()
     with pytest.raises(
@@ -272,6 +275,7 @@ def test_data_changed_in_memory_is_refused_and_at_means_now() -> None:
 
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("memory", [None, LITTLE], ids=["kept", "recomputed"])
+@pytest.mark.one_in(3)
 def test_after_an_optimizer_step_a_product_is_refused_and_at_means_now(operator: type, memory: str | None) -> None:
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)

@@ -36,6 +36,7 @@ CASES = {
 
 @pytest.mark.parametrize("memory", [None, "2200B"], ids=["kept", "little memory"])
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.one_in(4)
 def test_the_reduction_counts_once(name: str, memory: str | None) -> None:
     make, target, c, options = CASES[name]
     model = mlp()

@@ -40,6 +40,7 @@ def jtlj(model: nn.Module, predict: Callable[..., Tensor], loss: Callable[[Tenso
 
 @pytest.mark.parametrize("memory", [None, "2KB"], ids=["kept", "little memory"])
 @pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.one_in(3)
 def test_it_is_jt_l_j_of_one_large_batch(name: str, memory: str | None) -> None:
     loss, target = LOSSES[name]
     model = mlp()

@@ -180,6 +180,7 @@ def _append() -> tuple[Any, list[int]]:
 
 
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.one_in(4)
 def test_each_evaluation_counts_from_where_the_user_is(name: str) -> None:
     make = KINDS[name]
     expected = references.of_its_own(seeded(Counting, make), lambda model: F.cross_entropy(model(X), CLASSES))

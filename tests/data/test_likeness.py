@@ -171,7 +171,7 @@ KINDS = [
     # Programs refuse parameters of other classes.
     [(kind, engine) for kind in KINDS for engine in ("tape", "compiled") if (kind, engine) != (ByClass, "compiled")],
 )
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(12)
 def test_a_model_finds_its_parameters_as_it_knows_them(kind: type[Penalized], engine: Any) -> None:
     expected = references.of_its_own(seeded(kind), lambda model: F.cross_entropy(model(X), CLASSES))
     model = seeded(kind)

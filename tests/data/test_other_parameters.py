@@ -25,6 +25,7 @@ def error(prediction: Tensor, target: Tensor) -> Tensor:
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("engine", ["tape", "compiled"])
 @pytest.mark.parametrize("operator", [hesse.LossHessian, hesse.GaussNewton])
+@pytest.mark.one_in(3)
 def test_an_operator_at_other_parameters_is_that_of_a_model_with_these(operator: type, engine: str) -> None:
     model, other = network(), network()
     before = {name: entry.clone() for name, entry in model.state_dict().items()}

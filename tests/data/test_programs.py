@@ -80,7 +80,7 @@ TOO_TIGHT = {
 
 @pytest.mark.parametrize("room", ["kept", "recomputed", "cut"])
 @pytest.mark.parametrize("operator", MATRICES)
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(13)
 def test_every_operator_is_that_of_one_large_batch_now_and_at_later_points(operator: type, room: str) -> None:
     memory = {"kept": None, "recomputed": TIGHT, "cut": TOO_TIGHT[operator]}[room]
     model = mlp()
@@ -104,6 +104,7 @@ def test_every_operator_is_that_of_one_large_batch_now_and_at_later_points(opera
     assert (explained.rows is not None) == (room == "cut")
 
 
+@pytest.mark.exhaustive
 def test_a_program_is_compared_with_the_tape_once_a_layout_and_point() -> None:
     model = Counting(mlp())
     H = hesse.LossHessian(model, F.cross_entropy, loader(X, CLASSES), engine="compiled")
@@ -159,7 +160,7 @@ class Convolutional(nn.Module):
 
 
 @pytest.mark.parametrize("operator", [hesse.LossHessian, hesse.GaussNewton])
-@pytest.mark.one_in(2)
+@pytest.mark.exhaustive
 def test_a_convolutional_network_with_batch_norm_in_evaluation(operator: type) -> None:
     model = seeded(Convolutional)
     x, labels = inputs(10, 1, 5, 5), CLASSES
@@ -245,7 +246,7 @@ def test_frozen_and_unused_parameters_have_zeros() -> None:
 
 @pytest.mark.parametrize("memory", [None, TIGHT], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("operator", [hesse.LossHessian, hesse.GaussNewton])
-@pytest.mark.one_in(4)
+@pytest.mark.exhaustive
 def test_sixteen_vectors_go_through_a_program_at_once(operator: type, memory: str | None) -> None:
     model = mlp()
     H = operator(model, F.cross_entropy, loader(X, CLASSES), engine="compiled", batching="vmap", memory=memory)
@@ -284,7 +285,7 @@ def test_plain_functions() -> None:
 
 @pytest.mark.skipif(not HAS_COMPILER, reason="programs are compiled by a C++ compiler")
 @pytest.mark.parametrize("operator", [hesse.LossHessian, hesse.GaussNewton])
-@pytest.mark.one_in(2)
+@pytest.mark.exhaustive
 def test_compiled_for_real(operator: type, monkeypatch: pytest.MonkeyPatch) -> None:
     # As the module itself made it, before the fixture took it away.
     monkeypatch.undo()
@@ -299,6 +300,7 @@ def test_compiled_for_real(operator: type, monkeypatch: pytest.MonkeyPatch) -> N
     assert f"compiled (as asked for; {PROGRAMS[operator]} programs in " in told
 
 
+@pytest.mark.exhaustive
 def test_many_points_need_no_more_programs() -> None:
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
@@ -335,6 +337,7 @@ def test_one_batch_a_step_needs_one_program_a_layout(operator: type) -> None:
     assert [bool(rows) for rows in seen] == [True, True, False, True, False, True]
 
 
+@pytest.mark.exhaustive
 def test_a_batch_at_a_step_has_the_hessian_of_its_own_loss() -> None:
     model = mlp()
     H = hesse.LossHessian(model, F.cross_entropy, (X[:4], CLASSES[:4]), engine="compiled")

@@ -36,7 +36,7 @@ def assert_equal(H: hesse.Operator, expected: Tensor) -> None:
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("operator", [hesse.LossHessian, hesse.GaussNewton])
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(8)
 def test_products_leave_everything_of_the_model_as_it_was(operator: type, checkpointed: bool, verify: bool) -> None:
     model = seeded(Stateful, checkpointed)
     model.dropout.p = 0.0
@@ -215,6 +215,7 @@ def test_a_program_that_is_right_at_one_point_only_is_refused_at_the_next(monkey
         H.at() @ ONES
 
 
+@pytest.mark.exhaustive
 def test_attributes_of_classes_that_a_loss_names_are_read_at_each_point() -> None:
     class Settings:
         factor = 1.0

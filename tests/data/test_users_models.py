@@ -104,6 +104,7 @@ def bert() -> nn.Module:
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("make", [gpt2, llama, bert])
+@pytest.mark.one_in(5)
 def test_hugging_face_models_with_labels_in_the_batch(
     make: Callable[[], nn.Module], masked: bool, checkpointed: bool
 ) -> None:

@@ -22,12 +22,14 @@ def default_cuda() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", DENSE)
+@pytest.mark.one_in(5)
 def test_on_the_second_device(name: str) -> None:
     assert_same_as_on_the_cpu(name, "cuda:1")
 
 
 @pytest.mark.usefixtures("default_cuda")
 @pytest.mark.parametrize("name", DENSE)
+@pytest.mark.one_in(5)
 def test_on_the_default_device_without_float64(name: str) -> None:
     with pretended.without_float64():
         assert_same_as_on_the_cpu(name, "cuda:0")

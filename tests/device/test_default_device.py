@@ -91,6 +91,7 @@ def test_every_public_entry_is_among_the_entries() -> None:
 
 
 @pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.one_in(5)
 def test_the_default_device_decides_nothing(name: str) -> None:
     expected = flat(ENTRIES[name](Setting(CPU)))
     torch.set_default_device("meta")

@@ -12,9 +12,9 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent
-# In one process, since each loads torch and this project; the others are exhaustive.
-QUICK = ("on_devices_entries.py", "on_devices_synchronized.py")
-OTHERS = sorted({path.name for path in FOLDER.glob("on_devices_*.py")} - set(QUICK))
+# In one process, since each loads torch and this project, some of the rows; all are exhaustive.
+QUICK = ("on_devices_entries.py", "on_devices_synchronized.py", "-m", "not exhaustive")
+ALL = sorted(path.name for path in FOLDER.glob("on_devices_*.py"))
 RUN = (
     "from tests.device import pretended; pretended.start(); import sys, pytest;"
     " raise SystemExit(pytest.main(['-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', *sys.argv[1:]]))"
@@ -24,12 +24,12 @@ RUN = (
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the pretended devices are compiled with g++")
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this build of PyTorch has hooks for CUDA of its own")
 @pytest.mark.skipif(sys.platform != "linux", reason="the pretended devices are registered in a shared library of Linux")
-@pytest.mark.parametrize("checks", [QUICK, *[pytest.param([name], marks=pytest.mark.exhaustive) for name in OTHERS]])
+@pytest.mark.parametrize("checks", [QUICK, *[pytest.param([name], marks=pytest.mark.exhaustive) for name in ALL]])
 def test_pretended_devices(checks: Sequence[str]) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
-        [sys.executable, "-c", RUN, *[str(FOLDER / name) for name in checks]],
+        [sys.executable, "-c", RUN, *[str(FOLDER / word) if word.endswith(".py") else word for word in checks]],
         capture_output=True,
         text=True,
         env=environment,

@@ -18,23 +18,19 @@ ON_TWO = {
         *["errors_of_one_rank", "other_questions_on_one_rank", "other_models_on_one_rank"],
         *["wrappers_with_a_forward_of_their_own", "loaders"],
     ],
-    "shared_questions": ["eigenvalues", "checkpoints", "warnings_of_the_first_rank", "other_groups"],
-    "sharded_products": ["the_four_operators", "unequal_batches", "draws", "errors_of_one_rank", "refusals"],
-    "sharded_layouts": ["parts_and_recomputations"],
-    "sharded_batches": ["minima", "collectives", "autocast_in_place_of_a_policy", "a_batch_that_one_rank_cannot_do"],
+    "shared_questions": ["eigenvalues", "warnings_of_the_first_rank", "other_groups"],
+    "sharded_products": ["the_four_operators", "errors_of_one_rank", "refusals"],
+    "sharded_batches": ["minima", "autocast_in_place_of_a_policy"],
     "sharded_commands": ["products_that_the_command_makes", "functions_of_a_sharded_model"],
-    "parallel_products": [
-        *["the_four_operators", "refusals", "derivatives_that_miss_a_term", "functions", "collectives", "draws"],
-    ],
+    "parallel_products": ["the_four_operators", "refusals", "derivatives_that_miss_a_term", "functions"],
     "parallel_errors": ["errors_of_one_rank", "errors_within_a_layer"],
-    "questions_on_parts": ["eigenvalues", "determinants", "solves", "algebra", "refusals"],
+    "questions_on_parts": ["eigenvalues", "solves", "algebra", "refusals"],
 }
 # Of four, pairs can both hold copies or share layers, and shard.
 ON_FOUR = {
-    "sharded_products": ["the_four_operators"],
     "sharded_layouts": ["copies_of_pieces"],
     "mesh_products": ["frozen_parameters", "refusals"],
-    "questions_on_parts": ["refusals", "copies"],
+    "questions_on_parts": ["copies"],
 }
 
 

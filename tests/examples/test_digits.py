@@ -36,6 +36,7 @@ def test_training_is_the_same_every_time_and_leaves_the_generator_alone(digits):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float64", 1e-12)])
+@pytest.mark.one_in(2)
 def test_the_commands_product_agrees_with_pytorchs_in_float64(digits, dtype, tolerance, tmp_path):
     reference = digits.problem(dtype=torch.float64)
     generator = torch.Generator().manual_seed(1)

@@ -14,15 +14,14 @@ from .load import FOLDER, example
 NAMES = ["ranks.py", "sharded.py"]
 
 
-@pytest.fixture(scope="module")
-def said() -> dict[str, list[float]]:
-    """The eigenvalues that each example prints."""
-    run = forking("examples_on_ranks", *NAMES)
+def said(name: str) -> list[float]:
+    """The eigenvalues that an example prints."""
+    run = forking("examples_on_ranks", name)
     assert run.returncode == 0, run.stdout + run.stderr
-    return dict(zip(NAMES, map(ast.literal_eval, run.stdout.splitlines()), strict=True))
+    return list(ast.literal_eval(run.stdout))
 
 
-def test_two_ranks_find_the_eigenvalues_of_the_whole_loss(said: dict[str, list[float]]) -> None:
+def test_two_ranks_find_the_eigenvalues_of_the_whole_loss() -> None:
     digits = example("digits").problem(dtype=torch.float64)
     names, leaves = list(digits.inputs), list(digits.inputs.values())
     x = [leaf.requires_grad_() for leaf in leaves]
@@ -37,11 +36,13 @@ def test_two_ranks_find_the_eigenvalues_of_the_whole_loss(said: dict[str, list[f
 
     n = sum(lengths)
     operator = scipy.sparse.linalg.LinearOperator((n, n), matvec=product, dtype="float64")
-    expected = scipy.sparse.linalg.eigsh(operator, k=5, which="LA", tol=1e-6, return_eigenvectors=False)
-    assert said["ranks.py"] == pytest.approx(sorted(expected, reverse=True), rel=1e-3)
+    # Errors of eigenvalues are at most the residuals, relative to the largest.
+    expected = scipy.sparse.linalg.eigsh(operator, k=5, which="LA", tol=1e-4, return_eigenvectors=False)
+    assert said("ranks.py") == pytest.approx(sorted(expected, reverse=True), rel=1e-3)
 
 
-def test_two_ranks_find_the_largest_eigenvalue_of_the_sharded_model(said: dict[str, list[float]]) -> None:
+@pytest.mark.exhaustive
+def test_two_ranks_find_the_largest_eigenvalue_of_the_sharded_model() -> None:
     language_model = example("language_model")
     x, y, alphabet = language_model.sequences()
     x, y = x[:32], y[:32]
@@ -69,7 +70,7 @@ def test_two_ranks_find_the_largest_eigenvalue_of_the_sharded_model(said: dict[s
     n = sum(lengths)
     operator = scipy.sparse.linalg.LinearOperator((n, n), matvec=product, dtype="float32")
     expected = scipy.sparse.linalg.eigsh(operator, k=1, which="LA", tol=1e-3, return_eigenvectors=False)
-    assert said["sharded.py"] == pytest.approx(list(expected), rel=1e-3)
+    assert said("sharded.py") == pytest.approx(list(expected), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)

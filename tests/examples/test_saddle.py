@@ -42,6 +42,7 @@ def test_the_lowest_mode_leads_to_a_saddle_between_two_minima(saddle):
     assert float(saddle.energy(x)) > beside[1]
 
 
+@pytest.mark.exhaustive
 def test_no_step_is_longer_than_it_may_be(saddle):
     _, _, path = saddle.saddle_near(saddle.bipyramid())
     lengths = [float((after - before).norm()) for before, after in itertools.pairwise(path)]

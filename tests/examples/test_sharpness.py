@@ -27,6 +27,7 @@ def sharpness(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     sys.modules.pop("digits", None)
 
 
+@pytest.mark.exhaustive
 def test_three_steps_take_one_program_and_agree_with_the_tape(sharpness):
     # Captured, and not compiled, which tests of the engine see to.
     with programs.running(EAGER):

@@ -33,7 +33,7 @@ def test_it_is_at_most_sixty_lines_and_says_how_to_run_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(8)
 def test_the_command_answers(name: str, tmp_path: Path) -> None:
     words = ["spectrum", EXAMPLES / f"{name}.py", "--top", 1, "--bottom", 0, "--max-products", 4, "--probes", 0]
     result = CliRunner().invoke(app, [*map(str, words), "--out", str(tmp_path / "report")])
@@ -43,6 +43,7 @@ def test_the_command_answers(name: str, tmp_path: Path) -> None:
     assert found["value"] > 0
 
 
+@pytest.mark.exhaustive
 def test_the_language_model_has_learned() -> None:
     made = load("language_model").problem(steps=60)
     _, y, alphabet = load("language_model").sequences()

@@ -128,6 +128,7 @@ def _assert_agree(ours: Callable[[], Any], theirs: Callable[[], Any]) -> None:
 @pytest.mark.parametrize("kind", VECTORS)
 @pytest.mark.parametrize("function", SCALARS)
 @pytest.mark.parametrize("name", ["vhp", "hvp"])
+@pytest.mark.one_in(5)
 def test_products_with_the_hessian_agree(name: str, function: str, kind: str) -> None:
     case = SCALARS[function]
     for create_graph, strict, requires_grad in FLAGS:
@@ -144,7 +145,7 @@ def test_products_with_the_hessian_agree(name: str, function: str, kind: str) ->
 @pytest.mark.parametrize("kind", VECTORS)
 @pytest.mark.parametrize("function", {**MAPS, "pair": SCALARS["pair"], "linear": SCALARS["linear"]})
 @pytest.mark.parametrize("name", ["vjp", "jvp"])
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(5)
 def test_products_with_the_jacobian_agree(name: str, function: str, kind: str) -> None:
     case = {**SCALARS, **MAPS}[function]
     for create_graph, strict, requires_grad in FLAGS:
@@ -161,6 +162,7 @@ def test_products_with_the_jacobian_agree(name: str, function: str, kind: str) -
 
 @pytest.mark.parametrize("function", MAPS)
 @pytest.mark.parametrize("vectorize", [False, True])
+@pytest.mark.one_in(5)
 def test_jacobians_agree(function: str, vectorize: bool) -> None:
     case = MAPS[function]
     for create_graph, strict, requires_grad in FLAGS:
@@ -176,6 +178,7 @@ def test_jacobians_agree(function: str, vectorize: bool) -> None:
 # PyTorch refuses the matrix of an empty input, and of a complex one in other words.
 @pytest.mark.parametrize("function", [name for name in SCALARS if name not in ("empty", "complex")])
 @pytest.mark.parametrize("vectorize", [False, True])
+@pytest.mark.one_in(5)
 def test_hessians_agree(function: str, vectorize: bool) -> None:
     case = SCALARS[function]
     for create_graph, strict, requires_grad in FLAGS:

@@ -220,6 +220,7 @@ def test_control_flow_in_operators_is_exact(operator: str) -> None:
 
 
 @pytest.mark.parametrize("operator", ["cond", "while_loop"])
+@pytest.mark.one_in(2)
 def test_control_flow_in_operators_has_no_second_derivative_in_pytorch(operator: str) -> None:
     func, same = CONTROL_FLOW[operator]
     x = draw(3)
@@ -264,6 +265,7 @@ RECURRENT = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
 @pytest.mark.parametrize("kind", [*RECURRENT, "RNN of relu", "LSTM with projections"])
 @pytest.mark.filterwarnings("ignore:dropout option adds dropout:UserWarning")
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
+@pytest.mark.one_in(11)
 def test_recurrent_layers_in_float32_are_those_in_float64(
     kind: str, options: dict[str, Any], packed: bool, in_place_of_cudnn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] 
 
 @each_mode
 @pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.one_in(5)
 def test_item_16_hessian_is_that_of_finite_differences_in_every_mode(function: str, mode: str, wrap: Wrap) -> None:
     func, shapes = FUNCTIONS[function]
     inputs = tuple(torch.randn(shape, dtype=DOUBLE) for shape in shapes)
@@ -123,6 +124,7 @@ def test_items_10_and_11_no_grad_around_changes_neither_values_nor_history(mode:
 
 
 @each_reverse_mode
+@pytest.mark.one_in(5)
 def test_item_17_hessian_is_differentiable_twice(mode: str, wrap: Wrap) -> None:
     variables = tuple(wrap(torch.rand(n, dtype=DOUBLE), requires_grad=True) for n in (3, 4))
 

@@ -112,6 +112,7 @@ def test_a_graph_break_inside_the_function_is_harmless(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.exhaustive
 def test_a_graph_break_is_harmless_in_first_derivatives_and_the_curried_product_too() -> None:
     x, v = torch.rand(3, dtype=DOUBLE), torch.rand(3, dtype=DOUBLE)
 
@@ -163,7 +164,7 @@ def test_the_result_of_a_compiled_call_is_differentiable_with_create_graph(name:
 
 @each_product
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "in_parts"])
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(4)
 def test_product_of_attention_in_a_compiled_region_is_right(name: str, whole: bool) -> None:
     """Where PyTorch's fused kernel has no second derivative, and rules do not reach: plain operations serve."""
     x, v = (tuple([torch.rand(1, 2, 4, 3, dtype=DOUBLE) for _ in range(3)]) for _ in range(2))

@@ -32,6 +32,7 @@ def test_item_17_of_a_single_input_by_input_and_vector(name: str, wrap: Wrap) ->
 
 
 @each_product
+@pytest.mark.one_in(5)
 def test_item_17_of_a_tuple_by_inputs_and_vectors(name: str, wrap: Wrap) -> None:
     variables = _variables(wrap, (3,), (4,), (3,), (4,))
 
@@ -43,6 +44,7 @@ def test_item_17_of_a_tuple_by_inputs_and_vectors(name: str, wrap: Wrap) -> None
 
 
 @each_product
+@pytest.mark.one_in(5)
 def test_item_17_composed_with_cosines_before_and_after(name: str, wrap: Wrap) -> None:
     variables = _variables(wrap, (3,), (4,), (3,), (4,))
 
@@ -56,6 +58,7 @@ def test_item_17_composed_with_cosines_before_and_after(name: str, wrap: Wrap) -
 
 
 @each_product
+@pytest.mark.one_in(5)
 def test_item_17_by_a_captured_parameter(name: str, wrap: Wrap) -> None:
     """Also section 3: gradients flow to closed-over parameters."""
     x, v, captured = _variables(wrap, (3,), (3,), (3,))

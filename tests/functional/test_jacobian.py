@@ -43,6 +43,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]] = {
 
 @each_mode
 @pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.one_in(5)
 def test_item_16_jacobian_is_that_of_torch_func_in_every_mode(function: str, mode: str, wrap: Wrap) -> None:
     func, shapes = FUNCTIONS[function]
     inputs = tuple(torch.randn(shape, dtype=DOUBLE) for shape in shapes)
@@ -125,6 +126,7 @@ def test_items_10_and_11_no_grad_around_changes_neither_values_nor_history(mode:
 
 
 @each_reverse_mode
+@pytest.mark.one_in(5)
 def test_item_17_jacobian_is_differentiable_twice(mode: str, wrap: Wrap) -> None:
     def func(x: Tensor, y: Tensor) -> Tensor:
         return (x + y).exp().sum(dim=1)

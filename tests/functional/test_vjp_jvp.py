@@ -126,6 +126,7 @@ def test_item_16_vjp_and_jvp_are_the_products_with_the_dense_jacobian(wrap: Wrap
 
 
 @each_product
+@pytest.mark.one_in(5)
 def test_item_17_results_are_differentiable_twice_by_inputs_and_vectors(name: str, wrap: Wrap) -> None:
     def pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return 2 * x + 3 * y.exp(), x * y

@@ -100,6 +100,7 @@ def product(func: Function, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("func", CHANGES, ids=lambda func: func.__name__)
 @pytest.mark.private
+@pytest.mark.one_in(4)
 def test_values_that_change_at_a_new_point_are_read_anew(func: Function) -> None:
     """Nothing compares a program that serves a second time with the tape here."""
     H = programs.hessian(func, X, verify=False)

@@ -56,7 +56,7 @@ def products(func: Callable[[Tensor], Tensor], x: Tensor, V: Tensor, backend: Ba
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(7)
 def test_many_vectors_at_once_are_each_multiplied_rightly(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     x, V = 0.3 * draw(12), draw(COUNT, 12, seed=3)
     with sdpa_kernel(SDPBackend.MATH):
@@ -72,7 +72,7 @@ def test_many_vectors_at_once_are_each_multiplied_rightly(name: str, capfd: pyte
     "name",
     ["written at places", "gathered along rows", "slices counted from the end", "a matrix that all vectors share"],
 )
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 def test_inductors_programs_for_many_vectors_are_right(name: str) -> None:
     x, V = 0.3 * draw(12), draw(COUNT, 12, seed=3)
     expected = V @ torch.autograd.functional.hessian(FUNCTIONS[name], x)
@@ -124,6 +124,7 @@ def test_columns_go_through_a_program_sixteen_at_a_time_and_the_rest_singly(
 @pytest.mark.parametrize(
     ("width", "expect", "batching"), [(16, None, "loop"), (20, None, "vmap"), (16, 20, "vmap"), (16, 19, "loop")]
 )
+@pytest.mark.one_in(4)
 def test_a_batch_is_compiled_where_single_products_would_take_as_long(
     width: int, expect: int | None, batching: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,6 +128,7 @@ class Scaled:
         return self.factor * float(self._hidden[0]) * (x**2).sum()
 
 
+@pytest.mark.exhaustive
 def test_python_numbers_are_watched_wherever_the_function_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
     local, obj = 2.0, Scaled()
     settings.scale = 2.0  # type: ignore[attr-defined]  # a module made here
@@ -271,6 +272,7 @@ def _handed_to(way: str) -> tuple[Callable[[Tensor], Tensor], Callable[[float], 
         *("attributes by name", "attribute of a function", "partial method", "partial function of a class"),
     ],
 )
+@pytest.mark.one_in(6)
 def test_what_a_function_reads_of_what_it_is_handed_is_read_again(way: str) -> None:
     func, change = _handed_to(way)
     H = programs.hessian(func, THREE)
@@ -433,6 +435,7 @@ HELD |= {
 
 
 @pytest.mark.parametrize("name", HELD)
+@pytest.mark.one_in(7)
 def test_what_is_read_of_any_object_of_pythons_is_read_again(name: str) -> None:
     make, read, change = HELD[name]
     held = make()
@@ -487,6 +490,7 @@ def _shared(kind: str) -> tuple[Callable[[Tensor], Tensor], Callable[[], None]]:
 
 
 @pytest.mark.parametrize("kind", ["modules", "parameters", "functions", "lists"])
+@pytest.mark.one_in(3)
 def test_what_has_several_names_may_be_another_of_them_later(kind: str) -> None:
     func, change = _shared(kind)
     H = programs.hessian(func, THREE).at(2 * THREE)

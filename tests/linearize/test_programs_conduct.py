@@ -47,6 +47,7 @@ def test_a_function_that_draws_has_one_hessian_and_draws_once_a_point(verify: bo
 
 
 @pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.one_in(2)
 def test_buffers_are_changed_as_one_evaluation_a_point_changes_them(verify: bool) -> None:
     def network() -> nn.Module:
         torch.manual_seed(0)
@@ -281,5 +282,5 @@ def test_threads_may_capture_at_once() -> None:
         return hesse.Hessian(lambda x: (x**power).sum(), x, engine="compiled") @ x
 
     with programs.running(EAGER), concurrent.futures.ThreadPoolExecutor(4) as pool:
-        for power, found in zip(range(3, 15), pool.map(product, range(3, 15)), strict=True):
+        for power, found in zip(range(3, 9), pool.map(product, range(3, 9)), strict=True):
             torch.testing.assert_close(found, power * (power - 1) * x ** (power - 1))

@@ -77,6 +77,7 @@ def test_a_function_that_cannot_be_captured_is_refused_by_name(func: Callable[..
 # PyTorch says so once a process, of a function that reads a value of its input.
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
 @pytest.mark.parametrize("func", [func for func, _ in REFUSED], ids=[func.__name__ for func, _ in REFUSED])
+@pytest.mark.one_in(3)
 def test_auto_multiplies_all_the_same(func: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     # What costs nothing is tried, however long a product takes.
     for price in ("FIXED_PRICE", "NODE_PRICE"):

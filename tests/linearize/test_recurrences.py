@@ -31,6 +31,7 @@ def test_a_recurrence_is_the_loop_that_it_stands_for(reverse: bool) -> None:
 
 
 @pytest.mark.parametrize("cell", ["lstm", "masked gru"])
+@pytest.mark.one_in(2)
 def test_two_derivatives_are_finite_differences(cell: str) -> None:
     torch.manual_seed(0)
     gates, count = (8, 2) if cell == "lstm" else (6, 1)

@@ -48,10 +48,10 @@ def test_products_are_those_of_pytorch_in_double_precision(kind: type[nn.RNNBase
 
 
 CASES = [
+    (nn.GRU, {"bidirectional": True}),
     (nn.LSTM, {"num_layers": 2, "bidirectional": True, "batch_first": True}),
     (nn.LSTM, {"proj_size": 2, "bidirectional": True}),
     (nn.LSTM, {"num_layers": 2, "dropout": 0.5, "bias": False}),
-    (nn.GRU, {"bidirectional": True}),
     (nn.RNN, {"nonlinearity": "relu", "bias": False}),
     (nn.RNN, {}),
 ]
@@ -60,7 +60,7 @@ CASES = [
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize(("kind", "options"), CASES, ids=str)
 @pytest.mark.private
-@pytest.mark.one_in(10)
+@pytest.mark.one_in(12)
 def test_halves_and_lone_products_are_those_of_the_layers(
     kind: type[nn.RNNBase], options: dict[str, Any], packed: bool
 ) -> None:
@@ -107,9 +107,8 @@ def test_lengths_of_packed_sequences_are_read_anew() -> None:
     layer = nn.GRU(2, 2, dtype=DOUBLE)
     x, v = torch.randn(2, 3, 2, 2, dtype=DOUBLE)
     H = programs.hessian(func, x)
-    for shorter in (2, 1):
-        lengths[1] = shorter
-        torch.testing.assert_close(H.at(x) @ v, torch.autograd.functional.vhp(func, x, v)[1])
+    lengths[1] = 1
+    torch.testing.assert_close(H.at(x) @ v, torch.autograd.functional.vhp(func, x, v)[1])
 
 
 def test_a_program_is_as_large_for_long_sequences_as_for_short_ones() -> None:

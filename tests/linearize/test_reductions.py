@@ -79,6 +79,7 @@ def test_sums_of_sums_are_one_sum(name: str) -> None:
 
 
 @pytest.mark.skipif(not HAS_COMPILER, reason="programs are compiled by a C++ compiler")
+@pytest.mark.exhaustive
 def test_compiled_products_of_a_sum_over_pairs_are_right() -> None:
     x = torch.randn(40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 

@@ -52,6 +52,7 @@ def test_costly_functions_of_small_tensors_are_computed_before_they_are_repeated
 
 @pytest.mark.skipif(not HAS_COMPILER, reason="programs are compiled by a C++ compiler")
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.exhaustive
 def test_compiled_products_through_batch_norm_are_right(memory_format: torch.memory_format) -> None:
     torch.manual_seed(0)
     layers = nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Tanh(), nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2)

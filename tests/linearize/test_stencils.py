@@ -82,6 +82,7 @@ FUNCTIONS = [
 
 
 @pytest.mark.parametrize("func", FUNCTIONS)
+@pytest.mark.one_in(4)
 def test_the_numbers_stay_and_nothing_is_padded(func: Callable[..., Tensor]) -> None:
     x = torch.randn(10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     v = torch.randn(10, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -119,7 +120,7 @@ def total_variation(x: Tensor) -> Tensor:
 
 @pytest.mark.skipif(not HAS_COMPILER, reason="programs are compiled by a C++ compiler")
 @pytest.mark.parametrize("func", [chain, second_differences, total_variation])
-@pytest.mark.one_in(3)
+@pytest.mark.exhaustive
 def test_compiled_products_are_those_of_the_dense_hessian(func: Callable[[Tensor], Any]) -> None:
     x = torch.randn(30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     dense = torch.autograd.functional.hessian(func, x)

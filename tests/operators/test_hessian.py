@@ -65,6 +65,7 @@ def test_the_jacobian_runs_its_function_exactly_once(point: Tensor) -> None:
 
 @pytest.mark.parametrize("batching", ["auto", "loop", "vmap"])
 @pytest.mark.parametrize("columns", [0, 1, 2, 7, 8, 9, 40])
+@pytest.mark.one_in(4)
 def test_columns_are_multiplied_as_by_the_dense_matrix(
     point: Tensor, dense: Tensor, batching: Any, columns: int
 ) -> None:

@@ -14,6 +14,7 @@ LENGTHS = [1, PIECE, 2 * PIECE - 1, 2 * PIECE, 3 * PIECE + 5, 3_000_000]
 @pytest.mark.parametrize("n", LENGTHS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("by_rows", [False, True])
+@pytest.mark.one_in(5)
 def test_they_are_right_to_rounding_however_long(n: int, dtype: torch.dtype, by_rows: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     U, V = (torch.randn(k, n, generator=generator, dtype=dtype).mT for k in (3, 2))
@@ -33,6 +34,7 @@ def test_no_columns_have_none(n: int) -> None:
     assert inner_products(torch.zeros(n, 2), torch.zeros(n, 0)).shape == (2, 0)
 
 
+@pytest.mark.exhaustive
 def test_eigenvectors_of_a_million_entries_are_accurate_in_float32() -> None:
     """Squared norms that are off by 6e-5 leave residuals of 1e-3 behind, however many products are made."""
     n = 2**20

@@ -36,7 +36,7 @@ def expected(matrix: Tensor, places: Any) -> Tensor:
 @pytest.mark.parametrize("engine", ["tape", "compiled"])
 @pytest.mark.parametrize("batching", ["loop", "vmap", "auto"])
 @pytest.mark.parametrize("places", PLACES)
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(13)
 def test_rows_of_a_hessian(places: Any, batching: Any, engine: Any) -> None:
     H = hesse.Hessian(energy, X, batching=batching, engine=engine)
     torch.testing.assert_close(H.rows(places), expected(HESSIAN, places))

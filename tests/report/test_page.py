@@ -19,6 +19,12 @@ from hesse._report import page
 from .spectra import spectrum
 
 LONG_NAME = "a/rather/long/path/to/the/problem_file.py"
+UNCONVERGED = {
+    "max_products": 16,
+    "name": "<b>bold</b>.py",
+    "command": "hesse spectrum 'a <b>.py' --seed 7",
+    "seed": 7,
+}
 
 
 @functools.cache
@@ -37,7 +43,7 @@ def test_the_page_needs_nothing_else():
 
 
 def test_what_has_not_converged_is_marked():
-    text = rendered(max_products=16, name=LONG_NAME)
+    text = rendered(**UNCONVERGED)
     assert "eigenvalues have converged within 16 products" in text
     assert 'class="open"' in text
     assert "or less: not converged" in text
@@ -45,7 +51,7 @@ def test_what_has_not_converged_is_marked():
 
 
 def test_names_are_escaped_and_its_foot_says_how_it_was_made():
-    text = rendered(name="<b>bold</b>.py", command="hesse spectrum 'a <b>.py' --seed 7", seed=7)
+    text = rendered(**UNCONVERGED)
     assert "<b>" not in text
     foot = text.partition("<footer>")[2]
     assert "<code>hesse spectrum &#39;a &lt;b&gt;.py&#39; --seed 7</code>" in foot

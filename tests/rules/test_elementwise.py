@@ -74,6 +74,7 @@ ELEMENTWISE: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[mpmath.mpf], 
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
+@pytest.mark.one_in(3)
 def test_second_derivatives_are_those_of_sixty_digits(name: str) -> None:
     func, exact, entries = ELEMENTWISE[name]
     x = numbers(*entries)

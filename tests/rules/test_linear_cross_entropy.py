@@ -56,7 +56,7 @@ def test_pytorchs_double_backward_is_wrong_or_raises() -> None:
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(11)
 def test_products_agree_with_differences_of_the_gradient(reduction: str, options: str, bias: bool) -> None:
     assert_right(through_the_loss(reduction=reduction, **OPTIONS[options]), point(bias))
 
@@ -115,8 +115,8 @@ def test_a_sample_without_a_batch_is_right() -> None:
 
 
 def test_no_more_than_a_chunk_of_logits_is_ever_held() -> None:
-    """A vocabulary so large that all logits would be 400 MB, where no tensor may have more than 8."""
-    tokens, width, words = 5000, 8, 20_000
+    """A vocabulary so large that all logits would be 80 MB, where no tensor may have more than 2."""
+    tokens, width, words = 1000, 8, 20_000
     generator = torch.Generator().manual_seed(0)
     x, v = torch.randn((2, tokens, width), generator=generator)
     weight, w = torch.randn((2, words, width), generator=generator)

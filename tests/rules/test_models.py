@@ -114,6 +114,7 @@ def parameters_of(model: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 @pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.one_in(4)
 def test_transformers_with_their_default_attention_have_products(name: str, training: bool) -> None:
     torch.manual_seed(0)
     model, data = TRANSFORMERS[name]()

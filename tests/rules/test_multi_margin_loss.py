@@ -42,6 +42,7 @@ def test_pytorch_has_no_second_derivative() -> None:
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.one_in(5)
 def test_products_agree_with_differences_of_the_gradient(options: dict[str, object]) -> None:
     assert_right(through_the_loss(**options), (point(),))
 

@@ -35,6 +35,7 @@ def test_derivatives_at_distance_zero_are_wrong_or_missing_in_pytorch() -> None:
 
 
 @pytest.mark.parametrize("p", EXPONENTS)
+@pytest.mark.one_in(4)
 def test_products_through_cdist_agree_with_differences_of_the_gradient(p: float) -> None:
     assert_right(lambda x, y: wavy(torch.cdist(x, y, p=p)), (points(2, 3), points(3, 3, seed=1)))
 
@@ -45,6 +46,7 @@ def test_batches_of_points_broadcast(p: float) -> None:
 
 
 @pytest.mark.parametrize("p", EXPONENTS)
+@pytest.mark.one_in(4)
 def test_products_through_pdist_agree_with_differences_of_the_gradient(p: float) -> None:
     assert_right(lambda x: wavy(F.pdist(x, p=p)), (points(4, 3),))
 

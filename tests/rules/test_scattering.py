@@ -44,6 +44,7 @@ def pair(name: str) -> tuple[Function, Function]:
 
 
 @pytest.mark.parametrize("name", SCATTER)
+@pytest.mark.one_in(3)
 def test_products_are_those_of_a_source_that_is_cut(name: str) -> None:
     func, same = pair(name)
     (v,) = vectors_like((X,))
@@ -109,6 +110,7 @@ ALONG = torch.tensor([0, 2, 0])
 @pytest.mark.parametrize("include_self", [True, False])
 @pytest.mark.parametrize("in_place", [True, False])
 @pytest.mark.parametrize("name", ["scatter_reduce", "index_reduce"])
+@pytest.mark.one_in(3)
 def test_products_of_zeros_are_right(name: str, include_self: bool, in_place: bool) -> None:
     places = PLACES if name == "scatter_reduce" else ALONG.expand(2, 3)
 

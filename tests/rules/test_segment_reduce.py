@@ -46,12 +46,14 @@ def test_pytorch_has_no_second_derivative() -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.one_in(7)
 def test_products_agree_with_differences_of_the_gradient(reduction: str, form: str) -> None:
     shape, options = FORMS[form]
     assert_right(through_segments(reduction, None, **options), (draw(*shape),))
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.one_in(3)
 def test_an_initial_value_is_taken_in(reduction: str) -> None:
     assert_right(through_segments(reduction, 1.2, lengths=torch.tensor([3, 0, 2, 2])), (draw(7),))
 

@@ -40,6 +40,7 @@ def refused() -> str:
 
 
 @pytest.mark.parametrize("name", special_functions.NAMES)
+@pytest.mark.one_in(5)
 def test_it_is_refused_by_name_or_right(name: str) -> None:
     called = function(name)
     func = lambda x: called(x).square().sum()  # noqa: E731  # a function in one line

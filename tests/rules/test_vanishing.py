@@ -177,6 +177,7 @@ def _log_cosh(modulus: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.one_in(4)
 def test_products_are_those_of_the_squares(name: str) -> None:
     func, same, x = CASES[name]
     (v,) = vectors_like((x,))
@@ -293,7 +294,7 @@ def test_at_kinks_derivatives_are_as_ever(name: str) -> None:
 
 # Scaled points are two tensors, each point at distance zero from itself: the tape serves everywhere.
 @pytest.mark.parametrize("name", [name for name in CASES if name != "a kernel of scaled points"])
-@pytest.mark.one_in(6)
+@pytest.mark.one_in(13)
 def test_programs_leave_points_with_zeros_to_the_tape(name: str) -> None:
     func, same, x = CASES[name]
     (v,) = vectors_like((x,))
@@ -325,6 +326,7 @@ def test_a_program_made_where_there_are_zeros_serves_elsewhere() -> None:
 
 
 @pytest.mark.parametrize("memory", [None, "6KiB"])
+@pytest.mark.one_in(2)
 def test_zeros_in_a_later_batch_are_seen(memory: str | None) -> None:
     x, w = draw(12, 3, seed=4), draw(3, 2, seed=5)
     x[5], x[9] = x[6], 0
@@ -467,6 +469,7 @@ def with_zero_and_even_rows() -> Tensor:
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("name", BATCHED)
 @pytest.mark.private
+@pytest.mark.one_in(4)
 def test_batches_of_vmap_inside_of_the_function_are_seen(name: str) -> None:
     func, same = BATCHED[name]
     x = with_zero_and_even_rows()

@@ -37,6 +37,7 @@ def test_what_this_pytorch_cannot_differentiate_twice_is_refused_by_name() -> No
 
 
 @EVERY_SCENARIO
+@pytest.mark.one_in(7)
 def test_hvp_is_right(scenario: Scenario) -> None:
     _require_products(scenario, hesse.hvp)
 
@@ -57,6 +58,7 @@ COMPLEX = [scenario for scenario in SCENARIOS.values() if has_complex_inputs(sce
 
 
 @pytest.mark.parametrize("scenario", REAL, ids=names(REAL))
+@pytest.mark.one_in(7)
 def test_the_whole_hessian_is_right_row_by_row(scenario: Scenario) -> None:
     case = scenario.build()
     blocks = hesse.functional.hessian(case.func, case.inputs)
@@ -64,6 +66,7 @@ def test_the_whole_hessian_is_right_row_by_row(scenario: Scenario) -> None:
 
 
 @pytest.mark.parametrize("scenario", REAL, ids=names(REAL))
+@pytest.mark.one_in(7)
 def test_the_whole_hessian_is_right_in_a_batch(scenario: Scenario) -> None:
     case = scenario.build()
     if scenario.name in UNBATCHABLE:

@@ -36,7 +36,7 @@ def counted(func: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], list[No
 
 @EVERY_SCENARIO
 @EVERY_BATCHING
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(19)
 def test_a_hessian_is_right(scenario: Scenario, batching: Any) -> None:
     case, reference = scenario.build(), scenario.reference
     func, calls = counted(case.func)
@@ -71,7 +71,7 @@ def test_a_hessian_is_right(scenario: Scenario, batching: Any) -> None:
 
 
 @EVERY_SCENARIO
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(13)
 def test_the_transposed_jacobian_of_a_scalar_function_is_its_gradient(scenario: Scenario) -> None:
     case = scenario.build()
     func, calls = counted(case.func)
@@ -88,7 +88,7 @@ def test_the_transposed_jacobian_of_a_scalar_function_is_its_gradient(scenario: 
 
 
 @EVERY_SCENARIO
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(13)
 def test_the_jacobian_of_a_scalar_function_is_its_directional_derivative(scenario: Scenario) -> None:
     case = scenario.build()
     func, calls = counted(case.func)
@@ -139,7 +139,7 @@ NOT_REFUSED = [
 @pytest.mark.parametrize(
     ("scenario", "batching"), NOT_REFUSED, ids=[f"{batching}-{scenario.name}" for scenario, batching in NOT_REFUSED]
 )
-@pytest.mark.one_in(10)
+@pytest.mark.one_in(23)
 def test_the_jacobian_of_the_gradient_is_the_hessian(scenario: Scenario, batching: Any) -> None:
     case, reference = scenario.build(), scenario.reference
     J = hesse.Jacobian(gradient_map(case), case.inputs, batching=batching)

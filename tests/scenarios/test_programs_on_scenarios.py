@@ -27,7 +27,7 @@ COMPILED = [
     "changes_of_views_in_place",
     "input_that_is_captured_as_well",
 ]
-"""Compiled in every run of the tests: a gather, a drawing function, changes in place, convolutions.
+"""By Inductor: a gather, a drawing function, changes in place, convolutions.
 
 Other tests compile chains (linearize/test_stencils.py), networks (data/test_programs.py) and attention
 (rules/test_attention.py).
@@ -35,7 +35,7 @@ Other tests compile chains (linearize/test_stencils.py), networks (data/test_pro
 
 
 @EVERY_SCENARIO
-@pytest.mark.one_in(12)
+@pytest.mark.one_in(67)
 def test_a_hessian_by_a_program_is_right_or_refused_by_name(scenario: Scenario) -> None:
     case = scenario.build()
     if scenario.name in UNCAPTURED:
@@ -57,7 +57,7 @@ def test_a_hessian_by_a_graph_run_operator_by_operator_is_right(name: str) -> No
 
 
 @EVERY_SCENARIO
-@pytest.mark.one_in(20)
+@pytest.mark.one_in(79)
 def test_a_jacobian_by_a_program_is_right_or_refused_by_name(scenario: Scenario) -> None:
     case = scenario.build()
     if scenario.name in UNCAPTURED:
@@ -75,6 +75,7 @@ def test_a_jacobian_by_a_program_is_right_or_refused_by_name(scenario: Scenario)
 
 
 @pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.one_in(3)
 def test_a_compiled_hessian_is_right(name: str) -> None:
     case = SCENARIOS[name].build()
     _require_products(SCENARIOS[name], hesse.Hessian(case.func, case.inputs, engine="compiled"))

@@ -27,6 +27,7 @@ def test_a_closed_form_agrees_with_finite_differences(scenario: Scenario) -> Non
 
 
 @EVERY_SCENARIO
+@pytest.mark.one_in(4)
 def test_autograds_gradient_agrees_with_differences_of_the_value(scenario: Scenario) -> None:
     value = abs(float(scenario.reference.value))
     gradient = scenario.reference.gradient
@@ -35,6 +36,7 @@ def test_autograds_gradient_agrees_with_differences_of_the_value(scenario: Scena
 
 
 @EVERY_SCENARIO
+@pytest.mark.one_in(4)
 def test_a_reference_is_symmetric(scenario: Scenario) -> None:
     hessian = scenario.reference.hessian
     assert hessian.shape == (scenario.reference.n, scenario.reference.n)

@@ -52,6 +52,7 @@ def test_get_started_has_a_problem_file():
 
 
 @pytest.mark.parametrize("page", problem_pages(), ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.exhaustive
 def test_the_commands_beside_a_problem_file_work_on_it(page, tmp_path, monkeypatch):
     (source,) = plain(page)
     lines = [line for block in blocks(page, "") for line in block.splitlines()]

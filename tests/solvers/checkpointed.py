@@ -1,7 +1,8 @@
 """Run by ``test_checkpoint.py`` in a process of its own: ask a question, and be killed at a product.
 
 ``python -m tests.solvers.checkpointed QUESTION CHECKPOINT PRODUCT`` prints the digits of the answer, or is killed by
-SIGKILL while it makes that product. CHECKPOINT may be ``none``, and PRODUCT ``never``.
+SIGKILL while it makes that product. CHECKPOINT may be ``none``, and PRODUCT ``never``. Several pairs CHECKPOINT
+PRODUCT are processes one after another, forked after what they import; of each that was killed the status is printed.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 
 import numpy as np
 import torch
@@ -155,12 +157,39 @@ def ask(question: str, operator, checkpoint):
     return found.estimate, found.standard_error, found.error_estimate, found.interval, found.num_products, found.method
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    name, path, product = sys.argv[1:]
+def live(name: str, path: str, product: str) -> None:
+    """Print the digits of an answer, or be killed."""
     last = None if product == "never" else int(product)
     kept = None if path == "none" else hesse.Checkpoint(path, seconds=0)
     if name in ("newton", "levenberg-marquardt"):
         print(repr(minimum(name, kept, last)))
+    else:
+        print(repr(ask(name, lambda inner: Deadly(inner, last), kept)))
+
+
+def fork(name: str, path: str, product: str) -> int:
+    """The status with which a process that lives so ends."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = 1
+    try:
+        live(name, path, product)
+        code = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    name, *words = sys.argv[1:]
+    if len(words) == 2:
+        live(name, *words)
         sys.exit()
-    print(repr(ask(name, lambda inner: Deadly(inner, last), kept)))
+    for path, product in zip(words[::2], words[1::2], strict=True):
+        if status := fork(name, path, product):
+            print(status, flush=True)

@@ -62,6 +62,7 @@ def exact() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "autocast inside", "autocast around"])
+@pytest.mark.one_in(3)
 def test_eigsh_ends_at_the_noise_of_products_and_says_how_large_it_is(kind: str) -> None:
     wanted = torch.linalg.eigvalsh(exact()).flip(0)[:2]
     with warnings.catch_warnings():
@@ -78,6 +79,7 @@ def test_eigsh_ends_at_the_noise_of_products_and_says_how_large_it_is(kind: str)
 
 @pytest.mark.parametrize("method", ["cg", "minres"])
 @pytest.mark.parametrize("kind", ["bfloat16", "autocast inside"])
+@pytest.mark.one_in(3)
 def test_solve_ends_at_the_noise_of_products(kind: str, method: str) -> None:
     A = exact()
     b = torch.randn(len(A), generator=torch.Generator().manual_seed(2))
@@ -126,6 +128,7 @@ def test_noise_of_an_operator_that_says_nothing_is_found_where_convergence_stall
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.one_in(2)
 def test_rounding_of_the_vectors_own_dtype_is_no_noise(dtype: torch.dtype) -> None:
     A = spread().to(dtype)
     with pytest.warns(hesse.ConvergenceWarning, match="rounding allows no smaller one"):
@@ -157,6 +160,7 @@ def test_an_operator_evaluates_under_the_autocast_it_was_made_in() -> None:
 
 
 @pytest.mark.parametrize("low", ["autocast", "matrix products"])
+@pytest.mark.one_in(2)
 def test_what_hesse_computes_with_products_is_not_lowered_by_what_surrounds_the_question(low: str) -> None:
     A, b = spread().float(), torch.ones(200)
     pairs, solution = hesse.eigsh(A, 2, rng=0), hesse.solve(A, b, preconditioner=hesse.nystrom(A, 5, rng=0))

@@ -62,6 +62,7 @@ BESIDE = 2**20
 
 @pytest.mark.filterwarnings("ignore::hesse.ConvergenceWarning")
 @pytest.mark.parametrize("name", QUESTIONS)
+@pytest.mark.one_in(5)
 def test_a_question_holds_as_few_vectors_as_it_says_and_refuses_fewer(name):
     ask, least = QUESTIONS[name], LEAST[name] * VECTOR + (1000 if name == "eigsh" else 0)
     with pytest.raises(
@@ -77,6 +78,7 @@ def test_a_question_holds_as_few_vectors_as_it_says_and_refuses_fewer(name):
 
 
 @pytest.mark.parametrize("name", ["trace", "diagonal", "frobenius_norm", "spectral_density"])
+@pytest.mark.one_in(3)
 def test_units_of_a_small_operator_take_one_vector_more_of_its_product(name):
     A = Diagonal(1e-20)
     _, taken = peak.during(lambda: QUESTIONS[name](A, LEAST[name] * VECTOR), A.device)
@@ -160,6 +162,7 @@ def test_a_size_that_is_none_is_refused(name):
         "DefaultCPUAllocator: not enough memory: you tried to allocate 8000000 bytes.",
     ],
 )
+@pytest.mark.one_in(4)
 def test_every_allocators_words_are_one_sentence(message):
     class Exhausted(Diagonal):
         def matmat(self, V):

@@ -40,7 +40,7 @@ def is_star_coloring(pattern: scipy.sparse.csr_array, colors: np.ndarray) -> boo
 
 
 @pytest.mark.parametrize("is_compiled", [False, True])
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(pattern=graphs, random=st.randoms(use_true_random=False))
 def test_star_colors_are_a_star_coloring_in_any_order(is_compiled, pattern, random):
     order = np.arange(pattern.shape[0], dtype=pattern.indices.dtype)
@@ -74,7 +74,7 @@ def random_plan(pattern: scipy.sparse.csr_array, symmetric: bool) -> SparsePlan:
     return plan(pattern, None, symmetric=symmetric, dtype=torch.float64, device=torch.device("cpu"), room=None)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(pattern=graphs, seed=st.integers(0, 2**31))
 def test_entries_of_symmetric_matrices_are_read_back(pattern, seed):
     # Whole numbers: sums of them are exact.
@@ -94,14 +94,14 @@ rectangles = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(pattern=rectangles, seed=st.integers(0, 2**31))
 def test_entries_of_rectangular_matrices_are_read_back(pattern, seed):
     matrix = np.random.default_rng(seed).integers(-9, 9, pattern.shape) * pattern.toarray().astype(float)
     np.testing.assert_array_equal(entries(random_plan(pattern, False), matrix), matrix)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(pattern=graphs)
 def test_smallest_last_leaves_no_vertex_more_earlier_neighbors_than_the_graph_has_cores(pattern):
     order = compiled(kernels.smallest_last)(pattern.indptr, pattern.indices)

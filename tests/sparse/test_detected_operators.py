@@ -354,6 +354,7 @@ def test_every_operator_of_the_lists_has_a_sample() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLES))
+@pytest.mark.one_in(3)
 def test_a_known_operator_spreads_entries_as_its_differences_do(name: str) -> None:
     for sample in SAMPLES[name]:
         found, numeric, following = found_and_numeric(sample)

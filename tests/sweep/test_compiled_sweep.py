@@ -23,7 +23,7 @@ SAMPLE = CAPTURED[::8]
 
 
 @pytest.mark.parametrize("name", CAPTURED)
-@pytest.mark.one_in(24)
+@pytest.mark.one_in(150)
 def test_a_program_is_right_through_an_operator(name: str) -> None:
     found = verdict(name, next(cases_of(OPERATORS[name])), EAGER)
     assert found == "right" or DRAWS in found
@@ -37,6 +37,7 @@ def test_a_graph_run_operator_by_operator_is_right_through_an_operator(name: str
 
 
 @pytest.mark.parametrize("name", sorted(WITHOUT_A_PROGRAM))
+@pytest.mark.one_in(4)
 def test_a_refusal_names_what_no_program_can_hold(name: str) -> None:
     found = verdict(name, next(cases_of(OPERATORS[name])), EAGER)
     assert found.startswith("refused")

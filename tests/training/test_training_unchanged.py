@@ -97,6 +97,7 @@ def compare(name: str, uses: list[str], count: int, interruptions: int) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in FROM_LIBRARIES])
+@pytest.mark.one_in(6)
 def test_training_is_the_same_with_an_operator_over_data(name: str) -> None:
     compare(name, ["LossHessian, tape"], 1, 1)
 

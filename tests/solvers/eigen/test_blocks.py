@@ -37,6 +37,7 @@ class Watched(Counting):
         ("BE", (1, 3), np.sort(SPREAD)[[0, -3, -2, -1]]),
     ],
 )
+@pytest.mark.one_in(5)
 def test_blocks_find_each_end_of_a_known_spectrum(which, k, expected, block_size, dtype):
     A = Watched(with_eigenvalues(SPREAD, dtype))
     found = hesse.eigsh(A, k, which=which, block_size=block_size, rng=0)
@@ -52,6 +53,7 @@ def test_blocks_find_each_end_of_a_known_spectrum(which, k, expected, block_size
 
 
 @pytest.mark.parametrize("multiplicity", [2, 4])
+@pytest.mark.one_in(2)
 def test_a_block_sees_as_many_equal_eigenvalues_as_it_has_vectors(multiplicity):
     values = np.concatenate([[10.0] * multiplicity, [9.0] * multiplicity, np.linspace(-1, 6, 700)])
     single, block = (Watched(with_eigenvalues(values)) for _ in range(2))
@@ -76,6 +78,7 @@ def test_a_cluster_that_is_nearly_one_eigenvalue_is_resolved():
 
 @pytest.mark.parametrize("values", [[7.0], [2.0, -3.0], [1.0] * 9, [0.0] * 12, [3.0] + [2.0] * 5 + [1.0] * 4], ids=str)
 @pytest.mark.parametrize("block_size", [2, 5, 20])
+@pytest.mark.one_in(4)
 def test_blocks_wider_than_the_spaces_there_are(values, block_size):
     for k in range(1, len(values) + 1):
         A = Watched(with_eigenvalues(values))

@@ -28,6 +28,7 @@ class Drifting(Counting):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("block_size", [1, 4])
+@pytest.mark.one_in(3)
 def test_true_residuals_cost_a_product_for_each_pair_counted_apart(dtype, block_size):
     A, plain = (Counting(with_eigenvalues(SPREAD, dtype)) for _ in range(2))
     found = hesse.eigsh(A, (2, 4), which="BE", rng=0, certify=True, block_size=block_size)

@@ -43,6 +43,7 @@ class Counting(Operator):
         ("LA", 1, [SPREAD.max()]),
     ],
 )
+@pytest.mark.one_in(3)
 def test_each_end_of_a_known_spectrum(which, k, expected, dtype):
     A = Counting(with_eigenvalues(SPREAD, dtype))
     found = hesse.eigsh(A, k, which=which, tol=1e-6, rng=0)
@@ -69,7 +70,7 @@ def test_each_end_of_a_known_spectrum(which, k, expected, dtype):
     ],
     ids=str,
 )
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(8)
 def test_copies_that_the_starting_vector_cannot_see_are_found(outer, k, dtype):
     # A Krylov space of one vector holds one copy; SciPy's eigsh answers 10, 10, 9, 8, 7 to the second of these.
     values = np.concatenate([outer, np.linspace(-1, 6, 700)])
@@ -149,6 +150,7 @@ def test_both_ends_with_restarts():
 )
 @pytest.mark.parametrize("which", ["LA", "SA", "LM", "BE"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.one_in(7)
 def test_multiple_eigenvalues_come_as_often_as_they_are_there(values, which, dtype):
     values = np.asarray(values)
     for k in range(1, min(len(values), 5) + 1):
@@ -308,6 +310,7 @@ def test_products_whose_squares_leave_the_precision_are_right(scale):
     [np.r_[1.0, 0.5, 1e-6 * np.linspace(-3, 3, 198)], 2.0 ** -np.arange(80.0), np.r_[1.0, 0.5, np.full(98, 1e-12)]],
     ids=["over a small bulk", "geometric", "over nearly nothing"],
 )
+@pytest.mark.one_in(5)
 def test_eigenvalues_far_above_all_others_are_found_whatever_the_seed(values, dtype, block_size):
     A = torch.diag(torch.from_numpy(values)).to(dtype)
     for seed in range(8):

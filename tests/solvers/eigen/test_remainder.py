@@ -29,14 +29,15 @@ def _remainder(matrix, known, seed):
     ids=["even", "graded", "one alone", "triple"],
 )
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_no_eigenvalue_away_from_the_known_vectors_exceeds_the_bound(values, dtype):
+@pytest.mark.parametrize("seeds", [range(4), pytest.param(range(4, 20), marks=pytest.mark.exhaustive)], ids=str)
+def test_no_eigenvalue_away_from_the_known_vectors_exceeds_the_bound(values, dtype, seeds):
     matrix = with_eigenvalues(values, dtype)
     _, vectors = torch.linalg.eigh(matrix.double())
     known = vectors[:, [3, 100, 299]].to(dtype)
     rest = vectors[:, [i for i in range(300) if i not in (3, 100, 299)]]
     left = np.linalg.eigvalsh((rest.mT @ matrix.double() @ rest).numpy())
     rounding = 100 * torch.finfo(dtype).eps
-    for seed in range(20):
+    for seed in seeds:
         remainder = _remainder(matrix, known, seed)
         assert (known.mT @ remainder.start).abs().max() <= rounding
         for _ in range(40):
@@ -72,10 +73,11 @@ def test_a_bound_is_wrong_where_the_starting_vector_is_as_unlucky_as_the_risk_al
         assert remainder.ends(1)[1] >= 5
 
 
-def test_a_claim_follows_only_if_it_is_true():
+@pytest.mark.parametrize("count", [40, pytest.param(300, marks=pytest.mark.exhaustive)])
+def test_a_claim_follows_only_if_it_is_true(count):
     generator = np.random.default_rng(0)
     followed = 0
-    for _ in range(300):
+    for _ in range(count):
         matrix = torch.from_numpy(generator.standard_normal((12, 12)))
         matrix = (
             matrix + matrix.mT + torch.diag(torch.from_numpy(generator.uniform(0, 20, 12)).sort(descending=True)[0])
@@ -96,5 +98,5 @@ def test_a_claim_follows_only_if_it_is_true():
                     -theta, outside.mT @ outside, bound
                 ) == claim.follows(theta, outside.mT @ outside, bound)
             assert not Claim(1, float(threshold), truth).refuted_by(theta)
-    assert followed > 1000
+    assert followed > 3 * count
     assert not Claim(1, 1.0, 5).follows(theta, outside.mT @ outside, 1.0)

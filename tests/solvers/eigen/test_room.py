@@ -41,6 +41,7 @@ def search(**words):
 
 @pytest.mark.parametrize("block_size", [1, 4])
 @pytest.mark.parametrize("vectors", [48, 60, 100])
+@pytest.mark.one_in(6)
 def test_a_search_stays_within_its_memory(vectors, block_size):
     memory = (vectors + 5 * (block_size - 1)) * VECTOR
     found, taken = search(memory=memory, block_size=block_size, max_products=2000)
@@ -88,6 +89,7 @@ VALUES = np.concatenate([np.linspace(-1, 1, 150), [4.0, 4.0, 5.0, 7.0]])
 
 @pytest.mark.parametrize("block_size", [1, 2])
 @pytest.mark.parametrize("start", [False, True], ids=["", "warm"])
+@pytest.mark.one_in(4)
 def test_a_basis_on_another_device_than_the_operator_gives_the_same_digits(start, block_size):
     matrix = with_eigenvalues(VALUES)
     words = {"block_size": block_size, "basis_size": 20, "max_products": 1000, "rng": 0, "certify": True}
@@ -113,6 +115,7 @@ def test_a_basis_on_another_device_than_the_operator_gives_the_same_digits(start
     assert 2 * made <= moved <= 2 * made + 30
 
 
+@pytest.mark.exhaustive
 def test_a_basis_on_the_operators_own_device_moves_nothing():
     matrix = with_eigenvalues(VALUES)
     devices = TwoDevices()

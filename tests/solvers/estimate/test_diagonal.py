@@ -18,6 +18,7 @@ FLAT = with_eigenvalues(np.linspace(0.5, 1.5, 150))
 
 @pytest.mark.parametrize("method", ["auto", "hutchinson", "xdiag", "exact"])
 @pytest.mark.parametrize("matrix", [DECAYING, FLAT], ids=["decaying", "flat"])
+@pytest.mark.one_in(5)
 def test_the_error_is_of_the_size_that_is_said(method, matrix):
     errors, said = [], []
     for seed in range(10):
@@ -36,7 +37,7 @@ def test_auto_takes_a_third_of_hutchinsons_products_where_eigenvalues_decay_and_
     for matrix, share in ((DECAYING, 1 / 3), (FLAT, 1.0)):
         counts = {}
         for method in ("auto", "hutchinson"):
-            found = [hesse.diagonal(matrix, method=method, tol=0.1, max_products=5000, rng=seed) for seed in range(5)]
+            found = [hesse.diagonal(matrix, method=method, tol=0.1, max_products=5000, rng=seed) for seed in range(3)]
             counts[method] = np.mean([each.num_products for each in found])
         assert counts["auto"] <= share * counts["hutchinson"]
 
@@ -76,6 +77,7 @@ def test_a_low_rank_diagonal_is_read_off(rank):
 
 
 @pytest.mark.parametrize("n", [2, 3, 6])
+@pytest.mark.one_in(3)
 def test_probes_that_agree_do_not_show_that_the_range_is_found(n):
     matrix = torch.eye(n, dtype=torch.float64) + torch.ones(n, n, dtype=torch.float64) / 3
     for seed in range(20):

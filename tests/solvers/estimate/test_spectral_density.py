@@ -46,8 +46,8 @@ def larger(bulk):
 
 
 def test_the_density_is_the_smoothed_spectrum():
-    A, values = larger(1390)
-    rho = hesse.spectral_density(A, num_probes=20, num_steps=60, sigma=1.0, rng=0)
+    A, values = larger(790)
+    rho = hesse.spectral_density(A, num_probes=12, num_steps=60, sigma=1.0, rng=0)
     assert not rho.exact
     truth = smoothed(values, rho.grid.numpy(), 1.0)
     assert np.abs(rho.density.numpy() - truth).max() <= 0.05 * truth.max()
@@ -56,7 +56,8 @@ def test_the_density_is_the_smoothed_spectrum():
 @pytest.mark.parametrize(
     ("bulk", "num_probes", "num_steps", "confidence", "seeds"),
     [
-        (180, 4, 40, 0.95, 40),
+        (180, 4, 40, 0.95, 12),
+        pytest.param(180, 4, 40, 0.95, 40, marks=pytest.mark.exhaustive),
         pytest.param(180, 10, 18, 0.95, 80, marks=pytest.mark.exhaustive),
         pytest.param(1980, 40, 45, 0.99, 80, marks=pytest.mark.exhaustive),
     ],
@@ -76,7 +77,8 @@ def test_the_band_covers_point_by_point_as_often_as_it_says(bulk, num_probes, nu
     # Chance alone would let the mean of one place vary by this much, three times over in the worst of nine.
     chance = np.sqrt(confidence * (1 - confidence) / seeds)
     assert np.mean(hits) >= confidence - chance
-    assert np.mean(hits, axis=0).min() >= confidence - 3 * chance
+    # At that rate fewer than 9 of 12 are, at one of nine places at least, in 2 % of all cases.
+    assert np.mean(hits, axis=0).min() >= confidence - (3 if seeds > 12 else 4) * chance
     assert np.mean(hits) <= confidence + 3 * chance
 
 
@@ -90,6 +92,7 @@ def test_the_band_covers_point_by_point_as_often_as_it_says(bulk, num_probes, nu
     ],
     ids=["spread", "seventeen zeros", "multiple"],
 )
+@pytest.mark.one_in(4)
 def test_as_many_products_as_eigenvalues_give_them_all_and_the_density_exactly(values, dtype):
     n = len(values)
     rho = hesse.spectral_density(with_eigenvalues(values, dtype), num_probes=4, num_steps=n // 3, sigma=0.5, rng=0)

@@ -34,7 +34,8 @@ def coverage(method, eigenvalues, runs):
 
 @pytest.mark.parametrize(("method", "name"), [("hutchinson", "outliers"), ("auto", "decaying")])
 def test_an_interval_covers_the_trace_as_often_as_it_says_in_a_few_runs(method, name):
-    assert coverage(method, KNOWN[name], 100) >= 0.93 - 2 * np.sqrt(0.95 * 0.05 / 100)
+    # Where 95 of 100 are covered, fewer than 26 of 30 are in 1.6 % of all cases.
+    assert coverage(method, KNOWN[name], 30) >= 0.93 - 2 * np.sqrt(0.95 * 0.05 / 30)
 
 
 @pytest.mark.exhaustive
@@ -64,16 +65,18 @@ def test_the_method_that_was_used_is_said():
     assert hesse.trace(torch.eye(20)).method == "exact"
 
 
-def test_xtrace_gives_an_error_estimate_and_no_interval():
+@pytest.mark.parametrize("seeds", [12, pytest.param(36, marks=pytest.mark.exhaustive)])
+def test_xtrace_gives_an_error_estimate_and_no_interval(seeds):
     A, truth = hesse.as_operator(with_eigenvalues(KNOWN["decaying"])), KNOWN["decaying"].sum()
-    found = [hesse.trace(A, method="xtrace", tol=0.02, rng=seed) for seed in range(36)]
+    found = [hesse.trace(A, method="xtrace", tol=0.02, rng=seed) for seed in range(seeds)]
     assert all(each.converged and np.isnan(each.standard_error) for each in found)
     assert all(each.interval == (-np.inf, np.inf) for each in found)
     errors = np.array([each.estimate - truth for each in found])
     estimates = np.array([each.error_estimate for each in found])
     # Of the right size in the mean, which is all that it says.
-    assert 0.5 <= np.sqrt((errors**2).mean() / (estimates**2).mean()) <= 2
-    assert abs(errors.mean()) <= 4 * errors.std() / 6
+    within = 2 * np.sqrt(36 / seeds)  # of few seeds one with a long tail counts for more
+    assert 1 / within <= np.sqrt((errors**2).mean() / (estimates**2).mean()) <= within
+    assert abs(errors.mean()) <= 4 * errors.std() / np.sqrt(seeds)
     # Leaving out is exact: many a probe would not tell the decaying spectrum by fewer than this.
     assert np.mean([each.num_products for each in found]) <= 45
 
@@ -146,15 +149,16 @@ def test_an_exact_trace_beyond_the_budget_is_refused():
         hesse.trace(torch.eye(40), method="lanczos")
 
 
-def test_the_estimate_is_the_mean_and_its_error_is_of_the_size_it_says():
+@pytest.mark.parametrize("seeds", [60, pytest.param(300, marks=pytest.mark.exhaustive)])
+def test_the_estimate_is_the_mean_and_its_error_is_of_the_size_it_says(seeds):
     A = with_eigenvalues(SPREAD)
-    found = [hesse.trace(A, method="hutchinson", tol=0.0, atol=1e9, rng=seed) for seed in range(300)]
+    found = [hesse.trace(A, method="hutchinson", tol=0.0, atol=1e9, rng=seed) for seed in range(seeds)]
     assert all(each.num_products == 30 for each in found)
     estimates = np.array([each.estimate for each in found])
     dense = A.numpy()
     exact = np.sqrt(2 * (np.sum(dense**2) - np.sum(np.diag(dense) ** 2)) / 30)
-    assert abs(estimates.mean() - SPREAD.sum()) <= 4 * exact / np.sqrt(300)
-    assert np.isclose(np.mean([each.standard_error for each in found]), exact, rtol=0.05)
+    assert abs(estimates.mean() - SPREAD.sum()) <= 4 * exact / np.sqrt(seeds)
+    assert np.isclose(np.mean([each.standard_error for each in found]), exact, rtol=0.05 * np.sqrt(300 / seeds))
 
 
 def test_the_interval_is_students_corrected_for_skewness():

@@ -34,7 +34,7 @@ def covers(estimates, truth):
 
 
 @pytest.mark.parametrize(
-    ("name", "seeds"), [("uniform", 15), *(pytest.param(name, 60, marks=pytest.mark.exhaustive) for name in KNOWN)]
+    ("name", "seeds"), [("uniform", 8), *(pytest.param(name, 60, marks=pytest.mark.exhaustive) for name in KNOWN)]
 )
 def test_the_bar_of_the_logarithm_of_the_determinant_covers_as_often_as_it_says(name, seeds):
     matrix = with_eigenvalues(KNOWN[name])
@@ -48,7 +48,7 @@ def test_the_bar_of_the_logarithm_of_the_determinant_covers_as_often_as_it_says(
 @pytest.mark.parametrize(
     ("name", "tol", "seeds"),
     [
-        ("lone", 1.0, 40),
+        ("lone", 1.0, 15),
         *(pytest.param(name, tol, 600, marks=pytest.mark.exhaustive) for name in SKEWED for tol in (0.5, 1.0)),
     ],
 )
@@ -58,7 +58,8 @@ def test_the_bar_of_skewed_samples_covers_as_often_as_it_says(name, tol, seeds):
     # Elsewhere so many probes would be needed that the matrix is made instead.
     assert sum(each.num_probes > 0 for each in found) >= 0.4 * seeds
     # Stopping early costs a little: on a lone eigenvalue 925 of 1000 are covered where 950 are promised.
-    assert covers(found, truth) >= 0.925 - 2 * np.sqrt(0.95 * 0.05 / seeds)
+    # At that rate fewer than 12 of 15 are in 2 % of all cases.
+    assert covers(found, truth) >= 0.925 - (2 if seeds > 15 else 3) * np.sqrt(0.95 * 0.05 / seeds)
 
 
 def test_a_function_that_is_tiny_on_the_spectrum_has_a_tiny_trace():
@@ -70,6 +71,7 @@ def test_a_function_that_is_tiny_on_the_spectrum_has_a_tiny_trace():
 
 @pytest.mark.parametrize("n", [50, 300, 2500])
 @pytest.mark.parametrize("scale", [1.0, 2.0**-60, 2.0**60, 3.0])
+@pytest.mark.one_in(5)
 def test_the_logarithm_of_the_determinant_of_a_multiple_of_the_identity_is_found_at_once(n, scale):
     found = hesse.logdet(hesse.as_operator(torch.eye(n, dtype=torch.float64)) * scale, rng=0)
     assert found.converged

@@ -30,7 +30,7 @@ def test_jacobi_takes_scales_away():
     A = core * torch.outer(scales, scales)
     b = A @ torch.ones(200, dtype=torch.float64)
     with pytest.warns(hesse.ConvergenceWarning, match="products ran out"):
-        hesse.solve(A, b, tol=1e-8, max_products=1000)
+        hesse.solve(A, b, tol=1e-8, max_products=400)
     for method in ("cg", "minres"):
         for M in (hesse.jacobi(A.diagonal()), hesse.jacobi(hesse.diagonal(A, method="exact"))):
             found = hesse.solve(A, b, method=method, tol=1e-8, preconditioner=M)
@@ -86,6 +86,7 @@ def test_nystrom_of_a_low_rank_matrix_keeps_no_more_than_its_rank_in_mind():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rank", [3, 6, 28])
+@pytest.mark.one_in(3)
 def test_nystrom_of_a_singular_or_wide_spectrum_is_positive_definite(rank, dtype):
     """Values that are rounding take no part, and none is divided by more than rounding of the rest allows."""
     for seed, values in enumerate([0.5 ** np.arange(30.0), np.r_[np.ones(4), np.zeros(26)], np.r_[1, np.zeros(29)]]):

@@ -38,6 +38,7 @@ def test_every_shift_has_its_dense_answer(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("size", [1.0, 1e-30, 1e30])
+@pytest.mark.one_in(3)
 def test_a_tolerance_of_zero_ends_with_what_rounding_allows(dtype, size):
     A = with_eigenvalues(np.linspace(1, 5, 40), dtype)
     b = size * torch.linspace(1, 2, 40, dtype=dtype)

@@ -69,6 +69,7 @@ def test_what_does_not_fit_is_refused() -> None:
         hesse.minimize(hesse.Hessian(lambda x: x.sin().sum(), x), x)
 
 
+@pytest.mark.exhaustive
 def test_a_search_goes_on_from_its_checkpoint_with_the_same_digits(tmp_path: Path) -> None:
     H = hesse.LossHessian(network(), ridge, BATCHES, engine="tape")
     kept = hesse.Checkpoint(tmp_path / "search", seconds=0)

@@ -16,6 +16,7 @@ def value(T, gamma, h):
 
 @pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("radius", [1e-6, 0.3, 5.0, 1e6])
+@pytest.mark.one_in(4)
 def test_the_step_satisfies_the_conditions_of_more_and_sorensen(seed, radius):
     draw = torch.Generator().manual_seed(seed)
     k = 1 + seed % 7

@@ -23,6 +23,7 @@ def rosenbrock(x):
 
 @pytest.mark.parametrize("start", [(-1.2, 1.0, -1.2, 1.0), (2.0, -2.0, 2.0, 1.5)])
 @pytest.mark.parametrize("method", SECOND_ORDER + FIRST_ORDER)
+@pytest.mark.one_in(9)
 def test_the_function_is_evaluated_once_a_point(method, start):
     evaluated, asked = [], []
 
