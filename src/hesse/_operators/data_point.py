@@ -29,7 +29,7 @@ from hesse._data.reduction import rounding
 from hesse._linearize import tape
 from hesse._linearize.choice import EngineName
 from hesse._linearize.engines import Engines, Linearize
-from hesse._linearize.guard import Guard
+from hesse._linearize.guard import Guard, Remembered
 from hesse._linearize.protocol import Leaves, Linearization, Map
 from hesse._linearize.shared import Shared
 from hesse._operators.explanation import Explanation
@@ -166,6 +166,7 @@ class DataPoint(Point):
         """Every term that counts; the first pass adds up value and gradient on the way."""
         self.objective.require_same_mode()
         total = 0.0
+        self._kept.forget_stale()
         # Of terms that are all kept from an earlier pass there is nothing to add.
         is_new = not (self._complete and len(self._kept) == len(self._values))
         for place, term, last in self._each():
@@ -260,11 +261,15 @@ class DataPoint(Point):
         if place not in self._values:
             self._require_reduction(place, microbatch, term)
         self._compare(place, float(term.value))
+        tensors = list(rows.tensors(microbatch))
         if layout not in self._sizes:
-            self._sizes[layout] = term.kept_bytes(self.batches.held_elsewhere(microbatch))
+            # A batch that is not held elsewhere stays with its term.
+            held = {id(tensor) for tensor in self.batches.held_elsewhere(microbatch)}
+            own = [tensor.numel() * tensor.element_size() for tensor in tensors if id(tensor) not in held]
+            self._sizes[layout] = term.kept_bytes(tensors) + sum(own)
         size = self._sizes[layout]
         self._kept.see(size)
-        self._kept.offer(place, term, size)
+        self._kept.offer(place, term, size, Remembered([(str(i), tensor) for i, tensor in enumerate(tensors)]))
         return term
 
     def _require_reduction(self, place: Place, microbatch: Any, term: Term) -> None:
