@@ -24,7 +24,7 @@ from hesse._data.kept import Kept
 from hesse._data.losses import Reduction
 from hesse._data.models import Objective
 from hesse._data.options import DataOptions
-from hesse._data.plan import PILOT, Plan, make_plan
+from hesse._data.plan import PILOT, Plan, Premise, make_plan
 from hesse._data.reduction import rounding
 from hesse._linearize import tape
 from hesse._linearize.choice import EngineName
@@ -117,12 +117,15 @@ class DataPoint(Point):
         _, microbatch = next(rows.microbatches(first, plan.rows))
         if self.engine == "compiled":
             plan = plan._replace(largest=self._measure(microbatch, plan.reduction))
-        self.plan = plan
+        is_reduced = plan.several or options.needs_reduction
+        self.plan = plan._replace(premise=Premise(self.objective, is_reduced=is_reduced))
         if (rows.count(first) or 1) <= PILOT:
             self._fresh((0, 0), microbatch)
 
     def _fits(self, plan: Plan, is_other: bool) -> bool:
         """Whether an earlier plan holds: one for one batch says nothing of more, nor of a larger one."""
+        if plan.premise is not None and not plan.premise.holds(self.objective):
+            return False
         if is_other:
             return not self.batches.may_be_several() and (rows.count(self.batches.first()[0]) or 1) <= plan.number
         return plan.several or not self.batches.may_be_several()
