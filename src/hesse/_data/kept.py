@@ -48,13 +48,14 @@ class Kept(Generic[T]):
             self._terms[place] = term, size, batch
             self.bytes += size
 
-    def forget_stale(self) -> None:
-        """Let go of terms whose batch has changed in the memory that they share with it.
+    def forget_stale(self, *places: Hashable) -> None:
+        """Let go of those of the terms (all, where none are named) whose batch has changed in memory that they share.
 
         It may have been written into, or be one that a loader fills anew each time.
         """
-        for place in [place for place, (_, _, batch) in self._terms.items() if batch.is_stale()]:
-            self.bytes -= self._terms.pop(place)[1]
+        for place in places or tuple(self._terms):
+            if place in self._terms and self._terms[place][2].is_stale():
+                self.bytes -= self._terms.pop(place)[1]
 
     def shrink(self, place: Hashable, size: int) -> None:
         """A term, if it is kept, has let go of so many bytes."""

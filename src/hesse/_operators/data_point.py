@@ -245,6 +245,8 @@ class DataPoint(Point):
             for number, batch in enumerate(self.batches):
                 for start, microbatch in rows.microbatches(batch, self.plan.rows):
                     place = number, start
+                    # The loader may have filled the same tensors with other batches meanwhile.
+                    self._kept.forget_stale(place)
                     kept = self._kept.get(place)
                     if kept is not None:
                         yield place, kept, False
