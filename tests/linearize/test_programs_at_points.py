@@ -6,6 +6,7 @@ import array
 import collections
 import contextvars
 import ctypes
+import dataclasses
 import math
 import os
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from functools import partial, partialmethod
 from operator import attrgetter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -518,3 +519,179 @@ def test_a_program_that_has_differed_once_is_compared_at_each_further_point(monk
         else:
             with pytest.raises(hesse.CaptureError, match="differs from the tape"):
                 H.at(THREE + 0)
+
+
+class Energies:
+    """A class that no object is made of: functions, and what they read."""
+
+    power = 3
+
+    @staticmethod
+    def cubic(x: Tensor) -> Tensor:
+        return scale * x**3
+
+    @classmethod
+    def raised(cls, x: Tensor) -> Tensor:
+        return 2 * x**cls.power
+
+
+class Cubic(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return 2 * x**3
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> Tensor:
+        return cotangent * 6 * ctx.saved_tensors[0] ** 2
+
+
+class Weighing:
+    def __matmul__(self, x: Tensor) -> Tensor:
+        return scale * (x**3).sum()
+
+    def __getattr__(self, name: str) -> float:
+        return scale
+
+
+class Below(Weighing):
+    def __matmul__(self, x: Tensor) -> Tensor:
+        return super().__matmul__(x)
+
+
+class Made:
+    def __init__(self) -> None:
+        self.factor = scale
+
+
+class Described:
+    class Scale:
+        def __get__(self, held: Any, owner: Any) -> float:
+            return scale
+
+    factor = Scale()
+
+
+def _reading(monkeypatch: pytest.MonkeyPatch, name: str) -> tuple[Callable[[Tensor], Tensor], Callable[[], None]]:
+    """A function that is 2·Σx³, and what makes it 5·Σx³ (of the backward of one, 5·Σx³ by its derivatives)."""
+
+    def set_scale() -> None:
+        monkeypatch.setitem(globals(), "scale", 5.0)
+
+    def times_five(cotangent: Tensor, x: Tensor) -> Tensor:
+        return 15 * cotangent * x**2
+
+    held, below, described = Weighing(), Below(), Described()
+    cubic = Cubic.apply
+    ways: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[], None]]] = {
+        "a static function's global": (lambda x: Energies.cubic(x).sum(), set_scale),
+        "a static function": (
+            lambda x: Energies.cubic(x).sum(),
+            lambda: monkeypatch.setattr(Energies, "cubic", staticmethod(lambda x: 5 * x**3)),
+        ),
+        "an attribute that a class function reads": (
+            lambda x: Energies.raised(x).sum() if Energies.power == 3 else 2.5 * Energies.raised(x).sum(),
+            lambda: monkeypatch.setattr(Energies, "raised", classmethod(lambda cls, x: 5 * x**cls.power)),
+        ),
+        "a backward": (
+            lambda x: cubic(x).sum(),
+            lambda: monkeypatch.setattr(
+                Cubic, "backward", staticmethod(lambda ctx, cotangent: times_five(cotangent, *ctx.saved_tensors))
+            ),
+        ),
+        "an operator": (lambda x: held @ x, set_scale),
+        "a function of a class above": (lambda x: below @ x, set_scale),
+        "a name that no attribute has": (lambda x: held.anything * (x**3).sum(), set_scale),
+        "an object that is made": (lambda x: Made().factor * (x**3).sum(), set_scale),
+        "a descriptor": (lambda x: described.factor * (x**3).sum(), set_scale),
+    }
+    return ways[name]
+
+
+@pytest.mark.parametrize("transform", ["operator", "vhp", "grad"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("a static function's global", "a static function", "an attribute that a class function reads"),
+        *("a backward", "an operator", "a function of a class above", "a name that no attribute has"),
+        *("an object that is made", "a descriptor"),
+    ],
+)
+@pytest.mark.one_in(2)
+def test_what_is_called_by_a_class_or_by_no_name_is_read_again(
+    name: str, transform: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "INDUCTOR", backends.EAGER)
+    func, change = _reading(monkeypatch, name)
+    if transform == "grad":
+        gradient = hesse.func.grad(func, engine="compiled", verify=False)
+        torch.testing.assert_close(gradient(THREE), 6 * THREE**2)
+        change()
+        torch.testing.assert_close(gradient(2 * THREE), 60 * THREE**2)
+        return
+    H, product = programs.hessian(func, THREE, verify=False), hesse.func.vhp(func, engine="compiled", verify=False)
+    by_operator = transform == "operator"
+    torch.testing.assert_close(H @ THREE if by_operator else product(THREE, THREE), 12 * THREE**2)
+    change()
+    found = H.at(2 * THREE) @ THREE if by_operator else product(2 * THREE, THREE)
+    torch.testing.assert_close(found, 60 * THREE**2)
+
+
+class Pair(NamedTuple):
+    x: Tensor
+    y: Tensor
+
+
+class OtherPair(NamedTuple):
+    x: Tensor
+    y: Tensor
+
+
+@dataclasses.dataclass
+class Record:
+    x: Tensor
+    y: Tensor
+
+
+@dataclasses.dataclass
+class OtherRecord:
+    x: Tensor
+    y: Tensor
+
+
+FACTORS: dict[type, float] = {Pair: 1.0, OtherPair: 2.0, Record: 3.0, OtherRecord: 4.0}
+
+
+def test_inputs_of_another_class_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "INDUCTOR", backends.EAGER)
+
+    def func(held: list[Any]) -> Tensor:
+        (pair,) = held
+        return FACTORS[type(pair)] * getattr(pair, "factor", 1.0) * (pair.x**3 * pair.y).sum()
+
+    product = hesse.func.hvp(func, engine="compiled", verify=False)
+    gradient = hesse.func.grad(func, engine="compiled", verify=False)
+    H = None
+    x, y = THREE, THREE.cos()
+    for kind, factor in ((Pair, 1), (OtherPair, 1), (Record, 1), (OtherRecord, 1), (Record, 5), (Record, 6), (Pair, 1)):
+        at = kind(x, y)
+        if factor != 1:
+            at.factor = factor
+        v = [kind(x, torch.zeros(3).double())]
+        times = FACTORS[kind] * factor
+        H = programs.hessian(func, [at], verify=False) if H is None else H.at([at])
+        for (found,) in (H @ v, product([at], v)):
+            torch.testing.assert_close(found.x, times * 6 * x * y * x)
+            torch.testing.assert_close(found.y, times * 3 * x**2 * x)
+        torch.testing.assert_close(gradient([at])[0].x, times * 3 * x**2 * y)
+
+
+def test_other_arguments_of_another_class_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "INDUCTOR", backends.EAGER)
+    factors: dict[type, float] = {list: 1.0, tuple: 2.0, dict: 3.0}
+    gradient = hesse.func.grad(lambda x, held: factors[type(held)] * (x**3).sum(), engine="compiled", verify=False)
+    for held in ([], (), {}, [1], (1,), []):
+        torch.testing.assert_close(gradient(THREE, held), factors[type(held)] * 3 * THREE**2)

@@ -30,8 +30,11 @@ _DEPTH = 6
 # Of a container.
 ENTRIES = 1_000
 _LIBRARIES = {"torch", "hesse", "numpy", "scipy", *sys.stdlib_module_names} - {"__main__"}
-# What calling an object calls.
-_CALLED = frozenset({"__call__", "forward"})
+# What calling an object calls, and a function of autograd.
+_CALLED = frozenset({"__call__", "forward", "backward", "setup_context", "jvp", "vjp", "vmap"})
+# Of what Python calls by no name: what only making an object calls, and what a function's result does not depend on.
+_OF_MAKING = frozenset({"__init__", "__new__", "__post_init__"})
+_UNCALLED = frozenset({"__init_subclass__", "__class_getitem__", "__set_name__", "__del__", "__repr__", "__str__"})
 # What a user sets on a module of a library, beside objects of the user's own classes.
 _DATA = {type(None), bool, int, float, complex, str, bytes, list, tuple, dict, set, weakref.WeakKeyDictionary}
 # Of the hooks of modules those that an evaluation calls, or its derivatives.
@@ -172,7 +175,7 @@ class _Walk:
                     continue
                 is_open = True
                 before, visited[key] = visited.get(key, frozenset()), named
-                for inner, entry in _of_class(*key, named - before).items():
+                for inner, entry in of_class(*key, named - before, is_first=not before):
                     self.visit(entry, _joined(name, inner), depth - 1)
         for value in self._own:
             self._passed[id(value)] = value, frozenset(self._named)
@@ -191,15 +194,22 @@ def _read(value: Any) -> frozenset[str]:
     return frozenset()
 
 
-def _of_class(owner: type, is_value: bool, named: frozenset[str]) -> dict[str, Any]:
-    """What a class has under these names: of one that is a value itself, as one of settings, not its functions."""
-    return data_of_class(owner, named) if is_value else of_class(owner, named)
+def of_class(owner: type, is_value: bool, named: frozenset[str], *, is_first: bool) -> Iterator[tuple[str, Any]]:
+    """What a class and those above it have under these names, and what is called by no name, which is asked for first.
+
+    An object of a class that is a value itself may be made.
+    """
+    for base in users_bases(owner.__mro__):
+        held = vars(base)
+        called = [key for key in held if is_first and _is_called(key, held[key], is_value)]
+        yield from ((key, function_of(held[key], _OF_CLASSES)) for key in sorted({*called, *(named & held.keys())}))
 
 
-def of_class(owner: type, named: frozenset[str]) -> dict[str, Any]:
-    """The attributes of a class with these names."""
-    bases = [vars(base) for base in users_bases(owner.__mro__)]
-    return {key: function_of(base[key], _OF_CLASSES) for base in bases for key in sorted(named & base.keys())}
+def _is_called(name: str, value: Any, is_value: bool) -> bool:
+    """Whether an operator or a statement of Python's calls a function of a class."""
+    if not name.startswith("__") or name in _UNCALLED or (name in _OF_MAKING and not is_value):
+        return False
+    return isinstance(function_of(value, _OF_CLASSES), types.FunctionType)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -327,7 +327,15 @@ def immutable(value: Any, build: Callable[[Any], Build]) -> Build:
     entries = [build(entry) for entry in value]
     # A named tuple's own constructor takes its entries one by one.
     base = tuple if isinstance(value, tuple) else frozenset
-    return lambda copies, tensors: base.__new__(type(value), [entry(copies, tensors) for entry in entries])
+    attributes = {name: build(held) for name, held in (table_of(value) or {}).items()}
+
+    def make(copies: Copies, tensors: Sequence[Tensor | None]) -> Any:
+        fresh = base.__new__(type(value), [entry(copies, tensors) for entry in entries])
+        for name, held in attributes.items():
+            set_attribute(fresh, name, held(copies, tensors))
+        return fresh
+
+    return make
 
 
 def closure_of(function: types.FunctionType) -> dict[str, Any]:

@@ -24,12 +24,15 @@ class Spec(NamedTuple):
     """A structure without its leaves.
 
     ``rebuild`` puts leaves, given in flat order, back; ``paths`` names each leaf; ``length`` is the number of
-    entries of an outermost tuple, which is splatted into a function, and None for everything else.
+    entries of an outermost tuple, which is splatted into a function, and None for everything else. ``kinds`` is equal
+    where the containers are of the same classes; ``beside`` names what objects of dataclasses hold beside their fields.
     """
 
     rebuild: Callable[[Sequence[Any]], Any]
     paths: tuple[Path, ...]
     length: int | None
+    kinds: Hashable = None
+    beside: tuple[tuple[Path, Any], ...] = ()
 
 
 def _first(leaves: Sequence[Any]) -> Any:
@@ -45,12 +48,12 @@ def flatten(tree: Any) -> tuple[list[Any], Spec]:
         return [tree], LONE
     if type(tree) is tuple and all([isinstance(entry, Tensor) for entry in tree]):
         # The common case of the contract functions, kept off the general and slower path.
-        return list(tree), Spec(tuple, tuple([(i,) for i in range(len(tree))]), len(tree))
+        return list(tree), Spec(tuple, tuple([(i,) for i in range(len(tree))]), len(tree), tuple)
     if type(tree) is dict and all([isinstance(entry, Tensor) for entry in tree.values()]):
         # The parameters of a network, as they come with every product.
         keys = list(tree)
         return list(tree.values()), Spec(
-            lambda leaves: dict(zip(keys, leaves, strict=True)), tuple([(key,) for key in keys]), None
+            lambda leaves: dict(zip(keys, leaves, strict=True)), tuple([(key,) for key in keys]), None, dict
         )
     return _flatten_containers(tree)
 
@@ -85,17 +88,22 @@ def _flatten_containers(tree: Any) -> tuple[list[Any], Spec]:
     leaves: list[Any] = []
     paths: list[Path] = []
     parts: list[tuple[slice, Callable[[Sequence[Any]], Any]]] = []
+    kinds: list[Hashable] = [treespec]
+    beside: list[tuple[Path, Any]] = []
     for key_path, node in pairs:
         inner_leaves, inner = _flatten_dataclass(node) if _is_unregistered_dataclass(node) else ([node], LONE)
         parts.append((slice(len(leaves), len(leaves) + len(inner_leaves)), inner.rebuild))
         leaves += inner_leaves
         outer = tuple([_key(entry) for entry in key_path])
         paths += [outer + path for path in inner.paths]
+        kinds.append(inner.kinds)
+        beside += [(outer + path, value) for path, value in inner.beside]
 
     def rebuild(new_leaves: Sequence[Any]) -> Any:
         return _pytree.tree_unflatten([inner(new_leaves[part]) for part, inner in parts], treespec)
 
-    return leaves, Spec(rebuild, tuple(paths), len(tree) if isinstance(tree, tuple) else None)
+    length = len(tree) if isinstance(tree, tuple) else None
+    return leaves, Spec(rebuild, tuple(paths), length, tuple(kinds), tuple(beside))
 
 
 def _numbered(tree: Any, above: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, ...], Any]]:
@@ -129,7 +137,12 @@ def _flatten_dataclass(node: Any) -> tuple[list[Any], Spec]:
     leaves, inner = flatten(fields)
     # Without its fields, so that a spec keeps no tensors.
     bare = _with_fields(node, dict.fromkeys(fields))
-    return leaves, Spec(lambda new_leaves: _with_fields(bare, inner.rebuild(new_leaves)), inner.paths, None)
+    others = [((name,), value) for name, value in getattr(node, "__dict__", {}).items() if name not in fields]
+
+    def rebuild(new_leaves: Sequence[Any]) -> Any:
+        return _with_fields(bare, inner.rebuild(new_leaves))
+
+    return leaves, Spec(rebuild, inner.paths, None, (type(node), inner.kinds), (*inner.beside, *others))
 
 
 def _fields(node: Any) -> dict[str, Any]:

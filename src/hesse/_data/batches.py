@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hesse._base import trees
-from hesse._base.errors import warn_caller
+from hesse._base.errors import StalePointError, warn_caller
 from hesse._base.several_ranks import refuse_repeats
 from hesse._data import rows
 from hesse._data.draws import GeneratorState, drawn_from
@@ -143,12 +143,14 @@ class Batches:
 
     def first(self) -> tuple[Any, bool]:
         """The first batch, or None of data that may be empty, and whether there are more."""
-        batches = iter(self)
-        try:
+        with contextlib.closing(iter(self)) as batches:
             first = next(batches, None)
-            return first, self.may_be_several() and next(batches, self) is not self
-        finally:
-            batches.close()
+            several = self.may_be_several() and next(batches, self) is not self
+        if several and checksum(first) != self.checksums[0]:
+            # The loader fills the same tensors with each batch.
+            with contextlib.closing(iter(self)) as batches:
+                first = next(batches)
+        return first, several
 
     def length(self) -> int | None:
         """How many batches there are, where that is known beforehand or by now."""
@@ -180,8 +182,8 @@ class Batches:
         elif number >= len(self.checksums) or found != self.checksums[number]:
             raise self._changed(f"Batch {number} of the data is not what it was")
 
-    def _changed(self, what: str) -> RuntimeError:
-        return RuntimeError(
+    def _changed(self, what: str) -> StalePointError:
+        return StalePointError(
             f"{what} in an earlier pass of {self._name}: the loader shuffles or augments, or the data was changed. Give"
             " batches that stay the same, such as list(loader), or call at() after a change."
         )

@@ -64,7 +64,7 @@ class LossCurvature:
             gradient = gradient_to_multiply(value, leaves, keep_graph=False)
             return zeros_where_none(gradient, leaves), value.detach().reshape(())
 
-        given = prediction.others, prediction.target
+        given = prediction.rebuilt(prediction.leaves), prediction.target
         linearization = linearize("curvature", gradient_at, prediction.leaves, given)
         curvature = LossCurvature(linearization, prediction.leaves)
         return Curved(linearization.aux, linearization.outputs, curvature)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
+from hesse._linearize.guard import Remembered
+
 # What an evaluation and a product take beside what they leave, in units of what is kept of the batch. PyTorch's
 # allocator was measured to give 0.2 to 1.1 (convolutional networks, transformers, perceptrons); a process takes up to
 # 2.2, with what oneDNN and the heap hold besides.
@@ -26,7 +28,7 @@ class Kept(Generic[T]):
         self.budget = budget
         self.bytes = 0
         self.largest = 0
-        self._terms: dict[Hashable, tuple[T, int]] = {}
+        self._terms: dict[Hashable, tuple[T, int, Remembered]] = {}
 
     def __len__(self) -> int:
         return len(self._terms)
@@ -40,17 +42,26 @@ class Kept(Generic[T]):
         """Take note of the size of a batch before anything is multiplied with it."""
         self.largest = max(self.largest, size)
 
-    def offer(self, place: Hashable, term: T, size: int) -> None:
+    def offer(self, place: Hashable, term: T, size: int, batch: Remembered) -> None:
         """Keep a term if there is room for it, for one more that is made anew, and for what passes in a product."""
         if self.bytes + size + needed(self.largest) <= self.budget:
-            self._terms[place] = term, size
+            self._terms[place] = term, size, batch
             self.bytes += size
+
+    def forget_stale(self, *places: Hashable) -> None:
+        """Let go of those of the terms (all, where none are named) whose batch has changed in memory that they share.
+
+        It may have been written into, or be one that a loader fills anew each time.
+        """
+        for place in places or tuple(self._terms):
+            if place in self._terms and self._terms[place][2].is_stale():
+                self.bytes -= self._terms.pop(place)[1]
 
     def shrink(self, place: Hashable, size: int) -> None:
         """A term, if it is kept, has let go of so many bytes."""
         if place in self._terms:
-            term, before = self._terms[place]
-            self._terms[place] = term, before - size
+            term, before, batch = self._terms[place]
+            self._terms[place] = term, before - size, batch
             self.bytes -= size
 
     def make_room(self, size: int) -> None:
@@ -64,7 +75,7 @@ class Kept(Generic[T]):
 
     def terms(self) -> list[T]:
         """Those that are kept."""
-        return [term for term, _ in self._terms.values()]
+        return [term for term, *_ in self._terms.values()]
 
     def clear(self) -> None:
         """Free all."""

@@ -263,6 +263,10 @@ class Objective:
         model, (loss, call, output) = self.model.as_it_is
         return {"the model": model, "the loss": loss, "call": call, "output": output}
 
+    def functions(self) -> list[Any]:
+        """The user's functions that say what the loss of a batch is."""
+        return [self.loss, self._call, self._output]
+
     def layers(self) -> dict[str, Any]:
         """By name, what the modules of the model and the loss are."""
         found: dict[str, Any] = {}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from hesse._autograd.evaluation import track
+from hesse._autograd.reading import Reading
 from hesse._autograd.thread_state import ordinary_autograd
 from hesse._base.errors import MemoryBudgetError, first_line
 from hesse._base.interrupts import is_unrelated
@@ -18,9 +19,32 @@ from hesse._data.models import Objective
 from hesse._data.options import DataOptions
 from hesse._data.reduction import PILOT as PILOT
 from hesse._data.reduction import Finding, examine, settle
+from hesse._linearize.program.surroundings import Sorted
 
 Measure = Callable[[Any, Reduction], int]
 """Bytes kept of a batch."""
+
+
+class Premise:
+    """What a plan depends on beside the data: layers that normalize batches, and plain values that the loss reads.
+
+    Args:
+        objective: that of the point.
+        is_reduced: whether the plan depends on the reduction of the loss.
+    """
+
+    def __init__(self, objective: Objective, *, is_reduced: bool) -> None:
+        self._layer = objective.batch_statistics()
+        self._reading = Reading(objective.functions() if is_reduced else None)
+        self._found = self._reading.now()
+        self._values = Sorted(self._found).fixed
+
+    def holds(self, objective: Objective) -> bool:
+        """Whether all is as it was."""
+        found = self._reading.now()
+        return objective.batch_statistics() == self._layer and (
+            found is self._found or Sorted(found).fixed == self._values
+        )
 
 
 class Plan(NamedTuple):
@@ -35,6 +59,7 @@ class Plan(NamedTuple):
         rowless: of what type the first batch is, where it has no rows that can be counted.
         number: rows of the first batch; 0 where they cannot be counted.
         assumed: whether only the first batch says so of the reduction, so that the first pass looks at the others.
+        premise: what it holds for; any model and loss when left out.
     """
 
     reduction: Reduction
@@ -45,6 +70,7 @@ class Plan(NamedTuple):
     rowless: str | None = None
     number: int = 0
     assumed: bool = False
+    premise: Premise | None = None
 
 
 def make_plan(

@@ -149,6 +149,13 @@ class Remembered:
         """Whether all is known, without waiting, to be as it was."""
         return not self._tensors or (self.is_on_cpu and not self.has_moved() and not self.has_changed({}))
 
+    def is_stale(self) -> bool:
+        """Whether a tensor has changed; waits for an accelerator that has one."""
+        flags: dict[torch.device, list[Tensor]] = {}
+        if self.has_moved() or self.has_changed(flags):
+            return True
+        return any([bool(flag) for found in flags.values() for flag in found])
+
     def written(self) -> set[Name]:
         """The names of tensors whose numbers have changed."""
         # Memory that is elsewhere now may be gone.

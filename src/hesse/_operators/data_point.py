@@ -24,12 +24,12 @@ from hesse._data.kept import Kept
 from hesse._data.losses import Reduction
 from hesse._data.models import Objective
 from hesse._data.options import DataOptions
-from hesse._data.plan import PILOT, Plan, make_plan
+from hesse._data.plan import PILOT, Plan, Premise, make_plan
 from hesse._data.reduction import rounding
 from hesse._linearize import tape
 from hesse._linearize.choice import EngineName
 from hesse._linearize.engines import Engines, Linearize
-from hesse._linearize.guard import Guard
+from hesse._linearize.guard import Guard, Remembered
 from hesse._linearize.protocol import Leaves, Linearization, Map
 from hesse._linearize.shared import Shared
 from hesse._operators.explanation import Explanation
@@ -117,12 +117,15 @@ class DataPoint(Point):
         _, microbatch = next(rows.microbatches(first, plan.rows))
         if self.engine == "compiled":
             plan = plan._replace(largest=self._measure(microbatch, plan.reduction))
-        self.plan = plan
+        is_reduced = plan.several or options.needs_reduction
+        self.plan = plan._replace(premise=Premise(self.objective, is_reduced=is_reduced))
         if (rows.count(first) or 1) <= PILOT:
             self._fresh((0, 0), microbatch)
 
     def _fits(self, plan: Plan, is_other: bool) -> bool:
         """Whether an earlier plan holds: one for one batch says nothing of more, nor of a larger one."""
+        if plan.premise is not None and not plan.premise.holds(self.objective):
+            return False
         if is_other:
             return not self.batches.may_be_several() and (rows.count(self.batches.first()[0]) or 1) <= plan.number
         return plan.several or not self.batches.may_be_several()
@@ -166,6 +169,7 @@ class DataPoint(Point):
         """Every term that counts; the first pass adds up value and gradient on the way."""
         self.objective.require_same_mode()
         total = 0.0
+        self._kept.forget_stale()
         # Of terms that are all kept from an earlier pass there is nothing to add.
         is_new = not (self._complete and len(self._kept) == len(self._values))
         for place, term, last in self._each():
@@ -241,6 +245,8 @@ class DataPoint(Point):
             for number, batch in enumerate(self.batches):
                 for start, microbatch in rows.microbatches(batch, self.plan.rows):
                     place = number, start
+                    # The loader may have filled the same tensors with other batches meanwhile.
+                    self._kept.forget_stale(place)
                     kept = self._kept.get(place)
                     if kept is not None:
                         yield place, kept, False
@@ -260,11 +266,15 @@ class DataPoint(Point):
         if place not in self._values:
             self._require_reduction(place, microbatch, term)
         self._compare(place, float(term.value))
+        tensors = list(rows.tensors(microbatch))
         if layout not in self._sizes:
-            self._sizes[layout] = term.kept_bytes(self.batches.held_elsewhere(microbatch))
+            # A batch that is not held elsewhere stays with its term.
+            held = {id(tensor) for tensor in self.batches.held_elsewhere(microbatch)}
+            own = [tensor.numel() * tensor.element_size() for tensor in tensors if id(tensor) not in held]
+            self._sizes[layout] = term.kept_bytes(tensors) + sum(own)
         size = self._sizes[layout]
         self._kept.see(size)
-        self._kept.offer(place, term, size)
+        self._kept.offer(place, term, size, Remembered([(str(i), tensor) for i, tensor in enumerate(tensors)]))
         return term
 
     def _require_reduction(self, place: Place, microbatch: Any, term: Term) -> None:

@@ -25,7 +25,7 @@ from hesse._data.plan import PILOT, Plan, normalizing_layer
 from hesse._data.reduction import examine, settle
 from hesse._linearize.chunks import Chunks, Rows
 from hesse._linearize.engines import Engines
-from hesse._linearize.guard import Guard
+from hesse._linearize.guard import Guard, Remembered
 from hesse._linearize.shared_chunks import SharedChunks
 from hesse._operators.data_point import DataPoint, MakeTerm, Place
 from hesse._operators.linear_map import Decisions
@@ -279,7 +279,8 @@ class ShardedPoint(DataPoint):
                     f" {readable(self._kept.budget)}, but batches of a sharded model are not cut up. Give smaller ones."
                 )
         self._kept.see(self._bytes[place])
-        self._kept.offer(place, term, self._bytes[place])
+        # All ranks keep the same terms: the tape notices by itself where its batch has changed.
+        self._kept.offer(place, term, self._bytes[place], Remembered(()))
         return term
 
     def loss_at(self, x: Any) -> Tensor:

@@ -109,3 +109,11 @@ def test_few_points_stay_evaluated(monkeypatch):
 def test_what_is_no_function_is_told():
     with pytest.raises(TypeError, match=r"^func given to scipy_functions should be callable but has type"):
         hesse.scipy_functions(torch.ones(2), torch.ones(2))
+
+
+def test_a_captured_tensor_that_changes_in_place_is_read_at_points_that_stay_evaluated():
+    factor = torch.ones(2, dtype=DOUBLE)
+    fun, jac, hessp, x0 = hesse.scipy_functions(lambda x: (factor * x**3).sum(), torch.tensor([1.0, 2.0], dtype=DOUBLE))
+    assert (fun(x0), list(jac(x0)), list(hessp(x0, x0))) == (9.0, [3.0, 12.0], [6.0, 24.0])
+    factor.mul_(2)
+    assert (fun(x0), list(jac(x0)), list(hessp(x0, x0))) == (18.0, [6.0, 24.0], [12.0, 48.0])

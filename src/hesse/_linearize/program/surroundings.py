@@ -107,17 +107,19 @@ class Surroundings:
             self.plain += beside.plain[1:]
         leaves, spec = trees.flatten(arguments)
         order = spec.paths
+        others = spec.beside
         # As a rule all arguments are variables.
         if len(leaves) != len(variables) or not all(map(operator.is_, leaves, variables)):
             own = {id(variable) for variable in variables}
-            order = tuple([spec.paths[place] for place, leaf in enumerate(leaves) if id(leaf) in own])
-            for place, leaf in enumerate(leaves):
-                if id(leaf) not in own:
-                    found = Sorted(list(reach(leaf, f"the argument {trees.path_name(spec.paths[place])}")))
-                    self.tensors = {**self.tensors, **found.tensors}
-                    self.plain += found.fixed, found.changing()
+            pairs = list(zip(spec.paths, leaves, strict=True))
+            order = tuple([path for path, leaf in pairs if id(leaf) in own])
+            others = (*others, *[(path, leaf) for path, leaf in pairs if id(leaf) not in own])
+        for path, value in others:
+            found = Sorted(list(reach(value, f"the argument {trees.path_name(path)}")))
+            self.tensors = {**self.tensors, **found.tensors}
+            self.plain += found.fixed, found.changing()
         # Equal dicts may hold their entries in different orders.
-        self.plain = (*self.plain, (("the order of the inputs", "paths", order),))
+        self.plain = (*self.plain, (("the order of the inputs", "paths", order), ("the inputs", "kinds", spec.kinds)))
 
     def names_by_tensor(self) -> dict[int, tuple[str, ...]]:
         """All names of each tensor, by its identity."""

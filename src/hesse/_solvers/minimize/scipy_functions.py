@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hesse._autograd.arguments import check_point
+from hesse._base.errors import StalePointError
 from hesse._linearize.choice import Choice
 from hesse._linearize.options import Name
 from hesse._operators import conversions
@@ -48,7 +49,9 @@ def scipy_functions(
     r"""Value, gradient and Hessian products of a function for ``scipy.optimize.minimize``.
 
     ``func`` is evaluated once at each point, in whichever order SciPy asks for :math:`f(x)`, :math:`\nabla f(x)` and
-    :math:`\nabla^2 f(x)\, p`. The last three points stay evaluated, and so does the point of the last product.
+    :math:`\nabla^2 f(x)\, p`. The last three points stay evaluated, and so does the point of the last product. Where a
+    tensor that ``func`` captures has changed in place they are evaluated anew; after another change of what it reads
+    (another number or tensor in a variable), call ``scipy_functions`` again.
 
     Args:
         func: takes the inputs, returns a real tensor with a single element.
@@ -88,10 +91,10 @@ class _Points:
 
     def _at(self, x: Array) -> Hessian:
         key = _key(x)
-        H = self._kept.pop(key, None)
-        if H is None:
-            latest = next(reversed(self._kept.values()))
-            H = latest.at(self.unflatten(x))
+        H = self._kept.get(key)
+        if H is None or _is_stale(H):
+            H = next(reversed(self._kept.values())).at(self.unflatten(x))
+        self._kept.pop(key, None)
         # The point that was asked for last stands last.
         self._kept[key] = H
         while len(self._kept) > POINTS + (self._product_at in self._kept):
@@ -117,6 +120,15 @@ class _Points:
         """x in the structure of the inputs."""
         H = next(iter(self._kept.values()))
         return self._space.unflatten(conversions.to_tensor(H, x))
+
+
+def _is_stale(H: Hessian) -> bool:
+    """Whether a tensor that the function captures has changed in place since."""
+    try:
+        H._point.guard.check()
+    except StalePointError:
+        return True
+    return False
 
 
 def _key(x: Array) -> bytes:
