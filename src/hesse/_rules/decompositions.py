@@ -15,6 +15,7 @@ Source: https://people.maths.ox.ac.uk/gilesm/files/NA-08-01.pdf for the divisors
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +75,7 @@ def _of_values(values: Tensor, gradient: Tensor, used: Tensor) -> Tensor:
     """
     equal, zero = _equal(values)
     one, other = gradient.unsqueeze(-1) * values.unsqueeze(-2), gradient.unsqueeze(-2) * values.unsqueeze(-1)
-    like = (one != 0) & ((one - other).abs() <= one.abs() * torch.finfo(one.dtype).eps ** 0.5)
+    like = (one != 0) & ((one - other).abs() <= one.abs() * math.sqrt(torch.finfo(one.dtype).eps))
     return _either(used) & (equal | zero & ~like)
 
 
@@ -87,7 +88,7 @@ def _quotients(values: Tensor, gradient: Tensor, used: Tensor) -> Tensor:
 def _quotients_of_sums(values: Tensor, gradient: Tensor, used: Tensor) -> Tensor:
     # A smooth function is even in each singular value, and its gradient is zero with that value.
     scale = gradient.abs().amax(-1, keepdim=True) / values.amax(-1, keepdim=True)
-    steep = used & ~(gradient.abs() <= scale * torch.finfo(values.dtype).eps ** -0.5 * values)
+    steep = used & ~(gradient.abs() <= scale / math.sqrt(torch.finfo(values.dtype).eps) * values)
     zero = _are_zero(values)
     divisors = values.unsqueeze(-1) + values.unsqueeze(-2)
     unknown = zero.unsqueeze(-1) & zero.unsqueeze(-2) & (_either(steep) | (divisors == 0) & _either(used))
@@ -102,7 +103,7 @@ def _used(values: Tensor, gradient: Tensor) -> Tensor:
         return used
     weights = torch.linspace(0, 1, values.shape[-1], dtype=values.dtype, device=values.device).exp()
     (change,) = torch.autograd.grad(gradient, values, weights.expand_as(values), retain_graph=True, allow_unused=True)
-    return used if change is None else used | (change != 0)
+    return used if change is None else torch.logical_or(used, change != 0)
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,8 @@ class _Marked(torch.autograd.Function):
         matrix, close, *factors = ctx.saved_tensors
         kind, is_multiplied = ctx.kind, torch.is_grad_enabled()
         of_values, *others = cotangents[kind.values :] + cotangents[: kind.values]
-        are_alone = of_values is not None and not any([entry is not None for entry in others])
-        if kind.spectral and are_alone and is_multiplied and differentiated_once_more():
+        are_alone = kind.spectral is not None and not any([entry is not None for entry in others])
+        if are_alone and of_values is not None and is_multiplied and differentiated_once_more():
             used = _used(factors[kind.values], of_values)
             with torch.no_grad():
                 spectral = kind.spectral(factors, of_values, used)
