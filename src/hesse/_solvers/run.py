@@ -214,8 +214,11 @@ class Products:
             self._keeper.refuse_unless(right, why)
 
     def keep(self, state: Callable[[], State]) -> None:
-        """Write the question's state to its checkpoint, if it has one and it is time."""
-        if self._keeper is not None:
+        """Write the question's state to its checkpoint, if it has one and it is time.
+
+        A question that its callback has stopped went on by what little was left, so an earlier state stays.
+        """
+        if self._keeper is not None and not self.stopped:
             self._keeper.keep(lambda: {**self._beside(), **state(), **self._state()})
 
     def _state(self) -> State:
