@@ -213,12 +213,15 @@ class Products:
         if self._keeper is not None:
             self._keeper.refuse_unless(right, why)
 
-    def keep(self, state: Callable[[], State]) -> None:
+    def keep(self, state: Callable[[], State], *, decided: bool = False) -> None:
         """Write the question's state to its checkpoint, if it has one and it is time.
 
-        A question that its callback has stopped went on by what little was left, so an earlier state stays.
+        Args:
+            state: makes the state.
+            decided: whether the products left decided how to go on; then an earlier state stays where a callback has
+                stopped the question, and none were left.
         """
-        if self._keeper is not None and not self.stopped:
+        if self._keeper is not None and not (decided and self.stopped):
             self._keeper.keep(lambda: {**self._beside(), **state(), **self._state()})
 
     def _state(self) -> State:

@@ -105,7 +105,7 @@ class Search:
                 if full and products.left:
                     self._restart()
                 self._due = self._next_due()
-            products.keep(self._state)
+            products.keep(self._state, decided=True)
 
     def _next_due(self) -> int:
         return self._basis.size + max(1, self._basis.size // 20)
