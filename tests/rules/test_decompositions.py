@@ -25,6 +25,10 @@ def with_eigenvalues(*values: float) -> Tensor:
     return (matrix + matrix.mT) / 2
 
 
+def random(*shape: int, seed: int, dtype: torch.dtype = DOUBLE) -> Tensor:
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
 def symmetric(x: Tensor) -> Tensor:
     return (x + x.mT) / 2
 
@@ -135,6 +139,68 @@ def test_equal_eigenvalues_along_directions_that_do_not_part_them_are_right() ->
     )
     for product in (hesse.vhp(by_values, x, v)[1], hesse.hvp(by_values, x, v)[1], hesse.Hessian(by_values, x) @ v):
         torch.testing.assert_close(product, 2 * expected[1])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_values_along_functions_of_the_matrix_are_right(seed: int) -> None:
+    orthogonal = torch.linalg.qr(random(5, 5, seed=seed))[0]
+    x = orthogonal @ torch.diag(torch.tensor([2.0, 2, 2, 1, 1], dtype=DOUBLE)) @ orthogonal.mT
+    v = x @ x + 0.3 * x
+    by_eigenvalues = lambda z: eigvalsh(symmetric(z)).exp().sum()  # noqa: E731  # a function in one line
+    by_singular_values = lambda z: svdvals(z).pow(4).sum()  # noqa: E731  # a function in one line
+    for product in (hesse.vhp, hesse.hvp):
+        torch.testing.assert_close(product(by_eigenvalues, x, v)[1], torch.linalg.matrix_exp(x) @ v)
+        # The sum of fourth powers is the trace of (XᵀX)², and the derivative of its gradient 4XXᵀX is 12X²V here.
+        torch.testing.assert_close(product(by_singular_values, x, v)[1], 12 * x @ x @ v)
+    operator = hesse.Hessian(by_eigenvalues, x)
+    torch.testing.assert_close(operator @ v, torch.linalg.matrix_exp(x) @ v)
+    assert (operator @ WEIGHTS.new_ones(5, 5).tril()).isnan().any()
+
+
+@pytest.mark.parametrize("dtype", [DOUBLE, torch.complex128])
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (4, 4)])
+def test_an_even_function_of_the_singular_values_of_a_matrix_of_low_rank_is_right(
+    shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    x = random(shape[0], 2, dtype=dtype, seed=1) @ random(2, shape[1], dtype=dtype, seed=2)
+    v = random(*shape, dtype=dtype, seed=3)
+    one = torch.eye(shape[1], dtype=dtype)
+    expected = torch.autograd.functional.vhp(lambda z: torch.linalg.slogdet(one + z.mH @ z)[1], x, v)[1]
+    torch.testing.assert_close(hesse.vhp(lambda z: (svdvals(z) ** 2 + 1).log().sum(), x, v)[1], expected)
+    if dtype.is_complex or shape[0] != shape[1]:
+        # The gradient of the nuclear norm jumps there.
+        assert hesse.vhp(lambda z: svdvals(z).sum(), x, v)[1].isnan().any()
+
+
+def test_the_largest_of_singular_values_of_which_others_are_equal_is_right() -> None:
+    x, v = torch.diag(torch.tensor([3.0, 1, 1], dtype=DOUBLE)), random(3, 3, seed=4)
+    product = hesse.vhp(lambda z: svdvals(z)[0], x, v)[1]
+    expected = torch.autograd.functional.vhp(lambda z: svdvals(z)[0], x + 1e-8 * random(3, 3, seed=5), v)[1]
+    torch.testing.assert_close(product, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_quotients_of_which_rounding_leaves_some_digits_are_no_number() -> None:
+    v = random(3, 3, seed=6)
+    assert hesse.vhp(lambda z: eigvalsh(symmetric(z)).exp().sum(), with_eigenvalues(30, 30, 1), v)[1].isnan().any()
+    for seed in range(20):
+        vector = torch.linalg.qr(random(3, 1, seed=seed))[0]
+        # Its gradient by eigenvalues that are zero is zero but for rounding, and its second derivative is not.
+        product = hesse.vhp(lambda z: ((eigvalsh(symmetric(z)) + 1).log() ** 2).sum(), vector @ vector.mT, v)[1]
+        assert product.isnan().any()
+
+
+def test_phases_of_singular_vectors_of_the_value_zero_are_no_number() -> None:
+    x = random(3, 2, dtype=torch.complex128, seed=7) @ random(2, 3, dtype=torch.complex128, seed=8)
+
+    def truncated(z: Tensor) -> Tensor:
+        u, values, vh = torch.linalg.svd(z, full_matrices=False)
+        return (((u[:, :2] * values[:2].log1p()) @ vh[:2]).abs() ** 2).sum()
+
+    gradient = functional.vjp(truncated, x)[1]
+    given = x.clone().requires_grad_()
+    squares = eigvalsh(given.mH @ given)[1:]
+    torch.testing.assert_close(gradient, torch.autograd.grad((squares.sqrt().log1p() ** 2).sum(), given)[0])
+    assert hesse.vhp(truncated, x, x.conj())[1].isnan().any()
 
 
 def test_check_names_the_decomposition() -> None:

@@ -8,14 +8,17 @@ import random
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors
 import safetensors.torch
 import torch
 
 import hesse
+from tests.solvers.known_matrices import with_eigenvalues
 
 ROOT = Path(__file__).parents[2]
 QUESTIONS = (
@@ -368,9 +371,41 @@ def test_damped_systems_that_are_stopped_go_on_where_they_were(stop, tmp_path):
     assert made <= count - min(stop, count - 2) + 1 + 1
 
 
+@pytest.mark.parametrize("stop", [5, 20, 37, 55])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda A, **words: hesse.trace(A, tol=0.02, max_products=300, rng=0, **words),
+        lambda A, **words: hesse.trace(A, method="hutch++", tol=0.01, max_products=300, rng=0, **words),
+        lambda A, **words: hesse.frobenius_norm(A, tol=0.01, rng=0, **words),
+        lambda A, **words: hesse.diagonal(A, tol=0.02, max_products=200, rng=0, **words).estimate.tolist(),
+        lambda A, **words: hesse.trace_of(torch.exp, A, tol=0.001, num_steps=8, rng=0, **words),
+        lambda A, **words: hesse.eigsh(A, k=3, basis_size=12, rng=0, **words).values.tolist(),
+    ],
+    ids=["trace", "hutch++", "frobenius_norm", "diagonal", "trace_of", "eigsh"],
+)
+def test_a_question_that_its_callback_stopped_goes_on_as_if_it_had_not(ask, stop, tmp_path):
+    A = with_eigenvalues(np.logspace(-1, 2, 60))
+    path = hesse.Checkpoint(tmp_path / "state", seconds=0)
+    ask(A, checkpoint=path, callback=lambda p: p.num_products >= stop)
+    assert ask(A, checkpoint=path) == ask(A)
+
+
+def test_a_search_without_products_left_is_answered_again_from_its_file(tmp_path):
+    A = torch.diag(0.9 ** torch.arange(150, dtype=torch.float64))
+    for most in range(8, 16):
+        path = hesse.Checkpoint(tmp_path / str(most), seconds=0)
+        words = {"k": 3, "basis_size": 8, "max_products": most, "rng": 0, "checkpoint": path}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", hesse.ConvergenceWarning)
+            first, again = hesse.eigsh(A, **words), hesse.eigsh(A, **words)
+        assert torch.equal(first.values, again.values)
+        assert torch.equal(first.residuals, again.residuals)
+
+
 def test_a_checkpoint_of_other_random_numbers_is_refused(tmp_path, monkeypatch):
     path = hesse.Checkpoint(tmp_path / "state", seconds=0)
-    hesse.trace(2 * torch.eye(200), rng=0, checkpoint=path, callback=lambda p: True)
+    hesse.trace(2 * torch.eye(200), rng=0, checkpoint=path)
     monkeypatch.setattr("hesse._base.counter_numbers.SCHEME", "others")
     with pytest.raises(
         hesse.CheckpointError, match=r"was written with probes philox4x32-10: .*, not others, and is left"

@@ -39,7 +39,8 @@ class Checkpoint:
     """Where a question keeps its state, and how often.
 
     A question that finds a file there goes on from it, on the same machine with the same digits as if it had never been
-    stopped; otherwise it begins, and writes it. The file stays when the question is done.
+    stopped; otherwise it begins, and writes it. The file stays when the question is done. Where a callback
+    stops a question, the last step may not be written.
 
     Attributes:
         path: a file, written whole or not at all.

@@ -213,9 +213,15 @@ class Products:
         if self._keeper is not None:
             self._keeper.refuse_unless(right, why)
 
-    def keep(self, state: Callable[[], State]) -> None:
-        """Write the question's state to its checkpoint, if it has one and it is time."""
-        if self._keeper is not None:
+    def keep(self, state: Callable[[], State], *, decided: bool = False) -> None:
+        """Write the question's state to its checkpoint, if it has one and it is time.
+
+        Args:
+            state: makes the state.
+            decided: whether the products left decided how to go on; then an earlier state stays where a callback has
+                stopped the question, and none were left.
+        """
+        if self._keeper is not None and not (decided and self.stopped):
             self._keeper.keep(lambda: {**self._beside(), **state(), **self._state()})
 
     def _state(self) -> State:

@@ -76,10 +76,6 @@ class Search:
         self._norm, self._due, self._status = saved["norm"], saved["due"], saved["status"]
         self._look = saved["look"]
         self._noise = None if saved["noise"] is None else Noise(*saved["noise"])
-        if self._basis.size == self._basis.capacity < self._products.size:
-            # A search that was stopped there has not made room.
-            self._restart()
-            self._due = self._next_due()
 
     def _state(self) -> State:
         return {
@@ -109,7 +105,7 @@ class Search:
                 if full and products.left:
                     self._restart()
                 self._due = self._next_due()
-            products.keep(self._state)
+            products.keep(self._state, decided=True)
 
     def _next_due(self) -> int:
         return self._basis.size + max(1, self._basis.size // 20)

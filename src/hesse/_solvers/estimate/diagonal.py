@@ -226,7 +226,7 @@ class _Diagonal:
                 kept["sketched"] = torch.stack(self._sketched)
             return {**kept, **self._finder.state()}
 
-        self._products.keep(state)
+        self._products.keep(state, decided=True)
 
     def _load(self, saved: State) -> None:
         for name in KEPT:

@@ -94,7 +94,7 @@ class Sampler:
         steps = {"plain": self._plain, "basis": self._basis, "remainder": self._remainder, "exact": self._exact}
         while self._products.left and not self._found.converged:
             steps[self._way]()
-            self._products.keep(self._state)
+            self._products.keep(self._state, decided=True)
         return self._found
 
     def _state(self) -> State:

@@ -130,7 +130,7 @@ class SpectralSum:
                 # As many products again, whose answer is exact.
                 self._gather()
                 return self._exact()
-            products.keep(self._state)
+            products.keep(self._state, decided=True)
         # What products were left for.
         self._gather()
         return self._summary()
