@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 
@@ -239,3 +240,13 @@ def test_what_makes_no_sense_is_one_sentence(words, message):
 def test_a_matrix_that_is_not_square_is_refused():
     with pytest.raises(ValueError, match=r"trace needs a square operator but got one of shape \(2, 3\)\."):
         hesse.trace(torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", range(40, 60))
+def test_samples_that_are_all_equal_are_no_more_exact_than_their_rounding(size: int, dtype: torch.dtype) -> None:
+    values = torch.linspace(0.1, 1, size, dtype=dtype)
+    low, high = hesse.trace(torch.diag(values), max_products=39, rng=0).interval
+    assert low <= math.fsum(values.tolist()) <= high
+    low, high = hesse.frobenius_norm(torch.diag(values), max_products=39, rng=0).interval
+    assert low <= math.sqrt(math.fsum([value**2 for value in values.tolist()])) <= high

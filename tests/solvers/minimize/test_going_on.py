@@ -91,3 +91,12 @@ def test_a_checkpoint_of_another_pattern_is_refused(tmp_path):
     # The same places, given in another way.
     again, _ = ask("sparse-newton", path, start=SHORT, pattern=full.double().to_sparse())
     assert again.num_products > first.num_products
+
+
+def test_a_checkpoint_of_a_function_with_another_linear_term_is_refused(tmp_path):
+    path = hesse.Checkpoint(tmp_path / "state", seconds=0)
+    ask("newton", path, 20)
+    content = path.path.read_bytes()
+    with pytest.raises(hesse.CheckpointError, match="was written for another function, and is left as it is"):
+        hesse.minimize(lambda p: func(p) + p[0].sum() / 1000, START, tol=1e-9, checkpoint=path)
+    assert path.path.read_bytes() == content

@@ -164,6 +164,8 @@ class Sampler:
             error = float(student.standard_error(samples))
             half = float(student.reach(samples, self._confidence)) + self._rounding
         converged = len(samples) >= LEAST_SAMPLES and half <= self._quantity.target(estimate)
+        # Samples that are equal, as of a diagonal matrix, have rounded in the same way.
+        half += ROUNDING * torch.finfo(self._operator.dtype).eps * float(np.abs(samples).mean())
         self._products.report(self._quantity.show(estimate, half))
         return Sampled(estimate, error, error, half, converged, method)
 
