@@ -152,7 +152,8 @@ class _Walk:
         self._own.append(value)
         self._named |= _read(value)
         if isinstance(value, type):
-            self._meet(value, True, name, depth)
+            # The variable of that name is what ``super()`` reads, which makes no object.
+            self._meet(value, not name.endswith("__class__"), name, depth)
         for path, owned in value.named_modules() if isinstance(value, torch.nn.Module) else [("", value)]:
             self._meet(type(owned), False, _joined(name, path), depth)
         for inner, child in () if isinstance(value, type) else children(value):
