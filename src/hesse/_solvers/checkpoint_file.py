@@ -19,7 +19,7 @@ from hesse._base.errors import CheckpointError
 State = dict[str, Any]
 """Tensors, whatever JSON holds, and operators, which come back as their fingerprints; names are one space."""
 
-VERSION = 7
+VERSION = 8
 # What the header holds, and of which type.
 FIELDS = {
     "version": int,
