@@ -232,7 +232,7 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path):
     with safetensors.safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["hesse"])
     safetensors.torch.save_file({"": torch.zeros(0)}, path, {"hesse": json.dumps({**header, "version": 99})})
-    with pytest.raises(hesse.CheckpointError, match="is of version 99, not 7, and is left as it is"):
+    with pytest.raises(hesse.CheckpointError, match="is of version 99, not 8, and is left as it is"):
         solve_for(20, path)
 
 

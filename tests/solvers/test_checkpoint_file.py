@@ -158,5 +158,5 @@ def test_a_checkpoint_of_the_version_before_which_had_no_digest_is_told_as_that(
     path = tmp_path / "state"
     header = json.dumps({"version": 2, **HEADER, "state": {}, "places": {}})
     safetensors.torch.save_file({"": torch.zeros(0)}, path, {"hesse": header})
-    with pytest.raises(hesse.CheckpointError, match="is of version 2, not 7"):
+    with pytest.raises(hesse.CheckpointError, match="is of version 2, not 8"):
         read(path)

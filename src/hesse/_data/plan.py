@@ -28,23 +28,30 @@ Measure = Callable[[Any, Reduction], int]
 class Premise:
     """What a plan depends on beside the data: layers that normalize batches, and plain values that the loss reads.
 
+    It is made before the plan. What the plan's own evaluations change, as a list of losses, says nothing.
+
     Args:
         objective: that of the point.
-        is_reduced: whether the plan depends on the reduction of the loss.
     """
 
-    def __init__(self, objective: Objective, *, is_reduced: bool) -> None:
+    def __init__(self, objective: Objective) -> None:
         self._layer = objective.batch_statistics()
-        self._reading = Reading(objective.functions() if is_reduced else None)
+        self._reading = Reading(objective.functions())
         self._found = self._reading.now()
-        self._values = Sorted(self._found).fixed
+        self._values = frozenset(Sorted(self._found).fixed)
+
+    def settled(self, *, is_reduced: bool) -> Premise:
+        """Once the plan is made; it may not depend on the reduction of the loss."""
+        self._found = self._reading.now()
+        self._values = self._values & frozenset(Sorted(self._found).fixed) if is_reduced else frozenset()
+        return self
 
     def holds(self, objective: Objective) -> bool:
-        """Whether all is as it was."""
-        found = self._reading.now()
-        return objective.batch_statistics() == self._layer and (
-            found is self._found or Sorted(found).fixed == self._values
-        )
+        """Whether all is as it was; a loss may read more."""
+        if objective.batch_statistics() != self._layer:
+            return False
+        found = self._reading.now() if self._values else self._found
+        return found is self._found or self._values <= frozenset(Sorted(found).fixed)
 
 
 class Plan(NamedTuple):

@@ -107,18 +107,17 @@ class DataPoint(Point):
         if first is None and self._is_part:
             self.plan = Plan("mean", True, None, "there is no batch")
             return
-        options = self.options
+        options, premise = self.options, Premise(self.objective)
         plan = make_plan(
             self.objective, first, several or self._is_part, options, self._measure, self._kept.budget, self.seed
         )
-        plan = plan._replace(number=rows.count(first) or 0)
-        if not plan.number:
-            plan = plan._replace(rowless=type(first).__name__)
+        number = rows.count(first) or 0
+        plan = plan._replace(number=number, rowless=None if number else type(first).__name__)
         _, microbatch = next(rows.microbatches(first, plan.rows))
         if self.engine == "compiled":
             plan = plan._replace(largest=self._measure(microbatch, plan.reduction))
         is_reduced = plan.several or options.needs_reduction
-        self.plan = plan._replace(premise=Premise(self.objective, is_reduced=is_reduced))
+        self.plan = plan._replace(premise=premise.settled(is_reduced=is_reduced))
         if (rows.count(first) or 1) <= PILOT:
             self._fresh((0, 0), microbatch)
 

@@ -74,6 +74,6 @@ def _is_read(node: Any) -> bool:
         if user.target in _VIEWS:
             if _is_read(user):
                 return True
-        elif isinstance(user.target, torch._ops.OpOverload) and torch.Tag.pointwise in user.target.tags:
+        elif torch.Tag.pointwise in getattr(user.target, "tags", ()):
             return True
     return False
