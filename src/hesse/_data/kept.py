@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-from hesse._linearize.guard import Remembered
+from hesse._linearize.guard import Remembered, are_stale
 
 # What an evaluation and a product take beside what they leave, in units of what is kept of the batch. PyTorch's
 # allocator was measured to give 0.2 to 1.1 (convolutional networks, transformers, perceptrons); a process takes up to
@@ -53,8 +53,9 @@ class Kept(Generic[T]):
 
         It may have been written into, or be one that a loader fills anew each time.
         """
-        for place in places or tuple(self._terms):
-            if place in self._terms and self._terms[place][2].is_stale():
+        asked = [place for place in places or tuple(self._terms) if place in self._terms]
+        for place, is_stale in zip(asked, are_stale([self._terms[place][2] for place in asked]), strict=True):
+            if is_stale:
                 self.bytes -= self._terms.pop(place)[1]
 
     def shrink(self, place: Hashable, size: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -149,13 +149,6 @@ class Remembered:
         """Whether all is known, without waiting, to be as it was."""
         return not self._tensors or (self.is_on_cpu and not self.has_moved() and not self.has_changed({}))
 
-    def is_stale(self) -> bool:
-        """Whether a tensor has changed; waits for an accelerator that has one."""
-        flags: dict[torch.device, list[Tensor]] = {}
-        if self.has_moved() or self.has_changed(flags):
-            return True
-        return any([bool(flag) for found in flags.values() for flag in found])
-
     def written(self) -> set[Name]:
         """The names of tensors whose numbers have changed."""
         # Memory that is elsewhere now may be gone.
@@ -172,6 +165,21 @@ class Remembered:
             if self._twins.get(name, name) in written or tensor._version != version or address(tensor) != where:
                 return name
         return None
+
+
+def are_stale(remembered: Sequence[Remembered]) -> list[bool]:
+    """Of each, whether a tensor has changed; waits once for each accelerator that has some."""
+    found: list[bool] = []
+    waiting: dict[torch.device, list[tuple[int, Tensor]]] = {}
+    for place, each in enumerate(remembered):
+        flags: dict[torch.device, list[Tensor]] = {}
+        found.append(each.has_moved() or each.has_changed(flags))
+        for device, on_device in flags.items():
+            waiting.setdefault(device, []).extend([(place, flag) for flag in on_device])
+    for pairs in waiting.values():
+        for (place, _), is_changed in zip(pairs, torch.stack([flag for _, flag in pairs]).tolist(), strict=True):
+            found[place] = found[place] or is_changed
+    return found
 
 
 class Guard:
