@@ -210,6 +210,10 @@ class Guard:
         """Forget the tensors, which are kept alive until then."""
         self._remembered = []
 
+    def is_stale(self) -> bool:
+        """Whether a tensor has changed."""
+        return any(are_stale(self._remembered))
+
     def check(self) -> None:
         """Raise :class:`~hesse._base.errors.StalePointError` if a tensor has changed.
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from hesse._autograd.arguments import check_point
-from hesse._base.errors import StalePointError
 from hesse._linearize.choice import Choice
 from hesse._linearize.options import Name
 from hesse._operators import conversions
@@ -92,7 +91,7 @@ class _Points:
     def _at(self, x: Array) -> Hessian:
         key = _key(x)
         H = self._kept.get(key)
-        if H is None or _is_stale(H):
+        if H is None or H._point.guard.is_stale():
             H = next(reversed(self._kept.values())).at(self.unflatten(x))
         self._kept.pop(key, None)
         # The point that was asked for last stands last.
@@ -120,15 +119,6 @@ class _Points:
         """x in the structure of the inputs."""
         H = next(iter(self._kept.values()))
         return self._space.unflatten(conversions.to_tensor(H, x))
-
-
-def _is_stale(H: Hessian) -> bool:
-    """Whether a tensor that the function captures has changed in place since."""
-    try:
-        H._point.guard.check()
-    except StalePointError:
-        return True
-    return False
 
 
 def _key(x: Array) -> bytes:
