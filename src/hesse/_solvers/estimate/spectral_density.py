@@ -303,5 +303,5 @@ def _band(samples: Tensor, confidence: float) -> tuple[Tensor, Tensor]:
         low, high = chi_square.interval(samples.numpy(), confidence)
         return torch.from_numpy(low), torch.from_numpy(high)
     mean = samples.mean(dim=0)
-    half = student.quantile(confidence, len(samples)) * torch.from_numpy(student.standard_error(samples.numpy()))
+    half = torch.from_numpy(student.reach(samples.numpy(), confidence, hidden=student.HIDDEN / len(samples) ** 2))
     return mean - half, mean + half
