@@ -26,8 +26,8 @@ class TraceEstimate:
     Attributes:
         estimate: the trace.
         standard_error: of the mean of independent samples; zero where the trace is exact, NaN for XTrace.
-        error_estimate: what XTrace takes its error to be, from leaving one vector out at a time; elsewhere the standard
-            error.
+        error_estimate: what XTrace takes its error to be, from leaving one vector out at a time, or from rounding once
+            its basis holds the range; elsewhere the standard error.
         interval: (low, high), covers the trace with probability ``confidence``, or as far as rounding goes where the
             trace is exact; XTrace has none, so there it is (−∞, ∞).
         confidence: as asked for.
