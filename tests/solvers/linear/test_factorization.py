@@ -108,7 +108,7 @@ def cycle(n: int) -> np.ndarray:
 )
 def test_a_matrix_that_is_singular_but_for_rounding_is_refused(matrix, dtype):
     # The determinant of the first was e⁻³⁴, and it was said to be positive definite.
-    with pytest.raises(ValueError, match="singular. Add a shift"):
+    with pytest.raises(ValueError, match=r"singular\. Add a shift"):
         hesse.factorize(scipy.sparse.csr_array(matrix.astype(dtype)))
 
 
