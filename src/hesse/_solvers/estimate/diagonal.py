@@ -218,9 +218,9 @@ class _Diagonal:
         """What is known now."""
         if self._sketched is not None:
             return self._found(*self._sketched, "xdiag")
-        if self._count:
-            return self._found(self._mean, self._standard_errors(), "hutchinson")
-        return self._found(self._mean, torch.full_like(self._mean, torch.inf), self._method)
+        # One sample has no spread.
+        errors = self._standard_errors() if self._count > 1 else torch.full_like(self._mean, torch.inf)
+        return self._found(self._mean, errors, "hutchinson" if self._count else "exact")
 
     def _keep(self) -> None:
         def state() -> State:
