@@ -90,7 +90,8 @@ def describe(spectrum: Spectrum) -> str:
         nodes = _nodes(spectrum.density)
         words += f", from {nodes.min():.3g} to {nodes.max():.3g}"
     if spectrum.top:
-        words += f"; the largest eigenvalue is {spectrum.top[0].value:.4g}"
+        at_least = "" if spectrum.top[0].converged else "at least "
+        words += f"; the largest eigenvalue is {at_least}{spectrum.top[0].value:.4g}"
     return words + "."
 
 
