@@ -39,8 +39,8 @@ class TraceOfEstimate:
         estimate: tr f(A).
         standard_error: of the mean over the probes; zero where the matrix was made.
         quadrature_error: how far the quadratures may be off in the mean, as the changes by their last steps foretell,
-            and by rounding: of the eigenvalues by eps·‖A‖, and of f. Infinite where f is nearly the same at all nodes of
-            a probe, and not between or around them.
+            and by rounding: of the eigenvalues by eps·‖A‖, and of f. Infinite where f is nearly the same at all nodes
+            of a probe, and not between or around them.
         interval: (low, high): the interval of the sampling, at ``confidence``, widened by ``quadrature_error``.
         confidence: as asked for.
         converged: whether the interval reaches no farther than ``max(tol·|estimate|, atol)``, or than rounding of each
