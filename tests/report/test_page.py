@@ -48,6 +48,11 @@ def test_what_has_not_converged_is_marked():
     assert 'class="open"' in text
     assert "or less: not converged" in text
     assert 'class="open"' not in rendered()
+    # Of neither end the first one has converged.
+    text = page.render(spectrum(np.linspace(0.1, 1, 300), max_products=16))
+    assert "or more: not converged" in text
+    assert "or less: not converged" in text
+    assert re.search("the largest eigenvalue is at least 0[.]9[0-9]*[.]", text)
 
 
 def test_names_are_escaped_and_its_foot_says_how_it_was_made():

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import numpy as np
 import pytest
 
+import hesse
 from hesse._report import picture
 
+from ..solvers.known_matrices import with_eigenvalues
 from .spectra import NETWORK, spectrum
 
 ordinary = functools.cache(spectrum)
@@ -64,3 +67,12 @@ def test_the_picture_in_words():
     assert picture.describe(ordinary()) == (
         "Spectral density of the Hessian of digits.py, from -0.3 to 110; the largest eigenvalue is 110."
     )
+
+
+def test_a_probe_that_was_cut_short_adds_no_zero_to_the_words():
+    values = np.linspace(1, 2, 300)
+    words = {"num_probes": 4, "num_steps": 10, "rng": 0, "memory": 27 * 300 * 8}
+    cut = hesse.spectral_density(with_eigenvalues(values), callback=lambda p: p.num_products >= 15, **words)
+    assert len(cut.nodes) == 2
+    found = re.search("from (.*) to (.*)[.]$", picture.describe(spectrum(values, parts=(), density=cut)))
+    assert [float(word) for word in found.groups()] == pytest.approx([1, 2], abs=0.05)

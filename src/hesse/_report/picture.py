@@ -18,6 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from hesse._report.spectrum import Spectrum
 from hesse._solvers.estimate.spectral_density import SpectralDensity
 
+Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Colors:
@@ -85,9 +87,11 @@ def describe(spectrum: Spectrum) -> str:
     """The picture in words, for those who cannot see it."""
     words = f"Spectral density of the Hessian of {spectrum.problem}"
     if spectrum.density is not None:
-        words += f", from {float(spectrum.density.nodes.min()):.3g} to {float(spectrum.density.nodes.max()):.3g}"
+        nodes = _nodes(spectrum.density)
+        words += f", from {nodes.min():.3g} to {nodes.max():.3g}"
     if spectrum.top:
-        words += f"; the largest eigenvalue is {spectrum.top[0].value:.4g}"
+        at_least = "" if spectrum.top[0].converged else "at least "
+        words += f"; the largest eigenvalue is {at_least}{spectrum.top[0].value:.4g}"
     return words + "."
 
 
@@ -193,9 +197,14 @@ def _largest(spectrum: Spectrum) -> float:
     return max(values, default=0.0)
 
 
-def _edges(density: SpectralDensity, threshold: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _nodes(density: SpectralDensity) -> Vector:
+    """The nodes of all probes, without what fills the row of one that ended early."""
+    return density.nodes[density.weights > 0].numpy()
+
+
+def _edges(density: SpectralDensity, threshold: float) -> Vector:
     """Bins that grow by a constant factor to both sides of one around zero."""
-    found = density.nodes[density.weights > 0].numpy()
+    found = _nodes(density)
     factor = 10 ** (1 / _BINS_PER_DECADE)
 
     def side(farthest: float) -> list[float]:

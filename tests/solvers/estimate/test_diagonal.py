@@ -76,6 +76,16 @@ def test_a_low_rank_diagonal_is_read_off(rank):
         assert torch.allclose(found.estimate, matrix.diagonal())
 
 
+def test_a_lone_sample_says_nothing_of_its_error():
+    # It was said to have none.
+    A = with_eigenvalues(np.arange(1.0, 101))
+    words = {"method": "hutchinson", "rng": 0, "memory": 4 * 100 * 8, "callback": lambda progress: True}
+    found = hesse.diagonal(A, **words)
+    assert found.num_products == 1
+    assert not found.converged
+    assert found.error_estimate == np.inf
+
+
 @pytest.mark.parametrize("n", [2, 3, 6])
 @pytest.mark.one_in(3)
 def test_probes_that_agree_do_not_show_that_the_range_is_found(n):

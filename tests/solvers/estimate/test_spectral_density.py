@@ -11,6 +11,7 @@ import torch
 import hesse
 from hesse._linearize import peak
 from hesse._operators.dense import Dense
+from hesse._solvers.estimate.spectral_density import _band
 
 from ..known_matrices import with_eigenvalues
 
@@ -80,6 +81,16 @@ def test_the_band_covers_point_by_point_as_often_as_it_says(bulk, num_probes, nu
     # At that rate fewer than 9 of 12 are, at one of nine places at least, in 2 % of all cases.
     assert np.mean(hits, axis=0).min() >= confidence - (3 if seeds > 12 else 4) * chance
     assert np.mean(hits) <= confidence + 3 * chance
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("num_probes", [4, 10, 20])
+def test_the_interval_of_a_moment_of_an_indefinite_operator_covers_as_often_as_it_says(num_probes, sign):
+    # One large eigenvalue beside small ones of the other sign: squares of normal numbers less a little. By Student's t
+    # alone 82 of 100 were covered with four probes, 86 with ten and 90 with twenty.
+    squares = torch.from_numpy(np.random.default_rng(0).standard_normal((num_probes, 10_000)) ** 2)
+    low, high = _band(sign * (squares - 0.1), 0.95)
+    assert float(((low <= sign * 0.9) & (sign * 0.9 <= high)).double().mean()) >= 0.93
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)

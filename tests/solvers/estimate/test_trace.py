@@ -115,6 +115,36 @@ def test_a_basis_of_the_whole_range_reads_the_trace_off(rank, dtype):
         assert found.num_products <= 16 + rank + 1 + 30
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("question", ["trace", "diagonal"])
+def test_what_a_range_that_seems_exhausted_leaves_out_is_within_the_error(question, dtype):
+    # Three large eigenvalues of each sign, and others that are rounding beside them. The error was zero.
+    small = 0.3 * torch.finfo(dtype).eps
+    matrix = with_eigenvalues(np.r_[np.ones(3), -np.ones(3), np.full(294, small)], dtype)
+    truth = matrix.double().diagonal()
+    for seed in range(3):
+        if question == "trace":
+            with pytest.warns(hesse.ConvergenceWarning, match="the trace is only known as"):
+                found = hesse.trace(matrix, method="xtrace", rng=seed)
+            missed = abs(found.estimate - float(truth.sum()))
+            assert not found.converged
+        else:
+            found = hesse.diagonal(matrix, method="xdiag", rng=seed)
+            missed = float((found.estimate.double() - truth).norm())
+            assert found.converged
+        assert found.num_products < 30
+        assert missed <= found.error_estimate <= 1e3 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("max_products", [2, 3])
+def test_a_lone_vector_of_xtrace_says_nothing_of_its_error(max_products):
+    # It was said to have none.
+    with pytest.warns(hesse.ConvergenceWarning, match="the trace is only known as .* ± inf"):
+        found = hesse.trace(np.diag(np.arange(1.0, 101)), method="xtrace", max_products=max_products, rng=0)
+    assert not found.converged
+    assert found.error_estimate == np.inf
+
+
 @METHODS
 def test_the_zero_operator_has_trace_zero(method):
     for size in (1, 50):

@@ -110,6 +110,36 @@ def test_the_trace_of_a_function_of_an_indefinite_operator(f, reference):
     assert found.num_probes >= 20
 
 
+def window(t):
+    return ((t > 0.3905) & (t < 0.4105)).double()
+
+
+def negative(t):
+    return (t < 0).double()
+
+
+@pytest.mark.parametrize("f", [window, negative, lambda t: torch.exp(-(((t - 0.4) / 0.001) ** 2))])
+def test_a_function_that_varies_between_the_nodes_alone_is_not_taken_for_zero(f):
+    # At the nodes of the first steps all of these are zero, and zero was the answer, with an error of zero.
+    eigenvalues = torch.linspace(-0.01, 1, 600, dtype=torch.float64)
+    found = hesse.trace_of(f, with_eigenvalues(eigenvalues), atol=0.5, tol=0.0, rng=0)
+    assert found.converged
+    assert found.estimate == pytest.approx(float(f(eigenvalues).sum()), abs=0.5)
+    # And where no steps are left to meet it, that is said.
+    with pytest.warns(hesse.ConvergenceWarning):
+        found = hesse.trace_of(f, with_eigenvalues(eigenvalues), num_steps=4, max_products=200, rng=0)
+    assert not found.converged
+
+
+def test_a_function_that_is_constant_around_the_spectrum_is_met_at_once():
+    A = with_eigenvalues(np.linspace(0.5, 1, 300))
+    for f, truth in ((torch.ones_like, 300), (negative, 0)):
+        found = hesse.trace_of(f, A, rng=0)
+        assert found.converged
+        assert found.estimate == pytest.approx(truth)
+        assert found.num_products <= 20 * 10
+
+
 @pytest.mark.parametrize("n", [0, 1, 2, 100])
 def test_small_operators_have_their_eigenvalues_taken(n):
     eigenvalues = np.linspace(0.5, 3, n)

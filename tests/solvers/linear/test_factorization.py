@@ -83,6 +83,47 @@ def test_what_cannot_be_factorized_is_refused(matrix, error, sentence):
         hesse.factorize(matrix)
 
 
+def of_rank(rank: int, signs: np.ndarray) -> np.ndarray:
+    B = np.random.default_rng(len(signs)).standard_normal((len(signs), rank))
+    A = B * signs[:rank] @ B.T
+    return 0.5 * (A + A.T)
+
+
+def cycle(n: int) -> np.ndarray:
+    """The Laplacian of a cycle, whose last pivot is zero but for the rounding of fractions."""
+    line = 2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
+    line[0, -1] = line[-1, 0] = -1
+    return line
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        *(cycle(n) for n in (5, 7, 50)),
+        *(of_rank(rank, np.ones(20)) for rank in (10, 19)),
+        *(of_rank(rank, np.resize([1.0, -1.0], 20)) for rank in (10, 19)),
+        np.diag(10.0 ** -np.arange(12)) @ cycle(12) @ np.diag(10.0 ** -np.arange(12)),
+    ],
+)
+def test_a_matrix_that_is_singular_but_for_rounding_is_refused(matrix, dtype):
+    # The determinant of the first was e⁻³⁴, and it was said to be positive definite.
+    with pytest.raises(ValueError, match=r"singular\. Add a shift"):
+        hesse.factorize(scipy.sparse.csr_array(matrix.astype(dtype)))
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_scales_that_differ_make_no_matrix_singular(sign):
+    scales = np.diag(10.0 ** -np.arange(0.0, 60, 5))
+    matrix = cycle(12) + np.diag(np.r_[sign, np.ones(11)])
+    F = hesse.factorize(scipy.sparse.csr_array(scales @ matrix @ scales))
+    expected = np.linalg.inv(matrix)
+    found = scales @ (F.to_dense().numpy() @ scales)
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+    if sign > 0:
+        assert F.logdet == pytest.approx(np.linalg.slogdet(matrix)[1] + 2 * np.log(np.diag(scales)).sum(), rel=1e-12)
+
+
 @pytest.mark.filterwarnings("ignore:Sparse CS. tensor support is in beta")
 @pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
 def test_sparse_tensors_are_operators(layout):
@@ -145,6 +186,9 @@ def test_a_factor_that_shows_no_positive_definite_matrix_is_not_taken(shift, mon
 
         def D(self):  # its name
             return self._pivots
+
+        def P(self):  # its name
+            return np.arange(len(self._A))
 
         def __call__(self, b):
             return np.linalg.solve(self._A, b)

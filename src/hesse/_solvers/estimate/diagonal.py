@@ -35,9 +35,11 @@ class DiagonalEstimate:
         estimate: the entries, shape (n,), in the operator's dtype and on its device; where vectors are cut up among
             ranks, those of this rank, as of ``errors``.
         errors: how far each entry may be off, shape (n,): standard errors of means of independent samples for
-            Hutchinson's estimator, error estimates from leaving one vector out for XDiag, zeros where it is exact.
+            Hutchinson's estimator, error estimates from leaving one vector out for XDiag, or from rounding once its
+            basis holds the range, zeros where it is exact.
         error_estimate: the Euclidean norm of ``errors``.
-        converged: whether ``error_estimate`` is at most max(tol·‖estimate‖, atol).
+        converged: whether ``error_estimate`` is at most max(tol·‖estimate‖, atol). That is one standard error of an
+            estimate, not an interval: the true error is of that size, and in some runs larger.
         num_products: products made.
         method: ``"hutchinson"``, ``"xdiag"`` or ``"exact"``.
         shards: how vectors are cut up among ranks, or None.
@@ -84,15 +86,16 @@ def diagonal(
 ) -> DiagonalEstimate:
     r"""The diagonal of an operator, :math:`A_{jj} = \mathrm{E}\, z_j (A z)_j` for random signs z.
 
-    Goes on until the Euclidean norm of the errors is at most :math:`\max(\mathrm{tol} \cdot \|d\|, \mathrm{atol})`.
+    Goes on until the Euclidean norm of the standard errors is at most
+    :math:`\max(\mathrm{tol} \cdot \|d\|, \mathrm{atol})`; the true error is of that size, and in some runs larger.
 
     Args:
         A: a square operator, or what ``hesse.as_operator`` takes for one.
         method: ``"hutchinson"`` takes means; ``"xdiag"``, for a symmetric operator, reads off what a basis of the range
             holds and samples the rest; ``"exact"`` makes n products. ``"auto"`` begins with Hutchinson's samples and
             goes on in the way that they foretell to be the cheapest.
-        tol: error relative to the norm of the diagonal.
-        atol: error.
+        tol: one standard error relative to the norm of the diagonal.
+        atol: one standard error.
         max_products: how many products may be made, at least 2.
         memory: what the vectors may take at their peak, beside what a product takes: bytes, or a size such as
             ``"2GiB"``, at least that of four vectors; a quarter of the device's memory where it is not given. It
@@ -215,9 +218,9 @@ class _Diagonal:
         """What is known now."""
         if self._sketched is not None:
             return self._found(*self._sketched, "xdiag")
-        if self._count:
-            return self._found(self._mean, self._standard_errors(), "hutchinson")
-        return self._found(self._mean, torch.full_like(self._mean, torch.inf), self._method)
+        # One sample has no spread.
+        errors = self._standard_errors() if self._count > 1 else torch.full_like(self._mean, torch.inf)
+        return self._found(self._mean, errors, "hutchinson" if self._count else "exact")
 
     def _keep(self) -> None:
         def state() -> State:

@@ -18,6 +18,7 @@ class RangeFinder:
     as an independent probe of what the others have found, with no product more.
 
     Attributes:
+        dimension: n, of the whole space.
         basis: Q, orthonormal columns (n, k).
         triangle: R, (k, k), float64 on the CPU.
         exhausted: whether an image lay in the span of those before it; such images are left out.
@@ -27,7 +28,7 @@ class RangeFinder:
     """
 
     def __init__(self, operator: Operator) -> None:
-        self._operator = operator
+        self._operator, self.dimension = operator, operator.shape[0]
         self.basis = blocks.empty(operator)
         self.triangle = torch.zeros(0, 0, dtype=torch.float64, device="cpu")
         self.exhausted = False
@@ -40,7 +41,13 @@ class RangeFinder:
     @property
     def is_whole(self) -> bool:
         """Whether the basis spans the whole space."""
-        return self.size == self._operator.shape[0]
+        return self.size == self.dimension
+
+    @property
+    def unseen(self) -> float:
+        """The length up to which an image outside of Q is taken for rounding: ‖A − Q·Qᵀ·A‖ of an exhausted range."""
+        eps = torch.finfo(self._operator.dtype).eps
+        return blocks.DEPENDENT * eps * float(self.lengths().max()) if self.size else 0.0
 
     def append(self, images: Tensor) -> Tensor:
         """Take the images of new random vectors; which of them were new directions, (columns,), bool."""

@@ -182,7 +182,7 @@ def spectral_density(
         done: list[Quadrature] = []
         if saved is not None and not saved["whole"]:
             probes = quadrature.kept(products, saved, steps, bases=room.bases)
-            done = [_parted(saved[f"done.{place}"]) for place in range(saved["done"])]
+            done = [(kept[0], kept[1]) for kept in [saved[f"done.{place}"] for place in range(saved["done"])]]
         elif room.whole:
             probe = _whole(products, num_probes, generator, saved)
             exact = probe.basis.size == products.size
@@ -238,10 +238,6 @@ def _all(probe: Probe) -> Quadrature:
     return values, torch.full_like(values, 1 / len(values))
 
 
-def _parted(kept: Tensor) -> Quadrature:
-    return kept[0], kept[1]
-
-
 def _density(
     products: Products,
     done: Sequence[Quadrature],
@@ -252,10 +248,7 @@ def _density(
     exact: bool = False,
 ) -> SpectralDensity:
     shape = len(done), max(len(values) for values, _ in done)
-    nodes, weights = (
-        torch.zeros(shape, dtype=torch.float64, device="cpu"),
-        torch.zeros(shape, dtype=torch.float64, device="cpu"),
-    )
+    nodes, weights = [torch.zeros(shape, dtype=torch.float64, device="cpu") for _ in range(2)]
     for row, (values, shares) in enumerate(done):
         nodes[row, : len(values)], weights[row, : len(values)] = values, shares
     found = nodes[weights > 0]
@@ -303,5 +296,5 @@ def _band(samples: Tensor, confidence: float) -> tuple[Tensor, Tensor]:
         low, high = chi_square.interval(samples.numpy(), confidence)
         return torch.from_numpy(low), torch.from_numpy(high)
     mean = samples.mean(dim=0)
-    half = student.quantile(confidence, len(samples)) * torch.from_numpy(student.standard_error(samples.numpy()))
+    half = torch.from_numpy(student.reach(samples.numpy(), confidence, hidden=student.HIDDEN / len(samples) ** 2))
     return mean - half, mean + half

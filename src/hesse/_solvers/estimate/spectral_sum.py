@@ -25,6 +25,8 @@ FIRST_PROBES = 20
 MOST_PROBES = 1000
 # How exact an eigenvalue can be, in units of eps times its size.
 ROUNDING = 8
+# f is met where it varies by that much of what it varies at so many points of the line.
+MET, POINTS = 1e-3, 1000
 # The part of the error allowed that the quadrature of one probe may take.
 QUADRATURE_SHARE = 0.1
 
@@ -37,7 +39,8 @@ class TraceOfEstimate:
         estimate: tr f(A).
         standard_error: of the mean over the probes; zero where the matrix was made.
         quadrature_error: how far the quadratures may be off in the mean, as the changes by their last steps foretell,
-            and by rounding: of the eigenvalues by eps·‖A‖, and of f.
+            and by rounding: of the eigenvalues by eps·‖A‖, and of f. Infinite where f is nearly the same at all nodes
+            of a probe, and not between or around them.
         interval: (low, high): the interval of the sampling, at ``confidence``, widened by ``quadrature_error``.
         confidence: as asked for.
         converged: whether the interval reaches no farther than ``max(tol·|estimate|, atol)``, or than rounding of each
@@ -175,8 +178,19 @@ class SpectralSum:
             probe.values.append(n * float(values @ weights))
             probe.error = self._rounding(nodes, n * weights, products.grow(probe.rounding))
             if not probe.basis.exhausted:
-                probe.error += quadrature.error(probe.values, n)
+                probe.error += quadrature.error(probe.values, n) if self._is_met(nodes, values) else math.inf
         products.report(f"{len(running)} probes at step {taken[0].basis.size}")
+
+    def _is_met(self, nodes: Tensor, values: Tensor) -> bool:
+        """Whether the nodes have met where f varies: otherwise quadratures are the same after each step, and wrong."""
+        # So far apart are the end of a uniform spectrum and the last node, twice over.
+        margin = 2 * float(nodes[-1] - nodes[0]) / len(nodes) ** 2
+        line = torch.linspace(
+            float(nodes[0]) - margin, float(nodes[-1]) + margin, POINTS, dtype=torch.float64, device="cpu"
+        )
+        around = torch.as_tensor(self._f(line), dtype=torch.float64, device="cpu")
+        around = around[torch.isfinite(around)]
+        return not len(around) or bool(values.max() - values.min() >= MET * (around.max() - around.min()))
 
     def _quadrature(self, probe: Probe) -> Quadrature:
         nodes, weights = probe.quadrature()

@@ -12,7 +12,7 @@ from hesse._operators.probes import Rng
 from hesse._solvers import columns as blocks
 from hesse._solvers.checkpoint import Checkpoint
 from hesse._solvers.estimate.quantity import Quantity
-from hesse._solvers.estimate.sampling import LEAST_SAMPLES, Sampled, Sampler
+from hesse._solvers.estimate.sampling import LEAST_SAMPLES, Sampler
 from hesse._solvers.estimate.xtrace import xtrace
 from hesse._solvers.run import Callback, Products
 
@@ -26,8 +26,8 @@ class TraceEstimate:
     Attributes:
         estimate: the trace.
         standard_error: of the mean of independent samples; zero where the trace is exact, NaN for XTrace.
-        error_estimate: what XTrace takes its error to be, from leaving one vector out at a time; elsewhere the standard
-            error.
+        error_estimate: what XTrace takes its error to be, from leaving one vector out at a time, or from rounding once
+            its basis holds the range; elsewhere the standard error.
         interval: (low, high), covers the trace with probability ``confidence``, or as far as rounding goes where the
             trace is exact; XTrace has none, so there it is (−∞, ∞).
         confidence: as asked for.
@@ -150,25 +150,19 @@ def trace(
             found = xtrace(products, quantity.target, confidence, generator, saved)
         else:
             found = Sampler(products, quantity, method, confidence, generator).run(saved)
-        result = _result(products, found, confidence)
-        if not result.converged:
-            reach = products.grow(min(found.half, found.error_estimate))
+        grow, estimate, half = products.grow, found.estimate, found.half
+        if not found.converged:
             products.warn(
-                f"the trace is only known as {result.estimate:.6g} ± {reach:.2g}",
+                f"the trace is only known as {grow(estimate):.6g} ± {grow(min(half, found.error_estimate)):.2g}",
                 "Raise max_products, memory, tol or atol.",
             )
-        return result
-
-
-def _result(products: Products, found: Sampled, confidence: float) -> TraceEstimate:
-    grow = products.grow
-    return TraceEstimate(
-        grow(found.estimate),
-        grow(found.standard_error),
-        grow(found.error_estimate),
-        (grow(found.estimate - found.half), grow(found.estimate + found.half)),
-        confidence,
-        found.converged,
-        products.count,
-        found.method,
-    )
+        return TraceEstimate(
+            grow(estimate),
+            grow(found.standard_error),
+            grow(found.error_estimate),
+            (grow(estimate - half), grow(estimate + half)),
+            confidence,
+            found.converged,
+            products.count,
+            found.method,
+        )

@@ -35,9 +35,9 @@ def trace_of(
     r"""The trace of a function of a symmetric operator, :math:`\mathrm{tr} f(A) = \sum_i f(\lambda_i)`.
 
     Stochastic Lanczos quadrature: for random signs z, m steps of Lanczos give a Gauss quadrature of
-    :math:`z^\top f(A) z`, whose mean over z is the trace. Each probe goes on until its last steps changed little;
-    twenty probes tell by their spread how many there must be. Where n is at most 100, or at most 2000 and no more than
-    the products made so far or those to come, the matrix itself is made.
+    :math:`z^\top f(A) z`, whose mean over z is the trace. Each probe goes on until its last steps changed little and
+    its nodes have met where f varies; twenty probes tell by their spread how many there must be. Where n is at most
+    100, or at most 2000 and no more than the products made so far or those to come, the matrix itself is made.
 
     Args:
         f: takes eigenvalues as a float64 tensor of shape (m,), returns f of each.

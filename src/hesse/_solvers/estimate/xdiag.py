@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from hesse._solvers.estimate.range_finder import RangeFinder
 
 
 def xdiag(finder: RangeFinder, probes: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    r"""The diagonal of a symmetric operator (n,), and what each entry's error is estimated to be (n,).
+    r"""The diagonal of a symmetric operator (n,), and the standard error that each entry is estimated to have (n,).
 
     With Q_i an orthonormal basis of A·Ω, vector i left out, the estimate is the mean over i of
 
@@ -37,7 +39,7 @@ def xdiag(finder: RangeFinder, probes: Tensor, images: Tensor) -> tuple[Tensor, 
     whole = (finder.basis * images).sum(dim=1)
     # A rank may hold no entries, and PyTorch warns of the variance of nothing.
     if finder.exhausted or finder.is_whole or not len(whole):
-        return whole, torch.zeros_like(whole)
+        return whole, torch.full_like(whole, finder.unseen / math.sqrt(finder.dimension))
     lone, distances = finder.leave_one_out()
     along, k = finder.basis @ blocks.like(lone, probes), finder.size
     own = probes * along * blocks.like(distances, probes)

@@ -73,7 +73,10 @@ def xtrace(
         probes = blocks.beside(probes, fresh[:, kept.to(fresh.device)])
         if finder.size > known:
             images = blocks.beside(images, products.multiply(finder.basis[:, known:]))
-        found = _summary(*_estimates(products, finder, probes, images), target, confidence)
+        if finder.exhausted or finder.is_whole:
+            found = _read_off(products, finder, images, target)
+        else:
+            found = _summary(*_estimates(products, finder, probes, images), target, confidence)
         grow = products.grow
         products.report(f"{grow(found.estimate):.6g}, error estimate {grow(found.error_estimate):.2g}")
         products.keep(state)
@@ -81,11 +84,9 @@ def xtrace(
 
 
 def _estimates(products: Products, finder: RangeFinder, probes: Tensor, images: Tensor) -> tuple[Tensor, float]:
-    """The estimates with each vector left out, (k,), and the mean of their covariances; a lone one where Q is all."""
+    """The estimates with each vector left out, (k,), and the mean of their covariances."""
     operator, n, k = products.operator, products.size, finder.size
     core = blocks.gram(operator, finder.basis, images)
-    if finder.exhausted or k == n:
-        return core.diagonal().sum().unsqueeze(0), 0.0
     lone, _ = finder.leave_one_out()
     inside, crossed = blocks.gram(operator, finder.basis, probes), blocks.gram(operator, images, probes)
     squares, turned, pushed = blocks.dots(operator, probes, probes), core @ lone, core @ inside
@@ -117,10 +118,17 @@ def _estimates(products: Products, finder: RangeFinder, probes: Tensor, images: 
     return estimates, float((changes * changes.mT).sum()) / (k * max(k - 1, 1))
 
 
+def _read_off(products: Products, finder: RangeFinder, images: Tensor, target: Callable[[float], float]) -> Sampled:
+    """The trace where Q holds the range: what is left has a trace of at most √n times its Frobenius norm."""
+    estimate = float(blocks.dots(products.operator, finder.basis, images).sum())
+    error = math.sqrt(products.size) * finder.unseen
+    return Sampled(estimate, math.nan, error, math.inf, error <= target(estimate), "xtrace")
+
+
 def _summary(estimates: Tensor, covariance: float, target: Callable[[float], float], confidence: float) -> Sampled:
-    if len(estimates) == 1:
-        return Sampled(float(estimates), math.nan, 0.0, math.inf, True, "xtrace")
     estimate = float(estimates.mean())
+    if len(estimates) == 1:
+        return Sampled(estimate, math.nan, math.inf, math.inf, False, "xtrace")
     error = math.hypot(float(student.standard_error(estimates.numpy())), math.sqrt(max(covariance, 0.0)))
     reach = student.quantile(confidence, len(estimates)) * error
     converged = len(estimates) >= LEAST_VECTORS and reach <= target(estimate)

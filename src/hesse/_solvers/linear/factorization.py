@@ -19,6 +19,9 @@ from hesse._sparse.to_scipy import to_scipy
 
 Library = Literal["CHOLMOD", "SuperLU"]
 
+# A pivot that small, in units of eps times what was added up for it, is rounding.
+ROUNDING = 100
+
 
 class Factors(NamedTuple):
     """Factors of a sparse matrix.
@@ -155,7 +158,8 @@ def _by_cholmod(columns: Any) -> Factors | None:
     except (MemoryError, cholmod.CholmodOutOfMemoryError, cholmod.CholmodTooLargeError) as error:
         raise _too_large(columns) from error
     # Without blocks of columns its factors are L D Lᵀ, which an indefinite matrix may have as well.
-    return Factors("CHOLMOD", factor, pivots) if bool((pivots > 0).all()) else None
+    is_positive = bool((pivots > 0).all()) and not _is_singular(pivots, columns.diagonal()[factor.P()])
+    return Factors("CHOLMOD", factor, pivots) if is_positive else None
 
 
 def _on_the_diagonal(columns: Any) -> Factors | None:
@@ -177,15 +181,27 @@ def _with_pivoting(columns: Any) -> Factors | None:
 
 
 def _by_superlu(columns: Any, **how: Any) -> Any:
-    """SuperLU's factors; None of a singular matrix."""
+    """SuperLU's factors; None of a matrix that is singular, but for rounding."""
     try:
-        return scipy.sparse.linalg.splu(columns, **how)
+        factors = scipy.sparse.linalg.splu(columns, **how)
     except RuntimeError as error:
         if "singular" not in str(error):
             raise
         return None
     except MemoryError as error:
         raise _too_large(columns) from error
+    sizes = abs(factors.L).multiply(abs(factors.U).T).sum(axis=1)
+    return None if _is_singular(factors.U.diagonal(), sizes) else factors
+
+
+def _is_singular(pivots: np.ndarray[Any, Any], sizes: np.ndarray[Any, Any]) -> bool:
+    r"""Whether a pivot may be zero: :math:`u_{jj} = a_{jj} - \sum_{k<j} l_{jk} u_{kj}` rounds as the sum of its terms.
+
+    Where A = L D Lᵀ is positive definite, the sum of absolute terms is the entry of A itself.
+
+    Source: Higham, Accuracy and Stability of Numerical Algorithms, SIAM 2002, theorem 9.3.
+    """
+    return bool((abs(pivots) <= ROUNDING * np.finfo(pivots.dtype).eps * np.ravel(sizes)).any())
 
 
 def _too_large(columns: Any) -> MemoryBudgetError:
