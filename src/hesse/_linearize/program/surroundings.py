@@ -143,6 +143,11 @@ def _named(parts: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
     return itertools.chain(zip(_SETTINGS, parts[0], strict=True), *parts[1:])
 
 
+def read_now(func: Any) -> list[tuple[str, Any]]:
+    """What a function reads, in a form that differs where it has replaced some of it."""
+    return [(name, id(value) if isinstance(value, Tensor) else token(value)) for name, value in reach(func)]
+
+
 def plain(name: str, value: Any) -> Plain:
     """What a program has of an object as a part of it."""
     return name, _kind(value), token(value)
