@@ -145,7 +145,13 @@ def _named(parts: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
 
 def read_now(func: Any) -> list[tuple[str, Any]]:
     """What a function reads, in a form that differs where it has replaced some of it."""
-    return [(name, id(value) if isinstance(value, Tensor) else token(value)) for name, value in reach(func)]
+
+    def now(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return id(value), id(value.grad) if value.is_leaf else None
+        return token(value)
+
+    return [(name, now(value)) for name, value in reach(func)]
 
 
 def plain(name: str, value: Any) -> Plain:
