@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from hesse._autograd import objects
+from hesse._autograd.aliases import tensor_in
 from hesse._autograd.arguments import Point
 from hesse._autograd.code_names import attribute_names, global_names, imported
 from hesse._base import trees
@@ -94,8 +95,11 @@ def captured(func: Callable[..., Any]) -> Iterator[tuple[str, Tensor]]:
 
 
 def captured_among(found: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors of what a function reaches."""
-    return ((f"The captured tensor {name!r}", value) for name, value in found if isinstance(value, Tensor))
+    """Names and tensors of what a function reaches; arrays of NumPy's as tensors in their memory."""
+    for name, value in found:
+        tensor = tensor_in(value)
+        if tensor is not None:
+            yield f"The captured {'tensor' if tensor is value else 'array'} {name!r}", tensor
 
 
 def reached(func: Callable[..., Any], kind: type[Kind]) -> Iterator[tuple[str, Kind]]:
