@@ -30,7 +30,6 @@ from hesse._base import trees
 _DEPTH = 6
 # Of a container.
 ENTRIES = 1_000
-_LIBRARIES = {"torch", "hesse", "numpy", "scipy", *sys.stdlib_module_names} - {"__main__"}
 # What calling an object calls, and a function of autograd.
 _CALLED = frozenset({"__call__", "forward", "backward", "setup_context", "jvp", "vjp", "vmap"})
 # Of what Python calls by no name: what only making an object calls, and what a function's result does not depend on.
@@ -394,4 +393,4 @@ def data_of_class(owner: type, named: frozenset[str]) -> dict[str, Any]:
 
 def is_the_users(module: str | None) -> bool:
     """Whether a module of Python code, by its name, is none of a library that functions are made of."""
-    return (module or "").split(".")[0] not in _LIBRARIES
+    return not objects.is_library(module)
