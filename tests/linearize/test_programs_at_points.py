@@ -426,6 +426,7 @@ class Marked(tuple[int, ...]):
 
 HELD: dict[str, tuple[Callable[[], Any], Callable[[Any], float], Callable[[Any], Any]]] = {
     "bytes": (lambda: bytearray([2]), lambda d: d[0], lambda d: d.__setitem__(0, 5)),
+    "a view of bytes": (lambda: memoryview(bytearray([2])), lambda d: d[0], lambda d: d.__setitem__(0, 5)),
     "an array": (lambda: array.array("d", [2.0]), lambda d: d[0], lambda d: d.__setitem__(0, 5.0)),
     "a number of C": (lambda: ctypes.c_double(2.0), lambda d: d.value, lambda d: setattr(d, "value", 5.0)),
     "an array of objects": (

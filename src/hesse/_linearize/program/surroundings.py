@@ -67,7 +67,7 @@ class Sorted:
 
 
 _ARRAYS: tuple[Any, ...] = (
-    *(np.ndarray, bytearray, array.array),
+    *(np.ndarray, bytearray, array.array, memoryview),
     *(ctypes.Array, ctypes.Structure, ctypes._SimpleCData),
 )
 _CHANGING = (Tensor, *_ARRAYS)
