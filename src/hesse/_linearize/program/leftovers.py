@@ -44,7 +44,11 @@ def removed(func: Any) -> Iterator[None]:
     ]
     held = Held([*Blueprint(*modules).nodes, *others, *[table for table in attributes if isinstance(table, dict)]])
     classes = [*kinds, *[value if isinstance(value, type) else type(value) for value in found.values()]]
-    put_back = [*map(_globals, functions), *map(_closure, functions), *map(_attributes, dict.fromkeys(classes))]
+    put_back: list[Callable[[], object]] = [
+        *map(_globals, functions),
+        *map(_closure, functions),
+        *map(_attributes, dict.fromkeys(classes)),
+    ]
     put_back += [restore for value in found.values() for restore in _contents(value)]
     caches = [value for value in found.values() if isinstance(value, objects.CACHE)]
     misses = [cache.cache_info().misses for cache in caches]
