@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import hesse
+from hesse._linearize import engines
 
 Function = Callable[[Tensor], Tensor]
 
@@ -154,3 +155,28 @@ def test_gradients_of_captured_tensors_are_of_all_points() -> None:
     for i in range(1, 6):
         H = H.at(x + i)
         torch.testing.assert_close(weight.grad, x + i)
+
+
+@pytest.mark.parametrize("engine", ["compiled", "auto"])
+def test_a_parameter_whose_data_a_function_assigns_keeps_its_numbers(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As classifiers do that normalize their weights in each forward."""
+    layer = torch.nn.Linear(4, 2, bias=False).double()
+    rows = torch.nn.functional.normalize(layer.weight.detach(), dim=1)
+
+    def func(x: Tensor) -> Tensor:
+        layer.weight.data = torch.nn.functional.normalize(layer.weight.data, dim=1)
+        return (layer(x) ** 3).sum()  # type: ignore[no-any-return]  # of a module
+
+    monkeypatch.setattr(engines, "FIXED_PRICE", 0.0)
+    monkeypatch.setattr(engines, "NODE_PRICE", 0.0)
+    x = torch.linspace(0.1, 0.4, 4, dtype=torch.float64)
+    if engine == "compiled":
+        with pytest.raises(hesse.CaptureError, match=r"it assigns to \.data of a tensor of type Parameter"):
+            hesse.Hessian(func, x, engine=engine)
+    else:
+        H = hesse.Hessian(func, x, engine=engine, expect=10**6)
+        with pytest.warns(UserWarning, match="goes on with the tape"):
+            torch.testing.assert_close(H @ x, rows.mT @ (6 * (rows @ x) ** 2))
+    torch.testing.assert_close(layer.weight.detach(), rows)

@@ -74,12 +74,18 @@ def _holds_stand_in(value: Any, depth: int) -> bool:
 def _contents(value: Any) -> Iterator[Callable[[], object]]:
     """What puts back what is neither an entry of a container nor an attribute."""
     if isinstance(value, torch.Tensor) and value.is_leaf:
-        yield functools.partial(setattr, value, "grad", value.grad)
+        yield functools.partial(_put_back_grad, value, value.grad)
     elif holds_objects(value):
         yield functools.partial(np.copyto, value, value.copy())
     elif isinstance(value, contextvars.ContextVar):
         with contextlib.suppress(LookupError):  # one without a value, which it would still have
             yield functools.partial(value.reset, value.set(value.get()))
+
+
+def _put_back_grad(tensor: torch.Tensor, before: torch.Tensor | None) -> None:
+    # Another thread may train meanwhile.
+    if tensor.grad is not None and is_stand_in(tensor.grad):
+        tensor.grad = before
 
 
 def _globals(function: types.FunctionType) -> Callable[[], None]:
