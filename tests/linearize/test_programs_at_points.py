@@ -7,14 +7,17 @@ import collections
 import contextvars
 import ctypes
 import dataclasses
+import importlib
 import math
 import os
 import sys
+import textwrap
 import types
 from collections.abc import Callable
 from decimal import Decimal
 from functools import partial, partialmethod
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -173,6 +176,28 @@ def test_what_a_function_imports_is_watched(monkeypatch: pytest.MonkeyPatch) -> 
         H = H.at(THREE + 0)
         expected = module.factor * module.power * (module.power - 1) * THREE ** (module.power - 2) * THREE
         torch.testing.assert_close(H @ THREE, expected)
+
+
+def test_a_file_of_the_users_may_be_called_as_one_of_pythons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = """
+    import torch
+    speed, weights = 2.0, torch.ones(3, dtype=torch.float64)
+    def energy(x):
+        return speed * (weights * x**3).sum()
+    """
+    (tmp_path / "wave.py").write_text(textwrap.dedent(code))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "wave", raising=False)
+    wave: Any = importlib.import_module("wave")
+    monkeypatch.setitem(sys.modules, "wave", wave)
+    H = programs.hessian(wave.energy, THREE).at(THREE)
+    wave.speed = 5.0
+    H = H.at(THREE)
+    torch.testing.assert_close(H @ THREE, 30 * THREE**2)
+    wave.weights.mul_(2)
+    with pytest.raises(hesse.StalePointError, match="'weights' has changed in place"):
+        H @ THREE
+    torch.testing.assert_close(H.at(THREE) @ THREE, 60 * THREE**2)
 
 
 def test_what_is_set_on_modules_of_libraries_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,6 +426,7 @@ class Marked(tuple[int, ...]):
 
 HELD: dict[str, tuple[Callable[[], Any], Callable[[Any], float], Callable[[Any], Any]]] = {
     "bytes": (lambda: bytearray([2]), lambda d: d[0], lambda d: d.__setitem__(0, 5)),
+    "a view of bytes": (lambda: memoryview(bytearray([2])), lambda d: d[0], lambda d: d.__setitem__(0, 5)),
     "an array": (lambda: array.array("d", [2.0]), lambda d: d[0], lambda d: d.__setitem__(0, 5.0)),
     "a number of C": (lambda: ctypes.c_double(2.0), lambda d: d.value, lambda d: setattr(d, "value", 5.0)),
     "an array of objects": (

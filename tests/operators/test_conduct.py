@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import math
+import types
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -135,6 +136,30 @@ def test_a_changed_captured_tensor_is_named(
         with pytest.raises(hesse.StalePointError, match=f"{name}' has changed in place"):
             product()
     H.at(x) @ x
+
+
+@pytest.mark.parametrize("way", ["captured", "an argument", "of an object"])
+def test_an_array_of_numpys_that_has_changed_is_named(way: str) -> None:
+    x, array = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), np.array([2.0, 1.0, 3.0])
+    holder = types.SimpleNamespace(held={"a": array})
+
+    def func(x: Tensor, given: Any = None) -> Tensor:
+        weights = {"captured": array, "an argument": given, "of an object": holder.held["a"]}[way]
+        return torch.from_numpy(weights) * x**3
+
+    inputs = (x, array) if way == "an argument" else (x,)
+    J = hesse.Jacobian(func, inputs, argnums=0)
+    torch.testing.assert_close(J @ x, 3 * torch.from_numpy(array) * x**3)
+    array *= 5
+    with pytest.raises(hesse.StalePointError, match="has changed in place"):
+        J @ x
+    torch.testing.assert_close(J.at(inputs) @ x, 3 * torch.from_numpy(array) * x**3)
+
+
+def test_arrays_that_pytorch_does_not_have_are_no_part_of_a_point() -> None:
+    arrays = [np.array(["a", "b"]), np.arange(4)[::-1], np.array([None]), np.broadcast_to(2.0, 3), np.array(0, "M8[s]")]
+    H = hesse.Hessian(lambda x: (x**3).sum() + len(arrays[0]), torch.ones(2))
+    assert torch.equal(H @ torch.ones(2), 6 * torch.ones(2))
 
 
 @pytest.mark.parametrize("of_variables", [True, False])

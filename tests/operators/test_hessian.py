@@ -327,3 +327,20 @@ def test_an_operator_inside_a_transform_is_refused_in_one_sentence(point: Tensor
     H = hesse.Hessian(cubic, point)
     with pytest.raises(RuntimeError, match="Multiply a matrix of columns"):
         torch.vmap(lambda v: H @ v)(torch.randn(2, 5, dtype=DOUBLE))
+
+
+@pytest.mark.parametrize("engine", ["tape", "compiled"])
+def test_value_and_gradient_that_a_user_changes_in_place_are_read_again(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hesse._linearize.program import backends
+
+    monkeypatch.setattr(backends, "INDUCTOR", backends.EAGER)
+    x, y = torch.tensor([0.5, 1.0], dtype=torch.float64), torch.tensor([2.0, -1.0], dtype=torch.float64)
+    H = hesse.Hessian(lambda x, y: ((x + y) ** 3).sum() + x.exp().sum(), (x, y), engine=engine)
+    # A step downhill, as a loop of Newton's makes it.
+    H.gradient[0].neg_()
+    H.value.zero_()
+    torch.testing.assert_close(H.gradient, (3 * (x + y) ** 2 + x.exp(), 3 * (x + y) ** 2))
+    torch.testing.assert_close(H.value, ((x + y) ** 3).sum() + x.exp().sum())
+    torch.testing.assert_close((H @ (x, y))[0], 6 * (x + y) ** 2 + x.exp() * x)

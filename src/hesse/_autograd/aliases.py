@@ -1,10 +1,12 @@
-"""Tensors that lie within the memory of others, and copies of them that do so as well."""
+"""Tensors that lie within the memory of others, and copies of them that do so as well; tensors in that of arrays."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,3 +74,12 @@ def _extent(tensor: Tensor) -> _Extent | None:
     start = int(tensor.storage_offset())
     last = sum([(length - 1) * int(stride) for length, stride in zip(tensor.shape, tensor.stride(), strict=True)])
     return _Extent(tensor.untyped_storage().data_ptr(), start, start + last + 1, tensor.dtype)
+
+
+def tensor_in(value: Any) -> Tensor | None:
+    """A tensor itself, or one in the memory of an array that may be written into; None of anything else."""
+    if not isinstance(value, np.ndarray) or not value.flags.writeable:
+        return value if isinstance(value, Tensor) else None
+    with contextlib.suppress(TypeError, ValueError):  # dtypes and strides that PyTorch does not have
+        return torch.from_numpy(value)
+    return None

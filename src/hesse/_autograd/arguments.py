@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hesse._autograd.aliases import tensor_in
 from hesse._autograd.evaluation import inside_transform, refuse_compiled, refuse_scripted
 from hesse._autograd.gradients import require_outputs
 from hesse._autograd.thread_state import compiler_is_loaded
@@ -81,7 +82,8 @@ def _chosen(name: str, func: Callable[..., Any], inputs: Any, argnums: int | tup
         return refusing_models(name, func)(*full)
 
     everything, whole = trees.flatten(inputs)
-    others = [pair for pair in zip(whole.paths, everything, strict=True) if isinstance(pair[1], Tensor)]
+    pairs = [(path, tensor_in(entry)) for path, entry in zip(whole.paths, everything, strict=True)]
+    others = [(path, tensor) for path, tensor in pairs if tensor is not None]
     return Point(leaves, spec, call, others)
 
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from hesse._autograd import objects
+from hesse._autograd.aliases import tensor_in
 from hesse._autograd.arguments import Point
 from hesse._autograd.code_names import attribute_names, global_names, imported
 from hesse._base import trees
@@ -29,7 +30,6 @@ from hesse._base import trees
 _DEPTH = 6
 # Of a container.
 ENTRIES = 1_000
-_LIBRARIES = {"torch", "hesse", "numpy", "scipy", *sys.stdlib_module_names} - {"__main__"}
 # What calling an object calls, and a function of autograd.
 _CALLED = frozenset({"__call__", "forward", "backward", "setup_context", "jvp", "vjp", "vmap"})
 # Of what Python calls by no name: what only making an object calls, and what a function's result does not depend on.
@@ -94,8 +94,11 @@ def captured(func: Callable[..., Any]) -> Iterator[tuple[str, Tensor]]:
 
 
 def captured_among(found: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors of what a function reaches."""
-    return ((f"The captured tensor {name!r}", value) for name, value in found if isinstance(value, Tensor))
+    """Names and tensors of what a function reaches; arrays of NumPy's as tensors in their memory."""
+    for name, value in found:
+        tensor = tensor_in(value)
+        if tensor is not None:
+            yield f"The captured {'tensor' if tensor is value else 'array'} {name!r}", tensor
 
 
 def reached(func: Callable[..., Any], kind: type[Kind]) -> Iterator[tuple[str, Kind]]:
@@ -390,4 +393,4 @@ def data_of_class(owner: type, named: frozenset[str]) -> dict[str, Any]:
 
 def is_the_users(module: str | None) -> bool:
     """Whether a module of Python code, by its name, is none of a library that functions are made of."""
-    return (module or "").split(".")[0] not in _LIBRARIES
+    return not objects.is_library(module)

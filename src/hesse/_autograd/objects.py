@@ -11,6 +11,7 @@ import inspect
 import io
 import queue
 import sys
+import sysconfig
 import types
 import weakref
 from collections.abc import Iterable
@@ -43,9 +44,20 @@ COPYABLE: tuple[Any, ...] = (
     *(bytearray, array.array, io.StringIO, io.BytesIO),
     *map(type, (iter([]), iter(()), iter(range(0)), iter(""))),
 )
-_LIBRARIES = (frozenset(sys.stdlib_module_names) - {"__main__"}) | {"torch", "numpy", "scipy", "sympy", "hesse"}
+_LIBRARIES = frozenset({"torch", "hesse", "numpy", "scipy"})
+_OF_PYTHON = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib")})
 # As a class may define its own.
 set_attribute = object.__setattr__
+
+
+def is_library(module: str | None) -> bool:
+    """Whether a module, by its name, is Python's own or of a library that functions are made of."""
+    name = (module or "").partition(".")[0]
+    if name not in sys.stdlib_module_names or name == "__main__":
+        return name in _LIBRARIES
+    # A file of the user's may be called so, as wave.py.
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return file is None or file.startswith(_OF_PYTHON)
 
 
 def attributes_of(value: Any) -> dict[str, Any]:
@@ -134,7 +146,7 @@ def _may_be_filled(kind: Any) -> bool:
 def _is_plain(kind: Any) -> bool:
     # A class that ABCMeta is called for says that it is of that module.
     module = next(base.__module__ for base in kind.__mro__ if base.__module__ != "abc")
-    if issubclass(kind, _NOT_PLAIN) or module.partition(".")[0] in _LIBRARIES:
+    if issubclass(kind, _NOT_PLAIN) or is_library(module) or module.partition(".")[0] == "sympy":
         return False
     # What ends with its object, as a file, cannot be had twice.
     if hasattr(kind, "__del__"):
@@ -174,7 +186,7 @@ def class_containers(module: nn.Module) -> dict[str, Any]:
 
 
 def _users_bases(kind: Any) -> list[Any]:
-    return [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in _LIBRARIES]
+    return [base for base in kind.__mro__ if not is_library(base.__module__)]
 
 
 @functools.lru_cache(maxsize=4096)

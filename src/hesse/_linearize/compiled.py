@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from hesse._autograd.agreement import FACTOR
-from hesse._autograd.gradients import memory_of
 from hesse._autograd.reading import Reading
 from hesse._autograd.thread_state import untraced
 from hesse._base.devices import States, generator_states, put_back
@@ -31,7 +30,7 @@ from hesse._linearize.draws import drawing_from
 from hesse._linearize.lone_product import LoneProduct
 from hesse._linearize.options import Verify
 from hesse._linearize.program.explained import described, refused
-from hesse._linearize.program.surroundings import Sorted, Surroundings
+from hesse._linearize.program.surroundings import Sorted, Surroundings, read_now
 from hesse._linearize.protocol import Direction, Leaves, Linearization, Map
 from hesse._linearize.shared import Shared
 from hesse._rules.scope import transform_level
@@ -84,7 +83,8 @@ class Compiled:
         # A backend of one's own is not known on the disk.
         self._saves = backend is None
         self._origins: dict[Program, Origin] = {}
-        self._have_differed: set[Program] = set()
+        # At each point: they have differed once, or their function replaces what it reads.
+        self._compared: set[Program] = set()
         self.refusal: str | None = None
 
     def linearize(
@@ -128,7 +128,7 @@ class Compiled:
             # What the function itself raises passes through unchanged.
             return self._instead(error, tape.linearize(map, point, name=name))
         try:
-            if lone and program.has_lone_product:
+            if lone and program.has_lone_product and program not in self._compared:
                 return self._lone(program, inputs, map, point, arguments, name)
             is_known = shared is not None and program in shared.trusted
             linearization = self._halves(program, inputs, map, point, name, counts=not is_known)
@@ -165,7 +165,7 @@ class Compiled:
     ) -> Linearization:
         """By two halves, where a point was served as a lone product before."""
         is_due = self._is_due(program, "halves")
-        is_same = not is_due or self._is_as_it_was(program, inputs, point, arguments)
+        is_same = not is_due or program.still_takes(inputs, point, self._surroundings(arguments, point))
         if not is_same and not program.points["halves"]:
             raise StalePointError(
                 f"What the function reads has changed since this {name} was made, and its gradient was not computed"
@@ -184,19 +184,11 @@ class Compiled:
             self._sorted = Sorted(found)
         return Surroundings(self._sorted, arguments, point, beside)
 
-    def _is_as_it_was(self, program: Program, inputs: list[Tensor], point: Leaves, arguments: Any) -> bool:
-        """Whether the function still reads what it read when these inputs of its program were found."""
-        now = program.inputs(point, self._surroundings(arguments, point))
-        return now is not None and all(
-            memory_of(entry) == memory_of(earlier) or torch.equal(entry, earlier)
-            for entry, earlier in zip(now, inputs, strict=True)
-        )
-
     def _is_due(self, program: Program, form: Form) -> bool:
         """Whether a program is compared with the tape at its next point, counted from 1."""
         number = program.points[form] + 1
         is_power = bool(self.verify) and number & (number - 1) == 0
-        return is_power or number == 1 or self.verify == "always" or program in self._have_differed
+        return is_power or number == 1 or self.verify == "always" or program in self._compared
 
     def _serving(self, point: Leaves, surroundings: Surroundings) -> tuple[Program, list[Tensor]] | None:
         """A program for the point, and its inputs there."""
@@ -215,7 +207,7 @@ class Compiled:
         origin = self._origin(map, point, arguments, shared)
         found = None if origin is None else origin.found(point, surroundings, _inductor)
         program, inputs = found or self._new_program(map, point, surroundings, shared, origin)
-        if origin is not None:
+        if origin is not None and program not in self._compared:
             self._origins[program] = origin
         return program, inputs
 
@@ -249,9 +241,13 @@ class Compiled:
         with refused(described("making its program")), leftovers.removed(reads):
             self._backend = self._backend or _inductor()
             noting = contextlib.nullcontext if origin is None else origin.ran.noted
+            before = read_now(self.reading.func)
             program = Program.captured(
                 map, point, surroundings, self._directions, self._backend, self._most_kept, self._follows, noting
             )
+            # A replay would not do so, and the next evaluation reads what this one has left.
+            if read_now(self.reading.func) != before:
+                self._compared.add(program)
         # Stand-ins draw nothing, so whoever has moved a generator is the function.
         if program.draws and any(not torch.equal(generator.get_state(), state) for generator, state in states.items()):
             raise CaptureError(f"it sets the state of the random generator and draws by {', '.join(program.draws)}")
@@ -318,8 +314,8 @@ class Compiled:
             CaptureError: there is no program, or not for a point that has passed.
         """
         program, inputs = self._program(map, point, arguments, self._surroundings(arguments, point), None)
-        if program.changed_inputs(inputs):
-            raise CaptureError("it changes tensors in place, so that its evaluation cannot be repeated")
+        if program.changed_inputs(inputs) or program in self._compared:
+            raise CaptureError("it changes what it reads, so that its evaluation cannot be repeated")
         expected = expected_products(reference, self._directions, point)
         try:
             ours = self._checked(program, inputs, states if program.draws else {}, reference, expected, point)
@@ -366,7 +362,7 @@ class Compiled:
         except CaptureError as error:
             if number == 1 and program in self._origins and self._origins[program].is_found:
                 raise FoundWrongError(program) from error
-            self._have_differed.add(program)
+            self._compared.add(program)
             drawn = f", and it draws by {', '.join(program.draws)}" if program.draws else ""
             raise CaptureError(f"{error}{drawn}") from error
         if isinstance(ours, LoneProduct):

@@ -46,16 +46,16 @@ class Differentiable(Compiled):
 
     def _evaluate(self, map: Map, point: Leaves, arguments: Any) -> tuple[list[Tensor], Any] | None:
         surroundings = self._surroundings(arguments, point)
-        serving = self._serving(point, surroundings)
-        if serving is None and len(self.programs) == PROGRAMS:
-            if not self._warned:
-                self._warned = True
-                warn_caller(
-                    f"The function given to {self._name} has been compiled for {PROGRAMS} layouts of its arguments, so"
-                    " others are evaluated without a program. Pad the arguments to a few shapes."
-                )
-            return None
         try:
+            serving = self._serving(point, surroundings)
+            if serving is None and len(self.programs) == PROGRAMS:
+                if not self._warned:
+                    self._warned = True
+                    warn_caller(
+                        f"The function given to {self._name} has been compiled for {PROGRAMS} layouts of its arguments,"
+                        " so others are evaluated without a program. Pad the arguments to a few shapes."
+                    )
+                return None
             program, inputs = serving or self._new_program(map, point, surroundings, None)
             sources = program.sources(surroundings)
             followed = [*[point[i] for i in sources.variables], *sources.captured]

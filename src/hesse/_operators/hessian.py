@@ -155,14 +155,14 @@ class Hessian(PointOperator):
         if isinstance(self._point, SharedPoint):
             return self._point.value
         value: Tensor = self._evaluated().aux[0]
-        return value
+        return value.clone()
 
     @property
     def gradient(self) -> Any:
         """The gradient, structured like the inputs."""
         if isinstance(self._point, SharedPoint):
             return self.domain.unflatten(self._point.gradient)
-        return self.domain.spec.rebuild(self._evaluated().outputs)
+        return self.domain.spec.rebuild([entry.clone() for entry in self._evaluated().outputs])
 
     @property
     def aux(self) -> Any:

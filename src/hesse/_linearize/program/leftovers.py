@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
+import functools
 import gc
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
 from hesse._autograd import objects
 from hesse._autograd.blueprint import Blueprint
-from hesse._autograd.captured import is_the_users, is_users_code, reach
+from hesse._autograd.captured import holds_objects, is_the_users, is_users_code, reach
 from hesse._autograd.code_names import stored_globals
 from hesse._autograd.preserving import Held
 from hesse._linearize.program.stand_ins import is_stand_in
@@ -35,9 +38,18 @@ def removed(func: Any) -> Iterator[None]:
         found |= {id(value): value for method in methods for _, value in reach(method)}
     others = [value for value in found.values() if isinstance(value, objects.MUTABLE) or objects.is_plain_object(value)]
     functions = [value for value in found.values() if is_users_code(value)]
-    held = Held([*Blueprint(*modules).nodes, *others, *[vars(function) for function in functions]])
+    # Tensors, functions and thread-local data have attributes, too.
+    attributes = [
+        getattr(value, "__dict__", None) for value in found.values() if not isinstance(value, types.ModuleType)
+    ]
+    held = Held([*Blueprint(*modules).nodes, *others, *[table for table in attributes if isinstance(table, dict)]])
     classes = [*kinds, *[value if isinstance(value, type) else type(value) for value in found.values()]]
-    put_back = [*map(_globals, functions), *map(_closure, functions), *map(_attributes, dict.fromkeys(classes))]
+    put_back: list[Callable[[], object]] = [
+        *map(_globals, functions),
+        *map(_closure, functions),
+        *map(_attributes, dict.fromkeys(classes)),
+    ]
+    put_back += [restore for value in found.values() for restore in _contents(value)]
     caches = [value for value in found.values() if isinstance(value, objects.CACHE)]
     misses = [cache.cache_info().misses for cache in caches]
     try:
@@ -57,6 +69,23 @@ def _holds_stand_in(value: Any, depth: int) -> bool:
     if depth == 0 or isinstance(value, type | types.ModuleType | types.FunctionType):
         return False
     return any(_holds_stand_in(entry, depth - 1) for entry in gc.get_referents(value))
+
+
+def _contents(value: Any) -> Iterator[Callable[[], object]]:
+    """What puts back what is neither an entry of a container nor an attribute."""
+    if isinstance(value, torch.Tensor) and value.is_leaf:
+        yield functools.partial(_put_back_grad, value, value.grad)
+    elif holds_objects(value):
+        yield functools.partial(np.copyto, value, value.copy())
+    elif isinstance(value, contextvars.ContextVar):
+        with contextlib.suppress(LookupError):  # one without a value, which it would still have
+            yield functools.partial(value.reset, value.set(value.get()))
+
+
+def _put_back_grad(tensor: torch.Tensor, before: torch.Tensor | None) -> None:
+    # Another thread may train meanwhile.
+    if tensor.grad is not None and is_stand_in(tensor.grad):
+        tensor.grad = before
 
 
 def _globals(function: types.FunctionType) -> Callable[[], None]:

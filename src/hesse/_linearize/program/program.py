@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from hesse._autograd.aliases import Aliases
 from hesse._autograd.gradients import memory_of
 from hesse._autograd.thread_state import interruptible
+from hesse._base.errors import CaptureError
 from hesse._base.precision import any_autocast
 from hesse._linearize.program.known_values import identifying
 from hesse._linearize.program.parts import Parts, Replay, Which
@@ -116,7 +118,11 @@ class Program:
         return self.parts.has_exception
 
     def inputs(self, point: Leaves, surroundings: Surroundings) -> list[Tensor] | None:
-        """The inputs of the first half at a point; None where the program does not serve it."""
+        """The inputs of the first half at a point; None where the program does not serve it.
+
+        Raises:
+            CaptureError: a tensor that the function changes lies within another input.
+        """
         if self.plain != surroundings.plain:
             return None
         given = [*point]
@@ -127,6 +133,10 @@ class Program:
             given.append(tensor)
         if list(map(layout, given)) != self.parts.layouts:
             return None
+        if self.parts.changed:
+            aliases = Aliases([tensor.detach() for tensor in given], range(len(given)))
+            if any(len(aliases.together([i])) > 1 or i in aliases.apart for i in self.parts.changed):
+                raise CaptureError("it writes into a tensor that shares memory with another one that it reads")
         known: list[Any] = []
         if self.parts.known is not None:
             known = self.parts.known.values(lambda key: surroundings.the_one(self.parts.names[key]))
@@ -140,6 +150,14 @@ class Program:
             tensor.detach().resolve_conj().resolve_neg() if tensor.is_conj() or tensor.is_neg() else tensor.detach()
             for tensor in given
         ]
+
+    def still_takes(self, inputs: Sequence[Tensor], point: Leaves, surroundings: Surroundings) -> bool:
+        """Whether these inputs, found before, are its inputs at a point."""
+        now = self.inputs(point, surroundings)
+        return now is not None and all(
+            memory_of(entry) == memory_of(earlier) or torch.equal(entry, earlier)
+            for entry, earlier in zip(now, inputs, strict=True)
+        )
 
     def sources(self, surroundings: Surroundings) -> Sources:
         """What products are by: positions in the point, and captured tensors."""

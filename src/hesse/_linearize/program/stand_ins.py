@@ -35,6 +35,8 @@ _INDEXING = {
 }
 
 
+_SET_DATA: Any = Tensor.data.__set__  # type: ignore[attr-defined]  # a property made in C
+
 Instead = Callable[[Any, Sequence[Any], Callable[[Tensor], Any]], Callable[..., Any] | None]
 """Of a function, its arguments, and what reads a tensor's values: what to call instead, or None."""
 
@@ -151,6 +153,9 @@ class SubstituteEarly(TorchFunctionMode):
 
         if func is Tensor.tolist:
             return read(args[0])
+        if func == _SET_DATA and is_stand_in(args[1]) and not is_stand_in(args[0]):
+            # The user's tensor would have no numbers from then on.
+            raise CaptureError(f"it assigns to .data of {_described(args[0])}; write into the tensor in place")
         args, kwargs = trees.map_tensors(normal, (args, kwargs or {}))
         other = None if kwargs else self._instead(func, args, read)
         return (other or func)(*args, **kwargs)

@@ -67,7 +67,7 @@ class Sorted:
 
 
 _ARRAYS: tuple[Any, ...] = (
-    *(np.ndarray, bytearray, array.array),
+    *(np.ndarray, bytearray, array.array, memoryview),
     *(ctypes.Array, ctypes.Structure, ctypes._SimpleCData),
 )
 _CHANGING = (Tensor, *_ARRAYS)
@@ -141,6 +141,17 @@ class Surroundings:
 
 def _named(parts: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
     return itertools.chain(zip(_SETTINGS, parts[0], strict=True), *parts[1:])
+
+
+def read_now(func: Any) -> list[tuple[str, Any]]:
+    """What a function reads, in a form that differs where it has replaced some of it."""
+
+    def now(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return id(value), id(value.grad) if value.is_leaf else None
+        return token(value)
+
+    return [(name, now(value)) for name, value in reach(func)]
 
 
 def plain(name: str, value: Any) -> Plain:
