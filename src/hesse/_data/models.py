@@ -236,7 +236,15 @@ class Objective:
         def compared(target: Any) -> Any:
             return self._compared(loss, prediction._replace(counted=Counted(target=target)), leaves)
 
-        return require_scalar(self._own_target(prediction.target, compared), self.name)
+        value = require_scalar(self._own_target(prediction.target, compared), self.name)
+        key = self.model.reached([value], leaves)
+        if key is not None:
+            raise ValueError(
+                f"The loss given to {self.name} depends on the parameter {key!r} beside the tensors of the prediction,"
+                " by which alone it is differentiated. Return what it needs as real tensors of the prediction, as by"
+                " output=; add the matrix of a penalty to the operator."
+            )
+        return value
 
     def _compared(self, loss: Any, prediction: Prediction, leaves: Sequence[Tensor]) -> Any:
         """What the loss says of a prediction and its target."""
