@@ -98,9 +98,14 @@ class Objective:
         """To other values of the parameters; the model keeps its own."""
         self.leaves = self.model.leaves = leaves
 
+    @property
+    def is_models_own(self) -> bool:
+        """Whether the loss is what the model works out itself, as those of Hugging Face do."""
+        return self.loss is None and self._call is None
+
     def stated_reduction(self) -> str | None:
         """What the loss says of its reduction; a Hugging Face model's own is a mean."""
-        return "mean" if self.loss is None and self._call is None else reduction_of(self.loss)
+        return "mean" if self.is_models_own else reduction_of(self.loss)
 
     def batch_statistics(self) -> str | None:
         """A layer that normalizes by statistics of the whole batch, if there is one."""
@@ -291,7 +296,7 @@ class Objective:
 
     def count(self, batch: Any, counted: Counted) -> float | None:
         """How many terms the loss of a batch is the mean of, if that can be told."""
-        shape, target = counted
+        target = counted.target
         if self._weight is not None:
             try:
                 weight = self._weight(batch)
@@ -301,15 +306,23 @@ class Objective:
                 )
                 raise
             return self._weighed(weight)
-        if self.known is not None and shape is not None and isinstance(target, Tensor):
-            return self.known.counted(shape, target)
-        if self.loss is None and self._call is None:
+        recognized = self.recognized_terms(counted)
+        if recognized is not None:
+            return recognized
+        if self.is_models_own:
             count = hugging_face_count(self.model.module, batch)
             if count is not None:
                 return count
         elif masks_unevenly(batch if target is None else target) or self._differs(batch if target is None else target):
             return None
         return rows.count(batch if target is None else target)
+
+    def recognized_terms(self, counted: Counted) -> float | None:
+        """How many terms one of PyTorch's own losses reduces, whatever the user counts; None for other losses."""
+        shape, target = counted
+        if self.known is None or shape is None or not isinstance(target, Tensor):
+            return None
+        return self.known.counted(shape, target)
 
     def _differs(self, target: Any) -> bool:
         """Whether a row of a target has another shape than those before: a mean over its entries is none over rows."""
