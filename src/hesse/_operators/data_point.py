@@ -280,7 +280,7 @@ class DataPoint(Point):
     def _require_reduction(self, place: Place, microbatch: Any, term: Term) -> None:
         """Raise where a batch's loss is not the mean or sum that the first batch's is; looked at once."""
         if self.plan.assumed:
-            self._joined = self._joined or Joined(self.objective, self.plan.reduction, microbatch, self.seed)
+            self._joined = self._joined or Joined(self.objective, self.plan, microbatch, self.seed)
             self._joined.require(place[0], microbatch, float(term.value), term.count)
 
     def _linearized(self, place: Place, microbatch: Any, reduction: Reduction, linearize: Linearize) -> Term:
