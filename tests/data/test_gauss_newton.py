@@ -193,12 +193,26 @@ class Encoder(nn.Module):
         return self.decode(mean), torch.distributions.Normal(mean, torch.ones_like(mean))
 
 
+class Auxiliary(nn.Module):
+    """A model that keeps a part of the loss, as a mixture of experts does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model, self.kept = mlp(), torch.zeros((), dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        prediction = self.model(x)
+        self.kept = prediction.mean(1).square().mean()
+        return prediction
+
+
 def penalized(model: nn.Module) -> Callable[..., Tensor]:
     return lambda f, y: F.mse_loss(f, y) + sum(p.square().sum() for p in model.parameters())
 
 
 BESIDE: dict[str, tuple[type[nn.Module] | Callable[[], nn.Module], Callable[[nn.Module], Any], str]] = {
     "a penalty": (mlp, penalized, "2.bias"),
+    "an attribute": (lambda: seeded(Auxiliary), lambda model: lambda f, y: F.mse_loss(f, y) + model.kept, "model"),
     "a complex tensor": (
         lambda: seeded(Complex),
         lambda _: lambda f, y: (f[0] * f[1] - y).abs().square().mean(),

@@ -9,7 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from hesse._autograd.captured import captured
+from hesse._autograd.generators import put_back
 from hesse._base import checks, trees
+from hesse._base.devices import default_generators
 from hesse._base.errors import StalePointError, first_line
 from hesse._base.several_ranks import is_dtensor, is_parallel, is_sharded, refuse_model, refusing_models
 from hesse._base.space import Space
@@ -90,6 +92,7 @@ class Objective:
         self.known = recognize(loss) if call is None else None
         self.device = self.model.device()
         self._row_shape: tuple[int, ...] | None = None
+        self._is_apart = False
         self._own_batch, self._own_target = OwnBatch(name), OwnBatch(name)
         if loss is None and output is not None:
             raise TypeError(f"{name} needs a loss of the prediction and target that output= gives but got None.")
@@ -149,6 +152,7 @@ class Objective:
         def evaluate(private: Private) -> Prediction:
             prediction = self._own_batch(batch, lambda own: self._predict(private, own))
             self.model.require_followed(prediction.leaves, x)
+            self._look_beside(prediction, private.functions[0])
             return prediction
 
         found: Prediction = self.model.run(x, refusing_models(self.name, evaluate))
@@ -232,10 +236,22 @@ class Objective:
                 )
             raise
 
-    def loss_of(self, prediction: Prediction, leaves: Sequence[Tensor]) -> Tensor:
+    def _look_beside(self, prediction: Prediction, loss: Any) -> None:
+        """Raise at the first evaluation if the loss finds more of it in the model than the prediction."""
+        # Stand-ins, of which a program is captured, do not decide.
+        if self._is_apart or self.known is not None or any([type(leaf) is not Tensor for leaf in prediction.leaves]):
+            return
+        draws = [put_back(generator) for generator in default_generators()]
+        self.loss_of(prediction, [leaf.detach().clone() for leaf in prediction.leaves], loss)
+        for draw in draws:
+            draw()
+        self._is_apart = True
+
+    def loss_of(self, prediction: Prediction, leaves: Sequence[Tensor], loss: Any = None) -> Tensor:
         """The loss of a prediction with other tensors in the place of its floating-point ones."""
-        # What a module writes into itself must not reach the user's.
-        loss = self.loss if self.model.as_it_is.functions[0] is self.loss else self.model.functions()[0]
+        if loss is None:
+            # What a module writes into itself must not reach the user's.
+            loss = self.loss if self.model.as_it_is.functions[0] is self.loss else self.model.functions()[0]
         loss = refusing_models(self.name, loss)
 
         def compared(target: Any) -> Any:
