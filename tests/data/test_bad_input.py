@@ -170,3 +170,41 @@ def test_a_loss_that_differentiates_by_the_parameters_is_examined() -> None:
 
     H = hesse.LossHessian(mlp(), None, loader(X, CLASSES), call=adapted)
     torch.testing.assert_close(H.value, adapted(mlp(), None, (X, CLASSES)).detach())
+
+
+@pytest.mark.parametrize("operator", [hesse.LossHessian, hesse.EmpiricalFisher])
+def test_batch_statistics_hide_the_reduction_of_a_loss_of_ones_own(operator: Any) -> None:
+    def total(prediction: Tensor, target: Tensor) -> Tensor:
+        return (prediction - target).square().sum()
+
+    model = nn.Sequential(nn.BatchNorm1d(4), mlp()).double()
+    batches = [(X[:6], REAL[:6]), (X[6:], REAL[6:])]
+    with pytest.raises(ValueError, match=r"do not show whether the loss given to .* Give reduction='mean' or"):
+        operator(model, total, batches, batch_norm="per batch")
+    summed = operator(model, total, batches, batch_norm="per batch", reduction="sum")
+    parts = [operator(model, total, batch, reduction="sum").to_dense() for batch in batches]
+    torch.testing.assert_close(summed.to_dense(), parts[0] + parts[1])
+
+
+def test_a_reduction_that_contradicts_a_loss_that_draws_is_refused() -> None:
+    model, batches = nn.Sequential(mlp(), nn.Dropout(0.3)), [(X[:6], CLASSES[:6]), (X[6:], CLASSES[6:])]
+    with pytest.raises(ValueError, match=r"says that it is a mean over rows but reduction='sum' was given"):
+        hesse.LossHessian(model, nn.CrossEntropyLoss(), batches, reduction="sum")
+    told = hesse.LossHessian(model, nn.CrossEntropyLoss(), batches, reduction="sum", weight=lambda batch: 1)
+    assert told.explain().reduction == "sum"
+
+
+def test_a_batch_whose_part_fails_is_taken_whole_where_all_is_told() -> None:
+    """Two rows pass, and seven would not: targets are places of other rows."""
+    places = torch.arange(len(X)).roll(2)
+    places[:2] = torch.tensor([1, 0])
+
+    def contrast(f: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(f @ f.T, y)
+
+    expected = hesse.LossHessian(mlp(), contrast, (X, places)).to_dense()
+    with pytest.warns(UserWarning, match="is not known to be a mean over rows, so it is not cut up"):
+        H = hesse.LossHessian(
+            mlp(), contrast, [(X, places)] * 2, reduction="mean", weight=lambda batch: 1, memory="1000B"
+        )
+    torch.testing.assert_close(H.to_dense(), expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -112,4 +113,78 @@ def test_what_makes_no_sense_is_one_sentence() -> None:
     with pytest.raises(ValueError, match="row for each sample"):
         hesse.EmpiricalFisher(
             mlp(), F.mse_loss, (X, REAL), output=lambda m, b: (m(b[0]).sum(), b[1].sum()), reduction="sum", weight=len
+        ).to_dense()
+
+
+def test_a_sample_without_a_batch_is_one_row() -> None:
+    model = mlp()
+    E = hesse.EmpiricalFisher(model, nn.CrossEntropyLoss(weight=WEIGHT), list(zip(X, CLASSES, strict=True)))
+    losses = functools.partial(F.cross_entropy, target=CLASSES, weight=WEIGHT, reduction="none")
+    expected = outer(model, lambda call: losses(call(X))) / float(WEIGHT[CLASSES].sum())
+    torch.testing.assert_close(E.to_dense(), expected)
+
+
+class Normal(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.scale = nn.Linear(4, 2), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mean(x), self.scale(x)
+
+
+def test_tokens_reach_across_the_leaves_of_a_prediction() -> None:
+    x, y = inputs(5, 3, 4), inputs(5, 3, 2, seed=1)
+
+    def losses(prediction: tuple[Tensor, Tensor], y: Tensor) -> Tensor:
+        mean, scale = prediction
+        return ((mean - y).square() * scale.exp() - scale).sum(-1)
+
+    model = seeded(Normal)
+    E = hesse.EmpiricalFisher(
+        model,
+        lambda f, y: losses(f, y).mean(),
+        loader(x, y, batch_size=3),
+        sample="token",
+        weight=lambda batch: batch[1].shape[:2].numel(),
+    )
+    expected = outer(model, lambda call: losses(call(x), y).flatten()) / 15
+    torch.testing.assert_close(E.to_dense(), expected)
+    torch.testing.assert_close(E @ inputs(E.shape[1], 3), expected @ inputs(E.shape[1], 3))
+
+
+def test_weights_of_batches_are_no_counts_of_terms() -> None:
+    model = mlp()
+    E = hesse.EmpiricalFisher(model, nn.MSELoss(), loader(X, REAL), weight=lambda batch: len(batch[0]))
+    torch.testing.assert_close(E.to_dense(), outer(model, lambda call: (call(X) - REAL).square().sum(1)) / 30)
+    E = hesse.EmpiricalFisher(
+        model, F.cross_entropy, loader(X, CLASSES), weight=lambda batch: len(batch[0]), reduction="sum"
+    )
+    parts = [
+        outer(model, lambda call, x=x, y=y: F.cross_entropy(call(x), y, reduction="none")) / len(x)
+        for x, y in loader(X, CLASSES)
+    ]
+    torch.testing.assert_close(E.to_dense(), sum(parts))
+
+
+def test_rows_that_differ_are_one_sentence() -> None:
+    def squares(prediction: tuple[Tensor, Tensor], y: Tensor) -> Tensor:
+        return prediction[0].square().sum(1).mean() + prediction[1].square().mean()
+
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = mlp()
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.model(x), self.model(x).mean(0)
+
+    with pytest.raises(ValueError, match=r"an entry for each row but got \(10,\) and \(3,\)"):
+        hesse.EmpiricalFisher(Hidden(), squares, (X, REAL), reduction="mean", weight=len).to_dense()
+    with pytest.raises(ValueError, match="a loss of 10 rows of targets and 3 of predictions"):
+        hesse.EmpiricalFisher(
+            mlp(),
+            lambda f, y: (f.mT - y).square().mean(),
+            (X, REAL),
+            output=lambda model, batch: (model(batch[0]).mT, batch[1]),
         ).to_dense()

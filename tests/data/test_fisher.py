@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -179,3 +180,82 @@ def test_a_loss_whose_distribution_is_not_known_is_refused() -> None:
         hesse.Fisher(mlp(), nn.CrossEntropyLoss(weight=WEIGHT, label_smoothing=0.1), (X, CLASSES)).to_dense()
     with pytest.raises(ValueError, match="samples given to Fisher should be at least 1 but is 0"):
         hesse.Fisher(mlp(), F.cross_entropy, (X, CLASSES), samples=0)
+
+
+class Sequences(nn.Module):
+    """The classes of several tokens, in the second dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x).transpose(1, 2)
+
+
+TOKENS = inputs(5, 4, 4), torch.randint(3, (5, 4), generator=torch.Generator().manual_seed(4))
+
+
+def of_tokens(loss: Callable[[Tensor, Tensor], Tensor], c: float) -> Tensor:
+    """c·Σ Jᵀ·E·J over the tokens of all rows, by the unreduced loss of one."""
+    model, (x, _) = mlp(), TOKENS
+    J = references.jacobian(model, lambda call: call(x)).flatten(0, 1)
+    classes = [torch.tensor(y) for y in range(3)]
+    E = [expectation(loss, classes, f) for f in model(x).detach().flatten(0, 1)]
+    return c * torch.einsum("nci,ncd,ndj->ij", J, torch.stack(E), J)
+
+
+@pytest.mark.parametrize("options", [{"weight": WEIGHT}, {"label_smoothing": 0.6}], ids=["weighted", "smoothed"])
+def test_tokens_of_a_row_are_drawn_apart(options: dict[str, Any]) -> None:
+    """Scores of weighted or smoothed losses have means, so that products of two tokens' scores would not vanish."""
+    x, y = TOKENS
+    c = 1 / float(WEIGHT[y].sum() if "weight" in options else y.numel())
+    expected = of_tokens(lambda f, y: F.cross_entropy(f[None], y[None], reduction="sum", **options), c)
+    loss = nn.CrossEntropyLoss(**options)
+    drawn = hesse.Fisher(Sequences(), loss, loader(x, y, batch_size=3), samples=4000, rng=0)
+    assert (drawn.to_dense() - expected).norm() < 0.05 * expected.norm()
+    assert_equal(hesse.Fisher(Sequences(), loss, loader(x, y, batch_size=3)), expected)
+
+
+def test_a_sample_without_a_batch_is_one_draw() -> None:
+    model = mlp()
+    expected = hesse.Fisher(model, F.cross_entropy, (X[:4], CLASSES[:4])).to_dense()
+    drawn = hesse.Fisher(model, F.cross_entropy, list(zip(X[:4], CLASSES[:4], strict=True)), samples=20_000, rng=0)
+    assert (drawn.to_dense() - expected).norm() < 0.05 * expected.norm()
+
+
+@pytest.mark.parametrize("samples", [None, 20_000])
+@pytest.mark.parametrize(("loss", "each"), [(F.mse_loss, 2), (F.l1_loss, 1)])
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_a_prediction_may_have_several_targets(loss: Callable[..., Tensor], each: int, samples: int | None) -> None:
+    """Independent targets of one prediction: their information adds up."""
+    model = nn.Linear(4, 1).double()
+    y = inputs(10, 5, seed=6)
+    J = references.jacobian(model, lambda call: call(X)[:, 0])
+    expected = each * 5 * J.T @ J / 50
+    fisher = hesse.Fisher(model, loss, loader(X, y), samples=samples, rng=0).to_dense()
+    assert (fisher - expected).norm() < (1e-12 if samples is None else 0.05) * expected.norm()
+
+
+@pytest.mark.parametrize("reduction", [None, "sum"])
+def test_weights_of_batches_are_no_counts_of_terms(reduction: str | None) -> None:
+    """The unreduced loss is PyTorch's, however the losses of batches are put together."""
+    model, (x, y) = Sequences(), TOKENS
+    fisher = hesse.Fisher(
+        model, F.cross_entropy, loader(x, y, batch_size=3), weight=lambda batch: len(batch[0]), reduction=reduction
+    )
+    one = functools.partial(F.cross_entropy, reduction="sum")
+    if reduction is None:
+        assert_equal(fisher, of_tokens(lambda f, y: one(f[None], y[None]), 1 / 20))
+    else:
+        parts = [hesse.Fisher(model, F.cross_entropy, batch).to_dense() for batch in loader(x, y, batch_size=3)]
+        assert_equal(fisher, parts[0] + parts[1])
+    squared = hesse.Fisher(mlp(), F.mse_loss, loader(X, REAL), weight=lambda batch: len(batch[0]))
+    assert_equal(squared, by_definition(mlp(), lambda n, f: 2 * torch.eye(3, dtype=torch.float64), 1 / 30))
+
+
+def test_a_sum_of_batches_has_the_scale_of_their_losses() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(4), mlp()).double()
+    fisher = hesse.Fisher(model, F.cross_entropy, loader(X, CLASSES), batch_norm="per batch", reduction="sum")
+    parts = [hesse.GaussNewton(model, F.cross_entropy, batch).to_dense() for batch in loader(X, CLASSES)]
+    assert_equal(fisher, sum(parts))

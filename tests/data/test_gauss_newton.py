@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -171,3 +172,66 @@ def test_what_makes_no_sense_is_one_sentence() -> None:
         hesse.GaussNewton(torch.sin, x, x)
     with pytest.raises(TypeError, match=r"should return real floating-point tensors but gave torch\.complex"):
         hesse.GaussNewton(lambda x: x * 1j, x)
+
+
+class Complex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.real, self.imag, self.scale = nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.complex(self.real(x), self.imag(x)), self.scale(x)
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.decode = nn.Linear(4, 2), nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Any]:
+        mean = self.mean(x)
+        return self.decode(mean), torch.distributions.Normal(mean, torch.ones_like(mean))
+
+
+class Auxiliary(nn.Module):
+    """A model that keeps a part of the loss, as a mixture of experts does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model, self.kept = mlp(), torch.zeros((), dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        prediction = self.model(x)
+        self.kept = prediction.mean(1).square().mean()
+        return prediction
+
+
+def penalized(model: nn.Module) -> Callable[..., Tensor]:
+    return lambda f, y: F.mse_loss(f, y) + sum(p.square().sum() for p in model.parameters())
+
+
+BESIDE: dict[str, tuple[type[nn.Module] | Callable[[], nn.Module], Callable[[nn.Module], Any], str]] = {
+    "a penalty": (mlp, penalized, "2.bias"),
+    "an attribute": (lambda: seeded(Auxiliary), lambda model: lambda f, y: F.mse_loss(f, y) + model.kept, "model"),
+    "a complex tensor": (
+        lambda: seeded(Complex),
+        lambda _: lambda f, y: (f[0] * f[1] - y).abs().square().mean(),
+        "(real|imag)",
+    ),
+    "an object": (
+        lambda: seeded(Encoder),
+        lambda _: lambda f, y: F.mse_loss(f[0], y) + f[1].mean.square().mean(),
+        "mean",
+    ),
+}
+
+
+@pytest.mark.parametrize("operator", [hesse.GaussNewton, hesse.EmpiricalFisher])
+@pytest.mark.parametrize("name", BESIDE)
+def test_a_loss_that_depends_on_parameters_beside_the_prediction_is_refused(name: str, operator: Any) -> None:
+    make, make_loss, parameter = BESIDE[name]
+    model = make()
+    loss = make_loss(model)
+    with pytest.raises(ValueError, match=f"depends on the parameter '{parameter}.* beside the tensors"):
+        operator(model, loss, (X, REAL), reduction="mean", weight=lambda batch: len(batch[0]))
+    hesse.LossHessian(model, loss, (X, REAL)).to_dense()

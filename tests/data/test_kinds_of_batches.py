@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -231,3 +232,37 @@ def test_entries_of_batches_are_not_named(monkeypatch: pytest.MonkeyPatch) -> No
     product = H @ {"weight": torch.zeros(2, 3), "bias": torch.ones(2)}
     torch.testing.assert_close(product["bias"], torch.ones(2))
     assert not named
+
+
+@dataclasses.dataclass
+class Smoothed:
+    """A loss that has no hash."""
+
+    smoothing: float
+
+    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(prediction, target, label_smoothing=self.smoothing)
+
+
+def test_a_loss_may_have_no_hash() -> None:
+    H = hesse.LossHessian(model(), Smoothed(0.1), (X, CLASSES))
+    torch.testing.assert_close(H @ V, product(lambda p: F.cross_entropy(p, CLASSES, label_smoothing=0.1)))
+
+
+def test_a_loss_with_a_hook_or_a_forward_of_its_own_is_not_pytorchs() -> None:
+    hooked, replaced = nn.CrossEntropyLoss(), nn.CrossEntropyLoss()
+    hooked.register_forward_hook(lambda module, arguments, output: 2 * output)
+    replaced.forward = lambda prediction, target: F.cross_entropy(prediction / 2, target)
+    for loss in (hooked, replaced):
+        with pytest.raises(TypeError, match="Fisher needs the distribution of targets that the loss means"):
+            hesse.Fisher(model(), loss, (X, CLASSES))
+
+
+def test_class_weights_may_be_a_parameter() -> None:
+    weights, loss = torch.tensor([1.0, 5.0, 0.3], dtype=DOUBLE), nn.CrossEntropyLoss()
+    loss.weight = nn.Parameter(weights.clone())
+    data = [(X[:5], CLASSES[:5]), (X[5:], CLASSES[5:])]
+    expected = product(lambda p: F.cross_entropy(p, CLASSES, weight=weights))
+    torch.testing.assert_close(hesse.LossHessian(model(), loss, data) @ V, expected)
+    fixed = hesse.Fisher(model(), nn.CrossEntropyLoss(weight=weights), data)
+    torch.testing.assert_close(hesse.Fisher(model(), loss, data) @ V, fixed @ V)

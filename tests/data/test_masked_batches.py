@@ -134,3 +134,45 @@ def test_batches_with_factors_of_their_own_are_not_compared() -> None:
         H = hesse.LossHessian(model(), loss, [{"x": x, "y": y, "factor": factor} for x, y, factor in parts])
         halves = dense(lambda f: (0.5 * F.mse_loss(f[:6], Y[:6]) + 2 * F.mse_loss(f[6:], Y[6:])) / 2)
         torch.testing.assert_close(H.to_dense(), halves)
+
+
+def images(*boxes: tuple[int, ...]) -> list[tuple[Tensor, list[dict[str, Tensor]]]]:
+    """Batches of images, each with some boxes."""
+    return [(X[: len(each)], [{"boxes": Y[:number]} for number in each]) for each in boxes]
+
+
+def of_boxes(f: Tensor, targets: list[dict[str, Tensor]]) -> Tensor:
+    return torch.stack([(f[i] - target["boxes"]).square().mean() for i, target in enumerate(targets)]).mean()
+
+
+def scaled(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    return batch["scale"].squeeze() * F.mse_loss(model(batch["x"]), batch["y"])
+
+
+UNSEEN: dict[str, tuple[Any, Any, dict[str, Any], Any]] = {
+    # The first tensor of these targets are the boxes of the first image.
+    "boxes of images": (
+        of_boxes,
+        images((2, 1, 3), (4, 1), (2, 2)),
+        {"reduction": "mean"},
+        lambda batch: len(batch[1]),
+    ),
+    "a first tensor of one row": (
+        scaled,
+        [{"scale": torch.ones(1).double(), "x": x, "y": y} for x, y in zip(X.split(5), Y.split(5), strict=True)],
+        {},
+        lambda batch: len(batch["x"]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_batches_of_other_shapes_are_refused_where_no_part_of_the_first_shows_the_mean(name: str) -> None:
+    loss, data, told, count = UNSEEN[name]
+    with pytest.raises(ValueError, match=r"parts of its first batch do not show it, and batch \d has other shapes"):
+        hesse.LossHessian(model(), loss, data, **told).value.item()
+    counts = [count(batch) for batch in data]
+    parts = [hesse.LossHessian(model(), loss, [batch], **told).to_dense() for batch in data]
+    expected = sum(number * part for number, part in zip(counts, parts, strict=True)) / sum(counts)
+    weighed = hesse.LossHessian(model(), loss, data, reduction="mean", weight=count)
+    torch.testing.assert_close(weighed.to_dense(), expected)

@@ -72,3 +72,11 @@ def test_what_does_not_fit_is_refused() -> None:
         TypeError, match=r"at\(parameters=\) is for a GaussNewton over data, but this one is of a function"
     ):
         hesse.GaussNewton(torch.sin, x).at(parameters=x)
+
+
+def test_the_loss_draws_as_the_operator_where_its_batch_is_cut_up() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5), nn.Linear(3, 3)).double()
+    batch = torch.randn(64, 4, dtype=torch.float64), torch.arange(64) % 3
+    H = hesse.LossHessian(model, nn.functional.cross_entropy, batch, memory="6KB")
+    assert H.explain().rows is not None
+    torch.testing.assert_close(H.loss_at(dict(model.named_parameters())).detach(), H.value)

@@ -96,16 +96,14 @@ class OuterProducts:
     Args:
         scores: for each leaf of the prediction the scores of all samples, draws in front: (draws, \*shape).
         factor: c, with the average over draws in it.
-        token: the dimension, counted from the end, of the entries of a token; None where a sample is a row, an entry
-            of the first dimension of every leaf.
+        dim: the dimension, counted from the end, of the entries of a sample; None where a sample is a row, an entry
+            of the first dimension. All leaves have the same samples.
     """
 
     linearizations: Sequence[Linearization] = ()
 
-    def __init__(self, scores: Sequence[Tensor], factor: float, token: int | None = None) -> None:
-        self._scores = scores
-        self._factor = factor
-        self._token = token
+    def __init__(self, scores: Sequence[Tensor], factor: float, dim: int | None = None) -> None:
+        self._scores, self._factor, self._dim = scores, factor, dim
 
     def multiply(self, vectors: Leaves, *, batched: bool) -> list[Tensor]:
         """c·Σ g·(gᵀu)."""
@@ -113,42 +111,66 @@ class OuterProducts:
         pairs = [
             (score, vector.unsqueeze(1 if batched else 0)) for score, vector in zip(self._scores, vectors, strict=True)
         ]
-        if self._token is not None:
-            return [
-                self._factor * (score * (score * vector).sum(self._token, keepdim=True)).sum(1 if batched else 0)
-                for score, vector in pairs
-            ]
-        # (…, draws, rows), summed over all leaves: a row's score reaches across them.
-        along = torch.stack([_over_rows(score * vector, score.dim()) for score, vector in pairs]).sum(0)
+        # (…, draws, *samples), summed over all leaves: a sample's score reaches across them.
+        along = torch.stack([self._within(score * vector, score.dim()) for score, vector in pairs]).sum(0)
         return [
-            self._factor * (score * along.reshape(along.shape + (1,) * (score.dim() - 2))).sum(1 if batched else 0)
-            for score, _ in pairs
+            self._factor * (score * self._spread(along, score.dim())).sum(1 if batched else 0) for score, _ in pairs
         ]
+
+    def _within(self, products: Tensor, dimensions: int) -> Tensor:
+        """The sum over the entries of each sample; a row's are all behind the draws and the rows."""
+        if self._dim is not None:
+            return products.sum(self._dim)
+        return products.sum(tuple(range(2 - dimensions, 0))) if dimensions > 2 else products
+
+    def _spread(self, along: Tensor, dimensions: int) -> Tensor:
+        """What is one number for each sample, so that it multiplies its entries."""
+        if self._dim is not None:
+            return along.unsqueeze(self._dim)
+        return along.reshape(along.shape + (1,) * (dimensions - 2))
 
     def kept_bytes(self) -> int:
         """Bytes of the scores."""
         return sum(score.numel() * score.element_size() for score in self._scores)
 
 
-def _over_rows(products: Tensor, dimensions: int) -> Tensor:
-    """The sum over all but what stands in front of a leaf's dimensions, the draws, and the rows."""
-    return products.sum(tuple(range(2 - dimensions, 0))) if dimensions > 2 else products
+def sample_dimension(prediction: Tensor, known: Known | None, sample: Sample) -> int | None:
+    """Where a prediction has the entries of one sample; None where that is a row.
 
-
-def token_dimension(prediction: Tensor, known: Known | None) -> int:
-    """Where a prediction has the entries of one token: cross entropy's classes, or else the last dimension."""
+    Those of a token are cross entropy's classes, or else the last dimension. A lone sample has nothing but classes.
+    """
     is_cross_entropy = known is not None and known.kind in ("cross_entropy", "nll")
-    return class_dimension(prediction) if is_cross_entropy else -1
+    if is_cross_entropy and (sample == "token" or prediction.dim() == 1):
+        return class_dimension(prediction)
+    return -1 if sample == "token" and prediction.dim() > 1 else None
 
 
-def factor(prediction: Prediction, reduction: Reduction, name: str) -> float:
-    """What a batch's loss multiplies the sum of the unreduced losses with: one over its count for a mean."""
+def samples(leaf: Tensor, dim: int | None) -> tuple[int, ...]:
+    """The shape of a leaf without the entries of each sample."""
+    shape = list(leaf.shape)
+    if dim is None:
+        return tuple(shape[:1])
+    del shape[dim]
+    return tuple(shape)
+
+
+def factor(objective: Objective, prediction: Prediction, reduction: Reduction) -> float:
+    """What a batch's loss multiplies the sum of the unreduced losses with: one over their number for a mean.
+
+    A recognized loss says it itself; ``reduction`` and ``weight=`` of the user say how batches are put together.
+    """
+    terms = objective.recognized_terms(prediction.counted)
+    if terms is None:
+        terms = prediction.terms
+    else:
+        assert objective.known is not None
+        reduction = "sum" if objective.known.reduction == "sum" else "mean"
     if reduction == "sum":
         return 1.0
-    if prediction.terms is None:
+    if terms is None:
         raise ValueError(
-            f"It cannot be told what the loss given to {name} is a mean over, since some rows have more labels masked"
-            " than others. Give weight=, a function of a batch that counts it."
+            f"It cannot be told what the loss given to {objective.name} is a mean over, since some rows have more"
+            " labels masked than others. Give weight=, a function of a batch that counts it."
         )
     # A batch in which nothing counts has no mean, and is left out.
-    return 1 / (prediction.terms or 1.0)
+    return 1 / (terms or 1.0)

@@ -15,8 +15,8 @@ from hesse._autograd.thread_state import ordinary_autograd
 from hesse._base.interrupts import is_unrelated
 from hesse._data import rows
 from hesse._data.draws import Seeded
-from hesse._data.losses import Reduction
 from hesse._data.models import Objective
+from hesse._data.plan import Plan
 from hesse._data.reduction import PILOT, agree, loss_without_graph, rounding
 
 
@@ -27,8 +27,10 @@ class Joined:
     what the weights of batches assume.
     """
 
-    def __init__(self, objective: Objective, reduction: Reduction, first: Any, seed: int) -> None:
-        self._objective, self._reduction, self._seed = objective, reduction, seed
+    def __init__(self, objective: Objective, plan: Plan, first: Any, seed: int) -> None:
+        self._objective, self._reduction, self._seed = objective, plan.reduction, seed
+        # Where parts of the first batch do not show it, nothing is known of batches of other shapes.
+        self._shapes = None if plan.shown or plan.reduction == "sum" else _shapes(first)
         # A copy, since a view would keep the whole batch.
         self._rows = rows.map_batch(Tensor.clone, rows.part(first, 0, PILOT))
         self._found = self._evaluated(self._rows)
@@ -50,7 +52,15 @@ class Joined:
         """Raise where the loss of batch ``number``, the mean of ``count`` terms, is not what it is taken for."""
         both = None if self._found is None else rows.joined(self._rows, batch)
         whole = None if both is None else self._evaluated(both)
-        if whole is None or self._found is None or not math.isfinite(whole[0]):
+        if whole is None or self._found is None:
+            if self._shapes is not None and self._shapes != _shapes(batch):
+                raise ValueError(
+                    f"It cannot be told how many terms the loss given to {self._objective.name} is the mean of: parts"
+                    f" of its first batch do not show it, and batch {number} has other shapes. Give weight=, a function"
+                    " of a batch that counts them."
+                )
+            return
+        if not math.isfinite(whole[0]):
             return
         parts, total = [self._found[0], value], 1.0
         if self._reduction == "mean":
@@ -70,3 +80,7 @@ class Joined:
             " function of a batch that counts the others; if rows act on each other, give reduction= and weight= to say"
             " how batches are put together."
         )
+
+
+def _shapes(batch: Any) -> list[tuple[int, ...]]:
+    return [tuple(tensor.shape) for tensor in rows.tensors(batch)]

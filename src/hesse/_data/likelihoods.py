@@ -5,6 +5,7 @@ Each gives the Fisher information of a prediction, E[s·sᵀ] with scores s = �
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -16,9 +17,19 @@ from hesse._linearize.protocol import Leaves, Linearization
 
 
 class Likelihood(Protocol):
-    """The distribution of the targets of a batch, at its prediction; ``kept`` is what it has beside that."""
+    """The distribution of the targets of a batch, at its prediction.
+
+    Attributes:
+        kept: what it has beside that.
+    """
 
     kept: Sequence[Tensor]
+
+    @property
+    def dim(self) -> int | None:
+        """The dimension, counted from the end, of the entries that one target is about; None where each entry has
+        targets of its own, so that scores of different entries are uncorrelated.
+        """
 
     def information(self, u: Tensor) -> Tensor:
         """E[s·sᵀ]·u, for a u in the prediction's shape, or with more dimensions in front."""
@@ -39,7 +50,8 @@ def likelihood(known: Known, prediction: Tensor, target: Tensor, name: str) -> L
         raise ValueError(f"The {name} of binary cross entropy is not known with weight or pos_weight. Leave them out.")
     if known.kind == "bce_logits":
         return Bernoulli(prediction)
-    return Gaussian(prediction) if known.kind == "mse" else Laplace(prediction)
+    kind = Gaussian if known.kind == "mse" else Laplace
+    return kind(prediction, int(known.counted(tuple(prediction.shape), target)))
 
 
 class Categorical:
@@ -50,24 +62,25 @@ class Categorical:
     """
 
     def __init__(self, known: Known, prediction: Tensor, target: Tensor, name: str) -> None:
-        options, self._dim = known.options, class_dimension(prediction)
+        options = known.options
+        self.dim = class_dimension(prediction)
         weight, smoothing = options["weight"], options["label_smoothing"]
         if weight is not None and smoothing:
             raise ValueError(f"The {name} of cross entropy is not known with both weight and label_smoothing.")
-        classes = prediction.shape[self._dim]
+        classes = prediction.shape[self.dim]
         shape = [1] * prediction.dim()
-        shape[self._dim] = classes
+        shape[self.dim] = classes
         one = prediction.new_ones(())
         self._t = one * (1 - smoothing) if weight is None else weight.to(prediction).reshape(shape)
         self._s = one if weight is None else self._t
-        log_p = prediction if known.kind == "nll" else prediction.log_softmax(self._dim)
-        self._q = (self._t * log_p).softmax(self._dim)
+        log_p = prediction if known.kind == "nll" else prediction.log_softmax(self.dim)
+        self._q = (self._t * log_p).softmax(self.dim)
         if known.kind == "nll":
             self._b, self._s = torch.zeros_like(prediction), one * 0
         else:
-            self._b = prediction.softmax(self._dim) - smoothing / classes
+            self._b = prediction.softmax(self.dim) - smoothing / classes
         if not target.dtype.is_floating_point:
-            counted = (target != options["ignore_index"]).unsqueeze(self._dim)
+            counted = (target != options["ignore_index"]).unsqueeze(self.dim)
             self._b, self._mask = self._b * counted, counted
         else:
             self._mask = torch.ones_like(self._q[..., :1], dtype=torch.bool)
@@ -76,54 +89,64 @@ class Categorical:
     def information(self, u: Tensor) -> Tensor:
         """Σ_y q_y·(s_y·b − t_y·e_y)·(s_y·b − t_y·e_y)ᵀ·u, which takes a few sums over classes."""
         q, b, s, t = self._q, self._b, self._s, self._t
-        along = (b * u).sum(self._dim, keepdim=True)
-        inner = (q * s * s).sum(self._dim, keepdim=True) * along - (q * s * t * u).sum(self._dim, keepdim=True)
+        along = (b * u).sum(self.dim, keepdim=True)
+        inner = (q * s * s).sum(self.dim, keepdim=True) * along - (q * s * t * u).sum(self.dim, keepdim=True)
         product: Tensor = self._mask * (b * inner - q * s * t * along + q * t * t * u)
         return product
 
     def scores(self, draws: int, generator: torch.Generator) -> Tensor:
         """s_y·b − t_y·e_y for classes y drawn by q."""
-        chances = self._q.movedim(self._dim, -1)
+        chances = self._q.movedim(self.dim, -1)
         drawn = torch.multinomial(
             chances.reshape(-1, chances.shape[-1]), draws, replacement=True, generator=generator
         ).mT.reshape(draws, *chances.shape[:-1])
-        unit = torch.nn.functional.one_hot(drawn, chances.shape[-1]).movedim(-1, self._dim).to(self._q)
-        s = self._s if self._s.dim() == 0 else (self._s * unit).sum(self._dim, keepdim=True)
+        unit = torch.nn.functional.one_hot(drawn, chances.shape[-1]).movedim(-1, self.dim).to(self._q)
+        s = self._s if self._s.dim() == 0 else (self._s * unit).sum(self.dim, keepdim=True)
         scores: Tensor = self._mask * (s * self._b - self._t * unit)
         return scores
 
 
 class Gaussian:
-    """Squared error, summed: a normal distribution around the prediction with variance ½."""
+    """Squared error, summed: normal distributions around the prediction with variance ½.
+
+    Args:
+        prediction: its entries have as many targets each; where it is broadcast several, whose scores add up.
+        number: of all targets.
+    """
 
     kept: Sequence[Tensor] = ()
+    dim: None = None
 
-    def __init__(self, prediction: Tensor) -> None:
-        self._prediction = prediction
+    def __init__(self, prediction: Tensor, number: int) -> None:
+        self._prediction, self._each = prediction, number // max(1, prediction.numel())
 
     def information(self, u: Tensor) -> Tensor:
-        """2·u."""
-        return 2 * u
+        """2·u for each target."""
+        return 2 * self._each * u
 
     def scores(self, draws: int, generator: torch.Generator) -> Tensor:
-        """2·(f − y) with f − y of variance ½."""
-        return 2**0.5 * _noise(torch.randn, self._prediction, draws, generator)
+        """The sum of 2·(f − y) with f − y of variance ½."""
+        return math.sqrt(2 * self._each) * _noise(torch.randn, self._prediction, draws, generator)
 
 
 class Laplace(Gaussian):
-    """Absolute error: a Laplace distribution around the prediction, of scale one."""
+    """Absolute error: Laplace distributions around the prediction, of scale one."""
 
     def information(self, u: Tensor) -> Tensor:
-        """u."""
-        return u
+        """u for each target."""
+        return self._each * u
 
     def scores(self, draws: int, generator: torch.Generator) -> Tensor:
-        """Signs of f − y, of equal chance."""
-        return 1 - 2 * (_noise(torch.rand, self._prediction, draws, generator) < 0.5).to(self._prediction.dtype)
+        """The sum of signs of f − y, of equal chance."""
+        drawn = _noise(torch.rand, self._prediction, draws * self._each, generator) < 0.5
+        signs: Tensor = 1 - 2 * drawn.to(self._prediction.dtype)
+        return signs.reshape(draws, self._each, *self._prediction.shape).sum(1)
 
 
 class Bernoulli:
     """Binary cross entropy: ones with the chance σ(f)."""
+
+    dim: None = None
 
     def __init__(self, prediction: Tensor) -> None:
         self._chance = prediction.sigmoid()

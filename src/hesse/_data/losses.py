@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from hesse._base import trees
 
 Reduction = Literal["mean", "sum"]
 Kind = Literal["cross_entropy", "nll", "mse", "bce_logits", "l1"]
@@ -27,6 +28,15 @@ _KINDS: dict[Any, Kind] = {
     F.binary_cross_entropy_with_logits: "bce_logits",
     nn.L1Loss: "l1",
     F.l1_loss: "l1",
+}
+
+
+_OPTIONS: dict[str, Any] = {
+    "reduction": "mean",
+    "weight": None,
+    "pos_weight": None,
+    "ignore_index": -100,
+    "label_smoothing": 0.0,
 }
 
 
@@ -61,29 +71,25 @@ class Known(NamedTuple):
 def recognize(loss: Any) -> Known | None:
     """A loss of PyTorch, as a function, with keywords fixed by ``functools.partial``, or as a module; else None."""
     if isinstance(loss, nn.Module):
-        kind = _KINDS.get(type(loss))
-        return None if kind is None else Known(kind, _options(kind, vars(loss) | dict(loss.named_buffers())))
+        # A hook, or a forward of the object's own, makes another loss of it.
+        is_changed = loss._forward_hooks or loss._forward_pre_hooks or "forward" in vars(loss)
+        kind = None if is_changed else _KINDS.get(type(loss))
+        if kind is None:
+            return None
+        # Not among its buffers: class weights may be a parameter.
+        given = {name: getattr(loss, name) for name in _OPTIONS if hasattr(loss, name)}
+        return Known(kind, _OPTIONS | trees.map_tensors(Tensor.detach, given))
     keywords: dict[str, Any] = {}
     while isinstance(loss, functools.partial):
         if loss.args:
             return None
         keywords = loss.keywords | keywords
         loss = loss.func
-    kind = _KINDS.get(loss) if inspect.isfunction(loss) or callable(loss) else None
+    # An object with fields, as of a dataclass, may have no hash.
+    kind = _KINDS.get(loss) if callable(loss) and isinstance(loss, Hashable) else None
     if kind is None or keywords.get("size_average") is not None or keywords.get("reduce") is not None:
         return None
-    return Known(kind, _options(kind, keywords))
-
-
-def _options(kind: Kind, given: dict[str, Any]) -> dict[str, Any]:
-    defaults = {
-        "reduction": "mean",
-        "weight": None,
-        "pos_weight": None,
-        "ignore_index": -100,
-        "label_smoothing": 0.0,
-    }
-    return {name: given.get(name, default) for name, default in defaults.items()}
+    return Known(kind, _OPTIONS | {name: value for name, value in keywords.items() if name in _OPTIONS})
 
 
 def class_dimension(prediction: Tensor) -> int:

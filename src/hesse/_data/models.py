@@ -9,7 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from hesse._autograd.captured import captured
+from hesse._autograd.generators import put_back
 from hesse._base import checks, trees
+from hesse._base.devices import default_generators
 from hesse._base.errors import StalePointError, first_line
 from hesse._base.several_ranks import is_dtensor, is_parallel, is_sharded, refuse_model, refusing_models
 from hesse._base.space import Space
@@ -90,6 +92,7 @@ class Objective:
         self.known = recognize(loss) if call is None else None
         self.device = self.model.device()
         self._row_shape: tuple[int, ...] | None = None
+        self._is_apart = False
         self._own_batch, self._own_target = OwnBatch(name), OwnBatch(name)
         if loss is None and output is not None:
             raise TypeError(f"{name} needs a loss of the prediction and target that output= gives but got None.")
@@ -98,9 +101,14 @@ class Objective:
         """To other values of the parameters; the model keeps its own."""
         self.leaves = self.model.leaves = leaves
 
+    @property
+    def is_models_own(self) -> bool:
+        """Whether the loss is what the model works out itself, as those of Hugging Face do."""
+        return self.loss is None and self._call is None
+
     def stated_reduction(self) -> str | None:
         """What the loss says of its reduction; a Hugging Face model's own is a mean."""
-        return "mean" if self.loss is None and self._call is None else reduction_of(self.loss)
+        return "mean" if self.is_models_own else reduction_of(self.loss)
 
     def batch_statistics(self) -> str | None:
         """A layer that normalizes by statistics of the whole batch, if there is one."""
@@ -144,6 +152,7 @@ class Objective:
         def evaluate(private: Private) -> Prediction:
             prediction = self._own_batch(batch, lambda own: self._predict(private, own))
             self.model.require_followed(prediction.leaves, x)
+            self._look_beside(prediction, private.functions[0])
             return prediction
 
         found: Prediction = self.model.run(x, refusing_models(self.name, evaluate))
@@ -227,16 +236,36 @@ class Objective:
                 )
             raise
 
-    def loss_of(self, prediction: Prediction, leaves: Sequence[Tensor]) -> Tensor:
+    def _look_beside(self, prediction: Prediction, loss: Any) -> None:
+        """Raise at the first evaluation if the loss finds more of it in the model than the prediction."""
+        # Stand-ins, of which a program is captured, do not decide.
+        if self._is_apart or self.known is not None or any([type(leaf) is not Tensor for leaf in prediction.leaves]):
+            return
+        draws = [put_back(generator) for generator in default_generators()]
+        self.loss_of(prediction, [leaf.detach().clone() for leaf in prediction.leaves], loss)
+        for draw in draws:
+            draw()
+        self._is_apart = True
+
+    def loss_of(self, prediction: Prediction, leaves: Sequence[Tensor], loss: Any = None) -> Tensor:
         """The loss of a prediction with other tensors in the place of its floating-point ones."""
-        # What a module writes into itself must not reach the user's.
-        loss = self.loss if self.model.as_it_is.functions[0] is self.loss else self.model.functions()[0]
+        if loss is None:
+            # What a module writes into itself must not reach the user's.
+            loss = self.loss if self.model.as_it_is.functions[0] is self.loss else self.model.functions()[0]
         loss = refusing_models(self.name, loss)
 
         def compared(target: Any) -> Any:
             return self._compared(loss, prediction._replace(counted=Counted(target=target)), leaves)
 
-        return require_scalar(self._own_target(prediction.target, compared), self.name)
+        value = require_scalar(self._own_target(prediction.target, compared), self.name)
+        key = self.model.reached([value], leaves)
+        if key is not None:
+            raise ValueError(
+                f"The loss given to {self.name} depends on the parameter {key!r} beside the tensors of the prediction,"
+                " by which alone it is differentiated. Return what it needs as real tensors of the prediction, as by"
+                " output=; add the matrix of a penalty to the operator."
+            )
+        return value
 
     def _compared(self, loss: Any, prediction: Prediction, leaves: Sequence[Tensor]) -> Any:
         """What the loss says of a prediction and its target."""
@@ -283,7 +312,7 @@ class Objective:
 
     def count(self, batch: Any, counted: Counted) -> float | None:
         """How many terms the loss of a batch is the mean of, if that can be told."""
-        shape, target = counted
+        target = counted.target
         if self._weight is not None:
             try:
                 weight = self._weight(batch)
@@ -293,15 +322,23 @@ class Objective:
                 )
                 raise
             return self._weighed(weight)
-        if self.known is not None and shape is not None and isinstance(target, Tensor):
-            return self.known.counted(shape, target)
-        if self.loss is None and self._call is None:
+        recognized = self.recognized_terms(counted)
+        if recognized is not None:
+            return recognized
+        if self.is_models_own:
             count = hugging_face_count(self.model.module, batch)
             if count is not None:
                 return count
         elif masks_unevenly(batch if target is None else target) or self._differs(batch if target is None else target):
             return None
         return rows.count(batch if target is None else target)
+
+    def recognized_terms(self, counted: Counted) -> float | None:
+        """How many terms one of PyTorch's own losses reduces, whatever the user counts; None for other losses."""
+        shape, target = counted
+        if self.known is None or shape is None or not isinstance(target, Tensor):
+            return None
+        return self.known.counted(shape, target)
 
     def _differs(self, target: Any) -> bool:
         """Whether a row of a target has another shape than those before: a mean over its entries is none over rows."""

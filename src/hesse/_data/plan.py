@@ -66,6 +66,7 @@ class Plan(NamedTuple):
         rowless: of what type the first batch is, where it has no rows that can be counted.
         number: rows of the first batch; 0 where they cannot be counted.
         assumed: whether only the first batch says so of the reduction, so that the first pass looks at the others.
+        shown: whether parts of the first batch have shown it.
         premise: what it holds for; any model and loss when left out.
     """
 
@@ -77,6 +78,7 @@ class Plan(NamedTuple):
     rowless: str | None = None
     number: int = 0
     assumed: bool = False
+    shown: bool = True
     premise: Premise | None = None
 
 
@@ -99,10 +101,10 @@ def make_plan(
     wanted, stated = settings.reduction, objective.stated_reduction()
     finding: Finding | None = None
     told = wanted is not None and settings.weighted
-    if layer is not None:
-        reduction: Reduction = "sum" if (wanted or stated) == "sum" else "mean"
-    elif told or not (several or settings.needs_reduction):
-        reduction = wanted or "mean"
+    if told or not (several or settings.needs_reduction):
+        reduction: Reduction = wanted or "mean"
+    elif layer is not None:
+        reduction = _beside_statistics(objective, layer, wanted or stated or ("mean" if settings.weighted else None))
     else:
         finding = _examined(objective, first, seed, known=(wanted or stated) is not None)
         # Who counts the terms of a mean says that it is one.
@@ -112,7 +114,12 @@ def make_plan(
     # A sum that the user asks for has no weights that could be wrong.
     assumed = wanted != "sum" and finding is not None and several and not finding.drew and not settings.weighted
     plan = Plan(
-        reduction, several, None, "a whole batch fits into the memory", assumed=assumed and objective.known is None
+        reduction,
+        several,
+        None,
+        "a whole batch fits into the memory",
+        assumed=assumed and objective.known is None,
+        shown=finding is None or finding.halved or objective.is_models_own,
     )
     number = rows.count(first) or 1
     if number > PILOT and layer is None:
@@ -128,7 +135,7 @@ def make_plan(
             return plan._replace(reason="two rows of it alone cannot be evaluated")
         estimate = needed(kept * number // PILOT)
         if estimate > budget:
-            finding = finding or examine(objective, first, seed)
+            finding = finding or _examined(objective, first, seed, known=True)
             if reduction not in finding.fits and not (finding.drew and (wanted or stated)):
                 if several or settings.needs_reduction or not finding.fits:
                     _warn_uncut(number, estimate, budget, f"its loss is not known to be a {reduction} over rows")
@@ -152,6 +159,17 @@ def normalizing_layer(objective: Objective, settings: DataOptions, *, several: b
             ' give one batch in all, or batch_norm="per batch" for the sum of the batches\' own losses.'
         )
     return layer
+
+
+def _beside_statistics(objective: Objective, layer: str, said: str | None) -> Reduction:
+    """The reduction where a layer normalizes by the statistics of the batch, so that parts of it say nothing."""
+    if said is None:
+        raise ValueError(
+            f"The layer {layer} normalizes by the statistics of each batch, so the rows do not show whether the loss"
+            f" given to {objective.name} is the mean or the sum of their losses. Give reduction='mean' or"
+            " reduction='sum'."
+        )
+    return "sum" if said == "sum" else "mean"
 
 
 def _warn_uncut(number: int, size: int, budget: int, why: str) -> None:

@@ -73,8 +73,7 @@ class Model(Spared):
     repeats = True
 
     def __init__(self, model: nn.Module, chosen: dict[str, nn.Parameter], functions: Sequence[Any], name: str) -> None:
-        self.module = model
-        self.chosen = chosen
+        self.module, self.chosen = model, chosen
         self.leaves: list[Tensor] = list(chosen.values())
         self._operator = name
         self._roots = (model, *functions)
@@ -131,7 +130,7 @@ class Model(Spared):
             finally:
                 self._outputs = None
         try:
-            return evaluate(self._private(x, self._plain))
+            return evaluate(self._made(self._tensors(x, self._plain)))
         except _Kept as kept:
             raise RuntimeError(str(kept)) from None
 
@@ -165,9 +164,6 @@ class Model(Spared):
     def _plain(self) -> Sequence[int]:
         """The places of plain tensors that an evaluation writes into, as far as is known."""
         return self._blueprint.plain if self._written is None else self._written
-
-    def _private(self, x: Sequence[Tensor], copied: Sequence[int]) -> Private:
-        return self._made(self._tensors(x, copied))
 
     def _made(self, tensors: Sequence[Any]) -> Private:
         """Copies of the model and of the functions, with these tensors."""
@@ -250,7 +246,7 @@ class Model(Spared):
         way = self._modes, [_reference(function) for function in self._roots[1:]]
         if alone and self.repeats and _repeating.get(self.module) != way:
             del result, private, tensors  # with the graph of an evaluation
-            result = self._run_again(lambda: evaluate(self._private(x, changing)), draws)
+            result = self._run_again(lambda: evaluate(self._made(self._tensors(x, changing))), draws)
             _repeating[self.module] = way
         self._written = changing
         return result
@@ -316,19 +312,23 @@ class Model(Spared):
         if any([leaf.grad_fn is not None for leaf in x]):
             # Variables of the caller's may be made of anything.
             return
-        given = {id(leaf) for leaf in x}
-        for leaf in [leaf for leaf in graph.leaves(outputs) if id(leaf) not in given]:
-            # Whatever variable stands for a parameter, in whichever evaluation, has its memory.
-            if (key := self._by_address.get(address(leaf))) is not None:
-                kept = _Kept(
-                    f"The parameter {key!r} is used in a way that {self._operator} cannot follow: a second reference"
-                    " to it, or a tensor made of it, is kept beside its module, and stays when parameters are replaced."
-                    " Reach it through the model that is given to the loss, and empty what the model keeps (in many,"
-                    " model.train() does)."
-                )
-                kept.outputs = [output.detach() for output in outputs]
-                raise kept
+        if (key := self.reached(outputs, x)) is not None:
+            kept = _Kept(
+                f"The parameter {key!r} is used in a way that {self._operator} cannot follow: a second reference"
+                " to it, or a tensor made of it, is kept beside its module, and stays when parameters are replaced."
+                " Reach it through the model that is given to the loss, and empty what the model keeps (in many,"
+                " model.train() does)."
+            )
+            kept.outputs = [output.detach() for output in outputs]
+            raise kept
         self._outputs = None if self._outputs is None else [output.detach() for output in outputs]
+
+    def reached(self, outputs: Sequence[Tensor], beside: Sequence[Tensor]) -> str | None:
+        """The name of a chosen parameter that outputs depend on in another way than by these variables, or None."""
+        given = {id(leaf) for leaf in beside}
+        # Whatever variable stands for a parameter, in whichever evaluation, has its memory.
+        names = [self._by_address.get(address(leaf)) for leaf in graph.leaves(outputs) if id(leaf) not in given]
+        return next(filter(None, names), None)
 
     def _differs_from(self, outputs: Sequence[Tensor] | None) -> bool:
         """Whether the last evaluation had other outputs than these."""

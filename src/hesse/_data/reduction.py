@@ -123,6 +123,12 @@ def settle(finding: Finding, asked: Reduction | None, said: str | None, name: st
             f"The loss given to {name} draws random numbers, as dropout does, so its rows do not show whether it is the"
             " mean or the sum of their losses. Give reduction='mean' or reduction='sum'."
         )
+    if finding.drew and asked is not None and said is not None and asked != said:
+        raise ValueError(
+            f"The loss given to {name} says that it is a {said} over rows but reduction={asked!r} was given, and it"
+            " draws random numbers, so that its rows do not show which. Leave reduction= out, or give weight= too to"
+            " say how batches are put together."
+        )
     if not finding.halved or finding.drew:
         return "sum" if wanted == "sum" else "mean"
     if wanted in finding.fits or (wanted is None and len(finding.fits) == 1):

@@ -149,19 +149,20 @@ class DataPoint(Point):
                     pass
 
     def loss_at(self, x: Sequence[Tensor]) -> Tensor:
-        """The loss over all data at other values of the variables, which autograd follows."""
+        """The loss over all data at other values of the variables, which autograd follows, by the same draws."""
         if not self.autocast.is_now():
             with self.autocast.again():
                 return self.loss_at(x)
         values, weights = [], []
         for number, batch in enumerate(self.batches):
-            generators = Seeded(self._seed_of((number, 0)))
-            with generators.net, generators:
-                value, counted = self.objective.value(x, batch)
-            weight = self._weight(self.objective.count(batch, counted), (number, 0))
-            if weight:
-                values.append(weight * value.reshape(()))
-                weights.append(weight)
+            for start, microbatch in rows.microbatches(batch, self.plan.rows):
+                generators = Seeded(self._seed_of((number, start)))
+                with generators.net, generators:
+                    value, counted = self.objective.value(x, microbatch)
+                weight = self._weight(self.objective.count(microbatch, counted), (number, start))
+                if weight:
+                    values.append(weight * value.reshape(()))
+                    weights.append(weight)
         return torch.stack(values).sum() / (sum(weights) if self.plan.reduction == "mean" else 1.0)
 
     def terms(self) -> Iterator[Weighted]:
@@ -279,7 +280,7 @@ class DataPoint(Point):
     def _require_reduction(self, place: Place, microbatch: Any, term: Term) -> None:
         """Raise where a batch's loss is not the mean or sum that the first batch's is; looked at once."""
         if self.plan.assumed:
-            self._joined = self._joined or Joined(self.objective, self.plan.reduction, microbatch, self.seed)
+            self._joined = self._joined or Joined(self.objective, self.plan, microbatch, self.seed)
             self._joined.require(place[0], microbatch, float(term.value), term.count)
 
     def _linearized(self, place: Place, microbatch: Any, reduction: Reduction, linearize: Linearize) -> Term:

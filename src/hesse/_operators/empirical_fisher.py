@@ -7,8 +7,8 @@ from typing import Any, Unpack
 
 from torch import nn
 
-from hesse._data.curvatures import Curved, OuterProducts, Sample, factor, loss_and_gradient, token_dimension
-from hesse._data.losses import Reduction, Weight
+from hesse._data.curvatures import Curved, OuterProducts, Sample, factor, loss_and_gradient, sample_dimension, samples
+from hesse._data.losses import Reduction, Weight, recognize
 from hesse._data.models import Objective, Output, watched
 from hesse._data.objective import Prediction
 from hesse._data.options import DataKeywords, DataOptions
@@ -34,7 +34,8 @@ class EmpiricalFisher(DataOperator):
         loss: called as ``loss(model(x), y)``; the mean or sum of the losses of its rows.
         data: see :class:`hesse.LossHessian`.
         sample: what a sample is: a ``"row"``, an entry of the prediction's first dimension; or a ``"token"``, where
-            only the classes (for PyTorch's cross entropy), or else the last dimension, belong to one sample.
+            only the classes (for PyTorch's cross entropy), or else the last dimension, belong to one sample. Classes
+            without a batch are one sample.
         params, reduction, weight, memory, engine, verify, expect, batching, randomness, batch_norm, progress: see
             :class:`hesse.LossHessian`.
         output: ``output(model, batch)`` returns (prediction, target); needed where a batch is no pair.
@@ -69,7 +70,9 @@ class EmpiricalFisher(DataOperator):
     ) -> None:
         if sample not in ("row", "token"):
             raise ValueError(f"sample given to EmpiricalFisher should be 'row' or 'token' but is {sample!r}.")
-        how = DataOptions.of("EmpiricalFisher", options, weighted=weight is not None, needs_reduction=True)
+        how = DataOptions.of(
+            "EmpiricalFisher", options, weighted=weight is not None, needs_reduction=recognize(loss) is None
+        )
         model, ranks = ranks_of(model, how.group, "EmpiricalFisher")
 
         objective = partial(
@@ -81,14 +84,28 @@ class EmpiricalFisher(DataOperator):
         ) -> OuterTerm:
             def curved(prediction: Prediction) -> Curved:
                 value, gradient = loss_and_gradient(objective, prediction)
-                c = factor(prediction, reduction, "EmpiricalFisher")
+                c = factor(objective, prediction, reduction)
                 if any(leaf.dim() == 0 for leaf in prediction.leaves):
                     raise ValueError(
                         "EmpiricalFisher needs predictions with a row for each sample but got one without dimensions."
                     )
-                token = token_dimension(prediction.leaves[0], objective.known) if sample == "token" else None
+                number = len(prediction.leaves[0])
+                if weight is None and objective.known is None and reduction == "mean" and prediction.terms != number:
+                    raise ValueError(
+                        f"EmpiricalFisher was given a loss of {prediction.terms:g} rows of targets and {number} of"
+                        " predictions, so it cannot be told what it is a mean over. Give weight=, a function of a batch"
+                        " that counts it."
+                    )
+                dim = sample_dimension(prediction.leaves[0], objective.known, sample)
+                found = [samples(leaf, dim) for leaf in prediction.leaves]
+                if len(set(found)) > 1:
+                    raise ValueError(
+                        f"EmpiricalFisher needs tensors of one prediction with an entry for each {sample} but got"
+                        f" {' and '.join(map(str, dict.fromkeys(found)))}. Give output=, which returns those that"
+                        " the loss reads."
+                    )
                 # The gradient of the reduced loss is c times that of the unreduced one.
-                outer = OuterProducts([leaf.unsqueeze(0) / c for leaf in gradient], c, token)
+                outer = OuterProducts([leaf.unsqueeze(0) / c for leaf in gradient], c, dim)
                 return Curved(value, gradient, outer)
 
             return OuterTerm.of(objective, linearize, batch, curved)

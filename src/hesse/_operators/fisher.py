@@ -76,7 +76,7 @@ class Fisher(DataOperator):
         **options: Unpack[DataKeywords],
     ) -> None:
         checks.wholes("Fisher", 1, optional=True, samples=samples)
-        how = DataOptions.of("Fisher", options, weighted=weight is not None, needs_reduction=True)
+        how = DataOptions.of("Fisher", options, weighted=weight is not None)
         model, ranks = ranks_of(model, how.group, "Fisher")
         seed = seed_of(ranks, model, "the draws of a Fisher", int(generator("Fisher", rng).integers(2**62)))
 
@@ -98,12 +98,12 @@ class Fisher(DataOperator):
                 value, gradient = loss_and_gradient(objective, prediction)
                 (leaf,) = _lone(prediction)
                 of = likelihood(objective.known, leaf, prediction.target, "Fisher")
-                c = factor(prediction, reduction, "Fisher")
+                c = factor(objective, prediction, reduction)
                 if samples is None:
                     return Curved(value, gradient, Information(of, c))
                 draws = torch.Generator(leaf.device)
                 draws.manual_seed(int(np.random.default_rng([seed, *place]).integers(2**62)))
-                outer = OuterProducts([of.scores(samples, draws)], c / samples)
+                outer = OuterProducts([of.scores(samples, draws)], c / samples, of.dim)
                 return Curved(value, gradient, outer)
 
             return OuterTerm.of(objective, linearize, batch, curved)

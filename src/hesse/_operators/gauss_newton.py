@@ -55,7 +55,8 @@ class GaussNewton(DataOperator):
         value, gradient: the loss and its gradient.
 
     Raises:
-        TypeError, ValueError: as for :class:`hesse.LossHessian`; and where ``output`` is missing.
+        TypeError, ValueError: as for :class:`hesse.LossHessian`; and where ``output`` is missing, or the loss depends
+            on parameters beside the prediction.
 
     Source:
         Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", Neural Computation 14
