@@ -118,15 +118,18 @@ def test_it_equals_gauss_newton_where_it_should(make: type[nn.Module], target: T
     torch.testing.assert_close(fisher.to_dense(), hesse.GaussNewton(model, loss, loader(X, target)).to_dense())
 
 
+class Sequences(nn.Module):
+    """The classes of several tokens, in the second dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x).transpose(1, 2)
+
+
 def test_sequences_have_their_classes_in_the_second_dimension() -> None:
-    class Sequences(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = mlp()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.model(x).transpose(1, 2)
-
     x = inputs(4, 5, 4)
     y = torch.randint(3, (4, 5), generator=torch.Generator().manual_seed(0))
     y[1, 2:] = -100
@@ -180,17 +183,6 @@ def test_a_loss_whose_distribution_is_not_known_is_refused() -> None:
         hesse.Fisher(mlp(), nn.CrossEntropyLoss(weight=WEIGHT, label_smoothing=0.1), (X, CLASSES)).to_dense()
     with pytest.raises(ValueError, match="samples given to Fisher should be at least 1 but is 0"):
         hesse.Fisher(mlp(), F.cross_entropy, (X, CLASSES), samples=0)
-
-
-class Sequences(nn.Module):
-    """The classes of several tokens, in the second dimension."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = mlp()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x).transpose(1, 2)
 
 
 TOKENS = inputs(5, 4, 4), torch.randint(3, (5, 4), generator=torch.Generator().manual_seed(4))
